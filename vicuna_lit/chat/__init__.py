@@ -1,0 +1,1 @@
+"""Talking to a model with the prompt it was trained on."""

@@ -1,0 +1,71 @@
+"""What all commands share: check every job of the command line first, then hand over to Hydra."""
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import hydra
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from vicuna_lit.compose import ConfigError, check, expand, load
+from vicuna_lit.config import CONF_DIR
+
+MOST_CHECKED = 64
+"""Jobs of a sweep that are checked before the first starts; each costs a tenth of a second."""
+
+
+def main(job: str, run: Callable[[Any], int]) -> None:
+    """Runs a job for each config of the command line; exits with what it returns, or 2 for a bad config."""
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    overrides = [a for a in sys.argv[1:] if not a.startswith("-")]
+    if len(overrides) == len(sys.argv) - 1 or {"-m", "--multirun"} & set(sys.argv):
+        _check_all(job, overrides, multirun=len(overrides) < len(sys.argv) - 1)
+    sys.argv[1:] = [b for a in sys.argv[1:] for b in expand([a])]
+
+    def body(node: DictConfig) -> None:
+        sweep = HydraConfig.get()
+        if sweep.mode == RunMode.MULTIRUN:
+            if not any(o.startswith("run.dir=") for o in sweep.overrides.task):
+                OmegaConf.update(node, "run.dir", sweep.runtime.output_dir)
+            if node.get("wandb") and node.wandb.group is None:
+                OmegaConf.update(node, "wandb.group", os.path.basename(sweep.sweep.dir))
+        try:
+            code = run(check(job, node))
+        except ConfigError as error:
+            fail(error)
+        if code:
+            sys.exit(code)
+
+    hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=job)(body)()
+
+
+def fail(error: Exception) -> None:
+    """Prints one clear message and exits with 2: bad input."""
+    lines = error.problems if isinstance(error, ConfigError) else [str(error)]
+    print("\n".join(f"error: {line}" for line in lines), file=sys.stderr)
+    sys.exit(2)
+
+
+def _check_all(job: str, overrides: list[str], multirun: bool) -> None:
+    task = [o for o in overrides if not o.lstrip("+~").startswith(("hydra.", "hydra/"))]
+    problems = []
+    try:
+        jobs = [task]
+        if multirun:
+            parsed = OverridesParser.create().parse_overrides(expand(task))
+            jobs = BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]
+    except HydraException as error:
+        fail(ConfigError([str(error).splitlines()[0]]))
+    for one in jobs[:MOST_CHECKED]:  # pyright: ignore[reportPossiblyUnboundVariable]
+        try:
+            load(job, *one)
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        fail(ConfigError(problems))

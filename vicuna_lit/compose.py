@@ -1,0 +1,164 @@
+"""YAML and overrides → a checked config. All errors are collected before any is shown."""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import ValidationError
+
+from vicuna_lit.config import CONF_DIR, JOBS
+
+
+class ConfigError(ValueError):
+    """One or more problems of a config; `problems` has a line for each."""
+
+    def __init__(self, problems: Sequence[str]):
+        self.problems = tuple(dict.fromkeys(problems))
+        super().__init__("\n".join(self.problems))
+
+
+def load(job: str, *overrides: str) -> Any:
+    """Composes and checks a job's config, as on the command line: `load("train", "model=tiny", "seed=1")`.
+
+    Raises:
+        ConfigError: with every problem found, each with its dotted key.
+    """
+    node, problems = _compose_all(job, expand(overrides))
+    return check(job, node, problems)
+
+
+def expand(overrides: Sequence[str]) -> list[str]:
+    """`data=<file or folder>` is short for `data=files data.path=<file or folder>`."""
+    out = []
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if key == "data" and ("/" in value or Path(value).exists()) and value not in _options("data"):
+            quoted = value.replace("'", "\\'")
+            out += ["data=files", f"data.path='{quoted}'"]
+        else:
+            out.append(override)
+    return out
+
+
+def check(job: str, node: DictConfig, problems: Sequence[str] = ()) -> Any:
+    """Validates a composed config; `problems` are those already found while composing."""
+    found = list(problems)
+    found += [f"{key}: must be given, {key}=…" for key in sorted(OmegaConf.missing_keys(node))]
+    try:
+        values = OmegaConf.to_container(node, resolve=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError([*found, str(error).split("\n")[0]]) from None
+    try:
+        config = JOBS[job].model_validate(values)
+    except ValidationError as error:
+        for item in error.errors():
+            path = _path(item["loc"], values)
+            missing = item["input"] == "???" and path in OmegaConf.missing_keys(node)
+            found += [] if missing else [_describe(path, item, values)]
+        raise ConfigError(found) from None
+    if found:
+        raise ConfigError(found)
+    return config
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as one with dotted keys, as W&B shows and filters them."""
+    out = {}
+    for key, value in values.items():
+        out |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
+    return out
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """The fields in which two dumped configs differ, a line each."""
+    a, b = flatten(old), flatten(new)
+    return [f"{k}: {a.get(k)!r} → {b.get(k)!r}" for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k)]
+
+
+def _compose(job: str, overrides: Sequence[str]) -> DictConfig:
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        return hydra_compose(job, list(overrides))
+
+
+def _compose_all(job: str, overrides: Sequence[str]) -> tuple[DictConfig, list[str]]:
+    """Composes with every override that is valid; describes the others."""
+    try:
+        return _compose(job, overrides), []
+    except (HydraException, OmegaConfBaseException):
+        pass
+    groups = {p.name for p in CONF_DIR.iterdir() if p.is_dir()}
+    good: list[str] = []
+    problems: list[str] = []
+    for override in sorted(overrides, key=lambda o: o.partition("=")[0] not in groups):
+        try:
+            _compose(job, [*good, override])
+            good.append(override)
+        except (HydraException, OmegaConfBaseException) as error:
+            problems.append(_describe_override(override, error, _compose(job, good)))
+    return _compose(job, good), problems
+
+
+def _describe_override(override: str, error: Exception, node: DictConfig) -> str:
+    key, _, value = override.partition("=")
+    key = key.lstrip("+~")
+    if (CONF_DIR / key).is_dir():
+        options = _options(key)
+        return f"{key}={value}: no such choice{_nearest(value, options)}; choices: {', '.join(options)}"
+    keys = _keys(OmegaConf.to_container(node, resolve=False))
+    groups = [p.name for p in CONF_DIR.iterdir() if p.is_dir()]
+    if key and key not in keys and "=" in override:
+        return f"{key}: unknown key{_nearest(key, [*keys, *groups])}"
+    return f"{override}: {str(error).splitlines()[0]}"
+
+
+def _describe(path: str, item: Any, values: Any) -> str:
+    message, given = item["msg"], item["input"]
+    match item["type"]:
+        case "extra_forbidden":
+            return f"{path}: unknown key{_nearest(path, _keys(values))}"
+        case "literal_error":
+            choices = [c.strip(" '") for c in item["ctx"]["expected"].replace(" or ", ",").split(",")]
+            return f"{path}={given}: no such choice{_nearest(str(given), choices)}; choices: {', '.join(choices)}"
+        case "value_error":
+            text = message.removeprefix("Value error, ")
+            return f"{path}: {text}" if path else text
+        case _:
+            return f"{path}={given!r:.60}: {message[0].lower()}{message[1:]}"
+
+
+def _path(loc: tuple[int | str, ...], values: Any) -> str:
+    """The dotted path without the names of union members that pydantic puts in."""
+    out = []
+    for i, part in enumerate(loc):
+        inside = isinstance(values, dict) and part in values or isinstance(values, list) and isinstance(part, int)
+        if inside or i == len(loc) - 1:
+            out.append(str(part))
+            values = values[part] if inside and not (isinstance(values, list) and part >= len(values)) else None  # pyright: ignore[reportOperatorIssue]
+    return ".".join(out)
+
+
+def _keys(values: Any, prefix: str = "") -> list[str]:
+    if not isinstance(values, dict):
+        return []
+    return [k for key, value in values.items() for k in (f"{prefix}{key}", *_keys(value, f"{prefix}{key}."))]
+
+
+def _options(group: str) -> list[str]:
+    return sorted(p.stem for p in (CONF_DIR / group).glob("*.yaml"))
+
+
+def _nearest(word: str, names: Sequence[str]) -> str:
+    names = [n for n in names if n != word]
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    if not close:
+        tails = {n.rpartition(".")[2]: n for n in names}
+        close = [tails[t] for t in difflib.get_close_matches(word.rpartition(".")[2], list(tails), n=1)]
+    return f" (did you mean {close[0]}?)" if close else ""

@@ -1,0 +1,100 @@
+"""The LightningDataModule: files in, the rows of a plan out."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import lightning as L
+from torch.utils.data import DataLoader
+
+from vicuna_lit.config import TrainConfig
+from vicuna_lit.conversation import Conversation, Rejection, is_heldout, read
+from vicuna_lit.data.batch import Batch, PlannedRows
+from vicuna_lit.data.build import Account, Examples, build
+from vicuna_lit.data.schedule import Plan, schedule
+from vicuna_lit.data.tokenize import Encoder
+from vicuna_lit.paths import locate
+
+
+class ConversationData(L.LightningDataModule):
+    """Reads and tokenises on `setup()`; afterwards `plan`, `train`, `heldout` and their accounts are there."""
+
+    train: Examples
+    heldout: Examples
+    account: Account
+    heldout_account: Account
+    plan: Plan
+    heldout_plan: Plan
+
+    def __init__(self, config: TrainConfig, encoder: Encoder):
+        super().__init__()
+        self.config, self.encoder = config, encoder
+        self._ready = False
+
+    def setup(self, stage: str = "fit") -> None:
+        """Builds everything once; Lightning may call it again.
+
+        Raises:
+            DataError: no usable conversation.
+        """
+        if self._ready:
+            return
+        c = self.config
+        self.train, self.account = self._build(heldout=False)
+        self.heldout, self.heldout_account = self._build(heldout=True)
+        self.plan = schedule(
+            self.train.lengths,
+            self.train.supervised,
+            conversations_per_step=c.conversations_per_step,
+            tokens_per_device=c.tokens_per_device,
+            seed=c.seed,
+            epochs=c.trainer.epochs,
+            max_steps=c.trainer.max_steps,
+            packing=c.packing,
+        )
+        if len(self.heldout):
+            self.heldout_plan = schedule(
+                self.heldout.lengths,
+                self.heldout.supervised,
+                conversations_per_step=len(self.heldout),
+                tokens_per_device=c.tokens_per_device,
+                packing=c.packing,
+            )
+        self._ready = True
+
+    def statistics(self) -> dict[str, Any]:
+        """Counts of records, exchanges and tokens of both sets, for `result.json` and W&B."""
+
+        def of(examples: Examples, account: Account) -> dict[str, Any]:
+            supervised = int(examples.supervised_mask.sum())
+            tokens = {"examples": len(examples), "tokens": len(examples.input_ids), "supervised_tokens": supervised}
+            return account.summary() | tokens
+
+        return {"train": of(self.train, self.account), "heldout": of(self.heldout, self.heldout_account)}
+
+    def _build(self, heldout: bool) -> tuple[Examples, Account]:
+        data = self.config.data
+        most = data.max_heldout if heldout else data.max_conversations
+        if data.heldout_path is not None:
+            records = read(locate(data.heldout_path if heldout else data.path))
+        else:
+            records = self._side(heldout)
+        examples, account = build(records, self.encoder, self.config.context_length, most)
+        if not len(examples) and not heldout:
+            raise account.nothing_left(data.path)
+        return examples, account
+
+    def _side(self, heldout: bool) -> Iterator[Conversation | Rejection]:
+        """The records on one side of the split; broken ones count with the training set."""
+        fraction = self.config.data.heldout_fraction
+        for record in read(locate(self.config.data.path)):
+            whole = isinstance(record, Conversation)
+            if (whole and is_heldout(record.id, fraction)) == heldout:
+                yield record
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """This rank's micro-batches, in order."""
+        return DataLoader(PlannedRows(self.train, self.plan), batch_size=None, shuffle=False)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """The held-out rows."""
+        return DataLoader(PlannedRows(self.heldout, self.heldout_plan), batch_size=None, shuffle=False)

@@ -1,0 +1,194 @@
+"""The step plan: which conversations every optimizer step holds, and how they lie on the hardware.
+
+A pure NumPy function of numbers, computed before training starts. *Which* conversations a step
+holds depends on (data, seed, conversations per step, run length) alone; *how* they are laid out in
+rows depends on world size and memory. So hardware never changes the mathematics, and a resumed run
+needs one integer: the step.
+"""
+
+import hashlib
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+Row = tuple[int, ...]
+"""Conversations laid one behind the other in one micro-batch; empty where a rank has none left."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A whole run. `rows[step][rank][micro]` are conversation indices."""
+
+    rows: tuple[tuple[tuple[Row, ...], ...], ...]
+    lengths: np.ndarray
+    supervised: np.ndarray
+    tokens_per_device: int
+    epochs: float
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the run."""
+        return len(self.rows)
+
+    @property
+    def world_size(self) -> int:
+        """Ranks the plan is laid out for."""
+        return len(self.rows[0])
+
+    @property
+    def accumulation(self) -> int:
+        """Micro-batches per optimizer step on each rank, constant over the run."""
+        return len(self.rows[0][0])
+
+    @cached_property
+    def step_conversations(self) -> tuple[tuple[int, ...], ...]:
+        """The conversations of each step, sorted: the same for any layout."""
+        return tuple(tuple(sorted(c for rank in step for row in rank for c in row)) for step in self.rows)
+
+    @cached_property
+    def step_supervised(self) -> np.ndarray:
+        """int64 [steps]: supervised tokens of each step, the denominator of its loss."""
+        return np.array([self.supervised[list(step)].sum() for step in self.step_conversations], dtype=np.int64)
+
+    @cached_property
+    def step_tokens(self) -> np.ndarray:
+        """int64 [steps]: all tokens of each step."""
+        return np.array([self.lengths[list(step)].sum() for step in self.step_conversations], dtype=np.int64)
+
+    @property
+    def fill(self) -> float:
+        """Share of the rows' capacity that holds tokens; the rest is free memory, not padding."""
+        capacity = self.steps * self.world_size * self.accumulation * self.tokens_per_device
+        return float(self.step_tokens.sum() / capacity)
+
+    def padding(self, step: int) -> int:
+        """Tokens of a step that belong to no conversation: one for every empty row."""
+        return sum(not row for rank in self.rows[step] for row in rank)
+
+    def rank_costs(self, step: int) -> np.ndarray:
+        """float64 [world]: the cost of one step on each rank."""
+        cost = costs(self.lengths)
+        return np.array([sum(cost[c] for row in rank for c in row) for rank in self.rows[step]])
+
+    def conversations_hash(self, step: int) -> str:
+        """Names the conversations of a step, for the ledger in `metrics.csv`."""
+        return hashlib.sha256(np.array(self.step_conversations[step], dtype="<i8").tobytes()).hexdigest()[:16]
+
+
+def order(count: int, conversations_per_step: int, epochs: float, max_steps: int | None, seed: int) -> list[np.ndarray]:
+    """The conversations of every step, whatever the hardware.
+
+    The run is one stream of epoch permutations cut into steps: a step may straddle two epochs, and
+    every epoch holds every conversation exactly once. `max_steps` overrides `epochs`.
+    """
+    if count == 0:
+        raise ValueError("there is no conversation to train on")
+    total = max_steps * conversations_per_step if max_steps else round(count * epochs)
+    passes = -(-total // count)
+    stream = [np.random.default_rng([seed, epoch]).permutation(count) for epoch in range(passes)]
+    stream = np.concatenate(stream)[:total] if stream else np.empty(0, int)
+    return [stream[i : i + conversations_per_step] for i in range(0, total, conversations_per_step)]
+
+
+def costs(lengths: np.ndarray) -> np.ndarray:
+    """Relative time of conversations: linear layers grow with ℓ, attention with ℓ².
+
+    The quadratic part equals the linear one at 12 × the hidden size, about 50K tokens for a 7B
+    model (Kaplan et al. 2020, §2.1: 2N + 2·layers·ℓ·d FLOPs per token).
+    """
+    lengths = lengths.astype(np.float64)
+    return lengths * (1 + lengths / 50_000)
+
+
+def schedule(
+    lengths: Sequence[int] | np.ndarray,
+    supervised: Sequence[int] | np.ndarray,
+    *,
+    conversations_per_step: int,
+    tokens_per_device: int,
+    world_size: int = 1,
+    seed: int = 0,
+    epochs: float = 1,
+    max_steps: int | None = None,
+    packing: bool = True,
+) -> Plan:
+    """Plans a run.
+
+    Args:
+        lengths: tokens of each conversation.
+        supervised: supervised tokens of each conversation.
+        conversations_per_step: on all ranks together.
+        tokens_per_device: capacity of a row.
+        packing: several conversations to a row; False: one each.
+
+    Raises:
+        ValueError: a conversation is longer than a row.
+    """
+    lengths, supervised = np.asarray(lengths), np.asarray(supervised)
+    if len(lengths) and lengths.max() > tokens_per_device:
+        longest = int(lengths.argmax())
+        raise ValueError(
+            f"conversation {longest} has {lengths[longest]} tokens, a row holds tokens_per_device={tokens_per_device}"
+        )
+    cost = costs(lengths)
+    steps = order(len(lengths), conversations_per_step, epochs, max_steps, seed)
+    ranks = [_deal(step, cost, world_size) for step in steps]
+    capacity = tokens_per_device if packing else 1
+    sizes = lengths if packing else np.ones_like(lengths)
+    packed = [[_pack(rank, sizes, capacity) for rank in step] for step in ranks]
+    accumulation = max(len(rows) for step in packed for rows in step)
+    rows = tuple(tuple(_spread(rank, sizes, cost, capacity, accumulation) for rank in step) for step in packed)
+    return Plan(rows, lengths, supervised, tokens_per_device, len(np.concatenate(steps)) / len(lengths))
+
+
+def _deal(step: np.ndarray, cost: np.ndarray, ranks: int) -> list[list[int]]:
+    """Deals a step to ranks: the dearest conversation first, always to the rank with the least so far."""
+    heap: list[tuple[float, int]] = [(0.0, rank) for rank in range(ranks)]
+    hands: list[list[int]] = [[] for _ in range(ranks)]
+    for c in sorted(step.tolist(), key=lambda c: (-cost[c], c)):
+        load, rank = heapq.heappop(heap)
+        hands[rank].append(c)
+        heapq.heappush(heap, (load + float(cost[c]), rank))
+    return hands
+
+
+def _pack(hand: list[int], sizes: np.ndarray, capacity: int) -> list[list[int]]:
+    """As few rows as best-fit decreasing finds."""
+    rows: list[list[int]] = []
+    free: list[int] = []
+    for c in sorted(hand, key=lambda c: (-sizes[c], c)):
+        size = int(sizes[c])
+        fitting = [(room, i) for i, room in enumerate(free) if room >= size]
+        if fitting:
+            _, i = min(fitting)
+            rows[i].append(c)
+            free[i] -= size
+        else:
+            rows.append([c])
+            free.append(capacity - size)
+    return rows
+
+
+def _spread(rows: list[list[int]], sizes: np.ndarray, cost: np.ndarray, capacity: int, count: int) -> tuple[Row, ...]:
+    """The same conversations in exactly `count` rows of similar cost, dearest row first.
+
+    Even rows keep the peak memory low, and row k of every rank costs about the same. Falls back
+    to the tight packing where an even one does not fit.
+    """
+    even: list[list[int]] = [[] for _ in range(count)]
+    load, room = [0.0] * count, [capacity] * count
+    for c in sorted((c for row in rows for c in row), key=lambda c: (-sizes[c], c)):
+        size = int(sizes[c])
+        fitting = [(load[i], i) for i in range(count) if room[i] >= size]
+        if not fitting:
+            even = [*rows, *([] for _ in range(count - len(rows)))]
+            break
+        _, i = min(fitting)
+        even[i].append(c)
+        load[i] += float(cost[c])
+        room[i] -= size
+    even.sort(key=lambda row: (-sum(float(cost[c]) for c in row), row))
+    return tuple(tuple(sorted(row)) for row in even)

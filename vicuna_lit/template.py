@@ -1,0 +1,241 @@
+"""Chat templates: a conversation becomes segments of text, and the segments are the mask.
+
+A template never looks at token ids. It says which text is literal (written by a person or a model:
+special-token text in it stays plain text) and which is supervised (the loss is taken on it). What
+opens an assistant's turn is never supervised; the reply and the stop string behind it always are.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+from vicuna_lit.config import TextTemplateConfig
+from vicuna_lit.conversation import ALPACA_INPUT, Conversation, Turn
+
+SLOT = re.compile(r"\{(content|system|bos|eos)\}")
+
+
+class TemplateError(ValueError):
+    """A template cannot render a conversation, or does not fit the tokenizer."""
+
+
+class Segment(NamedTuple):
+    """A stretch of text: `supervised` if the loss is taken on it, `literal` if special tokens in it are plain text."""
+
+    text: str
+    supervised: bool = False
+    literal: bool = False
+
+
+class Template(Protocol):
+    """What the tokenisation, the chat and the export need of a template."""
+
+    name: str
+    stop: str
+    special: tuple[str, ...]
+
+    def render(self, conversation: Conversation) -> list[Segment]:
+        """All turns; raises TemplateError where it cannot."""
+        ...
+
+    def prompt(self, conversation: Conversation) -> list[Segment]:
+        """The turns so far and what opens the assistant's next turn."""
+        ...
+
+    def jinja(self) -> str:
+        """The same template for `tokenizer.apply_chat_template`, with `{% generation %}` marks."""
+        ...
+
+
+@dataclass(frozen=True)
+class TextTemplate:
+    """A template written in `conf/template/*.yaml`, bound to a tokenizer's BOS and EOS texts."""
+
+    config: TextTemplateConfig
+    bos: str
+    eos: str
+
+    @property
+    def name(self) -> str:
+        return self.config.name
+
+    @property
+    def special(self) -> tuple[str, ...]:
+        """Texts that must each be one token of the tokenizer."""
+        whole = "".join(text for text in self._texts().values() if text)
+        used = [value for slot, value in (("{bos}", self.bos), ("{eos}", self.eos)) if value and slot in whole]
+        return (*self.config.special, *used)
+
+    @property
+    def stop(self) -> str:
+        """What ends a reply: the text that a template puts behind it."""
+        return self._fill(self.config.reply.partition("{content}")[2]).strip()
+
+    def render(self, conversation: Conversation) -> list[Segment]:
+        segments = self._turns(conversation)
+        return [s for s in segments if s.text]
+
+    def prompt(self, conversation: Conversation) -> list[Segment]:
+        segments = [*self._turns(conversation), Segment(self._fill(self.config.assistant))]
+        return [s for s in segments if s.text]
+
+    def _texts(self) -> dict[str, str | None]:
+        c = self.config
+        return dict(begin=c.begin, system=c.system, user=c.user, tool=c.tool, open=c.assistant, reply=c.reply, end=c.end)
+
+    def _fill(self, text: str) -> str:
+        return text.replace("{bos}", self.bos).replace("{eos}", self.eos)
+
+    def _pieces(self, text: str, content: str, supervised: bool = False) -> list[Segment]:
+        before, _, after = text.partition("{content}")
+        literal = Segment(content, supervised, literal=True)
+        return [Segment(self._fill(before), supervised), literal, Segment(self._fill(after), supervised)]
+
+    def _turns(self, conversation: Conversation) -> list[Segment]:
+        c = self.config
+        system, turns = self._system(conversation)
+        nested = "{system}" in c.user
+        segments = [Segment(self._fill(c.begin))]
+        segments += [] if nested else system
+        for i, turn in enumerate(turns):
+            match turn.role:
+                case "user":
+                    before, slot, after = c.user.partition("{system}")
+                    if slot:
+                        segments += [Segment(self._fill(before)), *(system if i == 0 else [])]
+                    segments += self._pieces(after if slot else before, turn.content)
+                case "tool" if c.tool is not None:
+                    segments += self._pieces(c.tool, turn.content)
+                case "assistant":
+                    segments.append(Segment(self._fill(c.assistant)))
+                    segments += self._pieces(c.reply, turn.content, supervised=True)
+                    segments.append(Segment(self._fill(c.end)))
+                case _:
+                    raise TemplateError(f"template {self.name} has no {turn.role} turn")
+        return segments
+
+    def _system(self, conversation: Conversation) -> tuple[list[Segment], tuple[Turn, ...]]:
+        c, turns = self.config, conversation.turns
+        if turns and turns[0].role == "system":
+            if c.system is None:
+                raise TemplateError(f"template {self.name} has no system turn")
+            return self._pieces(c.system, turns[0].content), turns[1:]
+        default = c.default_system
+        if c.default_system_with_input is not None and turns and ALPACA_INPUT in turns[0].content:
+            default = c.default_system_with_input
+        if default is None or c.system is None:
+            return [], turns
+        return self._pieces(c.system, default), turns
+
+    def jinja(self) -> str:
+        c = self.config
+
+        def put(text: str, content: str = "message['content']") -> str:
+            parts = SLOT.split(text)
+            slots = {"content": content, "bos": "bos_token", "eos": "eos_token", "system": None}
+            out = []
+            for i, part in enumerate(parts):
+                value = slots[part] if i % 2 else (_quote(part) if part else None)
+                out.append("{{ " + value + " }}" if value else "")
+            return "".join(out)
+
+        default = _quote(c.default_system) if c.default_system is not None else "none"
+        if c.default_system_with_input is not None:
+            with_input = f"{_quote(ALPACA_INPUT)} in messages[0]['content']"
+            default = f"({_quote(c.default_system_with_input)} if {with_input} else {default})"
+        system = "{% if system is not none %}" + put(c.system, "system") + "{% endif %}" if c.system else ""
+        before, nested, after = c.user.partition("{system}")
+        user = put(c.user)
+        if nested:
+            user = put(before) + "{% if loop.first %}" + system + "{% endif %}" + put(after)
+        tool = "{% elif message['role'] == 'tool' %}" + put(c.tool) if c.tool else ""
+        return (
+            "{% if messages[0]['role'] == 'system' %}{% set system = messages[0]['content'] %}"
+            "{% set turns = messages[1:] %}{% else %}{% set system = " + default + " %}"
+            "{% set turns = messages %}{% endif %}"
+            + put(c.begin)
+            + ("" if nested else system)
+            + "{% for message in turns %}{% if message['role'] == 'user' %}"
+            + user
+            + tool
+            + "{% elif message['role'] == 'assistant' %}"
+            + put(c.assistant)
+            + "{% generation %}"
+            + put(c.reply)
+            + "{% endgeneration %}"
+            + put(c.end)
+            + "{% else %}{{ raise_exception('no ' + message['role'] + ' turn in this template') }}{% endif %}"
+            "{% endfor %}{% if add_generation_prompt %}" + put(c.assistant) + "{% endif %}"
+        )
+
+
+def _quote(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n")
+    return f"'{escaped}'"
+
+
+class TokenizerTemplate:
+    """The model's own Jinja chat template, used only where its mask can be proven.
+
+    The contents are rendered as marks; what stands around them is the template's text. A
+    conversation is refused when putting the contents back does not give the same text as
+    rendering it plainly, when the generation prompt is not a prefix, or when no stop token
+    follows a reply.
+    """
+
+    name = "tokenizer"
+
+    def __init__(self, tokenizer: Any):
+        if not tokenizer.chat_template:
+            raise TemplateError("template=tokenizer: this tokenizer has no chat template; choose one of conf/template")
+        self.tokenizer = tokenizer
+        added = tokenizer.added_tokens_decoder.values()
+        self.special = tuple(sorted({t.content for t in added if t.special}, key=len, reverse=True))
+        self._stop = re.compile(r"\s*(?:" + "|".join(map(re.escape, self.special)) + ")")
+        probe = self.render(Conversation.of("a", "b"))
+        self.stop = next(s.text for s in reversed(probe) if s.supervised).strip()
+
+    def _apply(self, turns: list[Turn], contents: list[str], generate: bool = False) -> str:
+        messages = [{"role": t.role, "content": c} for t, c in zip(turns, contents, strict=True)]
+        try:
+            return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generate)
+        except Exception as error:  # a Jinja template may raise anything
+            raise TemplateError(f"the tokenizer's chat template refuses it: {str(error)[:200]}") from error
+
+    def _split(self, turns: list[Turn], generate: bool = False) -> list[str]:
+        marks = [f"\U0010fffe{i}\U0010fffe" for i in range(len(turns))]
+        marked = self._apply(turns, marks, generate)
+        fixed = re.split("\U0010fffe(\\d+)\U0010fffe", marked)
+        if fixed[1::2] != [str(i) for i in range(len(turns))]:
+            raise TemplateError("the tokenizer's chat template drops, repeats or reorders a turn")
+        contents = [t.content for t in turns]
+        plain = fixed[0] + "".join(c + f for c, f in zip(contents, fixed[2::2], strict=True))
+        if plain != self._apply(turns, contents, generate):
+            raise TemplateError("the tokenizer's chat template changes a turn's text")
+        return fixed[::2]
+
+    def render(self, conversation: Conversation) -> list[Segment]:
+        turns = list(conversation.turns)
+        fixed = self._split(turns)
+        segments, text = [Segment(fixed[0])], fixed[0]
+        for i, (turn, after) in enumerate(zip(turns, fixed[1:], strict=True)):
+            reply = turn.role == "assistant"
+            if reply and "".join(s.text for s in self.prompt(Conversation("", tuple(turns[:i])))) != text:
+                raise TemplateError("the tokenizer's chat template: its generation prompt is not a prefix")
+            stop = self._stop.match(after).end() if reply and self._stop.match(after) else 0  # pyright: ignore[reportOptionalMemberAccess]
+            if reply and not stop:
+                raise TemplateError("the tokenizer's chat template puts no stop token behind a reply")
+            segments += [Segment(turn.content, reply, literal=True), Segment(after[:stop], reply), Segment(after[stop:])]
+            text += turn.content + after
+        return [s for s in segments if s.text]
+
+    def prompt(self, conversation: Conversation) -> list[Segment]:
+        turns = list(conversation.turns)
+        fixed = self._split(turns, generate=True)
+        segments = [Segment(fixed[0])]
+        for turn, after in zip(turns, fixed[1:], strict=True):
+            segments += [Segment(turn.content, literal=True), Segment(after)]
+        return [s for s in segments if s.text]
+
+    def jinja(self) -> str:
+        return self.tokenizer.chat_template

@@ -1,0 +1,1 @@
+"""Fine-tuning: model, attention, loss, the LightningModule, logging, and the job itself."""

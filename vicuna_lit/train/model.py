@@ -1,0 +1,161 @@
+"""Tokenizer, template and model from a config; and the Hugging Face folder that comes out."""
+
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LlamaConfig, PreTrainedModel
+
+import vicuna_lit.train.attention  # noqa: F401  registers our attention
+from vicuna_lit.config import PretrainedModelConfig, ScratchModelConfig, TrainConfig
+from vicuna_lit.data.batch import Batch
+from vicuna_lit.data.tokenize import Encoder
+from vicuna_lit.paths import locate
+from vicuna_lit.template import Template, TextTemplate, TokenizerTemplate
+from vicuna_lit.train.loss import loss_sum, token_losses
+
+ModelConfig = ScratchModelConfig | PretrainedModelConfig
+
+
+class ModelError(ValueError):
+    """The model or tokenizer cannot be used as asked; the message says what to do."""
+
+
+def _source(path: Path) -> dict[str, Any]:
+    if path.suffix == ".gguf":
+        return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name, "local_files_only": True}
+    return {"pretrained_model_name_or_path": str(path), "local_files_only": True}
+
+
+def load_tokenizer(model: ModelConfig) -> Any:
+    """The model's tokenizer.
+
+    Raises:
+        ModelError: there is none, or it has no EOS token.
+    """
+    path = locate(model.tokenizer or model.path or "")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(**_source(path))
+    except Exception as error:  # transformers raises many kinds
+        raise ModelError(f"{path}: no tokenizer could be loaded: {str(error).splitlines()[0][:200]}") from error
+    if tokenizer.eos_token_id is None:
+        raise ModelError(f"{path}: the tokenizer has no EOS token, so no reply could end; set eos_token in its files")
+    tokenizer.model_max_length = int(1e30)
+    return tokenizer
+
+
+def make_encoder(config: TrainConfig) -> Encoder:
+    """The tokenizer of a config bound to its template."""
+    tokenizer = load_tokenizer(config.model)
+    template: Template
+    if config.template.kind == "tokenizer":
+        template = TokenizerTemplate(tokenizer)
+    else:
+        template = TextTemplate(config.template, tokenizer.bos_token or "", tokenizer.eos_token)
+    return Encoder(tokenizer, template)
+
+
+def model_config(config: TrainConfig, encoder: Encoder) -> Any:
+    """The architecture, with RoPE stretched where the context asks for it and the config allows it.
+
+    Raises:
+        ModelError: the context is longer than the model's and `model.rope_scaling` is none.
+    """
+    model, tokenizer = config.model, encoder.tokenizer
+    if model.path is not None:
+        hf = AutoConfig.from_pretrained(**_source(locate(model.path)))
+    else:
+        fields = {"vocab_size": len(tokenizer), "bos_token_id": tokenizer.bos_token_id, **(model.architecture or {})}
+        try:
+            hf = LlamaConfig(**fields, eos_token_id=tokenizer.eos_token_id, pad_token_id=None)
+        except Exception as error:
+            raise ModelError(f"model.architecture: {error}") from error
+    if len(tokenizer) > hf.vocab_size:
+        raise ModelError(f"the tokenizer has {len(tokenizer)} tokens, the model {hf.vocab_size}: they do not belong together")
+    longest = hf.max_position_embeddings
+    if config.context_length > longest:
+        factor = math.ceil(config.context_length / longest)
+        if model.rope_scaling == "none":
+            raise ModelError(
+                f"context_length={config.context_length} is longer than the model's {longest}; "
+                f"model.rope_scaling=linear would stretch its positions by {factor}"
+            )
+        rope = dict(hf.rope_parameters)
+        rope.update(rope_type="linear", factor=float(factor) * rope.get("factor", 1.0))
+        hf.rope_parameters, hf.max_position_embeddings = rope, longest * factor
+    return hf
+
+
+def build_model(config: TrainConfig, encoder: Encoder, device: str = "cpu") -> PreTrainedModel:
+    """The model in fp32: random weights, loaded ones, or none at all on the meta device."""
+    hf = model_config(config, encoder)
+    if config.model.path is None or device == "meta":
+        with torch.device(device):
+            model = AutoModelForCausalLM.from_config(hf, dtype=torch.float32)
+    else:
+        source = _source(locate(config.model.path))
+        model = AutoModelForCausalLM.from_pretrained(**source, config=hf, dtype=torch.float32)
+    unsupported = [key for key in ("final_logit_softcapping", "logits_scaling", "logit_scale") if getattr(hf, key, None)]
+    if unsupported or model.get_output_embeddings().bias is not None:
+        raise ModelError(f"{type(model).__name__}: its LM head does more than a matrix product, which is not supported")
+    model.set_attn_implementation(config.attention)
+    model.config.use_cache = False
+    if config.gradient_checkpointing == "full":
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    return model
+
+
+class SupervisedLM(nn.Module):
+    """Decoder and LM head under one root, so that sharding hooks see every parameter."""
+
+    def __init__(self, model: PreTrainedModel):
+        super().__init__()
+        self.model = model
+
+    def hidden(self, batch: Batch) -> Float[Tensor, "1 L D"]:
+        """The decoder's last hidden states."""
+        output = self.model.base_model(
+            input_ids=batch.input_ids,
+            position_ids=batch.position_ids,
+            use_cache=False,
+            conversation_lengths=batch.lengths,
+        )
+        return output.last_hidden_state
+
+    def forward(self, batch: Batch) -> Float[Tensor, ""]:
+        """Sum of the supervised tokens' losses."""
+        return loss_sum(self.hidden(batch), self.model.get_output_embeddings().weight, batch.labels)
+
+    def token_losses(self, batch: Batch) -> Float[Tensor, "S"]:
+        """Each supervised token's loss."""
+        return token_losses(self.hidden(batch), self.model.get_output_embeddings().weight, batch.labels)
+
+
+def export(model: PreTrainedModel, encoder: Encoder, folder: Path) -> None:
+    """Writes a Hugging Face folder: safetensors, tokenizer with its chat template, generation config.
+
+    It appears under its name only when it is whole.
+    """
+    tokenizer, template = encoder.tokenizer, encoder.template
+    part = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    stop = tokenizer.get_vocab().get(template.stop)
+    stopping = {"eos_token_id": tokenizer.eos_token_id if stop is None else stop}
+    pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    model.generation_config = GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id,
+        pad_token_id=pad,
+        **stopping,
+        **({"stop_strings": [template.stop]} if stop is None else {}),
+    )
+    tokenizer.chat_template = template.jinja()
+    model.config.use_cache = True
+    model.save_pretrained(part)
+    tokenizer.save_pretrained(part)
+    model.config.use_cache = False
+    shutil.rmtree(folder, ignore_errors=True)
+    part.rename(folder)
