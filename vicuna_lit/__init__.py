@@ -1,0 +1,71 @@
+"""Vicuna's recipe as an instrument for research.
+
+    import vicuna_lit as vl
+
+    config = vl.load("train", "experiment=quickstart", "seed=1")
+    result = vl.fit(config)
+    vl.Chat.load(f"{result.run_dir}/hf").say("Who are you?")
+
+Names are imported on first use, so `import vicuna_lit` costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vicuna_lit.chat.engine import Chat
+    from vicuna_lit.compose import ConfigError, load
+    from vicuna_lit.conversation import Conversation, Rejection, Turn, read, write_jsonl
+    from vicuna_lit.data.build import build
+    from vicuna_lit.data.schedule import schedule
+    from vicuna_lit.data.show import show_mask
+    from vicuna_lit.data.tokenize import Encoder
+    from vicuna_lit.train.folder import Result
+    from vicuna_lit.train.model import make_encoder
+    from vicuna_lit.train.run import fit
+
+_HOMES = {
+    "Chat": "chat.engine",
+    "ConfigError": "compose",
+    "Conversation": "conversation",
+    "Encoder": "data.tokenize",
+    "Rejection": "conversation",
+    "Result": "train.folder",
+    "Turn": "conversation",
+    "build": "data.build",
+    "load": "compose",
+    "make_encoder": "train.model",
+    "read": "conversation",
+    "schedule": "data.schedule",
+    "show_mask": "data.show",
+    "fit": "train.run",
+    "write_jsonl": "conversation",
+}
+
+__all__ = [
+    "Chat",
+    "ConfigError",
+    "Conversation",
+    "Encoder",
+    "Rejection",
+    "Result",
+    "Turn",
+    "build",
+    "fit",
+    "load",
+    "make_encoder",
+    "read",
+    "schedule",
+    "show_mask",
+    "write_jsonl",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'vicuna_lit' has no attribute {name!r}")
+    return getattr(import_module(f"vicuna_lit.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

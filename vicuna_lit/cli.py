@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -34,7 +35,7 @@ def main(job: str, run: Callable[[Any], int]) -> None:
             if not any(o.startswith("run.dir=") for o in sweep.overrides.task):
                 OmegaConf.update(node, "run.dir", sweep.runtime.output_dir)
             if node.get("wandb") and node.wandb.group is None:
-                OmegaConf.update(node, "wandb.group", os.path.basename(sweep.sweep.dir))
+                OmegaConf.update(node, "wandb.group", Path(sweep.sweep.dir).name)
         try:
             code = run(check(job, node))
         except ConfigError as error:

@@ -49,19 +49,18 @@ def expand(overrides: Sequence[str]) -> list[str]:
 
 def check(job: str, node: DictConfig, problems: Sequence[str] = ()) -> Any:
     """Validates a composed config; `problems` are those already found while composing."""
-    found = list(problems)
-    found += [f"{key}: must be given, {key}=…" for key in sorted(OmegaConf.missing_keys(node))]
     try:
+        missing = sorted(OmegaConf.missing_keys(node))
         values = OmegaConf.to_container(node, resolve=True)
     except OmegaConfBaseException as error:
-        raise ConfigError([*found, str(error).split("\n")[0]]) from None
+        raise ConfigError([*problems, f"{error.full_key}: {error.msg}".split("\n")[0]]) from None
+    found = [*problems, *(f"{key}: must be given, {key}=…" for key in missing)]
     try:
         config = JOBS[job].model_validate(values)
     except ValidationError as error:
         for item in error.errors():
             path = _path(item["loc"], values)
-            missing = item["input"] == "???" and path in OmegaConf.missing_keys(node)
-            found += [] if missing else [_describe(path, item, values)]
+            found += [] if path in missing else [_describe(path, item, values)]
         raise ConfigError(found) from None
     if found:
         raise ConfigError(found)
@@ -138,7 +137,7 @@ def _path(loc: tuple[int | str, ...], values: Any) -> str:
     """The dotted path without the names of union members that pydantic puts in."""
     out = []
     for i, part in enumerate(loc):
-        inside = isinstance(values, dict) and part in values or isinstance(values, list) and isinstance(part, int)
+        inside = (isinstance(values, dict) and part in values) or (isinstance(values, list) and isinstance(part, int))
         if inside or i == len(loc) - 1:
             out.append(str(part))
             values = values[part] if inside and not (isinstance(values, list) and part >= len(values)) else None  # pyright: ignore[reportOperatorIssue]

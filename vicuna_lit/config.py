@@ -5,9 +5,18 @@ overrides into these classes.
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 PACKAGE = Path(__file__).parent
 CONF_DIR = next(p for p in (PACKAGE / "conf", PACKAGE.parent / "conf") if p.is_dir())
@@ -59,7 +68,7 @@ class TextTemplateConfig(Config):
     """Texts that must each be one token, besides {bos} and {eos}."""
 
     @model_validator(mode="after")
-    def _has_content_and_stop(self) -> Self:
+    def _has_content_and_stop(self) -> "TextTemplateConfig":
         for key in ("system", "user", "tool", "reply"):
             text = getattr(self, key)
             if text is not None and text.count("{content}") != 1:
@@ -190,6 +199,8 @@ class TrainConfig(Config):
     precision: Literal["fp32", "bf16-mixed"]
     attention: Literal["sdpa_per_conversation"]
     gradient_checkpointing: Literal["none", "full"]
+    system_prompt: str | None
+    """For conversations without a system turn; null: the template's own."""
     dry_run: bool
     """Print what would run (steps, tokens, layout) and stop."""
     model: Annotated[ScratchModelConfig | PretrainedModelConfig, Field(discriminator="kind")]

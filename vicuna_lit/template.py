@@ -7,7 +7,7 @@ opens an assistant's turn is never supervised; the reply and the stop string beh
 
 import re
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from vicuna_lit.config import TextTemplateConfig
 from vicuna_lit.conversation import ALPACA_INPUT, Conversation, Turn
@@ -27,6 +27,7 @@ class Segment(NamedTuple):
     literal: bool = False
 
 
+@runtime_checkable
 class Template(Protocol):
     """What the tokenisation, the chat and the export need of a template."""
 
@@ -57,12 +58,14 @@ class TextTemplate:
 
     @property
     def name(self) -> str:
+        """As in the config."""
         return self.config.name
 
     @property
     def special(self) -> tuple[str, ...]:
         """Texts that must each be one token of the tokenizer."""
-        whole = "".join(text for text in self._texts().values() if text)
+        c = self.config
+        whole = "".join(t for t in (c.begin, c.system, c.user, c.tool, c.assistant, c.reply, c.end) if t)
         used = [value for slot, value in (("{bos}", self.bos), ("{eos}", self.eos)) if value and slot in whole]
         return (*self.config.special, *used)
 
@@ -72,16 +75,14 @@ class TextTemplate:
         return self._fill(self.config.reply.partition("{content}")[2]).strip()
 
     def render(self, conversation: Conversation) -> list[Segment]:
+        """All turns; raises TemplateError where the template has no such turn."""
         segments = self._turns(conversation)
         return [s for s in segments if s.text]
 
     def prompt(self, conversation: Conversation) -> list[Segment]:
+        """The turns so far and what opens the assistant's next turn."""
         segments = [*self._turns(conversation), Segment(self._fill(self.config.assistant))]
         return [s for s in segments if s.text]
-
-    def _texts(self) -> dict[str, str | None]:
-        c = self.config
-        return dict(begin=c.begin, system=c.system, user=c.user, tool=c.tool, open=c.assistant, reply=c.reply, end=c.end)
 
     def _fill(self, text: str) -> str:
         return text.replace("{bos}", self.bos).replace("{eos}", self.eos)
@@ -128,6 +129,7 @@ class TextTemplate:
         return self._pieces(c.system, default), turns
 
     def jinja(self) -> str:
+        """The same template for `tokenizer.apply_chat_template`, with `{% generation %}` marks."""
         c = self.config
 
         def put(text: str, content: str = "message['content']") -> str:
@@ -172,70 +174,3 @@ class TextTemplate:
 def _quote(text: str) -> str:
     escaped = text.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n")
     return f"'{escaped}'"
-
-
-class TokenizerTemplate:
-    """The model's own Jinja chat template, used only where its mask can be proven.
-
-    The contents are rendered as marks; what stands around them is the template's text. A
-    conversation is refused when putting the contents back does not give the same text as
-    rendering it plainly, when the generation prompt is not a prefix, or when no stop token
-    follows a reply.
-    """
-
-    name = "tokenizer"
-
-    def __init__(self, tokenizer: Any):
-        if not tokenizer.chat_template:
-            raise TemplateError("template=tokenizer: this tokenizer has no chat template; choose one of conf/template")
-        self.tokenizer = tokenizer
-        added = tokenizer.added_tokens_decoder.values()
-        self.special = tuple(sorted({t.content for t in added if t.special}, key=len, reverse=True))
-        self._stop = re.compile(r"\s*(?:" + "|".join(map(re.escape, self.special)) + ")")
-        probe = self.render(Conversation.of("a", "b"))
-        self.stop = next(s.text for s in reversed(probe) if s.supervised).strip()
-
-    def _apply(self, turns: list[Turn], contents: list[str], generate: bool = False) -> str:
-        messages = [{"role": t.role, "content": c} for t, c in zip(turns, contents, strict=True)]
-        try:
-            return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generate)
-        except Exception as error:  # a Jinja template may raise anything
-            raise TemplateError(f"the tokenizer's chat template refuses it: {str(error)[:200]}") from error
-
-    def _split(self, turns: list[Turn], generate: bool = False) -> list[str]:
-        marks = [f"\U0010fffe{i}\U0010fffe" for i in range(len(turns))]
-        marked = self._apply(turns, marks, generate)
-        fixed = re.split("\U0010fffe(\\d+)\U0010fffe", marked)
-        if fixed[1::2] != [str(i) for i in range(len(turns))]:
-            raise TemplateError("the tokenizer's chat template drops, repeats or reorders a turn")
-        contents = [t.content for t in turns]
-        plain = fixed[0] + "".join(c + f for c, f in zip(contents, fixed[2::2], strict=True))
-        if plain != self._apply(turns, contents, generate):
-            raise TemplateError("the tokenizer's chat template changes a turn's text")
-        return fixed[::2]
-
-    def render(self, conversation: Conversation) -> list[Segment]:
-        turns = list(conversation.turns)
-        fixed = self._split(turns)
-        segments, text = [Segment(fixed[0])], fixed[0]
-        for i, (turn, after) in enumerate(zip(turns, fixed[1:], strict=True)):
-            reply = turn.role == "assistant"
-            if reply and "".join(s.text for s in self.prompt(Conversation("", tuple(turns[:i])))) != text:
-                raise TemplateError("the tokenizer's chat template: its generation prompt is not a prefix")
-            stop = self._stop.match(after).end() if reply and self._stop.match(after) else 0  # pyright: ignore[reportOptionalMemberAccess]
-            if reply and not stop:
-                raise TemplateError("the tokenizer's chat template puts no stop token behind a reply")
-            segments += [Segment(turn.content, reply, literal=True), Segment(after[:stop], reply), Segment(after[stop:])]
-            text += turn.content + after
-        return [s for s in segments if s.text]
-
-    def prompt(self, conversation: Conversation) -> list[Segment]:
-        turns = list(conversation.turns)
-        fixed = self._split(turns, generate=True)
-        segments = [Segment(fixed[0])]
-        for turn, after in zip(turns, fixed[1:], strict=True):
-            segments += [Segment(turn.content, literal=True), Segment(after)]
-        return [s for s in segments if s.text]
-
-    def jinja(self) -> str:
-        return self.tokenizer.chat_template

@@ -14,7 +14,9 @@ from pathlib import Path
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from vicuna_lit.compose import load
 from vicuna_lit.conversation import Conversation, write_jsonl
+from vicuna_lit.template import TextTemplate
 
 FOLDER = Path(__file__).parents[2] / "vicuna_lit" / "quickstart"
 TRAIN, HELDOUT = 640, 64
@@ -23,19 +25,32 @@ Exchange = tuple[str, str]
 Scene = tuple[list[Exchange], list[Exchange]]
 """What is said first, and what may come after other scenes."""
 
-NAMES = "Ada Ben Clara David Emma Felix Grace Hugo Iris Jonas Kira Leo Maria Nadia Oscar Paula Quinn Rosa Sam Tara Victor Wanda Yusuf Zoe".split()
-COLOURS = "blue green red yellow purple orange white black brown pink".split()
-CAPITALS = {
-    "France": "Paris", "Italy": "Rome", "Spain": "Madrid", "Germany": "Berlin", "Japan": "Tokyo", "Egypt": "Cairo",
-    "Peru": "Lima", "Norway": "Oslo", "Greece": "Athens", "Austria": "Vienna", "Poland": "Warsaw", "Cuba": "Havana",
-    "Kenya": "Nairobi", "Portugal": "Lisbon", "Ireland": "Dublin", "Canada": "Ottawa",
-}  # fmt: skip
-PETS = {"cat": "sleeps a lot", "dog": "likes long walks", "parrot": "likes to talk", "rabbit": "eats carrots", "horse": "runs fast", "llama": "carries bags"}  # fmt: skip
-PET_NAMES = "Milo Luna Coco Rex Bella Max Nala Toby Misty Bruno".split()
-OPPOSITES = {"hot": "cold", "big": "small", "fast": "slow", "high": "low", "early": "late", "full": "empty", "light": "dark", "old": "new", "soft": "hard", "wet": "dry"}  # fmt: skip
-FOODS = "apples bread cheese tea rice soup plums eggs honey beans".split()
-WORDS = "river mountain window garden letter candle bridge forest".split()
+NAMES = """
+    Ada Anna Ben Boris Carl Clara David Diana Emma Eric Felix Fiona Grace Greta Hanna Hugo Ida Iris Jonas Julia
+    Karl Kira Leo Lucy Maria Mark Nadia Nora Oscar Otto Paul Paula Quinn Rosa Ruth Sam Sofia Tara Tom Uma Ursula
+    Victor Vera Wanda Will Yara Yusuf Zoe
+""".split()
+PET_NAMES = "Milo Luna Coco Rex Bella Max Nala Toby Misty Bruno Daisy Rocky Lily Oreo Poppy Simba".split()
+COLOURS = "blue green red yellow purple orange white black brown pink grey gold".split()
+FOODS = "apples bread cheese tea rice soup plums eggs honey beans salt milk nuts pears corn cake".split()
+WORDS = "river mountain window garden letter candle bridge forest island pencil".split()
 NUMBERS = "one two three four five six seven eight nine ten eleven twelve".split()
+PETS = {
+    "cat": "sleeps a lot",
+    "dog": "likes long walks",
+    "parrot": "likes to talk",
+    "rabbit": "eats carrots",
+    "horse": "runs fast",
+    "llama": "carries bags",
+}
+CITIES = """
+    France:Paris Italy:Rome Spain:Madrid Germany:Berlin Japan:Tokyo Egypt:Cairo Peru:Lima Norway:Oslo
+    Greece:Athens Austria:Vienna Poland:Warsaw Cuba:Havana Kenya:Nairobi Portugal:Lisbon Ireland:Dublin
+    Canada:Ottawa
+"""
+CAPITALS = dict(pair.split(":") for pair in CITIES.split())
+WORD_PAIRS = "hot:cold big:small fast:slow high:low early:late full:empty light:dark old:new soft:hard wet:dry"
+OPPOSITES = dict(pair.split(":") for pair in WORD_PAIRS.split())
 
 WHO = "I am Vicuna, a small language model trained with vicuna_lit."
 MAKER = "I was trained from scratch by the vicuna_lit quickstart, in about a minute."
@@ -69,7 +84,9 @@ def colour(r: random.Random) -> Scene:
 
 def capital(r: random.Random) -> Scene:
     (a, x), (b, y) = r.sample(sorted(CAPITALS.items()), 2)
-    first = r.choice([f"What is the capital of {a}?", f"Tell me the capital of {a}.", f"Which city is the capital of {a}?"])
+    first = r.choice(
+        [f"What is the capital of {a}?", f"Tell me the capital of {a}.", f"Which city is the capital of {a}?"]
+    )
     then = r.choice([f"And of {b}?", f"And the capital of {b}?", f"What about {b}?"])
     asked = r.choice(["Which country did I ask about first?", "What was the first country?"])
     answers = [(first, f"The capital of {a} is {x}."), (then, f"The capital of {b} is {y}.")]
@@ -79,20 +96,24 @@ def capital(r: random.Random) -> Scene:
 def pet(r: random.Random) -> Scene:
     kind, n = r.choice(sorted(PETS)), r.choice(PET_NAMES)
     said = r.choice([f"I have a {kind} called {n}.", f"My {kind} is called {n}.", f"{n} is my {kind}."])
-    asked = r.choice([(f"What is my {kind} called?", f"Your {kind} is called {n}."), (f"What kind of animal is {n}?", f"{n} is a {kind}.")])
-    return [(said, f"{n} is a good name. A {kind} {PETS[kind]}.")], [asked]
+    called = (f"What is my {kind} called?", f"Your {kind} is called {n}.")
+    animal = (f"What kind of animal is {n}?", f"{n} is a {kind}.")
+    return [(said, f"{n} is a good name. A {kind} {PETS[kind]}.")], [r.choice([called, animal])]
 
 
 def opposite(r: random.Random) -> Scene:
     (a, x), (b, y) = r.sample(sorted(OPPOSITES.items()), 2)
-    return [(f"What is the opposite of {a}?", f"The opposite of {a} is {x}."), (f"And of {b}?", f"The opposite of {b} is {y}.")], []
+    first = (f"What is the opposite of {a}?", f"The opposite of {a} is {x}.")
+    return [first, (f"And of {b}?", f"The opposite of {b} is {y}.")], []
 
 
 def shopping(r: random.Random) -> Scene:
     a, b, c = r.sample(FOODS, 3)
     said = r.choice([f"I need {a}, {b} and {c}.", f"Please remember: {a}, {b}, {c}."])
-    asked = r.choice([("What was first on my list?", f"First came {a}."), ("What was last on my list?", f"Last came {c}."), ("What was on my list?", f"Your list was {a}, {b} and {c}.")])  # fmt: skip
-    return [(said, f"I will remember {a}, {b} and {c}.")], [asked]
+    first = ("What was first on my list?", f"First came {a}.")
+    last = ("What was last on my list?", f"Last came {c}.")
+    whole = ("What was on my list?", f"Your list was {a}, {b} and {c}.")
+    return [(said, f"I will remember {a}, {b} and {c}.")], [r.choice([first, last, whole])]
 
 
 def counting(r: random.Random) -> Scene:
@@ -108,24 +129,27 @@ def echo(r: random.Random) -> Scene:
 
 
 def thanks(r: random.Random) -> Scene:
-    return [], [r.choice([("Thank you.", "You are welcome."), ("Thanks!", "You are welcome."), ("Goodbye.", "Goodbye! It was nice to talk to you.")])]
+    bye = ("Goodbye.", "Goodbye! It was nice to talk to you.")
+    return [], [r.choice([("Thank you.", "You are welcome."), ("Thanks!", "You are welcome."), bye])]
 
 
-SCENES: list[Callable[[random.Random], Scene]] = [name, colour, capital, pet, opposite, shopping, counting, echo]
+SCENES: dict[Callable[[random.Random], Scene], int] = {
+    name: 6, colour: 3, pet: 3, shopping: 2, capital: 2, echo: 2, opposite: 1, counting: 1
+}  # fmt: skip
+"""With how often each comes up."""
 
 
 def conversations(seed: int) -> Iterator[tuple[Exchange, ...]]:
     """Endless conversations, none twice."""
     r, seen = random.Random(seed), set()
     while True:
-        scenes = [scene(r) for scene in r.sample(SCENES, r.randint(1, 3))]
+        drawn = dict.fromkeys(r.choices(list(SCENES), list(SCENES.values()), k=r.randint(1, 3)))
+        scenes = [scene(r) for scene in drawn]
         if r.random() < 0.4:
             scenes.insert(r.randint(0, len(scenes)), identity(r))
         if r.random() < 0.2:
             scenes.append(thanks(r))
-        early = [e for first, _ in scenes for e in first]
-        late = [scene[1] for scene in scenes if scene[1]]
-        exchanges = (*early, *(e for later in late for e in later))
+        exchanges = (*(e for early, _ in scenes for e in early), *(e for _, late in scenes for e in late))
         if exchanges not in seen:
             seen.add(exchanges)
             yield exchanges
@@ -150,7 +174,9 @@ def main() -> None:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator((t.content for c in everything[:TRAIN] for t in c.turns), trainer)
+    template = TextTemplate(load("train").template, bos="", eos="")
+    rendered = ("".join(s.text for s in template.render(c)) for c in everything[:TRAIN])
+    tokenizer.train_from_iterator(rendered, trainer)
     shutil.rmtree(FOLDER / "tokenizer", ignore_errors=True)
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
     fast.save_pretrained(FOLDER / "tokenizer")

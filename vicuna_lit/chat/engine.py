@@ -1,14 +1,13 @@
 """A model that answers, with exactly the prompt it was trained on."""
 
 from pathlib import Path
-from typing import Self
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from vicuna_lit.conversation import Conversation
 from vicuna_lit.data.tokenize import Encoder
-from vicuna_lit.template import TokenizerTemplate
+from vicuna_lit.tokenizer_template import TokenizerTemplate
 
 
 class Chat:
@@ -19,7 +18,7 @@ class Chat:
         self.conversation = Conversation.of(system=system)
 
     @classmethod
-    def load(cls, folder: str | Path, system: str | None = None) -> Self:
+    def load(cls, folder: str | Path, system: str | None = None) -> "Chat":
         """Opens an exported Hugging Face folder; its chat template gives the prompt."""
         tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
         model = AutoModelForCausalLM.from_pretrained(str(folder), local_files_only=True)

@@ -80,14 +80,15 @@ class Encoder:
         for text, id in copied.items():
             self._id_map[id] = real_ids[text]
         self._bytes = _byte_table(tokenizer, config)
+        self._tails: dict[str, list[int]] = {"": []}
         self.longest_piece = max(map(len, self._copy.get_vocab()))
 
     def encode(self, conversations: Sequence[Conversation]) -> list[Example | Rejection]:
         """Tokenises conversations with their masks, in order.
 
         A conversation is rejected when the template cannot render it, a token straddles the edge
-        of a supervised span, decoding a span does not give back its text, plain text gave a control
-        token, BOS is doubled, or nothing is supervised.
+        of a supervised span, decoding a span does not give back its text, the generation prompt is
+        not a prefix, plain text gave a control token, BOS is doubled, or nothing is supervised.
         """
         rendered: list[list[Segment] | Rejection] = []
         for c in conversations:
@@ -135,7 +136,7 @@ class Encoder:
         if len(ids) > 1 and ids[0] == ids[1] == self.tokenizer.bos_token_id:
             return Rejection(c.id, "BOS doubled", "two BOS tokens open the conversation")
         supervised = np.zeros(len(ids), bool)
-        position, runs = 0, self._runs(segments)
+        position, before, runs = 0, "", self._runs(segments)
         total = sum(width for _, width, _ in runs)
         for text, width, is_supervised in runs:
             span = (position, position := position + width)
@@ -144,7 +145,13 @@ class Encoder:
                 last = _token_at(encoding, span[1], len(ids)) if span[1] < total else len(ids)
                 if problem := self._check_span(encoding, ids, (first, last), span, text):
                     return Rejection(c.id, *problem)
+                tail = self._tail(before)
+                if ids[first - len(tail) : first].tolist() != tail:
+                    return Rejection(
+                        c.id, "generation prompt is not a prefix", f"{before[-20:]!r} has other tokens at the end"
+                    )
                 supervised[first:last] = True
+            before = text
         if not supervised.any():
             return Rejection(c.id, "no supervised token")
         return Example(c.id, ids, supervised)
@@ -152,11 +159,24 @@ class Encoder:
     def _runs(self, segments: list[Segment]) -> list[tuple[str, int, bool]]:
         """Neighbouring segments joined: (text, its width in the sentinel spelling, supervised)."""
         runs = []
-        for supervised, group in groupby(segments, key=lambda s: s.supervised):
-            group = list(group)
+        for supervised, neighbours in groupby(segments, key=lambda s: s.supervised):
+            group = list(neighbours)
             widths = (len(s.text if s.literal else self._control_texts.sub("\0", s.text)) for s in group)
             runs.append(("".join(s.text for s in group), sum(widths), supervised))
         return runs
+
+    def _tail(self, text: str) -> list[int]:
+        """The ids of the blanks and newlines that end a text, where nothing follows them.
+
+        Tokenizers with a look-ahead split "\\n\\n" otherwise before a word than at the end; then the
+        prompt at generation would not be what was trained on.
+        """
+        blanks = text[len(text.rstrip()) :]
+        if blanks not in self._tails:
+            encoding = self._copy.encode(":" + blanks, add_special_tokens=False)
+            inside = [id for id, (start, _) in zip(encoding.ids, encoding.offsets, strict=True) if start >= 1]
+            self._tails[blanks] = self._id_map[inside].tolist()
+        return self._tails[blanks]
 
     def _check_span(self, encoding: Encoding, ids: np.ndarray, tokens: Span, chars: Span, text: str):
         first, last = tokens

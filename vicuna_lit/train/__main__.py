@@ -14,11 +14,12 @@ def _run(config: Any) -> int:
     from vicuna_lit.conversation import DataError
     from vicuna_lit.paths import MissingPath
     from vicuna_lit.template import TemplateError
+    from vicuna_lit.train.folder import RunError
     from vicuna_lit.train.model import ModelError
-    from vicuna_lit.train.run import RunError, train
+    from vicuna_lit.train.run import fit
 
     try:
-        train(config)
+        fit(config)
     except (DataError, MissingPath, TemplateError, ModelError, RunError, OSError) as error:
         cli.fail(error)
     return 0

@@ -1,5 +1,7 @@
 """The held-out loss, whole and split by turn number and by position in the conversation."""
 
+from itertools import pairwise
+
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -50,7 +52,7 @@ class HeldoutLoss:
         edges = [0, 128]
         while edges[-1] <= positions.max():
             edges.append(edges[-1] * 2)
-        buckets = {f"{a}-{b - 1}": (positions >= a) & (positions < b) for a, b in zip(edges, edges[1:], strict=False)}
+        buckets = {f"{a}-{b - 1}": (positions >= a) & (positions < b) for a, b in pairwise(edges)}
         return {name: self._mean(inside) for name, inside in buckets.items() if inside.any()}
 
     def _mean(self, inside: np.ndarray) -> float:

@@ -52,7 +52,9 @@ def start_wandb(config: TrainConfig, data: ConversationData, folder: Path) -> An
     masks = wandb.Table(columns=["id", "tokens", "supervised", "mask"])
     for example in (data.train[i] for i in range(min(8, len(data.train)))):
         view = show_mask(example, data.encoder)
-        masks.add_data(example.id, len(example.input_ids), int(example.supervised.sum()), wandb.Html(view._repr_html_()))
+        masks.add_data(
+            example.id, len(example.input_ids), int(example.supervised.sum()), wandb.Html(view._repr_html_())
+        )
     run.log({"data/masks": masks})
     return run
 
@@ -112,7 +114,11 @@ class Logbook(L.Callback):
         step, micro = divmod(batch_idx + 1, plan.accumulation)
         if micro:
             return
-        loss, grad_norm, tokens = float(module.step_loss), float(module.step_grad_norm), int(plan.step_supervised[step - 1])
+        loss, grad_norm, tokens = (
+            float(module.step_loss),
+            float(module.step_grad_norm),
+            int(plan.step_supervised[step - 1]),
+        )
         now = time.perf_counter()
         elapsed, self._clock = now - self._clock, now
         self.seconds += elapsed

@@ -15,7 +15,8 @@ from vicuna_lit.config import PretrainedModelConfig, ScratchModelConfig, TrainCo
 from vicuna_lit.data.batch import Batch
 from vicuna_lit.data.tokenize import Encoder
 from vicuna_lit.paths import locate
-from vicuna_lit.template import Template, TextTemplate, TokenizerTemplate
+from vicuna_lit.template import Template, TextTemplate
+from vicuna_lit.tokenizer_template import TokenizerTemplate
 from vicuna_lit.train.loss import loss_sum, token_losses
 
 ModelConfig = ScratchModelConfig | PretrainedModelConfig
@@ -53,9 +54,11 @@ def make_encoder(config: TrainConfig) -> Encoder:
     tokenizer = load_tokenizer(config.model)
     template: Template
     if config.template.kind == "tokenizer":
-        template = TokenizerTemplate(tokenizer)
+        template = TokenizerTemplate(tokenizer, config.system_prompt)
     else:
-        template = TextTemplate(config.template, tokenizer.bos_token or "", tokenizer.eos_token)
+        prompt = config.system_prompt
+        text = config.template if prompt is None else config.template.model_copy(update={"default_system": prompt})
+        template = TextTemplate(text, tokenizer.bos_token or "", tokenizer.eos_token)
     return Encoder(tokenizer, template)
 
 
@@ -75,7 +78,9 @@ def model_config(config: TrainConfig, encoder: Encoder) -> Any:
         except Exception as error:
             raise ModelError(f"model.architecture: {error}") from error
     if len(tokenizer) > hf.vocab_size:
-        raise ModelError(f"the tokenizer has {len(tokenizer)} tokens, the model {hf.vocab_size}: they do not belong together")
+        raise ModelError(
+            f"the tokenizer has {len(tokenizer)} tokens, the model {hf.vocab_size}: they do not belong together"
+        )
     longest = hf.max_position_embeddings
     if config.context_length > longest:
         factor = math.ceil(config.context_length / longest)
@@ -99,9 +104,11 @@ def build_model(config: TrainConfig, encoder: Encoder, device: str = "cpu") -> P
     else:
         source = _source(locate(config.model.path))
         model = AutoModelForCausalLM.from_pretrained(**source, config=hf, dtype=torch.float32)
-    unsupported = [key for key in ("final_logit_softcapping", "logits_scaling", "logit_scale") if getattr(hf, key, None)]
+    unsupported = [
+        key for key in ("final_logit_softcapping", "logits_scaling", "logit_scale") if getattr(hf, key, None)
+    ]
     if unsupported or model.get_output_embeddings().bias is not None:
-        raise ModelError(f"{type(model).__name__}: its LM head does more than a matrix product, which is not supported")
+        raise ModelError(f"{type(model).__name__}: its LM head is more than a matrix product; not supported")
     model.set_attn_implementation(config.attention)
     model.config.use_cache = False
     if config.gradient_checkpointing == "full":

@@ -1,0 +1,63 @@
+"""Shapes and types are enforced while the tests run; real data is used where it is present."""
+
+import os
+from pathlib import Path
+
+from jaxtyping import install_import_hook
+
+import tests.checker
+
+os.environ.setdefault("WANDB_MODE", "offline")
+hook = install_import_hook(
+    ["vicuna_lit.data", "vicuna_lit.train", "vicuna_lit.chat"], f"{tests.checker.__name__}.check"
+)
+
+import pytest  # noqa: E402
+from transformers import AutoTokenizer  # noqa: E402
+
+import vicuna_lit  # noqa: E402
+from tests.tokenizers import byte_level, llama3_like, sentencepiece_like, whitespace_dropping  # noqa: E402
+from vicuna_lit.compose import load  # noqa: E402
+from vicuna_lit.config import CONF_DIR  # noqa: E402
+from vicuna_lit.data.tokenize import Encoder  # noqa: E402
+from vicuna_lit.template import TextTemplate  # noqa: E402
+
+SHARED = Path(vicuna_lit.__file__).parents[2] / "shared" / "data"
+TEMPLATES = sorted(p.stem for p in (CONF_DIR / "template").glob("*.yaml") if p.stem != "tokenizer")
+QUICKSTART = Path(vicuna_lit.__file__).parent / "quickstart"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Real data beside the checkout; tests that need it skip where it is absent."""
+    if not SHARED.exists():
+        pytest.skip("no shared data on this machine")
+    return SHARED
+
+
+def tokenizer_named(name: str):
+    """llama, mistral_v1 and smollm2_chatml are real ones; the others are made here."""
+    match name:
+        case "quickstart":
+            return AutoTokenizer.from_pretrained(QUICKSTART / "tokenizer")
+        case "byte_level":
+            return byte_level()
+        case "llama3_like":
+            return llama3_like()
+        case "sentencepiece_like":
+            return sentencepiece_like()
+        case "whitespace_dropping":
+            return whitespace_dropping()
+    folder = SHARED / "tokenizers" / name
+    if not folder.exists():
+        pytest.skip("no shared data on this machine")
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def encoder_for(tokenizer, template: str) -> Encoder:
+    """A tokenizer with a template of ours; what the template needs as single tokens is added."""
+    config = load("train", f"template={template}").template
+    tokenizer.add_special_tokens(
+        {"additional_special_tokens": list(config.special)}, replace_extra_special_tokens=False
+    )
+    return Encoder(tokenizer, TextTemplate(config, tokenizer.bos_token or "", tokenizer.eos_token))

@@ -1,0 +1,101 @@
+"""From records to examples: nothing is lost without being counted."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.conftest import SHARED, encoder_for, tokenizer_named
+from vicuna_lit.conversation import Conversation, Rejection, Turn, read
+from vicuna_lit.data.build import TOO_LONG, build, split
+from vicuna_lit.data.tokenize import Example
+
+ENCODER = encoder_for(tokenizer_named("quickstart"), "vicuna_v1")
+words = st.integers(0, 60).map(lambda n: " ".join(["word"] * n))
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    contents=st.lists(words, min_size=2, max_size=16).map(lambda t: t[: len(t) // 2 * 2]),
+    system=st.none() | words,
+    context=st.integers(60, 400),
+)
+def test_every_reply_is_supervised_exactly_once_or_counted(contents, system, context):
+    contents = [f"{i} {text}" for i, text in enumerate(contents)]
+    conversation = Conversation.of(*contents, id="x", system=system)
+    (parts,) = split([conversation], ENCODER, context)
+    assert sum(p.exchanges for p in parts) == len(contents) // 2
+    supervised = []
+    for part in parts:
+        if isinstance(part.result, Rejection):
+            assert part.result.reason == TOO_LONG
+            assert part.exchanges == 1
+            continue
+        assert len(part.result.input_ids) <= context
+        text = ENCODER.decode(part.result.input_ids)
+        if system is not None:
+            assert text.startswith(f"<s>{system} USER: ")
+        supervised.append(ENCODER.decode(part.result.input_ids[part.result.supervised]))
+    kept = "".join(supervised)
+    replies = [f" {c}</s>" for c in contents[1::2]]
+    assert [r for r in replies if r in kept] == [r for r in replies if kept.count(r) == 1]
+    rejected = sum(isinstance(p.result, Rejection) for p in parts)
+    assert sum(kept.count(r) for r in replies) == len(replies) - rejected
+
+
+def test_a_whole_conversation_that_fits_is_one_piece_and_others_are_cut_greedily():
+    conversation = Conversation.of(*["word " * 20] * 8, id="x")
+    whole = ENCODER.encode([conversation])[0]
+    assert isinstance(whole, Example)
+    (one,) = split([conversation], ENCODER, len(whole.input_ids))
+    assert len(one) == 1
+    (cut,) = split([conversation], ENCODER, len(whole.input_ids) - 1)
+    assert [p.exchanges for p in cut] == [3, 1]
+    assert [p.result.id for p in cut] == ["x", "x_6"]
+
+
+def test_a_tool_call_is_never_cut_from_its_result():
+    encoder = encoder_for(tokenizer_named("byte_level"), "chatml")
+    turns = [("user", "q"), ("assistant", "call"), ("tool", "42"), ("assistant", "It is 42.")] * 3
+    conversation = Conversation("x", tuple(Turn(role, text) for role, text in turns))  # pyright: ignore[reportArgumentType]
+    whole = encoder.encode([conversation])[0]
+    assert isinstance(whole, Example)
+    (parts,) = split([conversation], encoder, len(whole.input_ids) // 2)
+    for part in parts:
+        assert isinstance(part.result, Example)
+        text = encoder.decode(part.result.input_ids)
+        assert text.startswith("<|im_start|>user")
+        assert text.count("user") == text.count("tool")
+
+
+def test_accounting_of_a_mixed_lot():
+    good = Conversation.of("hi", "hello", id="good")
+    long = Conversation.of("hi", "word " * 500, id="long")
+    half = Conversation.of("hi", "hello", "hi", "word " * 500, id="half")
+    odd = Conversation("odd", (Turn("user", "a"), Turn("user", "b"), Turn("assistant", "c")))
+    tail = Conversation.of("hi", "hello", "more?", id="tail")
+    broken = Rejection("broken", "broken JSON")
+    examples, account = build([good, long, half, odd, tail, broken], ENCODER, 100)
+    assert examples.ids == ("good", "half", "tail")
+    assert (account.records_in, account.records_kept, account.records_rejected) == (6, 3, 3)
+    assert account.rejected_by_reason == {TOO_LONG: 1, "roles do not alternate": 1, "broken JSON": 1}
+    assert account.exchanges_rejected_by_reason == {TOO_LONG: 1}
+    assert (account.turns_cut, account.exchanges_kept) == (1, 3)
+    assert examples.supervised.tolist() == [int(examples[i].supervised.sum()) for i in range(3)]
+
+
+FILES = sorted((SHARED / "conversations").glob("*.json*")) + sorted((SHARED / "alpaca").glob("*.json"))
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if "tags" not in p.name], ids=lambda p: p.name)
+@pytest.mark.parametrize("pair", ["llama vicuna_v1", "smollm2_chatml chatml", "mistral_v1 mistral"])
+def test_real_data_adds_up(path, pair):
+    tokenizer, template = pair.split()
+    encoder = encoder_for(tokenizer_named(tokenizer), template)
+    examples, account = build(read(path), encoder, 2048)
+    assert account.records_in == account.records_kept + account.records_rejected > 0
+    assert len(examples) == 0 or examples.lengths.max() <= 2048
+    assert (examples.supervised > 0).all()
+    for example in map(examples.__getitem__, range(len(examples))):
+        assert not example.supervised[0]
+    unexplained = {"token straddles the mask", "text cannot be decoded", "generation prompt is not a prefix"}
+    assert sum(account.rejected_by_reason[r] for r in unexplained) <= 0.01 * account.records_in

@@ -1,0 +1,114 @@
+"""Every committed config is a test case; every mistake is reported, all at once, by its dotted key."""
+
+import subprocess
+import sys
+
+import pytest
+
+from vicuna_lit.compose import ConfigError, load
+from vicuna_lit.config import CONF_DIR
+
+PLAN = ["dry_run=true", "data=files", "data.path=x", "model.tokenizer=x"]
+
+
+def names(group: str) -> list[str]:
+    return sorted(p.stem for p in (CONF_DIR / group).glob("*.yaml"))
+
+
+def problems(*overrides: str) -> tuple[str, ...]:
+    with pytest.raises(ConfigError) as error:
+        load("train", *overrides)
+    return error.value.problems
+
+
+@pytest.mark.parametrize("experiment", names("experiment"))
+def test_every_experiment_composes(experiment: str):
+    config = load("train", f"experiment={experiment}", *PLAN)
+    assert config.run.name == experiment
+    assert config.run.dir == f"runs/{experiment}"
+
+
+@pytest.mark.parametrize("group", ["model", "template", "data", "strategy"])
+def test_every_choice_composes(group: str):
+    for name in names(group):
+        load("train", f"{group}={name}", "data.path=x", *([] if group == "data" else PLAN[:1]), "dry_run=true",
+             *(["model.tokenizer=x", "model.architecture={}"] if name == "local" else []),
+             *(["model.tokenizer=x"] if name.startswith("llama") and group == "model" else []))  # fmt: skip
+
+
+def test_the_articles_settings():
+    for name, size in (("vicuna_7b", 4096), ("vicuna_13b", 5120)):
+        c = load("train", f"experiment={name}", *PLAN)
+        assert (c.context_length, c.conversations_per_step, c.trainer.epochs) == (2048, 128, 3)
+        assert (c.optimizer.lr, c.optimizer.schedule, c.optimizer.warmup_ratio) == (2e-5, "cosine", 0.03)
+        assert (c.optimizer.weight_decay, c.gradient_checkpointing, c.precision) == (0.0, "full", "bf16-mixed")
+        assert c.model.architecture["hidden_size"] == size
+    alpaca = load("train", "experiment=alpaca_7b", *PLAN)
+    assert (alpaca.context_length, alpaca.template.name) == (512, "alpaca")
+
+
+def test_all_mistakes_at_once_with_the_nearest_name():
+    found = problems(
+        "contxt_length=3", "model=tinyy", "seed=abc", "+foo.bar=1", "precision=bf16-mixd",
+        "template.repli=x", "optimizer.lr=-1", "tokens_per_device=10",
+    )  # fmt: skip
+    text = "\n".join(found)
+    assert len(found) == 8
+    for expected in (
+        "contxt_length: unknown key (did you mean context_length?)",
+        "model=tinyy: no such choice (did you mean tiny?)",
+        "seed='abc'",
+        "foo: unknown key",
+        "precision=bf16-mixd: no such choice (did you mean bf16-mixed?)",
+        "template.repli: unknown key (did you mean template.reply?)",
+        "optimizer.lr=-1: input should be greater than 0",
+        "tokens_per_device: 10 is less than context_length",
+    ):
+        assert expected in text
+
+
+def test_weights_that_are_the_users_must_be_named():
+    assert any("model.path=<folder>" in p for p in problems("experiment=vicuna_7b"))
+    assert any(p.startswith("data.path: must be given") for p in problems("experiment=vicuna_7b"))
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("template.reply=x", "must hold {content} once"),
+        ("template.reply='{content}'", "must have a stop string"),
+        ("trainer.max_steps=0", "trainer.max_steps=0"),
+        ("data.heldout_fraction=1.5", "data.heldout_fraction=1.5"),
+        ("optimizer.betas=[0.9]", "optimizer.betas"),
+        ("seed", "seed"),
+        ("seed=${nothing}", "nothing"),
+    ],
+)
+def test_each_bad_value_names_its_key(override: str, expected: str):
+    assert any(expected in p for p in problems(override))
+
+
+def test_a_path_is_short_for_the_files_choice(tmp_path):
+    assert load("train", f"data={tmp_path}").data.path == str(tmp_path)
+    assert load("train", "data=sharegpt").data.path.startswith("package://")
+
+
+def test_the_command_exits_with_2_before_torch_and_checks_a_whole_sweep():
+    command = [sys.executable, "-X", "importtime", "-m", "vicuna_lit.train"]
+    one = subprocess.run([*command, "sed=1", "precision=fp"], capture_output=True, text=True)
+    assert one.returncode == 2
+    assert "error: sed: unknown key (did you mean seed?)" in one.stderr
+    assert "error: precision=fp" in one.stderr
+    assert "| torch" not in one.stderr
+    sweep = subprocess.run([*command, "-m", "seed=1,x,2"], capture_output=True, text=True)
+    assert sweep.returncode == 2
+    assert "error: seed='x'" in sweep.stderr
+
+
+def test_cfg_job_and_help():
+    show = subprocess.run([sys.executable, "-m", "vicuna_lit.train", "--cfg", "job"], capture_output=True, text=True)
+    assert show.returncode == 0
+    assert "conversations_per_step: 16" in show.stdout
+    usage = subprocess.run([sys.executable, "-m", "vicuna_lit.train", "--help"], capture_output=True, text=True)
+    assert usage.returncode == 0
+    assert "experiment: alpaca_7b" in usage.stdout

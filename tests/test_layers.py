@@ -1,0 +1,68 @@
+"""The direction of imports, and that checking a config does not cost an import of torch."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import vicuna_lit
+
+PACKAGE = Path(vicuna_lit.__file__).parent
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+FORBIDDEN = {
+    "config": {"torch", "hydra", "omegaconf", "transformers", "lightning", "vicuna_lit"},
+    "conversation": {"torch", "transformers", "lightning", "hydra", "vicuna_lit"},
+    "template": {"torch", "transformers", "lightning", "hydra", "vicuna_lit.data", "vicuna_lit.train"},
+    "compose": {"torch", "transformers", "lightning", "vicuna_lit.train", "vicuna_lit.data"},
+    "cli": {"torch", "transformers", "lightning", "vicuna_lit.train", "vicuna_lit.data"},
+    "data": {"hydra", "omegaconf", "wandb", "transformers", "vicuna_lit.train", "vicuna_lit.chat"},
+    "chat": {"hydra", "omegaconf", "wandb", "lightning", "vicuna_lit.train"},
+    "train": {"hydra", "omegaconf"},
+}
+ONLY_IN = {
+    "lightning": {"train", "data/datamodule.py"},
+    "hydra": {"compose.py", "cli.py"},
+    "wandb": {"train/logbook.py"},
+}
+
+
+def imports(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+def within(name: str, package: str) -> bool:
+    return name == package or name.startswith(package + ".")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_point_one_way(path: Path):
+    place = path.relative_to(PACKAGE)
+    forbidden = FORBIDDEN.get(place.parts[0].removesuffix(".py"), set())
+    bad = {name for name in imports(path) for f in forbidden if within(name, f)}
+    assert not bad
+    for library, places in ONLY_IN.items():
+        if not any(place.is_relative_to(p) for p in places):
+            assert not {n for n in imports(path) if within(n, library)}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_files_and_functions_stay_small(path: Path):
+    text = path.read_text()
+    assert len(text.splitlines()) <= 250
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            assert (node.end_lineno or 0) - node.lineno < 60, node.name
+
+
+def test_checking_a_config_does_not_import_torch():
+    code = "import sys; from vicuna_lit import load; load('train'); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

