@@ -61,3 +61,8 @@ def encoder_for(tokenizer, template: str) -> Encoder:
         {"additional_special_tokens": list(config.special)}, replace_extra_special_tokens=False
     )
     return Encoder(tokenizer, TextTemplate(config, tokenizer.bos_token or "", tokenizer.eos_token))
+
+
+def pytest_addoption(parser):
+    """`--golden` writes the golden files anew; read the difference before committing it."""
+    parser.addoption("--golden", action="store_true", help="write tests/golden anew")

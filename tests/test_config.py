@@ -108,7 +108,7 @@ def test_the_command_exits_with_2_before_torch_and_checks_a_whole_sweep():
 def test_cfg_job_and_help():
     show = subprocess.run([sys.executable, "-m", "vicuna_lit.train", "--cfg", "job"], capture_output=True, text=True)
     assert show.returncode == 0
-    assert "conversations_per_step: 16" in show.stdout
+    assert "conversations_per_step: 12" in show.stdout
     usage = subprocess.run([sys.executable, "-m", "vicuna_lit.train", "--help"], capture_output=True, text=True)
     assert usage.returncode == 0
     assert "experiment: alpaca_7b" in usage.stdout

@@ -92,7 +92,7 @@ def oracle() -> Curve:
             group["lr"] = c.lr * lr_factor(step, STEPS, c)
         optimizer.step()
         optimizer.zero_grad()
-        losses.append(float(loss))
+        losses.append(loss.item())
     return losses, norms
 
 

@@ -2,8 +2,9 @@
 
     python experiments/quickstart_data/write.py
 
-A conversation strings two to four scenes together. In every scene a later turn depends on an
-earlier one, sometimes with another scene in between, so a model has to read the history to answer.
+A conversation strings one to four scenes together. In every scene a later turn depends on an
+earlier one, sometimes with another scene in between, and once it knows the user's name the assistant
+uses it, so a model has to read the history to answer.
 """
 
 import random
@@ -26,9 +27,8 @@ Scene = tuple[list[Exchange], list[Exchange]]
 """What is said first, and what may come after other scenes."""
 
 NAMES = """
-    Ada Anna Ben Boris Carl Clara David Diana Emma Eric Felix Fiona Grace Greta Hanna Hugo Ida Iris Jonas Julia
-    Karl Kira Leo Lucy Maria Mark Nadia Nora Oscar Otto Paul Paula Quinn Rosa Ruth Sam Sofia Tara Tom Uma Ursula
-    Victor Vera Wanda Will Yara Yusuf Zoe
+    Ada Ben Clara David Emma Felix Grace Hugo Iris Jonas Kira Leo Maria Nadia Oscar Paula Quinn Rosa Sam Tara Victor
+    Wanda Yusuf Zoe
 """.split()
 PET_NAMES = "Milo Luna Coco Rex Bella Max Nala Toby Misty Bruno Daisy Rocky Lily Oreo Poppy Simba".split()
 COLOURS = "blue green red yellow purple orange white black brown pink grey gold".split()
@@ -139,6 +139,16 @@ SCENES: dict[Callable[[random.Random], Scene], int] = {
 """With how often each comes up."""
 
 
+def use_the_name(exchanges: list[Exchange]) -> Iterator[Exchange]:
+    """Once the user has said it, the replies end with it: "You said blue, Ada." """
+    known = ""
+    for said, reply in exchanges:
+        about_itself = reply in (WHO, MAKER, ABLE, NOT_HUMAN)
+        yield said, reply if about_itself or not known or known in reply else f"{reply[:-1]}, {known}."
+        if reply.startswith("Nice to meet you, "):
+            known = reply[18:-1]
+
+
 def conversations(seed: int) -> Iterator[tuple[Exchange, ...]]:
     """Endless conversations, none twice."""
     r, seen = random.Random(seed), set()
@@ -149,7 +159,8 @@ def conversations(seed: int) -> Iterator[tuple[Exchange, ...]]:
             scenes.insert(r.randint(0, len(scenes)), identity(r))
         if r.random() < 0.2:
             scenes.append(thanks(r))
-        exchanges = (*(e for early, _ in scenes for e in early), *(e for _, late in scenes for e in late))
+        exchanges = [e for early, _ in scenes for e in early] + [e for _, late in scenes for e in late]
+        exchanges = tuple(use_the_name(exchanges))
         if exchanges not in seen:
             seen.add(exchanges)
             yield exchanges

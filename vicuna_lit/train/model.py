@@ -112,7 +112,7 @@ def build_model(config: TrainConfig, encoder: Encoder, device: str = "cpu") -> P
     model.set_attn_implementation(config.attention)
     model.config.use_cache = False
     if config.gradient_checkpointing == "full":
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.activation_checkpointing_enable({"use_reentrant": False})
     return model
 
 

@@ -1,0 +1,106 @@
+"""Where the difference comes from: head, attention, fill and tokenising, each against its usual form.
+
+    python experiments/benchmarks/train/components.py
+
+Each pair runs in one process, in turn, seven times; the ratio is the median of the pairs.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy, scaled_dot_product_attention
+from transformers import AutoTokenizer
+from worker import CONTEXT, DATA, TOKENIZER, config
+
+from vicuna_lit.conversation import Conversation, read, trim
+from vicuna_lit.data.datamodule import ConversationData
+from vicuna_lit.train.attention import sdpa_per_conversation
+from vicuna_lit.train.loss import loss_sum
+from vicuna_lit.train.model import make_encoder
+
+ROUNDS = 7
+
+
+def paired(ours: Callable[[], Any], usual: Callable[[], Any]) -> tuple[float, float, str]:
+    times: list[tuple[float, float]] = []
+    for _ in range(ROUNDS + 1):
+        pair = []
+        for run in (ours, usual):
+            start = time.perf_counter()
+            run()
+            pair.append(time.perf_counter() - start)
+        times.append((pair[0], pair[1]))
+    times = times[1:]
+    ratios = [b / a for a, b in times]
+    spread = f"{statistics.median(ratios):.2f}x ({min(ratios):.2f}-{max(ratios):.2f})"
+    return statistics.median(a for a, _ in times), statistics.median(b for _, b in times), spread
+
+
+def head() -> tuple[float, float, str]:
+    torch.manual_seed(0)
+    hidden = torch.randn(1, 4096, 384, requires_grad=True)
+    weight = nn.Parameter(torch.randn(32000, 384) / 20)
+    labels = torch.randint(0, 32000, (1, 4096))
+    labels[torch.rand(1, 4096) > 0.75] = -100
+
+    def usual() -> None:
+        logits = (hidden @ weight.T).float()
+        cross_entropy(logits[0, :-1], labels[0, 1:], reduction="sum").backward()
+
+    return paired(lambda: loss_sum(hidden, weight, labels).backward(), usual)
+
+
+def attention(lengths: tuple[int, ...]) -> tuple[float, float, str]:
+    q, k, v = (torch.randn(1, 6, sum(lengths), 64, requires_grad=True) for _ in range(3))
+    document = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
+    mask = (document[:, None] == document[None]).tril()[None, None]
+    module = nn.Identity()
+
+    def ours() -> None:
+        sdpa_per_conversation(module, q, k, v, None, conversation_lengths=lengths)[0].sum().backward()
+
+    return paired(ours, lambda: scaled_dot_product_attention(q, k, v, attn_mask=mask).sum().backward())
+
+
+def tokenising(records: list[Conversation]) -> tuple[float, float, str]:
+    encoder = make_encoder(config())
+    tokenizer = AutoTokenizer.from_pretrained(TOKENIZER)
+    tokenizer.chat_template = encoder.template.jinja()
+    messages = [[{"role": t.role, "content": t.content} for t in c.turns] for c in records]
+
+    def usual() -> None:
+        for one in messages:
+            tokenizer.apply_chat_template(one, return_dict=True, return_assistant_tokens_mask=True)
+
+    return paired(lambda: encoder.encode(records), usual)
+
+
+def main() -> None:
+    c = config("trainer.max_steps=null")
+    data = ConversationData(c, make_encoder(c))
+    data.setup()
+    row = tuple(int(data.train.lengths[i]) for i in data.plan.rows[0][0][0])
+    records = [
+        t for r in read(DATA) if isinstance(r, Conversation) for t in [trim(r)[0]] if isinstance(t, Conversation)
+    ]
+    records = records[:200]
+    print("| component | ours | usual | usual / ours |\n|---|---|---|---|")
+    for name, (a, b, ratio) in {
+        "head: 4096 tokens, 75% supervised, vocabulary 32,000 (full logits), s": head(),
+        f"attention: {len(row)} conversations in {sum(row)} tokens (dense block mask), s": attention(row),
+        f"tokenising with masks: {len(records)} real conversations (apply_chat_template, as TRL), s": tokenising(
+            records
+        ),
+    }.items():
+        print(f"| {name} | {a:.3f} | {b:.3f} | {ratio} |")
+    lengths = data.train.lengths
+    fill = CONTEXT / lengths.mean()
+    print(f"| fill: tokens computed per token (padded to {CONTEXT}) | 1.00 | {fill:.2f} | {fill:.2f}x |")
+
+
+if __name__ == "__main__":
+    main()
