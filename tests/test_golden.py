@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.conftest import QUICKSTART
 from vicuna_lit.compose import load
 from vicuna_lit.train.run import fit
 
 GOLDEN = Path(__file__).parent / "golden" / "losses.json"
+SHORT = ("trainer.max_steps=20", "sample.questions=[]", "wandb.mode=disabled", "data.max_heldout=2")
 
 
 def test_twenty_steps_of_the_quickstart(tmp_path, request):
@@ -20,12 +20,7 @@ def test_twenty_steps_of_the_quickstart(tmp_path, request):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        fit(
-            load(
-                "train", "trainer.max_steps=20", "sample.questions=[]", "wandb.mode=disabled",
-                f"data.heldout_path={QUICKSTART / 'heldout.jsonl'}", "data.max_heldout=2", f"run.dir={tmp_path / 'run'}",
-            )
-        )  # fmt: skip
+        fit(load("train", *SHORT, f"run.dir={tmp_path / 'run'}"))
     finally:
         torch.set_num_threads(threads)
     with (tmp_path / "run" / "metrics.csv").open() as file:

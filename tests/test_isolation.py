@@ -61,7 +61,7 @@ def plain(lm: SupervisedLM, implementation: str, **kwargs) -> Losses:
                 out = lm.model.base_model(input_ids=batch.input_ids, position_ids=batch.position_ids, **extra)
         finally:
             lm.model.set_attn_implementation("sdpa_per_conversation")
-        return token_losses(out.last_hidden_state, lm.model.get_output_embeddings().weight, batch.labels)
+        return token_losses(out.last_hidden_state, lm.head, batch.labels)
 
     return losses
 

@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -28,6 +28,8 @@ def main(job: str, run: Callable[[Any], int]) -> None:
     if len(overrides) == len(sys.argv) - 1 or {"-m", "--multirun"} & set(sys.argv):
         _check_all(job, overrides, multirun=len(overrides) < len(sys.argv) - 1)
     sys.argv[1:] = [b for a in sys.argv[1:] for b in expand([a])]
+    if {"-m", "--multirun"} & set(sys.argv):
+        sys.argv.append(_name_jobs_by_what_is_swept(overrides))
 
     def body(node: DictConfig) -> None:
         sweep = HydraConfig.get()
@@ -46,7 +48,14 @@ def main(job: str, run: Callable[[Any], int]) -> None:
     hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=job)(body)()
 
 
-def fail(error: Exception) -> None:
+def _name_jobs_by_what_is_swept(overrides: list[str]) -> str:
+    """Tells Hydra to leave the keys that do not vary out of the jobs' folder names."""
+    parsed = OverridesParser.create().parse_overrides(expand(overrides))
+    fixed = [f"'{o.key_or_group}'" for o in parsed if not o.is_sweep_override()]
+    return f"hydra.job.config.override_dirname.exclude_keys=[{','.join(fixed)}]"
+
+
+def fail(error: Exception) -> NoReturn:
     """Prints one clear message and exits with 2: bad input."""
     lines = error.problems if isinstance(error, ConfigError) else [str(error)]
     print("\n".join(f"error: {line}" for line in lines), file=sys.stderr)
@@ -63,7 +72,7 @@ def _check_all(job: str, overrides: list[str], multirun: bool) -> None:
             jobs = BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]
     except HydraException as error:
         fail(ConfigError([str(error).splitlines()[0]]))
-    for one in jobs[:MOST_CHECKED]:  # pyright: ignore[reportPossiblyUnboundVariable]
+    for one in jobs[:MOST_CHECKED]:
         try:
             load(job, *one)
         except ConfigError as error:

@@ -135,12 +135,14 @@ def _describe(path: str, item: Any, values: Any) -> str:
 
 def _path(loc: tuple[int | str, ...], values: Any) -> str:
     """The dotted path without the names of union members that pydantic puts in."""
-    out = []
-    for i, part in enumerate(loc):
-        inside = (isinstance(values, dict) and part in values) or (isinstance(values, list) and isinstance(part, int))
-        if inside or i == len(loc) - 1:
-            out.append(str(part))
-            values = values[part] if inside and not (isinstance(values, list) and part >= len(values)) else None  # pyright: ignore[reportOperatorIssue]
+    out: list[str] = []
+    for part in loc:
+        try:
+            values = values[part]
+        except (KeyError, IndexError, TypeError):
+            if part != loc[-1]:
+                continue  # the name of a union's member, or below a missing key
+        out.append(str(part))
     return ".".join(out)
 
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any, Literal, NamedTuple
+from typing import Any, BinaryIO, Literal, NamedTuple, cast
 
 import ijson
 import orjson
@@ -188,11 +188,11 @@ def read(path: str | Path) -> Iterator[Conversation | Rejection]:
         raise DataError(f"{path}: no such file or folder")
     for file in files:
         with gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb") as stream:
-            for i, record in enumerate(_records(stream, file.name)):
+            for i, record in enumerate(_records(cast("BinaryIO", stream), file.name)):
                 yield record if isinstance(record, Rejection) else parse(record, f"{file.name}:{i}")
 
 
-def _records(stream: IO[bytes], name: str) -> Iterator[Any]:
+def _records(stream: BinaryIO, name: str) -> Iterator[Any]:
     head = stream.read(64)
     stream.seek(0)
     if head.startswith(b"\xef\xbb\xbf"):
@@ -212,7 +212,7 @@ def _records(stream: IO[bytes], name: str) -> Iterator[Any]:
         yield Rejection(f"{name}:{line_number + 1}", "file cut off", f"after line {line_number}: {error}")
 
 
-def _array_records(stream: IO[bytes], name: str) -> Iterator[Any]:
+def _array_records(stream: BinaryIO, name: str) -> Iterator[Any]:
     count = 0
     try:
         for record in ijson.items(stream, "item", use_float=True):

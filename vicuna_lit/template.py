@@ -31,9 +31,20 @@ class Segment(NamedTuple):
 class Template(Protocol):
     """What the tokenisation, the chat and the export need of a template."""
 
-    name: str
-    stop: str
-    special: tuple[str, ...]
+    @property
+    def name(self) -> str:
+        """As in the config."""
+        ...
+
+    @property
+    def stop(self) -> str:
+        """What ends a reply."""
+        ...
+
+    @property
+    def special(self) -> tuple[str, ...]:
+        """Texts that must each be one token of the tokenizer."""
+        ...
 
     def render(self, conversation: Conversation) -> list[Segment]:
         """All turns; raises TemplateError where it cannot."""

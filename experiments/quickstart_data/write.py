@@ -48,9 +48,9 @@ CITIES = """
     Greece:Athens Austria:Vienna Poland:Warsaw Cuba:Havana Kenya:Nairobi Portugal:Lisbon Ireland:Dublin
     Canada:Ottawa
 """
-CAPITALS = dict(pair.split(":") for pair in CITIES.split())
+CAPITALS = {country: city for country, _, city in (pair.partition(":") for pair in CITIES.split())}
 WORD_PAIRS = "hot:cold big:small fast:slow high:low early:late full:empty light:dark old:new soft:hard wet:dry"
-OPPOSITES = dict(pair.split(":") for pair in WORD_PAIRS.split())
+OPPOSITES = {one: other for one, _, other in (pair.partition(":") for pair in WORD_PAIRS.split())}
 
 WHO = "I am Vicuna, a small language model trained with vicuna_lit."
 MAKER = "I was trained from scratch by the vicuna_lit quickstart, in about a minute."

@@ -45,7 +45,7 @@ def reply(
     tokenizer, stop = encoder.tokenizer, encoder.template.stop
     stop_id = tokenizer.get_vocab().get(stop)
     sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
-    output = model.generate(
+    output: torch.Tensor = model.generate(  # pyright: ignore[reportCallIssue]
         prompt,
         attention_mask=torch.ones_like(prompt),
         max_new_tokens=max_new_tokens,

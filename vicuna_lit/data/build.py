@@ -136,9 +136,9 @@ def _build_chunk(
             account.turns_cut += cut
             usable.append(trimmed)
     for conversation, parts in zip(usable, split(usable, encoder, context_length), strict=True):
-        rejections = [part for part in parts if isinstance(part.result, Rejection)]
+        rejections = [part.result for part in parts if isinstance(part.result, Rejection)]
         if len(rejections) == len(parts):
-            account.reject(Rejection(conversation.id, *rejections[0].result[1:]))
+            account.reject(Rejection(conversation.id, *rejections[0][1:]))
             continue
         account.records_kept += 1
         for part in parts:

@@ -73,7 +73,7 @@ class Encoder:
         self._copy = Tokenizer.from_str(json.dumps(config))
         size = max(self._copy.get_vocab_size(), len(tokenizer), max(real_ids.values(), default=0) + 1)
         self._id_map = np.arange(size, dtype=np.int32)
-        copied = {text: self._copy.token_to_id(text) for text in real_ids}
+        copied = {text: int(self._copy.token_to_id(text) or 0) for text in real_ids}
         self._is_control = np.zeros(size, bool)
         self._is_control[[real_ids[s] for s in control.values()]] = True
         self._is_control[list(copied.values())] = False

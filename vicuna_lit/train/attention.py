@@ -50,7 +50,7 @@ class plain_attention:
     """Inside the block the model attends as transformers does, for generation with a cache."""
 
     def __init__(self, model: PreTrainedModel):
-        self.model, self.before = model, model.config._attn_implementation
+        self.model, self.before = model, str(model.config._attn_implementation)
 
     def __enter__(self) -> None:
         self.model.set_attn_implementation("sdpa")

@@ -22,7 +22,7 @@ class HeldoutLoss:
         self._turns: list[np.ndarray] = []
         self._positions: list[np.ndarray] = []
 
-    def add(self, batch: Batch, losses: Float[Tensor, "S"]) -> None:
+    def add(self, batch: Batch, losses: Float[Tensor, " S"]) -> None:
         """Adds a row's supervised tokens."""
         chosen = supervised_positions(batch.labels)
         self._losses.append(losses.double().cpu().numpy())

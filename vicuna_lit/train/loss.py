@@ -10,7 +10,7 @@ CHUNK = 512
 OPTIONS = nn.LinearCrossEntropyOptions(acc_policy="accurate", batch_chunk_size=CHUNK, chunking_method=None)
 
 
-def supervised_positions(labels: Int[Tensor, "1 L"]) -> Bool[Tensor, "M"]:
+def supervised_positions(labels: Int[Tensor, "1 L"]) -> Bool[Tensor, " M"]:
     """Which of the L − 1 positions predict a supervised token: position t predicts label t + 1."""
     return labels[0, 1:] != -100
 
@@ -30,7 +30,7 @@ def loss_sum(
 @torch.no_grad()
 def token_losses(
     hidden: Float[Tensor, "1 L D"], head: Float[Tensor, "V D"], labels: Int[Tensor, "1 L"]
-) -> Float[Tensor, "S"]:
+) -> Float[Tensor, " S"]:
     """The cross-entropy of each supervised token, in nats."""
     chosen = supervised_positions(labels)
     states, targets = hidden[0, :-1][chosen], labels[0, 1:][chosen]

@@ -70,7 +70,7 @@ def model_config(config: TrainConfig, encoder: Encoder) -> Any:
     """
     model, tokenizer = config.model, encoder.tokenizer
     if model.path is not None:
-        hf = AutoConfig.from_pretrained(**_source(locate(model.path)))
+        hf: Any = AutoConfig.from_pretrained(**_source(locate(model.path)))
     else:
         fields = {"vocab_size": len(tokenizer), "bos_token_id": tokenizer.bos_token_id, **(model.architecture or {})}
         try:
@@ -107,7 +107,7 @@ def build_model(config: TrainConfig, encoder: Encoder, device: str = "cpu") -> P
     unsupported = [
         key for key in ("final_logit_softcapping", "logits_scaling", "logit_scale") if getattr(hf, key, None)
     ]
-    if unsupported or model.get_output_embeddings().bias is not None:
+    if unsupported or getattr(model.get_output_embeddings(), "bias", None) is not None:
         raise ModelError(f"{type(model).__name__}: its LM head is more than a matrix product; not supported")
     model.set_attn_implementation(config.attention)
     model.config.use_cache = False
@@ -123,6 +123,11 @@ class SupervisedLM(nn.Module):
         super().__init__()
         self.model = model
 
+    @property
+    def head(self) -> Float[Tensor, "V D"]:
+        """The LM head's matrix."""
+        return self.model.get_output_embeddings().weight  # pyright: ignore[reportOptionalMemberAccess]
+
     def hidden(self, batch: Batch) -> Float[Tensor, "1 L D"]:
         """The decoder's last hidden states."""
         output = self.model.base_model(
@@ -135,11 +140,11 @@ class SupervisedLM(nn.Module):
 
     def forward(self, batch: Batch) -> Float[Tensor, ""]:
         """Sum of the supervised tokens' losses."""
-        return loss_sum(self.hidden(batch), self.model.get_output_embeddings().weight, batch.labels)
+        return loss_sum(self.hidden(batch), self.head, batch.labels)
 
-    def token_losses(self, batch: Batch) -> Float[Tensor, "S"]:
+    def token_losses(self, batch: Batch) -> Float[Tensor, " S"]:
         """Each supervised token's loss."""
-        return token_losses(self.hidden(batch), self.model.get_output_embeddings().weight, batch.labels)
+        return token_losses(self.hidden(batch), self.head, batch.labels)
 
 
 def export(model: PreTrainedModel, encoder: Encoder, folder: Path) -> None:

@@ -20,7 +20,7 @@ START = time.perf_counter()
 CONTEXT, PER_STEP, STEPS = 2048, 4, 4
 TOKENIZER = Path(__file__).parents[4] / "shared/data/tokenizers/llama"
 DATA = Path(__file__).parents[4] / "shared/data/conversations/sharegpt_v3_random_a.json"
-ARCHITECTURE = dict(
+ARCHITECTURE: dict[str, Any] = dict(
     hidden_size=384,
     intermediate_size=1024,
     num_hidden_layers=6,
@@ -180,9 +180,9 @@ def hf(system: str) -> dict[str, Any]:
 
 def trl(system: str) -> dict[str, Any]:
     """TRL's SFTTrainer with best-fit packing, or padding-free."""
-    from datasets import Dataset
+    from datasets import Dataset  # pyright: ignore[reportMissingImports]
     from transformers import AutoTokenizer
-    from trl import SFTConfig, SFTTrainer
+    from trl import SFTConfig, SFTTrainer  # pyright: ignore[reportMissingImports]
 
     examples, _ = conversations()  # pyright: ignore[reportGeneralTypeIssues]
     tokenizer = AutoTokenizer.from_pretrained(TOKENIZER)
