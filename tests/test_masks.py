@@ -264,6 +264,18 @@ def test_the_tokenizers_own_template_is_proven_and_equal(template):
     ).sum()
 
 
+def test_a_system_prompt_with_the_own_template_is_exported_too():
+    tokenizer = tokenizer_named("quickstart")
+    tokenizer.chat_template = encoder_for(tokenizer, "vicuna_v1").template.jinja()
+    template = TokenizerTemplate(tokenizer, "Be 'kind'.")
+    conversation = Conversation.of("Hi!", "Hello.")
+    text = "".join(s.text for s in template.render(conversation))
+    assert text.startswith("<s>Be 'kind'. USER: Hi!")
+    tokenizer.chat_template = template.jinja()
+    messages = [{"role": t.role, "content": t.content} for t in conversation.turns]
+    assert tokenizer.apply_chat_template(messages, tokenize=False) == text
+
+
 def test_own_templates_that_cannot_be_proven_are_refused():
     tokenizer = tokenizer_named("quickstart")
     for jinja, why in {

@@ -148,14 +148,14 @@ class TextTemplate:
             slots = {"content": content, "bos": "bos_token", "eos": "eos_token", "system": None}
             out = []
             for i, part in enumerate(parts):
-                value = slots[part] if i % 2 else (_quote(part) if part else None)
+                value = slots[part] if i % 2 else (quote(part) if part else None)
                 out.append("{{ " + value + " }}" if value else "")
             return "".join(out)
 
-        default = _quote(c.default_system) if c.default_system is not None else "none"
+        default = quote(c.default_system) if c.default_system is not None else "none"
         if c.default_system_with_input is not None:
-            with_input = f"{_quote(ALPACA_INPUT)} in messages[0]['content']"
-            default = f"({_quote(c.default_system_with_input)} if {with_input} else {default})"
+            with_input = f"{quote(ALPACA_INPUT)} in messages[0]['content']"
+            default = f"({quote(c.default_system_with_input)} if {with_input} else {default})"
         system = "{% if system is not none %}" + put(c.system, "system") + "{% endif %}" if c.system else ""
         before, nested, after = c.user.partition("{system}")
         user = put(c.user)
@@ -182,6 +182,7 @@ class TextTemplate:
         )
 
 
-def _quote(text: str) -> str:
+def quote(text: str) -> str:
+    """A Jinja string."""
     escaped = text.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n")
     return f"'{escaped}'"

@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 from vicuna_lit.conversation import Conversation, Turn
-from vicuna_lit.template import Segment, TemplateError
+from vicuna_lit.template import Segment, TemplateError, quote
 
 
 class TokenizerTemplate:
@@ -88,5 +88,9 @@ class TokenizerTemplate:
         return [s for s in segments if s.text]
 
     def jinja(self) -> str:
-        """The tokenizer's own."""
-        return self.tokenizer.chat_template
+        """The tokenizer's own, with the system prompt of the config in front where a conversation has none."""
+        if self.system_prompt is None:
+            return self.tokenizer.chat_template
+        system = "[{'role': 'system', 'content': " + quote(self.system_prompt) + "}]"
+        no_system = "{% if not messages or messages[0]['role'] != 'system' %}"
+        return no_system + "{% set messages = " + system + " + messages %}{% endif %}" + self.tokenizer.chat_template

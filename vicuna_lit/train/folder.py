@@ -69,5 +69,8 @@ def open_folder(config: TrainConfig, folder: Path, model: PreTrainedModel) -> No
 def write_json(path: Path, values: Any) -> None:
     """Writes to a temporary name first, so that the file is whole or not there."""
     part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(values, indent=1, ensure_ascii=False))
-    part.replace(path)
+    try:
+        part.write_text(json.dumps(values, indent=1, ensure_ascii=False))
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

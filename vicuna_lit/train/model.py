@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LlamaConfig, PreTrainedModel
 
@@ -104,6 +105,11 @@ def build_model(config: TrainConfig, encoder: Encoder, device: str = "cpu") -> P
     else:
         source = _source(locate(config.model.path))
         model = AutoModelForCausalLM.from_pretrained(**source, config=hf, dtype=torch.float32)
+        if "gguf_file" in source:  # its weights are plain numbers now, but it still calls itself quantised
+            del model.config.quantization_config
+            plain = AutoModelForCausalLM.from_config(model.config, dtype=torch.float32)
+            plain.load_state_dict(model.state_dict())
+            model = plain
     unsupported = [
         key for key in ("final_logit_softcapping", "logits_scaling", "logit_scale") if getattr(hf, key, None)
     ]
@@ -166,8 +172,13 @@ def export(model: PreTrainedModel, encoder: Encoder, folder: Path) -> None:
     )
     tokenizer.chat_template = template.jinja()
     model.config.use_cache = True
-    model.save_pretrained(part)
-    tokenizer.save_pretrained(part)
-    model.config.use_cache = False
-    shutil.rmtree(folder, ignore_errors=True)
-    part.rename(folder)
+    try:
+        model.save_pretrained(part)
+        tokenizer.save_pretrained(part)
+        shutil.rmtree(folder, ignore_errors=True)
+        part.rename(folder)
+    except SafetensorError as error:
+        raise ModelError(f"{folder}: the model could not be written: {error}") from error
+    finally:
+        model.config.use_cache = False
+        shutil.rmtree(part, ignore_errors=True)

@@ -127,7 +127,10 @@ def _trainer(config: TrainConfig, data: ConversationData, logbook: Logbook, run:
 def _heldout(trainer: L.Trainer, module: SupervisedModule, data: ConversationData) -> dict[str, float]:
     if not len(data.heldout):
         return {}
-    trainer.validate(module, data, verbose=False)
+    when = "after" if trainer.global_step else "before"
+    with console.status(f"held-out loss {when} training: {len(data.heldout)} conversations …"):
+        trainer.validate(module, data, verbose=False)
+    console.print(f"held-out loss {when} training: {module.heldout.loss:.4f}", highlight=False)
     return heldout_metrics(module.heldout)
 
 
@@ -152,5 +155,6 @@ def _quiet() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", ".*LeafSpec.*")
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*There is a wandb run already in progress.*")

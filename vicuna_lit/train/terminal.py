@@ -1,6 +1,7 @@
 """What a run prints before it starts and when it is done."""
 
 import math
+import sys
 from pathlib import Path
 
 from rich.console import Console
@@ -40,8 +41,10 @@ def conclude(result: Result, folder: Path) -> None:
     """Prints the replies, the losses, and where everything lies."""
     for pair in result.replies:
         console.print(f"\n[bold]{pair['question']}[/]", highlight=False)
-        console.print(f"  before: {pair['before']}", style="bright_black", markup=False, highlight=False)
-        console.print(f"  after:  {pair['after']}", style="green", markup=False, highlight=False)
+        console.print(
+            f"  before: {pair['before']}", style="bright_black", markup=False, highlight=False, soft_wrap=True
+        )
+        console.print(f"  after:  {pair['after']}", style="green", markup=False, highlight=False, soft_wrap=True)
     if result.heldout_loss is not None and result.heldout_loss_before is not None:
         before, after = result.heldout_loss_before, result.heldout_loss
         console.print(f"\nheld-out loss {before:.4f} → {after:.4f} (perplexity {math.exp(min(20.0, after)):.2f})")
@@ -56,4 +59,8 @@ def conclude(result: Result, folder: Path) -> None:
         "wandb": "the W&B run",
     }.items():
         if (folder / name).exists():
-            console.print(f"  {folder / name}", what, sep="  ", highlight=False)
+            console.print(f"  {folder / name}", what, sep="  ", highlight=False, soft_wrap=True)
+    chat = f"import vicuna_lit as vl; print(vl.Chat.load('{folder}/hf').say('Who are you?'))"
+    console.print("next, talk to it, or train a real model (see the README):", highlight=False)
+    console.print(f'  {sys.executable} -c "{chat}"', highlight=False, markup=False, soft_wrap=True)
+    console.print("  vicuna-train experiment=smollm2_sharegpt", highlight=False)
