@@ -14,7 +14,6 @@
 # Compose a config, look at what is trained on, train, plot, chat. About a minute on 2 CPU cores.
 
 # %%
-import tempfile
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -28,7 +27,7 @@ import vicuna_lit as vl
 # The same words as on the command line; every value comes from `conf/`.
 
 # %%
-folder = Path(tempfile.mkdtemp()) / "quickstart"
+folder = Path("runs/quickstart")
 config = vl.load("train", "experiment=quickstart", f"run.dir={folder}", "wandb.mode=disabled")
 print(f"{config.context_length = }, {config.conversations_per_step = }, {config.optimizer.lr = }")
 

@@ -245,11 +245,11 @@ def test_the_exported_chat_template_gives_the_same_ids_and_mask(tokenizer, templ
         assert [bool(m) for m in exported["assistant_masks"]] == result.supervised.tolist()
 
 
-@pytest.mark.parametrize("template", [t for t in TEMPLATES if t != "vicuna_v0"])
+@pytest.mark.parametrize("template", TEMPLATES)
 def test_the_tokenizers_own_template_is_proven_and_equal(template):
     ours = encoder_for(tokenizer_named("quickstart"), template)
     ours.tokenizer.chat_template = ours.template.jinja()
-    own = Encoder(ours.tokenizer, TokenizerTemplate(ours.tokenizer))
+    own = Encoder(ours.tokenizer, TokenizerTemplate(ours.tokenizer, stop_strings=[ours.template.stop]))
     conversation = Conversation.of("Who are you?", "I am.", "  And\n\nwho?  ", " me ", id="x", system="Be kind.")
     a, b = ours.encode([conversation])[0], own.encode([conversation])[0]
     assert isinstance(a, Example)

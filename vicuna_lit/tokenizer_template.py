@@ -1,6 +1,7 @@
 """The model's own chat template, made safe to train with."""
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from vicuna_lit.conversation import Conversation, Turn
@@ -14,18 +15,18 @@ class TokenizerTemplate:
     conversation is refused when putting the contents back does not give the same text as
     rendering it plainly, when the generation prompt is not a prefix, or when no stop token
     follows a reply. What stands between the generation prompt and the reply is the model's to
-    say, so it is supervised.
+    say, so it is supervised. `stop_strings` end a reply besides the special tokens.
     """
 
     name = "tokenizer"
 
-    def __init__(self, tokenizer: Any, system_prompt: str | None = None):
+    def __init__(self, tokenizer: Any, system_prompt: str | None = None, stop_strings: Sequence[str] = ()):
         if not tokenizer.chat_template:
             raise TemplateError("template=tokenizer: this tokenizer has no chat template; choose one of conf/template")
         self.tokenizer, self.system_prompt = tokenizer, system_prompt
         added = tokenizer.added_tokens_decoder.values()
         self.special = tuple(sorted({t.content for t in added if t.special}, key=len, reverse=True))
-        self._stop = re.compile(r"\s*(?:" + "|".join(map(re.escape, self.special)) + ")")
+        self._stop = re.compile(r"\s*(?:" + "|".join(map(re.escape, (*stop_strings, *self.special))) + ")")
         probe = self.render(Conversation.of("a", "b"))
         self.stop = next(s.text for s in reversed(probe) if s.supervised).strip()
 

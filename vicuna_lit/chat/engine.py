@@ -22,7 +22,8 @@ class Chat:
         """Opens an exported Hugging Face folder; its chat template gives the prompt."""
         tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
         model = AutoModelForCausalLM.from_pretrained(str(folder), local_files_only=True)
-        return cls(model.eval(), Encoder(tokenizer, TokenizerTemplate(tokenizer)), system)
+        stops = model.generation_config.stop_strings or ()
+        return cls(model.eval(), Encoder(tokenizer, TokenizerTemplate(tokenizer, stop_strings=stops)), system)
 
     def say(self, text: str, max_new_tokens: int = 128, temperature: float = 0.0) -> str:
         """Adds a user's turn, generates the reply, keeps and returns it."""

@@ -38,6 +38,7 @@ def fit(config: TrainConfig) -> Result:
     folder = Path(config.run.dir)
     if not config.dry_run and (done := already_done(config, folder)):
         console.print(f"{folder} already holds this run's result; run.dir=<another folder> starts a new one.")
+        conclude(done, folder)
         return done
     _quiet()
     clock = time.perf_counter()

@@ -1,7 +1,6 @@
 """What a run prints before it starts and when it is done."""
 
 import math
-import sys
 from pathlib import Path
 
 from rich.console import Console
@@ -62,5 +61,5 @@ def conclude(result: Result, folder: Path) -> None:
             console.print(f"  {folder / name}", what, sep="  ", highlight=False, soft_wrap=True)
     chat = f"import vicuna_lit as vl; print(vl.Chat.load('{folder}/hf').say('Who are you?'))"
     console.print("next, talk to it, or train a real model (see the README):", highlight=False)
-    console.print(f'  {sys.executable} -c "{chat}"', highlight=False, markup=False, soft_wrap=True)
+    console.print(f'  python -c "{chat}"', highlight=False, markup=False, soft_wrap=True)
     console.print("  vicuna-train experiment=smollm2_sharegpt", highlight=False)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 START = time.perf_counter()
-CONTEXT, PER_STEP, STEPS = 2048, 4, 4
+CONTEXT, PER_STEP, STEPS = 2048, 3, 3
 TOKENIZER = Path(__file__).parents[4] / "shared/data/tokenizers/llama"
 DATA = Path(__file__).parents[4] / "shared/data/conversations/sharegpt_v3_random_a.json"
 ARCHITECTURE: dict[str, Any] = dict(
@@ -39,7 +39,7 @@ def config(*overrides: str) -> Any:
         "train", f"model.tokenizer={TOKENIZER}", f"model.architecture={{{architecture}}}", f"data={DATA}",
         "system_prompt=null", f"context_length={CONTEXT}", f"conversations_per_step={PER_STEP}",
         "data.max_heldout=1", "sample.questions=[]", "wandb.mode=disabled", f"trainer.max_steps={STEPS}",
-        f"tokens_per_device={2 * CONTEXT}", "optimizer.lr=1e-4", *overrides,
+        f"tokens_per_device={CONTEXT}", "optimizer.lr=1e-4", *overrides,
     )  # fmt: skip
 
 
@@ -192,7 +192,7 @@ def trl(system: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         packing = system == "trl_bfd"
         arguments = SFTConfig(
-            folder, assistant_only_loss=True, max_length=CONTEXT, packing=packing, packing_strategy="bfd",
+            folder, max_length=CONTEXT, packing=packing, packing_strategy="bfd",
             padding_free=not packing, per_device_train_batch_size=1 if packing else PER_STEP,
             **COMMON,
         )  # fmt: skip
