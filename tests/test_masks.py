@@ -84,7 +84,7 @@ def spans(mask: np.ndarray) -> list[tuple[int, int]]:
 
 @pytest.mark.parametrize("template", TEMPLATES)
 @pytest.mark.parametrize("tokenizer", TOKENIZERS)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(conversation=conversations)
 def test_the_mask_is_the_replies_or_the_conversation_is_refused(tokenizer, template, conversation):
     encoder = encoder_of(tokenizer, template)
@@ -107,7 +107,7 @@ def test_the_mask_is_the_replies_or_the_conversation_is_refused(tokenizer, templ
 
 @pytest.mark.parametrize("template", TEMPLATES)
 @pytest.mark.parametrize("tokenizer", [t for t in TOKENIZERS if t != "whitespace_dropping"])
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(conversation=conversations)
 def test_special_text_in_messages_stays_plain(tokenizer, template, conversation):
     encoder = encoder_of(tokenizer, template)

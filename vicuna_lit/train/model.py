@@ -106,7 +106,7 @@ def build_model(config: TrainConfig, encoder: Encoder, device: str = "cpu") -> P
         source = _source(locate(config.model.path))
         model = AutoModelForCausalLM.from_pretrained(**source, config=hf, dtype=torch.float32)
         if "gguf_file" in source:  # its weights are plain numbers now, but it still calls itself quantised
-            del model.config.quantization_config
+            delattr(model.config, "quantization_config")
             plain = AutoModelForCausalLM.from_config(model.config, dtype=torch.float32)
             plain.load_state_dict(model.state_dict())
             model = plain
