@@ -3,13 +3,14 @@
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from tests.conftest import QUICKSTART
 from vicuna_lit.chat.engine import Chat
@@ -66,7 +67,9 @@ def test_the_exported_folder_in_plain_transformers(run):
     tokenizer = AutoTokenizer.from_pretrained(folder / "hf")
     config = load("train", "model=local", f"model.path={folder / 'hf'}", "data=quickstart", "context_length=256")
     encoder = make_encoder(config)
-    lm = SupervisedLM(build_model(config, encoder)).eval()
+    loaded = build_model(config, encoder)
+    assert loaded.training
+    lm = SupervisedLM(loaded).eval()
     examples, _ = build(read(QUICKSTART / "heldout.jsonl"), encoder, 256, most=3)
     batch = collate(examples, (0, 1, 2), 1)
     with torch.no_grad():
@@ -188,6 +191,25 @@ def test_huge_turns_and_broken_records_are_counted_and_the_rest_is_used(tmp_path
     assert train["records_in"] == train["records_kept"] + train["records_rejected"]
     assert train["rejected_by_reason"] == {"longer than the context": 1, "file cut off": 1}
     assert not (tmp_path / "run").exists()
+
+
+def test_a_disk_too_full_for_the_model_is_said_before_anything_is_written(tmp_path, capsys, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=5_000_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    message = refused(capsys, f"run.dir={tmp_path / 'run'}", "wandb.mode=disabled")
+    assert "the model needs about 0.01 GB of disk, 0.01 GB are free" in message or "0.00 GB are free" in message
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_disk_that_fills_while_training_is_one_clear_message(tmp_path, capsys, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device", str(tmp_path))
+
+    monkeypatch.setattr(PreTrainedModel, "save_pretrained", full)
+    message = refused(capsys, f"run.dir={tmp_path / 'run'}", *QUICK, "wandb.mode=disabled")
+    assert "No space left on device" in message
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["status"] == "failed"
+    assert not list((tmp_path / "run").glob("*hf*"))
 
 
 def test_a_context_longer_than_the_models(tmp_path):

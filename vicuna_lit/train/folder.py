@@ -58,11 +58,11 @@ def already_done(config: TrainConfig, folder: Path) -> Result | None:
 
 def open_folder(config: TrainConfig, folder: Path, model: PreTrainedModel) -> None:
     """Creates the folder, checks that the results will fit, and writes the resolved config."""
-    folder.mkdir(parents=True, exist_ok=True)
     need = sum(p.numel() * p.element_size() for p in model.parameters()) * 1.1 + 10e6
-    free = shutil.disk_usage(folder).free
+    free = shutil.disk_usage(next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())).free
     if free < need:
-        raise RunError(f"{folder}: the model needs about {need / 1e9:.1f} GB of disk, {free / 1e9:.1f} GB are free")
+        raise RunError(f"{folder}: the model needs about {need / 1e9:.2f} GB of disk, {free / 1e9:.2f} GB are free")
+    folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "config.json", config.model_dump(mode="json"))
 
 

@@ -119,7 +119,7 @@ def build_model(config: TrainConfig, encoder: Encoder, device: str = "cpu") -> P
     model.config.use_cache = False
     if config.gradient_checkpointing == "full":
         model.activation_checkpointing_enable({"use_reentrant": False})
-    return model
+    return model.train()  # loaded models come in eval mode, in which transformers ignores checkpointing
 
 
 class SupervisedLM(nn.Module):

@@ -192,7 +192,7 @@ def trl(system: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         packing = system == "trl_bfd"
         arguments = SFTConfig(
-            folder, max_length=CONTEXT, packing=packing, packing_strategy="bfd",
+            folder, max_length=CONTEXT if packing else None, packing=packing, packing_strategy="bfd",
             padding_free=not packing, per_device_train_batch_size=1 if packing else PER_STEP,
             **COMMON,
         )  # fmt: skip
