@@ -23,7 +23,8 @@ def problems(*overrides: str) -> tuple[str, ...]:
 
 @pytest.mark.parametrize("experiment", names("experiment"))
 def test_every_experiment_composes(experiment: str):
-    config = load("train", f"experiment={experiment}", *PLAN)
+    needs = ["model.architecture={}"] if experiment == "vicuna" else []
+    config = load("train", f"experiment={experiment}", *PLAN, *needs)
     assert config.run.name == experiment
     assert config.run.dir == f"runs/{experiment}"
 

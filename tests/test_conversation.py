@@ -126,8 +126,9 @@ def test_written_conversations_read_back(tmp_path):
 
 
 def test_pieces_of_one_conversation_stay_on_one_side():
-    ids = [f"id{i}" for i in range(2000)]
+    ids = [f"sg{i:05d}" for i in range(2000)]
     sides = [is_heldout(i, 0.1) for i in ids]
     assert 150 < sum(sides) < 250
     assert all(is_heldout(f"{i}_{n}", 0.1) == side for i, side in zip(ids, sides, strict=True) for n in (0, 12))
     assert not any(is_heldout(i, 0.0) for i in ids)
+    assert len({is_heldout(f"identity_{i}", 0.5) for i in range(50)}) == 2

@@ -20,6 +20,7 @@ from vicuna_lit.data.batch import collate
 from vicuna_lit.data.build import build
 from vicuna_lit.data.tokenize import Example
 from vicuna_lit.train.__main__ import _run
+from vicuna_lit.train.folder import already_done
 from vicuna_lit.train.model import ModelError, SupervisedLM, build_model, make_encoder
 from vicuna_lit.train.run import fit
 
@@ -210,6 +211,7 @@ def test_a_disk_that_fills_while_training_is_one_clear_message(tmp_path, capsys,
     assert "No space left on device" in message
     assert json.loads((tmp_path / "run" / "result.json").read_text())["status"] == "failed"
     assert not list((tmp_path / "run").glob("*hf*"))
+    assert already_done(load("train", "seed=7"), tmp_path / "run") is None
 
 
 def test_a_context_longer_than_the_models(tmp_path):

@@ -2,7 +2,7 @@
 
     import vicuna_lit as vl
 
-    config = vl.load("train", "experiment=quickstart", "seed=1")
+    config = vl.load("train", "experiment=quickstart", "seed=1", "run.dir=runs/seed1")
     result = vl.fit(config)
     vl.Chat.load(f"{result.run_dir}/hf").say("Who are you?")
 

@@ -93,6 +93,7 @@ class ScratchModelConfig(Config):
     architecture: dict[str, Any]
     """Fields of `transformers.LlamaConfig`; the vocabulary and the stop token come from the tokenizer."""
     rope_scaling: Literal["none", "linear"]
+    """As for pretrained models, below."""
 
     @property
     def path(self) -> None:
@@ -139,11 +140,13 @@ class OptimizerConfig(Config):
     """AdamW with a warm-up and a decay over the whole run."""
 
     lr: PositiveFloat
+    """The peak rate."""
     betas: tuple[Fraction, Fraction]
     eps: PositiveFloat
     weight_decay: NonNegative
     """Applied to matrices only, not to norms."""
     schedule: Literal["cosine", "linear", "constant"]
+    """After the warm-up, down to 0 at the last step (or constant)."""
     warmup_ratio: Fraction
     """Share of all steps over which the rate rises from 0."""
     clip_norm: PositiveFloat | None
@@ -154,16 +157,20 @@ class TrainerConfig(Config):
     """How long, and on what."""
 
     epochs: PositiveFloat
+    """Passes over the training conversations; may be a fraction."""
     max_steps: PositiveInt | None
     """Overrides epochs."""
     devices: Literal[1]
+    """More than one device comes with the strategies; today: single."""
     accelerator: Literal["auto", "cpu", "gpu"]
+    """auto takes a GPU where there is one."""
 
 
 class HeldoutConfig(Config):
     """The held-out loss is taken before the first step, after the last, and between."""
 
     every_steps: PositiveInt | None
+    """null: only before and after."""
 
 
 class SampleConfig(Config):
@@ -171,15 +178,18 @@ class SampleConfig(Config):
 
     questions: tuple[tuple[str, ...], ...]
     max_new_tokens: PositiveInt
+    """Longest reply."""
 
 
 class WandbConfig(Config):
     """Weights & Biases."""
 
     mode: Literal["online", "offline", "disabled"]
+    """offline writes to the run folder; `wandb sync` uploads it later."""
     project: str
     entity: str | None
     group: str | None
+    """null: none, or the sweep's folder under multirun."""
     tags: tuple[str, ...]
 
 
@@ -188,6 +198,7 @@ class TrainConfig(Config):
 
     run: RunConfig
     seed: Annotated[int, Field(ge=0)]
+    """Of the order of the conversations and of random weights."""
     context_length: PositiveInt
     """Longest conversation in tokens; longer ones are split on turn boundaries."""
     conversations_per_step: PositiveInt
@@ -197,8 +208,11 @@ class TrainConfig(Config):
     packing: bool
     """Several conversations to a row (they never see each other); false: one."""
     precision: Literal["fp32", "bf16-mixed"]
+    """bf16-mixed keeps weights and optimizer state in fp32."""
     attention: Literal["sdpa_per_conversation"]
+    """torch's causal attention, once per conversation of a row."""
     gradient_checkpointing: Literal["none", "full"]
+    """full recomputes every layer in the backward pass: less memory, about a quarter slower."""
     system_prompt: str | None
     """For conversations without a system turn; null: the template's own."""
     dry_run: bool

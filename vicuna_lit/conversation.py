@@ -234,8 +234,8 @@ def write_jsonl(conversations: Iterable[Conversation], path: str | Path) -> None
 def is_heldout(id: str, fraction: float) -> bool:
     """Whether a conversation belongs to the held-out set, by the hash of its original id.
 
-    ShareGPT's pieces are named `<original>_<start>`; all pieces of one original fall on one side,
-    and adding data never moves a conversation.
+    ShareGPT's pieces are named `<original>_<start>`, the original being seven letters and digits; all
+    pieces of one original fall on one side, and adding data never moves a conversation.
     """
-    original = re.sub(r"_\d+$", "", id)
+    original = re.sub(r"^(\w{7})_\d+$", r"\1", id)
     return int.from_bytes(hashlib.sha256(original.encode()).digest()[:8]) < fraction * 2**64

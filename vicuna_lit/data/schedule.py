@@ -86,7 +86,7 @@ def order(count: int, conversations_per_step: int, epochs: float, max_steps: int
     """
     if count == 0:
         raise ValueError("there is no conversation to train on")
-    total = max_steps * conversations_per_step if max_steps else round(count * epochs)
+    total = max_steps * conversations_per_step if max_steps else max(1, round(count * epochs))
     passes = -(-total // count)
     stream = [np.random.default_rng([seed, epoch]).permutation(count) for epoch in range(passes)]
     stream = np.concatenate(stream)[:total] if stream else np.empty(0, int)

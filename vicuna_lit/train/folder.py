@@ -47,13 +47,15 @@ def already_done(config: TrainConfig, folder: Path) -> Result | None:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise RunError(f"{folder}: exists and is no run folder; choose another with run.dir=<folder>")
         return None
+    result = folder / "result.json"
+    values = json.loads(result.read_text()) if result.exists() else {}
+    if values.get("status") != "finished":
+        return None  # nothing to lose: it failed, or was stopped
     changed = differences(json.loads(saved.read_text()), config.model_dump(mode="json"))
     if changed:
         lines = "\n  ".join(changed)
         raise RunError(f"{folder} holds a run with other settings; choose another with run.dir=<folder>:\n  {lines}")
-    result = folder / "result.json"
-    values = json.loads(result.read_text()) if result.exists() else {}
-    return Result(**values) if values.get("status") == "finished" else None
+    return Result(**values)
 
 
 def open_folder(config: TrainConfig, folder: Path, model: PreTrainedModel) -> None:

@@ -58,7 +58,8 @@ def make_encoder(config: TrainConfig) -> Encoder:
         template = TokenizerTemplate(tokenizer, config.system_prompt)
     else:
         prompt = config.system_prompt
-        text = config.template if prompt is None else config.template.model_copy(update={"default_system": prompt})
+        ours = {"default_system": prompt, "default_system_with_input": None}
+        text = config.template if prompt is None else config.template.model_copy(update=ours)
         template = TextTemplate(text, tokenizer.bos_token or "", tokenizer.eos_token)
     return Encoder(tokenizer, template)
 

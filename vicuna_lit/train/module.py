@@ -70,7 +70,7 @@ class SupervisedModule(L.LightningModule):
 
 
 def lr_factor(step: int, steps: int, config: OptimizerConfig) -> float:
-    """The share of the peak rate at a step: linear warm-up, then the schedule down to 0 (transformers' curves)."""
+    """The share of the peak rate at a step: linear warm-up from 0, then down to 0 (transformers' curves)."""
     warmup = math.ceil(config.warmup_ratio * steps)
     if step < warmup:
         return step / warmup

@@ -33,7 +33,8 @@ def fit(config: TrainConfig) -> Result:
     """Runs the job, or finds it already done in its folder.
 
     Raises:
-        RunError, DataError, ModelError, TemplateError, MissingPath: bad input, before anything is written.
+        RunError, DataError, ModelError, TemplateError, MissingPath: bad input, before anything is written
+            (but for a ModelError or OSError when the disk fills).
     """
     folder = Path(config.run.dir)
     if not config.dry_run and (done := already_done(config, folder)):
@@ -72,10 +73,10 @@ def _run(
     trainer = _trainer(config, data, logbook, run)
     try:
         before = _heldout(trainer, module, data)
-        replies_before = _answer(config, model, encoder)
+        replies_before = _answer(config, model.to(trainer.strategy.root_device), encoder)
         trainer.fit(module, data)
         after = _heldout(trainer, module, data)
-        replies_after = _answer(config, model, encoder)
+        replies_after = _answer(config, model.to(trainer.strategy.root_device), encoder)
         log_replies(run, replies_before, replies_after)
         export(model, encoder, folder / "hf")
         questions = zip(replies_before, replies_after, strict=True)

@@ -52,7 +52,7 @@ def conclude(result: Result, folder: Path) -> None:
         f"tokens/s, peak memory {result.peak_memory_bytes / 2**30:.2f} GiB"
     )
     for name, what in {
-        "hf": "the model: transformers, vLLM and others open this folder",
+        "hf": "the model: transformers opens this folder",
         "result.json": "losses, speed, memory, replies",
         "metrics.csv": "one row per step",
         "wandb": "the W&B run",
