@@ -80,7 +80,7 @@ def tokenising(records: list[Conversation]) -> tuple[float, float, str]:
 
 
 def main() -> None:
-    c = config("trainer.max_steps=null")
+    c = config("trainer.max_steps=null", "tokens_per_device=4096")
     data = ConversationData(c, make_encoder(c))
     data.setup()
     row = tuple(int(data.train.lengths[i]) for i in data.plan.rows[0][0][0])
