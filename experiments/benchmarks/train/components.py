@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, scaled_dot_product_attention
@@ -80,10 +81,11 @@ def tokenising(records: list[Conversation]) -> tuple[float, float, str]:
 
 
 def main() -> None:
-    c = config("trainer.max_steps=null", "tokens_per_device=4096")
+    c = config("trainer.max_steps=null")
     data = ConversationData(c, make_encoder(c))
     data.setup()
-    row = tuple(int(data.train.lengths[i]) for i in data.plan.rows[0][0][0])
+    lengths = data.train.lengths
+    row = tuple(int(n) for n in lengths[: np.searchsorted(np.cumsum(lengths), 4096)])
     records = [
         t for r in read(DATA) if isinstance(r, Conversation) for t in [trim(r)[0]] if isinstance(t, Conversation)
     ]
@@ -97,7 +99,6 @@ def main() -> None:
         ),
     }.items():
         print(f"| {name} | {a:.3f} | {b:.3f} | {ratio} |")
-    lengths = data.train.lengths
     fill = CONTEXT / lengths.mean()
     print(f"| fill: tokens computed per token (padded to {CONTEXT}) | 1.00 | {fill:.2f} | {fill:.2f}x |")
 
