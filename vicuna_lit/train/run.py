@@ -73,10 +73,12 @@ def _run(
     trainer = _trainer(config, data, logbook, run)
     try:
         before = _heldout(trainer, module, data)
-        replies_before = _answer(config, model.to(trainer.strategy.root_device), encoder)
+        module.to(trainer.strategy.root_device)  # Lightning takes it off the device after each call
+        replies_before = _answer(config, model, encoder)
         trainer.fit(module, data)
         after = _heldout(trainer, module, data)
-        replies_after = _answer(config, model.to(trainer.strategy.root_device), encoder)
+        module.to(trainer.strategy.root_device)
+        replies_after = _answer(config, model, encoder)
         log_replies(run, replies_before, replies_after)
         export(model, encoder, folder / "hf")
         questions = zip(replies_before, replies_after, strict=True)
