@@ -93,7 +93,6 @@ class ScratchModelConfig(Config):
     architecture: dict[str, Any]
     """Fields of `transformers.LlamaConfig`; the vocabulary and the stop token come from the tokenizer."""
     rope_scaling: Literal["none", "linear"]
-    """As for pretrained models, below."""
 
     @property
     def path(self) -> None:
@@ -140,7 +139,6 @@ class OptimizerConfig(Config):
     """AdamW with a warm-up and a decay over the whole run."""
 
     lr: PositiveFloat
-    """The peak rate."""
     betas: tuple[Fraction, Fraction]
     eps: PositiveFloat
     weight_decay: NonNegative
@@ -178,7 +176,6 @@ class SampleConfig(Config):
 
     questions: tuple[tuple[str, ...], ...]
     max_new_tokens: PositiveInt
-    """Longest reply."""
 
 
 class WandbConfig(Config):
