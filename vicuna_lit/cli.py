@@ -25,10 +25,11 @@ def main(job: str, run: Callable[[Any], int]) -> None:
     """Runs a job for each config of the command line; exits with what it returns, or 2 for a bad config."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     overrides = [a for a in sys.argv[1:] if not a.startswith("-")]
-    if len(overrides) == len(sys.argv) - 1 or {"-m", "--multirun"} & set(sys.argv):
-        _check_all(job, overrides, multirun=len(overrides) < len(sys.argv) - 1)
+    multirun = bool({"-m", "--multirun"} & set(sys.argv))
+    if multirun or len(overrides) == len(sys.argv) - 1:
+        _check_all(job, overrides, multirun)
     sys.argv[1:] = [b for a in sys.argv[1:] for b in expand([a])]
-    if {"-m", "--multirun"} & set(sys.argv):
+    if multirun:
         sys.argv.append(_name_jobs_by_what_is_swept(overrides))
 
     def body(node: DictConfig) -> None:

@@ -93,7 +93,7 @@ def _compose_all(job: str, overrides: Sequence[str]) -> tuple[DictConfig, list[s
         return _compose(job, overrides), []
     except (HydraException, OmegaConfBaseException):
         pass
-    groups = {p.name for p in CONF_DIR.iterdir() if p.is_dir()}
+    groups = _groups()
     good: list[str] = []
     problems: list[str] = []
     for override in sorted(overrides, key=lambda o: o.partition("=")[0] not in groups):
@@ -112,9 +112,8 @@ def _describe_override(override: str, error: Exception, node: DictConfig) -> str
         options = _options(key)
         return f"{key}={value}: no such choice{_nearest(value, options)}; choices: {', '.join(options)}"
     keys = _keys(OmegaConf.to_container(node, resolve=False))
-    groups = [p.name for p in CONF_DIR.iterdir() if p.is_dir()]
     if key and key not in keys and "=" in override:
-        return f"{key}: unknown key{_nearest(key, [*keys, *groups])}"
+        return f"{key}: unknown key{_nearest(key, [*keys, *_groups()])}"
     return f"{override}: {str(error).splitlines()[0]}"
 
 
@@ -150,6 +149,10 @@ def _keys(values: Any, prefix: str = "") -> list[str]:
     if not isinstance(values, dict):
         return []
     return [k for key, value in values.items() for k in (f"{prefix}{key}", *_keys(value, f"{prefix}{key}."))]
+
+
+def _groups() -> list[str]:
+    return sorted(p.name for p in CONF_DIR.iterdir() if p.is_dir())
 
 
 def _options(group: str) -> list[str]:

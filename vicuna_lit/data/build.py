@@ -185,7 +185,11 @@ class _Remainder:
         while self.tokens and self.tokens[0] > context_length:
             self.take = 1
             self.place(Rejection(self.id, TOO_LONG, f"one exchange has over {context_length} tokens"))
-        self.take = int(np.searchsorted(np.cumsum(self.tokens), context_length, side="right"))
+        self.take = self.fitting(context_length)
+
+    def fitting(self, context_length: int) -> int:
+        """How many of the next exchanges fit, by the estimates."""
+        return int(np.searchsorted(np.cumsum(self.tokens), context_length, side="right"))
 
 
 def split(conversations: Iterable[Conversation], encoder: Encoder, context_length: int) -> list[list[Part]]:
@@ -219,8 +223,7 @@ def _settle(remainder: _Remainder, result: Example | Rejection, context_length: 
         return True
     smaller = remainder.take - 1
     remainder.tokens[: remainder.take] = _exchange_tokens(remainder, result)
-    fitting = int(np.searchsorted(np.cumsum(remainder.tokens), context_length, side="right"))
-    remainder.take = max(1, min(smaller, fitting))
+    remainder.take = max(1, min(smaller, remainder.fitting(context_length)))
     return False
 
 

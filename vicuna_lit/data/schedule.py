@@ -59,10 +59,14 @@ class Plan:
         return np.array([self.lengths[list(step)].sum() for step in self.step_conversations], dtype=np.int64)
 
     @property
+    def capacity(self) -> int:
+        """Tokens that the rows of one step could hold, on all ranks together."""
+        return self.world_size * self.accumulation * self.tokens_per_device
+
+    @property
     def fill(self) -> float:
         """Share of the rows' capacity that holds tokens; the rest is free memory, not padding."""
-        capacity = self.steps * self.world_size * self.accumulation * self.tokens_per_device
-        return float(self.step_tokens.sum() / capacity)
+        return float(self.step_tokens.sum() / (self.steps * self.capacity))
 
     def padding(self, step: int) -> int:
         """Tokens of a step that belong to no conversation: one for every empty row."""
@@ -89,7 +93,7 @@ def order(count: int, conversations_per_step: int, epochs: float, max_steps: int
     total = max_steps * conversations_per_step if max_steps else max(1, round(count * epochs))
     passes = -(-total // count)
     stream = [np.random.default_rng([seed, epoch]).permutation(count) for epoch in range(passes)]
-    stream = np.concatenate(stream)[:total] if stream else np.empty(0, int)
+    stream = np.concatenate(stream)[:total]
     return [stream[i : i + conversations_per_step] for i in range(0, total, conversations_per_step)]
 
 

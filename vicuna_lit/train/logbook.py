@@ -135,7 +135,7 @@ class Logbook(L.Callback):
             "train/supervised_tokens": self.supervised_tokens,
             "speed/supervised_tokens_per_second": tokens / elapsed,
             "speed/tokens_per_second": all_tokens / elapsed,
-            "data/fill": all_tokens / (plan.accumulation * plan.world_size * plan.tokens_per_device),
+            "data/fill": all_tokens / plan.capacity,
             "data/padding_tokens": plan.padding(step - 1),
             "memory/peak_gib": peak_memory_bytes() / 2**30,
         }

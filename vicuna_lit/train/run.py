@@ -9,13 +9,11 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.loggers import WandbLogger
-from rich.console import Console
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from vicuna_lit.chat.engine import reply
+from vicuna_lit.chat.engine import Chat
 from vicuna_lit.config import TrainConfig
-from vicuna_lit.conversation import Conversation
 from vicuna_lit.data.datamodule import ConversationData
 from vicuna_lit.data.tokenize import Encoder
 from vicuna_lit.train.attention import plain_attention
@@ -23,9 +21,8 @@ from vicuna_lit.train.folder import Result, already_done, open_folder, write_jso
 from vicuna_lit.train.logbook import Logbook, heldout_metrics, log_replies, peak_memory_bytes, start_wandb
 from vicuna_lit.train.model import SupervisedLM, build_model, export, make_encoder
 from vicuna_lit.train.module import SupervisedModule
-from vicuna_lit.train.terminal import conclude, describe
+from vicuna_lit.train.terminal import conclude, console, describe
 
-console = Console()
 PRECISION = {"fp32": "32-true", "bf16-mixed": "bf16-mixed"}
 
 
@@ -144,12 +141,8 @@ def _answer(config: TrainConfig, model: PreTrainedModel, encoder: Encoder) -> li
     model.eval()
     with plain_attention(model):
         for questions in config.sample.questions:
-            conversation = Conversation.of()
-            for question in questions:
-                conversation = conversation.say("user", question)
-                text = reply(model, encoder, conversation, config.sample.max_new_tokens)
-                conversation = conversation.say("assistant", text)
-                out.append((question, text))
+            chat = Chat(model, encoder)
+            out += [(question, chat.say(question, config.sample.max_new_tokens)) for question in questions]
     model.train(training)
     return out
 
