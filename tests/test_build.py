@@ -1,13 +1,18 @@
 """From records to examples: nothing is lost without being counted."""
 
+from collections.abc import Iterable
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import SHARED, encoder_for, tokenizer_named
-from vicuna_lit.conversation import Conversation, Rejection, Turn, read
-from vicuna_lit.data.build import TOO_LONG, build, split
+from vicuna_lit.conversation import Conversation, Rejection, Turn
+from vicuna_lit.data.build import build
+from vicuna_lit.data.split import TOO_LONG, split
 from vicuna_lit.data.tokenize import Example
+from vicuna_lit.formats import read
 
 ENCODER = encoder_for(tokenizer_named("quickstart"), "vicuna_v1")
 words = st.integers(0, 60).map(lambda n: " ".join(["word"] * n))
@@ -51,6 +56,81 @@ def test_a_whole_conversation_that_fits_is_one_piece_and_others_are_cut_greedily
     (cut,) = split([conversation], ENCODER, len(whole.input_ids) - 1)
     assert [p.exchanges for p in cut] == [3, 1]
     assert [p.result.id for p in cut] == ["x", "x_6"]
+
+
+def exchanges_of(turns: Iterable[Turn]) -> list[tuple[Turn, ...]]:
+    pairs = iter(turn for turn in turns if turn.role != "system")
+    return list(zip(pairs, pairs, strict=True))
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    contents=st.lists(words, min_size=2, max_size=20).map(lambda t: t[: len(t) // 2 * 2]),
+    system=st.none() | words,
+    context=st.integers(60, 400),
+    carried=st.integers(0, 4),
+    muted=st.sets(st.integers(0, 9)),
+)
+def test_carried_exchanges_are_context_and_nothing_is_supervised_twice(contents, system, context, carried, muted):
+    contents = [f"{i} {text}" for i, text in enumerate(contents)]
+    whole = Conversation.of(*contents, id="x", system=system)
+    turns = [
+        replace(t, supervised=(i - len(whole.turns) % 2) // 2 not in muted) if t.role == "assistant" else t
+        for i, t in enumerate(whole.turns)
+    ]
+    (parts,) = split([replace(whole, turns=tuple(turns))], ENCODER, context, carried)
+    placed, previous, supervised = [], [], []
+    for part in parts:
+        shown = exchanges_of(part.piece.turns)
+        old, new = shown[: len(shown) - part.exchanges], shown[len(shown) - part.exchanges :]
+        assert len(old) <= carried
+        before = previous[len(previous) - len(old) :]
+        assert old == [(q, replace(a, supervised=False)) for q, a in before]
+        assert (part.piece.turns[0] == Turn("system", system or "")) == (system is not None)
+        fit = len(previous) > len(old) < carried
+        if fit and isinstance(part.result, Example):
+            more = [t for e in (*previous[len(previous) - len(old) - 1 :], new[0]) for t in e]
+            longer = ENCODER.encode([Conversation("x", tuple(t for t in (*whole.turns[: len(turns) % 2], *more)))])[0]
+            assert isinstance(longer, Example)
+            assert len(longer.input_ids) > context
+        placed += new
+        previous = [] if isinstance(part.result, Rejection) else shown
+        if isinstance(part.result, Rejection):
+            assert part.result.reason in (TOO_LONG, "no supervised token")
+            assert part.exchanges == 1 or part.result.reason != TOO_LONG
+            continue
+        assert len(part.result.input_ids) <= context
+        assert part.result.input_ids.tolist() == ENCODER.encode([part.piece])[0].input_ids.tolist()  # pyright: ignore[reportAttributeAccessIssue]
+        supervised += [ENCODER.decode(part.result.input_ids[part.result.supervised])]
+        assert supervised[-1] == "".join(f" {a.content}</s>" for _, a in new if a.supervised)
+    assert placed == exchanges_of(turns)
+
+
+def test_a_long_conversation_carries_what_fits():
+    conversation = Conversation.of(*["word " * 20] * 20, id="x")
+    whole = ENCODER.encode([conversation])[0]
+    assert isinstance(whole, Example)
+    context = len(whole.input_ids) // 2
+    counts = {}
+    for carried in (0, 1, 3, 10**6):
+        (parts,) = split([conversation], ENCODER, context, carried)
+        assert sum(p.exchanges for p in parts) == 10
+        counts[carried] = [(len(exchanges_of(p.piece.turns)) - p.exchanges, p.exchanges) for p in parts]
+    assert counts[0][1:] != counts[1][1:]
+    assert all(carried == 1 for carried, _ in counts[1][1:])
+    assert all(carried == 3 for carried, _ in counts[3][1:])
+    assert all(new == 1 for _, new in counts[10**6][1:])
+
+
+def test_nothing_is_carried_over_a_gap():
+    two = ENCODER.encode([Conversation.of(*["word " * 20] * 4)])[0]
+    assert isinstance(two, Example)
+    conversation = Conversation.of("a", "b", "c", "word " * 500, *["word " * 20] * 6, id="x")
+    (parts,) = split([conversation], ENCODER, len(two.input_ids), carried=2)
+    assert [p.exchanges for p in parts] == [1, 1, 2, 1]
+    assert [isinstance(p.result, Rejection) for p in parts] == [False, True, False, False]
+    assert [len(exchanges_of(p.piece.turns)) for p in parts] == [1, 1, 2, 2]
+    assert [p.piece.id for p in parts] == ["x", "x_2", "x_4", "x_8"]
 
 
 def test_a_tool_call_is_never_cut_from_its_result():

@@ -10,7 +10,8 @@ import torch
 from tests.conftest import QUICKSTART, SHARED
 from vicuna_lit.compose import load
 from vicuna_lit.data.datamodule import ConversationData
-from vicuna_lit.train.model import build_model, make_encoder
+from vicuna_lit.tokenizer import make_encoder
+from vicuna_lit.train.model import build_model
 from vicuna_lit.train.module import lr_factor
 from vicuna_lit.train.run import fit
 

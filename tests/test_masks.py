@@ -1,6 +1,7 @@
 """Masks fail closed: what is supervised is exactly the replies with their stop, or the conversation is refused."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -152,6 +153,47 @@ def test_every_generation_prompt_is_a_prefix_of_what_was_trained_on(tokenizer, t
     for n, (first, _) in enumerate(spans(result.supervised)):
         prompt = encoder.prompt_ids(Conversation("x", conversation.turns[: 2 * n + 1]))
         assert prompt == result.input_ids[:first].tolist()
+
+
+def muted(conversation: Conversation, replies: list[bool]) -> Conversation:
+    """The conversation with the loss on some replies only."""
+    wanted = iter(replies)
+    turns = [replace(t, supervised=next(wanted)) if t.role == "assistant" else t for t in conversation.turns]
+    return replace(conversation, turns=tuple(turns))
+
+
+def check_muted(encoder: Encoder, conversation: Conversation, replies: list[bool]) -> None:
+    whole, some = encoder.encode([conversation, muted(conversation, replies)])
+    if isinstance(whole, Rejection):
+        return
+    found = spans(whole.supervised)
+    replies = replies[: len(found)]
+    if not any(replies):
+        assert isinstance(some, Rejection)
+        assert some.reason == "no supervised token"
+        return
+    assert isinstance(some, Example)
+    assert some.input_ids.tolist() == whole.input_ids.tolist()
+    assert spans(some.supervised) == [span for span, kept in zip(found, replies, strict=True) if kept]
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+@pytest.mark.parametrize("tokenizer", ["quickstart", "byte_level", "sentencepiece_like", "llama"])
+@settings(max_examples=25, deadline=None)
+@given(conversation=conversations, replies=st.lists(st.booleans(), min_size=3, max_size=3))
+def test_turns_out_of_the_loss_change_the_mask_and_nothing_else(tokenizer, template, conversation, replies):
+    check_muted(encoder_of(tokenizer, template), conversation, replies)
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+@pytest.mark.parametrize("replies", [[True, False, True], [False, True, False], [False, False, False]])
+def test_turns_out_of_the_loss_with_the_tokenizers_own_template(template, replies):
+    ours = encoder_for(tokenizer_named("quickstart"), template)
+    ours.tokenizer.chat_template = ours.template.jinja()
+    own = Encoder(ours.tokenizer, TokenizerTemplate(ours.tokenizer, stop_strings=[ours.template.stop]))
+    conversation = Conversation.of("Who are you?", "I am.", "Who?", "", "And\n\nwhy?", " so ", id="x")
+    assert isinstance(own.encode([conversation])[0], Example)
+    check_muted(own, conversation, replies)
 
 
 def test_a_tokenizer_that_drops_white_space_is_refused_not_misread():

@@ -15,13 +15,16 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from tests.conftest import QUICKSTART
 from vicuna_lit.chat.engine import Chat
 from vicuna_lit.compose import load
-from vicuna_lit.conversation import Conversation, read
+from vicuna_lit.conversation import Conversation, DataError
 from vicuna_lit.data.batch import collate
 from vicuna_lit.data.build import build
 from vicuna_lit.data.tokenize import Example
+from vicuna_lit.formats import read
+from vicuna_lit.prepare.run import prepare
+from vicuna_lit.tokenizer import ModelError, make_encoder
 from vicuna_lit.train.__main__ import _run
 from vicuna_lit.train.folder import already_done
-from vicuna_lit.train.model import ModelError, SupervisedLM, build_model, make_encoder
+from vicuna_lit.train.model import SupervisedLM, build_model
 from vicuna_lit.train.run import fit
 
 QUICK = ("trainer.max_steps=4", "data.max_heldout=4", "sample.max_new_tokens=4", "heldout.every_steps=2")
@@ -122,6 +125,29 @@ def test_the_wandb_record(run):
         "data_statistics.train.records_kept",
     ):
         assert key in text, key
+
+
+def test_what_prepare_wrote_is_read_directly_and_logged(tmp_path):
+    data, folder = tmp_path / "data", tmp_path / "run"
+    whole = load("prepare", f"raw={QUICKSTART / 'conversations.jsonl'}", f"run.dir={data}", "heldout_fraction=0.1")
+    manifest = prepare(whole).manifest
+    result = fit(load("train", *QUICK, f"data={data}", f"run.dir={folder}", "data.max_heldout=null"))
+    assert result.data["train"]["records_in"] == manifest["sets"]["train"]["conversations"]
+    assert result.data["heldout"]["records_in"] == manifest["sets"]["heldout"]["conversations"] > 0
+    shown = subprocess.run(
+        [sys.executable, "-m", "wandb", "leet", "inspect", "--json", next((folder / "wandb").glob("offline-run-*"))],
+        capture_output=True,
+        text=True,
+    ).stdout
+    artifact = next(json.loads(line)["artifact"] for line in shown.splitlines() if '"type":"artifact"' in line)
+    assert (artifact["type"], artifact["name"]) == ("dataset", "data-data")
+    assert {c["path"] for c in artifact["manifest"]["contents"]} == {"manifest.json", "card.html"}
+    assert json.loads(artifact["metadata"])["records_kept"] == manifest["records_kept"]
+    assert manifest["outputs"]["train.jsonl"]["sha256"] in shown
+    (data / "manifest.json").unlink()
+    (data / "work").mkdir()
+    with pytest.raises(DataError, match="has not finished here"):
+        fit(load("train", f"data={data}", f"run.dir={tmp_path / 'other'}"))
 
 
 def test_the_same_command_again_finds_its_result(run):

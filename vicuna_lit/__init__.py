@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vicuna_lit.chat.engine import Chat
     from vicuna_lit.compose import ConfigError, load
-    from vicuna_lit.conversation import Conversation, Rejection, Turn, read, write_jsonl
+    from vicuna_lit.conversation import Conversation, Rejection, Turn, write_jsonl
     from vicuna_lit.data.build import build
     from vicuna_lit.data.schedule import schedule
     from vicuna_lit.data.show import show_mask
     from vicuna_lit.data.tokenize import Encoder
+    from vicuna_lit.formats import read
+    from vicuna_lit.tokenizer import make_encoder
     from vicuna_lit.train.folder import Result
-    from vicuna_lit.train.model import make_encoder
     from vicuna_lit.train.run import fit
 
 _HOMES = {
@@ -34,8 +35,8 @@ _HOMES = {
     "Turn": "conversation",
     "build": "data.build",
     "load": "compose",
-    "make_encoder": "train.model",
-    "read": "conversation",
+    "make_encoder": "tokenizer",
+    "read": "formats",
     "schedule": "data.schedule",
     "show_mask": "data.show",
     "fit": "train.run",

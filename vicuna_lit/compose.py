@@ -13,7 +13,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
-from vicuna_lit.config import CONF_DIR, JOBS
+from vicuna_lit.config import CONF_DIR, Config, TrainConfig
+from vicuna_lit.prepare.config import PrepareConfig
+
+JOBS: dict[str, type[Config]] = {"prepare": PrepareConfig, "train": TrainConfig}
+"""Root configs by the name of their job."""
 
 
 class ConfigError(ValueError):

@@ -84,6 +84,9 @@ class TokenizerTemplateConfig(Config):
     kind: Literal["tokenizer"]
 
 
+TemplateConfig = Annotated[TextTemplateConfig | TokenizerTemplateConfig, Field(discriminator="kind")]
+
+
 class ScratchModelConfig(Config):
     """A LLaMA with random weights."""
 
@@ -118,7 +121,7 @@ class DataConfig(Config):
     """Conversations: ShareGPT, OpenAI messages or Alpaca; JSON, JSONL or gzip; a file or a folder."""
 
     path: str
-    """File or folder; `package://name/file` looks inside an installed package."""
+    """File or folder (also one that `vicuna-prepare` wrote); `package://name/file` looks inside a package."""
     heldout_path: str | None
     """Conversations to judge by. null: a fraction of `path` is held out."""
     heldout_fraction: Fraction
@@ -159,16 +162,14 @@ class TrainerConfig(Config):
     max_steps: PositiveInt | None
     """Overrides epochs."""
     devices: Literal[1]
-    """More than one device comes with the strategies; today: single."""
     accelerator: Literal["auto", "cpu", "gpu"]
     """auto takes a GPU where there is one."""
 
 
 class HeldoutConfig(Config):
-    """The held-out loss is taken before the first step, after the last, and between."""
+    """When the held-out loss is taken, besides before the first step and after the last."""
 
     every_steps: PositiveInt | None
-    """null: only before and after."""
 
 
 class SampleConfig(Config):
@@ -216,7 +217,7 @@ class TrainConfig(Config):
     """Print what would run (steps, tokens, layout) and stop."""
     model: Annotated[ScratchModelConfig | PretrainedModelConfig, Field(discriminator="kind")]
     data: DataConfig
-    template: Annotated[TextTemplateConfig | TokenizerTemplateConfig, Field(discriminator="kind")]
+    template: TemplateConfig
     strategy: SingleConfig
     optimizer: OptimizerConfig
     trainer: TrainerConfig
@@ -243,6 +244,7 @@ class TrainConfig(Config):
                 raise ValueError("dry_run without model.path needs model.tokenizer=<folder> and model.architecture")
         return model
 
-
-JOBS: dict[str, type[Config]] = {"train": TrainConfig}
-"""Root configs by the name of their job."""
+    @property
+    def tokenizer_path(self) -> str:
+        """Where the tokenizer lies: beside the weights unless named."""
+        return self.model.tokenizer or self.model.path or ""

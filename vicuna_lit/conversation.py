@@ -1,37 +1,19 @@
-"""Conversations: the one type that flows from raw data to training, with its readers and writer.
+"""Conversations: the one type that flows from raw data to training, with its checks and its writer.
 
-Readers stream: memory stays flat however large the file. A record that cannot be used becomes a
-`Rejection` that says why; nothing is dropped silently.
+What cannot be used becomes a `Rejection` that says why; nothing is dropped silently.
 """
 
-import gzip
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple
 
-import ijson
 import orjson
 
 Role = Literal["system", "user", "assistant", "tool"]
 
-ROLES: dict[str, Role] = {
-    "system": "system",
-    "human": "user",
-    "user": "user",
-    "prompter": "user",
-    "gpt": "assistant",
-    "assistant": "assistant",
-    "chatgpt": "assistant",
-    "bing": "assistant",
-    "bard": "assistant",
-    "function_call": "assistant",
-    "tool": "tool",
-    "function": "tool",
-    "observation": "tool",
-}
 SHAREGPT_ROLES: dict[Role, str] = {"system": "system", "user": "human", "assistant": "gpt", "tool": "tool"}
 ALPACA_INPUT = "\n\n### Input:\n"
 """What stands between an Alpaca record's instruction and its input (Stanford Alpaca, `train.py`)."""
@@ -47,6 +29,8 @@ class Turn:
 
     role: Role
     content: str
+    supervised: bool = True
+    """Whether the loss is taken on it, if it is an assistant's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,75 +60,6 @@ class Rejection(NamedTuple):
     detail: str = ""
 
 
-def parse(record: Any, default_id: str) -> Conversation | Rejection:
-    """Reads one record of ShareGPT, OpenAI `messages` or Alpaca form, told apart by its keys.
-
-    A record's `system` and `tools` texts become its system turn.
-    """
-    if not isinstance(record, dict):
-        return Rejection(default_id, "not an object", f"the record is a {type(record).__name__}")
-    id = str(record.get("id") or default_id)
-    try:
-        if "conversations" in record:
-            turns = _parse_turns(record["conversations"], "from", "value")
-        elif "messages" in record:
-            turns = _parse_turns(record["messages"], "role", "content")
-        elif "instruction" in record and "output" in record:
-            turns = _parse_alpaca(record)
-        else:
-            keys = ", ".join(sorted(map(str, record))[:8])
-            raise _Bad("unknown record format", f"keys {keys}; expected conversations, messages or instruction")
-        system = "\n\n".join(_text(record[key], key) for key in ("system", "tools") if record.get(key))
-    except _Bad as bad:
-        return Rejection(id, bad.reason, bad.detail)
-    if system and turns and turns[0].role != "system":
-        turns.insert(0, Turn("system", system))
-    return Conversation(id, tuple(turns))
-
-
-class _Bad(Exception):
-    def __init__(self, reason: str, detail: str):
-        self.reason, self.detail = reason, detail
-
-
-def _parse_turns(messages: Any, role_key: str, text_key: str) -> list[Turn]:
-    if not isinstance(messages, list):
-        raise _Bad("wrong type", f"the turns are a {type(messages).__name__}, not a list")
-    turns: list[Turn] = []
-    for i, message in enumerate(messages):
-        if not isinstance(message, dict):
-            raise _Bad("wrong type", f"turn {i} is a {type(message).__name__}, not an object")
-        role = message.get(role_key)
-        if not isinstance(role, str) or role not in ROLES:
-            raise _Bad("unknown role", f"turn {i} has {role_key} {role!r:.40}")
-        content = message.get(text_key)
-        if content is None and message.get("tool_calls"):
-            content = orjson.dumps(message["tool_calls"]).decode()
-        elif isinstance(content, list) and all(isinstance(p, dict) and p.get("type") == "text" for p in content):
-            content = "".join(_text(part.get("text"), f"turn {i}: text") for part in content)
-        turns.append(Turn(ROLES[role], _text(content, f"turn {i}: {text_key}")))
-    return turns
-
-
-def _parse_alpaca(record: dict[str, Any]) -> list[Turn]:
-    instruction, output = _text(record["instruction"], "instruction"), _text(record["output"], "output")
-    if record.get("input"):
-        instruction += ALPACA_INPUT + _text(record["input"], "input")
-    return [Turn("user", instruction), Turn("assistant", output)]
-
-
-def _text(value: Any, where: str) -> str:
-    if not isinstance(value, str):
-        raise _Bad("wrong type", f"{where} is a {type(value).__name__}, not text")
-    if "\0" in value:
-        raise _Bad("NUL byte", f"{where} holds a NUL byte")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise _Bad("invalid Unicode", f"{where} holds half a surrogate pair") from None
-    return value
-
-
 def trim(conversation: Conversation) -> tuple[Conversation | Rejection, int]:
     """Checks the order of the turns: an optional system turn, then user (or tool) and assistant in turn.
 
@@ -169,66 +84,22 @@ def trim(conversation: Conversation) -> tuple[Conversation | Rejection, int]:
     return replace(conversation, turns=(*system, *turns)), cut
 
 
-def read(path: str | Path) -> Iterator[Conversation | Rejection]:
-    """Reads a file, or all `.json`, `.jsonl` and `.gz` files of a folder, in the order of their names.
+def to_record(conversation: Conversation) -> dict[str, Any]:
+    """A ShareGPT record: `{"id", "conversations": [{"from", "value"}]}`.
 
-    A file cut off mid-record yields every whole record and one `Rejection`.
-
-    Raises:
-        DataError: the path does not exist or a folder holds no such file.
+    A turn out of the loss gets `"weight": 0`, as in OpenAI's fine-tuning form.
     """
-    path = Path(path)
-    if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.suffix in (".json", ".jsonl", ".gz"))
-        if not files:
-            raise DataError(f"{path}: the folder holds no .json, .jsonl or .gz file")
-    elif path.exists():
-        files = [path]
-    else:
-        raise DataError(f"{path}: no such file or folder")
-    for file in files:
-        with gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb") as stream:
-            for i, record in enumerate(_records(cast("BinaryIO", stream), file.name)):
-                yield record if isinstance(record, Rejection) else parse(record, f"{file.name}:{i}")
-
-
-def _records(stream: BinaryIO, name: str) -> Iterator[Any]:
-    head = stream.read(64)
-    stream.seek(0)
-    if head.startswith(b"\xef\xbb\xbf"):
-        stream.seek(3)
-    if head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
-        yield from _array_records(stream, name)
-        return
-    line_number = 0
-    try:
-        for line_number, line in enumerate(stream, 1):
-            if line.strip():
-                try:
-                    yield orjson.loads(line)
-                except orjson.JSONDecodeError as error:
-                    yield Rejection(f"{name}:{line_number}", "broken JSON", f"line {line_number}: {error}")
-    except (EOFError, OSError) as error:
-        yield Rejection(f"{name}:{line_number + 1}", "file cut off", f"after line {line_number}: {error}")
-
-
-def _array_records(stream: BinaryIO, name: str) -> Iterator[Any]:
-    count = 0
-    try:
-        for record in ijson.items(stream, "item", use_float=True):
-            yield record
-            count += 1
-    except (ijson.JSONError, EOFError, OSError, UnicodeDecodeError) as error:
-        message = str(error).split("\n")[0]
-        yield Rejection(f"{name}:{count}", "file cut off", f"after {count} whole records: {message}")
+    turns = [
+        {"from": SHAREGPT_ROLES[t.role], "value": t.content} | ({} if t.supervised else {"weight": 0})
+        for t in conversation.turns
+    ]
+    return {"id": conversation.id, "conversations": turns}
 
 
 def write_jsonl(conversations: Iterable[Conversation], path: str | Path) -> None:
-    """Writes ShareGPT records, one a line: `{"id", "conversations": [{"from", "value"}]}`."""
+    """Writes records as `to_record` makes them, one a line."""
     with Path(path).open("wb") as stream:
-        for c in conversations:
-            turns = [{"from": SHAREGPT_ROLES[t.role], "value": t.content} for t in c.turns]
-            stream.write(orjson.dumps({"id": c.id, "conversations": turns}) + b"\n")
+        stream.writelines(orjson.dumps(to_record(c)) + b"\n" for c in conversations)
 
 
 def is_heldout(id: str, fraction: float) -> bool:

@@ -2,7 +2,7 @@
 
 A template never looks at token ids. It says which text is literal (written by a person or a model:
 special-token text in it stays plain text) and which is supervised (the loss is taken on it). What
-opens an assistant's turn is never supervised; the reply and the stop string behind it always are.
+opens an assistant's turn is never supervised; the reply and the stop string behind it are, unless the turn says no.
 """
 
 import re
@@ -120,7 +120,7 @@ class TextTemplate:
                     segments += self._pieces(c.tool, turn.content)
                 case "assistant":
                     segments.append(Segment(self._fill(c.assistant)))
-                    segments += self._pieces(c.reply, turn.content, supervised=True)
+                    segments += self._pieces(c.reply, turn.content, turn.supervised)
                     segments.append(Segment(self._fill(c.end)))
                 case _:
                     raise TemplateError(f"template {self.name} has no {turn.role} turn")

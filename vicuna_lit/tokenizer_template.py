@@ -60,8 +60,8 @@ class TokenizerTemplate:
         first, *rest = self._split(turns)
         segments, text = [Segment(first)], first
         for i, (turn, after) in enumerate(zip(turns, rest, strict=True)):
-            reply, stop = turn.role == "assistant", 0
-            if reply:
+            stop, supervised = 0, turn.role == "assistant" and turn.supervised
+            if turn.role == "assistant":
                 opening = "".join(s.text for s in self.prompt(Conversation("", tuple(turns[:i]))))
                 lead, frame = len(text) - len(opening), segments.pop().text
                 found = self._stop.match(after)
@@ -70,10 +70,10 @@ class TokenizerTemplate:
                 if not found:
                     raise TemplateError("the tokenizer's chat template puts no stop token behind a reply")
                 cut, stop = len(frame) - lead, found.end()
-                segments += [Segment(frame[:cut]), Segment(frame[cut:], supervised=True)]
+                segments += [Segment(frame[:cut]), Segment(frame[cut:], supervised)]
             segments += [
-                Segment(turn.content, reply, literal=True),
-                Segment(after[:stop], reply),
+                Segment(turn.content, supervised, literal=True),
+                Segment(after[:stop], supervised),
                 Segment(after[stop:]),
             ]
             text += turn.content + after

@@ -7,12 +7,12 @@ from itertools import islice
 
 import numpy as np
 
-from vicuna_lit.conversation import Conversation, DataError, Rejection, Turn, trim
+from vicuna_lit.conversation import Conversation, DataError, Rejection, trim
+from vicuna_lit.data.split import split
 from vicuna_lit.data.tokenize import Encoder, Example
 
 CHUNK = 512
 """Records tokenised together: enough to keep all cores busy, little enough to stay small."""
-TOO_LONG = "longer than the context"
 
 
 @dataclass(frozen=True)
@@ -147,103 +147,3 @@ def _build_chunk(
             else:
                 account.exchanges_kept += part.exchanges
                 yield part.result
-
-
-@dataclass(frozen=True)
-class Part:
-    """A piece of a conversation: its example or why there is none, and how many exchanges it holds."""
-
-    result: Example | Rejection
-    exchanges: int
-
-
-@dataclass
-class _Remainder:
-    """What is still to be placed of one conversation."""
-
-    id: str
-    system: tuple[Turn, ...]
-    exchanges: list[tuple[Turn, ...]]
-    tokens: list[int]
-    """Estimated tokens of each exchange: at first a lower bound, then as measured."""
-    parts: list[Part] = field(default_factory=list)
-    take: int = 0
-    """Exchanges in the piece to try next."""
-    start: int = 0
-
-    def piece(self) -> Conversation:
-        turns = tuple(turn for exchange in self.exchanges[: self.take] for turn in exchange)
-        return Conversation(f"{self.id}_{self.start}" if self.start else self.id, (*self.system, *turns))
-
-    def place(self, result: Example | Rejection) -> None:
-        self.parts.append(Part(result, self.take))
-        self.start += sum(len(exchange) for exchange in self.exchanges[: self.take])
-        del self.exchanges[: self.take], self.tokens[: self.take]
-
-    def next(self, context_length: int) -> None:
-        """Chooses the piece to try next; rejects exchanges that cannot fit whatever their tokens."""
-        while self.tokens and self.tokens[0] > context_length:
-            self.take = 1
-            self.place(Rejection(self.id, TOO_LONG, f"one exchange has over {context_length} tokens"))
-        self.take = self.fitting(context_length)
-
-    def fitting(self, context_length: int) -> int:
-        """How many of the next exchanges fit, by the estimates."""
-        return int(np.searchsorted(np.cumsum(self.tokens), context_length, side="right"))
-
-
-def split(conversations: Iterable[Conversation], encoder: Encoder, context_length: int) -> list[list[Part]]:
-    """Cuts conversations into pieces of at most `context_length` tokens, greedily, on turn boundaries.
-
-    A piece begins with a user's turn and carries the system prompt, so every assistant turn is
-    supervised exactly once. Lengths are those of the piece as tokenised, not estimates.
-    """
-    everything = [_remainder(c, encoder.longest_piece) for c in conversations]
-    pending = everything
-    while True:
-        for remainder in pending:
-            remainder.next(context_length)
-        pending = [r for r in pending if r.exchanges]
-        if not pending:
-            return [r.parts for r in everything]
-        trials = pending
-        while trials:
-            results = zip(trials, encoder.encode([r.piece() for r in trials]), strict=True)
-            trials = [r for r, result in results if not _settle(r, result, context_length)]
-
-
-def _settle(remainder: _Remainder, result: Example | Rejection, context_length: int) -> bool:
-    """Places a piece that fits or never will; otherwise makes it smaller, for another trial."""
-    if isinstance(result, Rejection) or len(result.input_ids) <= context_length:
-        remainder.place(result)
-        return True
-    if remainder.take == 1:
-        detail = f"one exchange has {len(result.input_ids)} tokens, the context {context_length}"
-        remainder.place(Rejection(remainder.id, TOO_LONG, detail))
-        return True
-    smaller = remainder.take - 1
-    remainder.tokens[: remainder.take] = _exchange_tokens(remainder, result)
-    remainder.take = max(1, min(smaller, remainder.fitting(context_length)))
-    return False
-
-
-def _remainder(c: Conversation, longest_piece: int) -> _Remainder:
-    system = c.turns[:1] if c.turns and c.turns[0].role == "system" else ()
-    exchanges: list[tuple[Turn, ...]] = []
-    for turn in c.turns[len(system) :]:
-        if turn.role == "user" or not exchanges:
-            exchanges.append((turn,))
-        else:
-            exchanges[-1] += (turn,)
-    # No token is longer than the longest piece: a 10 MB turn is refused without seconds of tokenising.
-    bounds = [max(len(t.content) for t in exchange) // longest_piece for exchange in exchanges]
-    return _Remainder(c.id, system, exchanges, bounds)
-
-
-def _exchange_tokens(remainder: _Remainder, whole: Example) -> list[int]:
-    """Tokens of each exchange, read off where the supervised spans end."""
-    ends = np.flatnonzero(np.diff(whole.supervised.astype(np.int8)) == -1) + 1
-    ends = [*ends.tolist(), len(whole.input_ids)] if whole.supervised[-1] else ends.tolist()
-    taken = remainder.exchanges[: remainder.take]
-    replies = np.cumsum([sum(t.role == "assistant" for t in exchange) for exchange in taken])
-    return np.diff([0, *(ends[r - 1] for r in replies)]).tolist()

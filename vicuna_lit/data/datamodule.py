@@ -1,17 +1,19 @@
 """The LightningDataModule: files in, the rows of a plan out."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import lightning as L
 from torch.utils.data import DataLoader
 
 from vicuna_lit.config import TrainConfig
-from vicuna_lit.conversation import Conversation, Rejection, is_heldout, read
+from vicuna_lit.conversation import Conversation, DataError, Rejection, is_heldout
 from vicuna_lit.data.batch import Batch, PlannedRows
 from vicuna_lit.data.build import Account, Examples, build
 from vicuna_lit.data.schedule import Plan, schedule
 from vicuna_lit.data.tokenize import Encoder
+from vicuna_lit.formats import read
 from vicuna_lit.paths import locate
 
 
@@ -28,6 +30,8 @@ class ConversationData(L.LightningDataModule):
     def __init__(self, config: TrainConfig, encoder: Encoder):
         super().__init__()
         self.config, self.encoder = config, encoder
+        self.prepared = _prepared(config.data.path)
+        """The folder, where `data.path` is one that `vicuna-prepare` wrote."""
         self._ready = False
 
     def setup(self, stage: str = "fit") -> None:
@@ -74,14 +78,20 @@ class ConversationData(L.LightningDataModule):
     def _build(self, heldout: bool) -> tuple[Examples, Account]:
         data = self.config.data
         most = data.max_heldout if heldout else data.max_conversations
-        if data.heldout_path is not None:
-            records = read(locate(data.heldout_path if heldout else data.path))
-        else:
-            records = self._side(heldout)
+        records = self._side(heldout)
+        if data.heldout_path is not None or self.prepared is not None:
+            path, heldout_path = self._paths()
+            records = read(heldout_path if heldout else path)
         examples, account = build(records, self.encoder, self.config.context_length, most)
         if not len(examples) and not heldout:
             raise account.nothing_left(data.path)
         return examples, account
+
+    def _paths(self) -> tuple[Path, Path]:
+        """Training and held-out conversations, where they are files of their own."""
+        folder, named = self.prepared, self.config.data.heldout_path
+        path = folder / "train.jsonl" if folder else locate(self.config.data.path)
+        return path, locate(named) if named is not None else path.with_name("heldout.jsonl")
 
     def _side(self, heldout: bool) -> Iterator[Conversation | Rejection]:
         """The records on one side of the split; broken ones count with the training set."""
@@ -98,3 +108,12 @@ class ConversationData(L.LightningDataModule):
     def val_dataloader(self) -> DataLoader[Batch]:
         """The held-out rows."""
         return DataLoader(PlannedRows(self.heldout, self.heldout_plan), batch_size=None, shuffle=False)
+
+
+def _prepared(path: str) -> Path | None:
+    folder = locate(path)
+    if not folder.is_dir() or not ((folder / "work").is_dir() or (folder / "manifest.json").exists()):
+        return None
+    if not (folder / "manifest.json").exists():
+        raise DataError(f"{folder}: vicuna-prepare has not finished here; give its command again, it goes on")
+    return folder

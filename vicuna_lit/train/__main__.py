@@ -12,10 +12,10 @@ def main() -> None:
 
 def _run(config: Any) -> int:
     from vicuna_lit.conversation import DataError
+    from vicuna_lit.folder import RunError
     from vicuna_lit.paths import MissingPath
     from vicuna_lit.template import TemplateError
-    from vicuna_lit.train.folder import RunError
-    from vicuna_lit.train.model import ModelError
+    from vicuna_lit.tokenizer import ModelError
     from vicuna_lit.train.run import fit
 
     try:

@@ -1,6 +1,8 @@
 """Everything a run writes down: `metrics.csv`, W&B, and the progress bar."""
 
 import csv
+import json
+import re
 import resource
 import subprocess
 import sys
@@ -49,6 +51,8 @@ def start_wandb(config: TrainConfig, data: ConversationData, folder: Path) -> An
     )
     run.define_metric("trainer/global_step")
     run.define_metric("*", step_metric="trainer/global_step")
+    if data.prepared is not None:
+        _log_prepared(run, data.prepared)
     masks = wandb.Table(columns=["id", "tokens", "supervised", "mask"])
     for example in (data.train[i] for i in range(min(8, len(data.train)))):
         view = show_mask(example, data.encoder)
@@ -57,6 +61,19 @@ def start_wandb(config: TrainConfig, data: ConversationData, folder: Path) -> An
         )
     run.log({"data/masks": masks})
     return run
+
+
+def _log_prepared(run: Any, folder: Path) -> None:
+    """The manifest and the card of the data as an artifact: the run's input (offline it can only be logged)."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    counts = {key: manifest[key] for key in ("records_in", "records_kept", "records_rejected", "rejected_by_reason")}
+    hashes = {name: output["sha256"] for name, output in manifest["outputs"].items()}
+    name = re.sub(r"[^\w.-]", "_", f"data-{folder.resolve().name}")
+    artifact = wandb.Artifact(name, "dataset", metadata=counts | {"sha256": hashes})
+    for file in ("manifest.json", "card.html"):
+        artifact.add_file(str(folder / file))
+    (run.log_artifact if run.settings.mode == "offline" else run.use_artifact)(artifact)
+    run.config.update({"data_sha256": hashes})
 
 
 def log_replies(run: Any, before: Sequence[Any], after: Sequence[Any]) -> None:

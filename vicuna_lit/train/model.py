@@ -1,4 +1,4 @@
-"""Tokenizer, template and model from a config; and the Hugging Face folder that comes out."""
+"""The model of a config; and the Hugging Face folder that comes out."""
 
 import math
 import shutil
@@ -9,59 +9,15 @@ import torch
 from jaxtyping import Float
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LlamaConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, LlamaConfig, PreTrainedModel
 
 import vicuna_lit.train.attention  # noqa: F401  registers our attention
-from vicuna_lit.config import PretrainedModelConfig, ScratchModelConfig, TrainConfig
+from vicuna_lit.config import TrainConfig
 from vicuna_lit.data.batch import Batch
 from vicuna_lit.data.tokenize import Encoder
 from vicuna_lit.paths import locate
-from vicuna_lit.template import Template, TextTemplate
-from vicuna_lit.tokenizer_template import TokenizerTemplate
+from vicuna_lit.tokenizer import ModelError, source
 from vicuna_lit.train.loss import loss_sum, token_losses
-
-ModelConfig = ScratchModelConfig | PretrainedModelConfig
-
-
-class ModelError(ValueError):
-    """The model or tokenizer cannot be used as asked; the message says what to do."""
-
-
-def _source(path: Path) -> dict[str, Any]:
-    if path.suffix == ".gguf":
-        return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name, "local_files_only": True}
-    return {"pretrained_model_name_or_path": str(path), "local_files_only": True}
-
-
-def load_tokenizer(model: ModelConfig) -> Any:
-    """The model's tokenizer.
-
-    Raises:
-        ModelError: there is none, or it has no EOS token.
-    """
-    path = locate(model.tokenizer or model.path or "")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(**_source(path))
-    except Exception as error:  # transformers raises many kinds
-        raise ModelError(f"{path}: no tokenizer could be loaded: {str(error).splitlines()[0][:200]}") from error
-    if tokenizer.eos_token_id is None:
-        raise ModelError(f"{path}: the tokenizer has no EOS token, so no reply could end; set eos_token in its files")
-    tokenizer.model_max_length = int(1e30)
-    return tokenizer
-
-
-def make_encoder(config: TrainConfig) -> Encoder:
-    """The tokenizer of a config bound to its template."""
-    tokenizer = load_tokenizer(config.model)
-    template: Template
-    if config.template.kind == "tokenizer":
-        template = TokenizerTemplate(tokenizer, config.system_prompt)
-    else:
-        prompt = config.system_prompt
-        ours = {"default_system": prompt, "default_system_with_input": None}
-        text = config.template if prompt is None else config.template.model_copy(update=ours)
-        template = TextTemplate(text, tokenizer.bos_token or "", tokenizer.eos_token)
-    return Encoder(tokenizer, template)
 
 
 def model_config(config: TrainConfig, encoder: Encoder) -> Any:
@@ -72,7 +28,7 @@ def model_config(config: TrainConfig, encoder: Encoder) -> Any:
     """
     model, tokenizer = config.model, encoder.tokenizer
     if model.path is not None:
-        hf: Any = AutoConfig.from_pretrained(**_source(locate(model.path)))
+        hf: Any = AutoConfig.from_pretrained(**source(locate(model.path)))
     else:
         fields = {"vocab_size": len(tokenizer), "bos_token_id": tokenizer.bos_token_id, **(model.architecture or {})}
         try:
@@ -104,9 +60,9 @@ def build_model(config: TrainConfig, encoder: Encoder, device: str = "cpu") -> P
         with torch.device(device):
             model = AutoModelForCausalLM.from_config(hf, dtype=torch.float32)
     else:
-        source = _source(locate(config.model.path))
-        model = AutoModelForCausalLM.from_pretrained(**source, config=hf, dtype=torch.float32)
-        if "gguf_file" in source:  # its weights are plain numbers now, but it still calls itself quantised
+        files = source(locate(config.model.path))
+        model = AutoModelForCausalLM.from_pretrained(**files, config=hf, dtype=torch.float32)
+        if "gguf_file" in files:  # its weights are plain numbers now, but it still calls itself quantised
             delattr(model.config, "quantization_config")
             plain = AutoModelForCausalLM.from_config(model.config, dtype=torch.float32)
             plain.load_state_dict(model.state_dict())

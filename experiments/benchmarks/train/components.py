@@ -17,11 +17,12 @@ from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 from transformers import AutoTokenizer
 from worker import CONTEXT, DATA, TOKENIZER, config
 
-from vicuna_lit.conversation import Conversation, read, trim
+from vicuna_lit.conversation import Conversation, trim
 from vicuna_lit.data.datamodule import ConversationData
+from vicuna_lit.formats import read
+from vicuna_lit.tokenizer import make_encoder
 from vicuna_lit.train.attention import sdpa_per_conversation
 from vicuna_lit.train.loss import loss_sum
-from vicuna_lit.train.model import make_encoder
 
 ROUNDS = 7
 

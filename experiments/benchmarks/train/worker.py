@@ -46,7 +46,7 @@ def config(*overrides: str) -> Any:
 def conversations() -> list[Any]:
     """The run's conversations in the order that ours trains on them, each short enough to be one piece."""
     from vicuna_lit.data.datamodule import ConversationData
-    from vicuna_lit.train.model import make_encoder
+    from vicuna_lit.tokenizer import make_encoder
 
     c = config(f"data.max_conversations={PER_STEP * STEPS}")
     data = ConversationData(c, make_encoder(c))

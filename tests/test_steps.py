@@ -1,0 +1,289 @@
+"""The steps of `prepare`, each a pure function: what it keeps, cuts and drops, and that it says so."""
+
+from collections import Counter
+from functools import cache
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vicuna_lit import load
+from vicuna_lit.conversation import Conversation, DataError, Rejection, Turn
+from vicuna_lit.prepare.decontaminate import decontaminate, read_questions
+from vicuna_lit.prepare.duplicates import find_duplicates, signatures
+from vicuna_lit.prepare.filters import alternate, filter_turns, moderate
+from vicuna_lit.prepare.language import detect
+from vicuna_lit.prepare.personal_data import scrub
+from vicuna_lit.prepare.shards import dumps, to_json
+
+ROLE = {"s": "system", "u": "user", "a": "assistant", "t": "tool"}
+ANSWER = "A perfectly good answer of some length."
+
+
+@cache
+def config(*overrides: str):
+    return load("prepare", "raw=x", *overrides)
+
+
+def turns(roles: str) -> Conversation:
+    return Conversation("x", tuple(Turn(ROLE[r], f"{r}{i}") for i, r in enumerate(roles)))  # pyright: ignore[reportArgumentType]
+
+
+def text(result) -> str:
+    assert isinstance(result, Conversation), result
+    return " ".join(t.content for t in result.turns)
+
+
+@pytest.mark.parametrize(
+    ("roles", "trim", "merge"),
+    [
+        ("ua", "u0 a1", "u0 a1"),
+        ("sua", "s0 u1 a2", "s0 u1 a2"),
+        ("auau", "u1 a2", "u1 a2"),
+        ("uaaua", "u0 a1", "u0 a1\n\na2 u3 a4"),
+        ("uauu", "u0 a1", "u0 a1"),
+        ("uata", "u0 a1 t2 a3", "u0 a1 t2 a3"),
+        ("uasua", "u0 a1", None),
+        ("uuaua", None, "u0\n\nu1 a2 u3 a4"),
+        ("u", None, None),
+        ("", None, None),
+    ],
+)
+def test_roles_by_each_rule(roles: str, trim: str | None, merge: str | None):
+    c = turns(roles)
+    for rule, expected in (("trim", trim), ("merge", merge)):
+        tally: Counter[str] = Counter()
+        result = alternate(c, config(f"roles.disorder={rule}").roles, tally)
+        if expected is None:
+            assert isinstance(result, Rejection)
+            assert result.detail
+        else:
+            assert text(result) == expected
+            assert sum(tally.values()) == len(c.turns) - len(result.turns)  # pyright: ignore[reportAttributeAccessIssue]
+    strict = alternate(c, config("roles.disorder=reject").roles, Counter())
+    assert isinstance(strict, Rejection) == (roles not in ("ua", "sua", "auau", "uauu", "uata"))
+
+
+@given(st.text("suat", max_size=12), st.sampled_from(["trim", "merge", "reject"]))
+@settings(max_examples=300, deadline=None)
+def test_whatever_the_roles_the_result_alternates(roles: str, rule: str):
+    result = alternate(turns(roles), config(f"roles.disorder={rule}").roles, Counter())
+    if isinstance(result, Conversation):
+        spoken = [t.role for t in result.turns if t.role != "system"]
+        assert [r == "assistant" for r in spoken] == [False, True] * (len(spoken) // 2)
+        assert spoken
+        assert [i for i, t in enumerate(result.turns) if t.role == "system"] in ([], [0])
+
+
+def four(bad: str, at: int) -> Conversation:
+    contents = ["What is the first thing?", ANSWER, "And the second thing?", ANSWER]
+    contents[at] = bad
+    return Conversation.of(*contents, id="x")
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (" \n\u200b\ufeff ", "empty turn"),
+        ("!Too many requests in 1 hour. Try again later.", "error text"),
+        ("I was made by OpenAI, you know.", "assistant name"),
+        ("As an AI language model, I cannot do that.", "refusal"),
+        ("I’m sorry, but I can’t help.", "refusal"),
+        ("the same line again\n" * 100, "repetition"),
+    ],
+)
+def test_an_offence_costs_the_turn_or_the_conversation(bad: str, reason: str):
+    key = {"empty turn": "empty", "repetition": "repetition.scope"}.get(
+        reason, f"texts.{reason.replace(' ', '_')}.scope"
+    )
+    tally: Counter[str] = Counter()
+    assert text(filter_turns(four(bad, 3), config().filters, tally)) == f"What is the first thing? {ANSWER}"
+    assert tally == {f"turns cut: {reason}": 2}
+    first = filter_turns(four(bad, 1), config().filters, Counter())
+    assert isinstance(first, Rejection)
+    assert first.reason == reason
+    whole = filter_turns(four(bad, 3), config(f"filters.{key}=conversation").filters, Counter())
+    assert isinstance(whole, Rejection)
+    assert whole.reason == reason
+    assert filter_turns(four(bad, 3), config(f"filters.{key}='off'").filters, Counter()) == four(bad, 3)
+
+
+def test_users_may_say_what_assistants_may_not_and_rules_can_be_added():
+    assert filter_turns(four("Is ChatGPT made by OpenAI?", 2), config().filters, Counter()) == four(
+        "Is ChatGPT made by OpenAI?", 2
+    )
+    rule = "+filters.texts.my_rule={scope:conversation,roles:[user],match:regex,texts:['secret\\d']}"
+    result = filter_turns(four("my secret7", 0), config(rule).filters, Counter())
+    assert isinstance(result, Rejection)
+    assert (result.reason, result.detail) == ("my rule", "turn 0: 'secret7'")
+
+
+def test_too_short():
+    for c in (Conversation.of("hi", "hello", id="x"), Conversation("x", (Turn("user", "a question without answer"),))):
+        result = filter_turns(c, config().filters, Counter())
+        assert isinstance(result, Rejection)
+        assert result.reason == "too short"
+
+
+def test_a_score_above_the_limit_is_moderated_and_a_nan_too():
+    c, limit = four("rude rude", 3), config("moderation.scope=turn").moderation
+    tally: Counter[str] = Counter()
+    assert (
+        text(moderate(c, limit, lambda t: 0.9 if "rude" in t else 0.1, tally)) == f"What is the first thing? {ANSWER}"
+    )
+    assert tally == {"turns cut: moderation": 2}
+    assert isinstance(moderate(c, config().moderation, lambda t: float("nan"), Counter()), Rejection)
+
+
+@pytest.mark.parametrize(
+    ("kind", "before", "after"),
+    [
+        ("email", "Write to ada.b+c@mail.example-uni.ac.uk!", "Write to [EMAIL]!"),
+        ("email", "user@example.com, @decorator, a@b", None),
+        ("phone", "Call (555) 123-4567 or +49 30 1234 5678.", "Call [PHONE] or [PHONE]."),
+        ("phone", "555-123-4567; 555.123.4567", "[PHONE]; [PHONE]"),
+        ("phone", "2023-04-01, 857 979 793 1187, 192.168.100.200, v1.234.567.8901, 1e+10", None),
+        ("key", "key=sk-abcdefghijklmnopqrstuvwxyz012345", "key=[KEY]"),
+        ("key", "AKIAIOSFODNN7EXAMPLE and ghp_" + "a1B2" * 9, "[KEY] and [KEY]"),
+        ("key", "-----BEGIN RSA PRIVATE KEY-----\nMIIE\n-----END RSA PRIVATE KEY-----.", "[KEY]."),
+        ("key", "sk-learn, task-management-system-overview", None),
+        ("card", "4111 1111 1111 1111 and 378282246310005", "[CARD] and [CARD]"),
+        ("card", "4111 1111 1111 1112; 5 10 15 20 25 30 40 50 60", None),
+    ],
+)
+def test_personal_data(kind: str, before: str, after: str | None):
+    tally: Counter[str] = Counter()
+    assert scrub(before, [kind], tally) == (before if after is None else after)
+    assert tally[kind] == (0 if after is None else after.count("["))
+    assert scrub(before, [], Counter()) == before
+
+
+@pytest.mark.parametrize(
+    ("language", "question", "answer"),
+    [
+        ("en", "How do I sort a list?", "You can call sorted on it, which gives you a new list in order."),
+        ("de", "Wie sortiere ich eine Liste?", "Du kannst die Liste mit einer eingebauten Funktion sortieren."),
+        ("ko", "점심 메뉴 추천해줘", "김치찌개, 불고기, 돈까스, 라면 등 다양한 선택지가 있습니다."),
+        ("unknown", "1 + 1 = ?", "```python\nfor every_word in the_english_language: print('hello there')\n```"),
+    ],
+)
+def test_language_is_that_of_the_words_not_of_the_code(language: str, question: str, answer: str):
+    code = "\n```python\ndef the_function(of_the_word):\n    return 'this is an English sentence in the code'\n```" * 5
+    assert detect(Conversation.of(question, answer + code), 0.5)[0] == language
+
+
+def test_language_on_labelled_real_turns(shared):
+    import orjson
+
+    records = orjson.loads((shared / "conversations" / "sharegpt_v3_language_labelled_ab.json").read_bytes())
+    agree = total = 0
+    for record in records:
+        labels = Counter(t["language"] for t in record["conversations"] if len(t["value"]) > 100)
+        if labels and labels.most_common(1)[0][1] == sum(labels.values()):
+            total += 1
+            contents = Conversation("x", tuple(Turn("user", t["value"]) for t in record["conversations"]))
+            agree += detect(contents, 0.0)[0] == labels.most_common(1)[0][0].split("-")[0]
+    assert total > 50
+    assert agree / total > 0.9
+
+
+WORDS = np.array([f"word{i}" for i in range(5000)])
+
+
+def long_text(seed: int, n: int = 400) -> list[str]:
+    return np.random.default_rng(seed).choice(WORDS, n).tolist()
+
+
+def duplicates_of(conversations: list[Conversation], tmp_path, *overrides: str, shard: int = 3):
+    files, limits = [], config(*overrides).dedup
+    for start in range(0, len(conversations), shard):
+        part = conversations[start : start + shard]
+        files.append(tmp_path / f"{start:05d}.npy")
+        np.save(files[-1], signatures(part, limits))
+        lines = [dumps([i, "source", to_json(c)]) for i, c in enumerate(part)]
+        files[-1].with_suffix(".jsonl").write_bytes(b"".join(lines))
+    found = find_duplicates(files, limits)
+    return {f * shard + i: copy.reason for f, copies in found.items() for i, copy in copies.items()}
+
+
+def test_each_kind_of_copy_and_the_best_one_stays(tmp_path):
+    base = long_text(0)
+    near = [*base[:390], *long_text(1, 10)]
+    far = [*base[:200], *long_text(2, 200)]
+
+    def talk(id: str, words: list[str], more: str = "") -> Conversation:
+        return Conversation.of("Tell me a story.", " ".join(words) + more, id=id)
+
+    conversations = [
+        talk("a", base),
+        talk("b", long_text(3)),
+        talk("c", base),  # the same text
+        talk("d", near, " and a longer end"),  # nearly the same, and the longest: it stays
+        talk("e", far),  # half the same: stays
+        talk("b", long_text(4, 500)),  # the same id, longer
+    ]
+    assert duplicates_of(conversations, tmp_path) == {0: "near-duplicate", 1: "duplicate id", 2: "near-duplicate"}
+    first = duplicates_of(conversations, tmp_path, "dedup.keep=first")
+    assert first == {2: "duplicate text", 3: "near-duplicate", 5: "duplicate id"}
+    off = ["dedup.threshold=null", "dedup.text=false", "dedup.id=false", "dedup.first_exchange_characters=null"]
+    assert duplicates_of(conversations, tmp_path, *off) == {}
+
+
+def test_a_longer_copy_with_the_same_beginning(tmp_path):
+    start = ["Tell me a story.", " ".join(long_text(0))]
+    conversations = [Conversation.of(*start, id="a"), Conversation.of(*start, "More!", " ".join(long_text(1)), id="b")]
+    assert duplicates_of(conversations, tmp_path) == {0: "duplicate first exchange"}
+    assert duplicates_of(conversations, tmp_path, "dedup.first_exchange_characters=null") == {}
+    short = [Conversation.of("hi", "hello", f"{i}", " ".join(long_text(i)), id=str(i)) for i in range(3)]
+    assert duplicates_of(short, tmp_path) == {}
+    assert len(duplicates_of(short, tmp_path, "dedup.first_exchange_characters=0")) == 2
+
+
+def test_near_duplicates_agree_with_the_true_similarity(tmp_path):
+    """Against the exact Jaccard similarity of all 32-byte shingles, over a range of overlaps."""
+    wrong = 0
+    for seed, share in enumerate(np.linspace(0.5, 1.0, 40)):
+        base = long_text(seed, 600)
+        kept = int(600 * share)
+        other = [*base[:kept], *long_text(seed + 1000, 600 - kept)]
+        a, b = (" ".join(("tell me a story.", *words)) for words in (base, other))
+        sets = [{t[i : i + 32] for i in range(len(t) - 31)} for t in (a, b)]
+        truth = len(sets[0] & sets[1]) / len(sets[0] | sets[1])
+        talks = [Conversation.of("Tell me a story.", " ".join(w), id=w[-1]) for w in (base, other)]
+        found = duplicates_of(talks, tmp_path, "dedup.id=false")
+        if abs(truth - 0.8) > 0.12:
+            wrong += bool(found) != (truth > 0.8)
+    assert wrong == 0
+
+
+QUESTION = "How many times does an average human blink in a lifetime? Try to explain your answer."
+
+
+def test_decontamination(tmp_path):
+    file = tmp_path / "question.jsonl"
+    file.write_bytes(
+        dumps({"question_id": 41, "text": QUESTION})
+        + dumps({"question_id": 81, "turns": ["What is π?", "为什么天空是蓝色的"]})
+    )
+    limits = config().decontamination
+    questions = read_questions([file], limits.ngram)
+
+    def asks(content: str) -> bool:
+        result = decontaminate(Conversation.of(content, ANSWER, id="x"), limits, questions)
+        if isinstance(result, Rejection):
+            assert result.reason == "asks an evaluation question"
+            assert "of question" in result.detail
+        return isinstance(result, Rejection)
+
+    assert asks(QUESTION)
+    assert asks(f"Please be brief. {QUESTION.upper()}  Thanks!")
+    assert asks("What is π?")
+    assert asks("请问，为什么天空是蓝色的？")
+    assert not asks("How many times does a cat sleep in a day? Try to explain.")
+    assert not asks("What is π? " + " ".join(long_text(0)))
+    c = Conversation.of("hi", QUESTION, id="x")
+    assert decontaminate(c, limits, questions) == c
+    file.write_text("not json\n")
+    with pytest.raises(DataError, match=r"question\.jsonl, line 1"):
+        read_questions([file], 8)

@@ -1,0 +1,148 @@
+"""Conversations longer than the context → pieces that fit, cut on turn boundaries."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from vicuna_lit.conversation import Conversation, Rejection, Turn
+from vicuna_lit.data.tokenize import Encoder, Example
+
+TOO_LONG = "longer than the context"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A piece of a conversation: its example or why there is none."""
+
+    result: Example | Rejection
+    exchanges: int
+    """Questions with their answers in it; those carried over from the piece before do not count."""
+    piece: Conversation
+    """The turns of the piece: the system prompt, what is carried over, and the exchanges."""
+
+
+def split(
+    conversations: Iterable[Conversation], encoder: Encoder, context_length: int, carried: int = 0
+) -> list[list[Part]]:
+    """Cuts conversations into pieces of at most `context_length` tokens, greedily, on turn boundaries.
+
+    A piece begins with a user's turn and carries the system prompt, so every assistant turn is
+    supervised exactly once. Lengths are those of the piece as tokenised, not estimates.
+
+    A piece also begins with the last `carried` exchanges of the one before it, as context outside
+    the loss; with fewer where they do not fit together with the next exchange. Behind an exchange
+    that is rejected nothing is carried: the conversation would have a gap nobody left in it.
+    """
+    everything = [_remainder(c, encoder.longest_piece) for c in conversations]
+    pending = everything
+    while True:
+        for remainder in pending:
+            remainder.next(context_length, carried)
+        pending = [r for r in pending if r.first < len(r.exchanges)]
+        if not pending:
+            return [r.parts for r in everything]
+        trials = pending
+        while trials:
+            results = zip(trials, encoder.encode([r.piece() for r in trials]), strict=True)
+            trials = [r for r, result in results if not _settle(r, result, encoder, context_length)]
+
+
+@dataclass
+class _Remainder:
+    """What is still to be placed of one conversation."""
+
+    id: str
+    system: tuple[Turn, ...]
+    exchanges: list[tuple[Turn, ...]]
+    tokens: list[int]
+    """Estimated tokens of each exchange: at first a lower bound, then as measured."""
+    parts: list[Part] = field(default_factory=list)
+    first: int = 0
+    """The first exchange not yet placed."""
+    take: int = 0
+    """Exchanges in the piece to try next."""
+    carry: int = 0
+    """Exchanges before them, carried over from the piece before."""
+    floor: int = 0
+    """The first exchange that may be carried."""
+    start: int = 0
+
+    def piece(self) -> Conversation:
+        carried = [_unsupervised(turn) for exchange in self._slice(self.carry, 0) for turn in exchange]
+        turns = [turn for exchange in self._slice(0, self.take) for turn in exchange]
+        return Conversation(f"{self.id}_{self.start}" if self.start else self.id, (*self.system, *carried, *turns))
+
+    def _slice(self, before: int, behind: int) -> list[tuple[Turn, ...]]:
+        return self.exchanges[self.first - before : self.first + behind]
+
+    def place(self, result: Example | Rejection) -> None:
+        self.parts.append(Part(result, self.take, self.piece()))
+        self.start += sum(map(len, self._slice(0, self.take)))
+        self.floor = self.first + self.take if isinstance(result, Rejection) else self.first - self.carry
+        self.first += self.take
+
+    def next(self, context_length: int, carried: int) -> None:
+        """Chooses the piece to try next; rejects exchanges that cannot fit whatever their tokens."""
+        while self.first < len(self.tokens) and self.tokens[self.first] > context_length:
+            self.take, self.carry = 1, 0
+            self.place(Rejection(self.id, TOO_LONG, f"one exchange has over {context_length} tokens"))
+        self.carry = min(carried, self.first - self.floor)
+        self.take = self.fitting(context_length)
+
+    def fitting(self, context_length: int) -> int:
+        """How many of the next exchanges fit behind those carried, by the estimates; one at least."""
+        ends = np.cumsum(self.tokens[self.first - self.carry :])
+        return max(1, int(np.searchsorted(ends, context_length, side="right")) - self.carry)
+
+    def measure(self, encoder: Encoder, result: Example) -> None:
+        """Counts the tokens of each exchange of a piece, read off where the supervised spans end."""
+        piece = self.piece()
+        everything = replace(piece, turns=tuple(replace(turn, supervised=True) for turn in piece.turns))
+        whole = result if piece == everything else encoder.encode([everything])[0]
+        if isinstance(whole, Example):  # else a reply out of the loss has no provable span: the estimates stay
+            first = self.first - self.carry
+            self.tokens[first : self.first + self.take] = _exchange_tokens(self._slice(self.carry, self.take), whole)
+
+
+def _settle(remainder: _Remainder, result: Example | Rejection, encoder: Encoder, context_length: int) -> bool:
+    """Places a piece that fits or never will; otherwise makes it smaller, for another trial."""
+    if isinstance(result, Rejection) or len(result.input_ids) <= context_length:
+        remainder.place(result)
+        return True
+    if remainder.take == 1 and not remainder.carry:
+        detail = f"one exchange has {len(result.input_ids)} tokens, the context {context_length}"
+        remainder.place(Rejection(remainder.id, TOO_LONG, detail))
+        return True
+    smaller = remainder.take - 1
+    remainder.measure(encoder, result)
+    if smaller:
+        remainder.take = min(smaller, remainder.fitting(context_length))
+    else:
+        remainder.carry -= 1
+        remainder.take = remainder.fitting(context_length)
+    return False
+
+
+def _unsupervised(turn: Turn) -> Turn:
+    return replace(turn, supervised=False) if turn.role == "assistant" else turn
+
+
+def _remainder(c: Conversation, longest_piece: int) -> _Remainder:
+    system = c.turns[:1] if c.turns and c.turns[0].role == "system" else ()
+    exchanges: list[tuple[Turn, ...]] = []
+    for turn in c.turns[len(system) :]:
+        if turn.role == "user" or not exchanges:
+            exchanges.append((turn,))
+        else:
+            exchanges[-1] += (turn,)
+    # No token is longer than the longest piece: a 10 MB turn is refused without seconds of tokenising.
+    bounds = [max(len(t.content) for t in exchange) // longest_piece for exchange in exchanges]
+    return _Remainder(c.id, system, exchanges, bounds)
+
+
+def _exchange_tokens(exchanges: list[tuple[Turn, ...]], whole: Example) -> list[int]:
+    ends = np.flatnonzero(np.diff(whole.supervised.astype(np.int8)) == -1) + 1
+    ends = [*ends.tolist(), len(whole.input_ids)] if whole.supervised[-1] else ends.tolist()
+    replies = np.cumsum([sum(t.role == "assistant" for t in exchange) for exchange in exchanges])
+    return np.diff([0, *(ends[r - 1] for r in replies)]).tolist()

@@ -1,0 +1,1 @@
+"""Raw conversations → a clean, documented training set."""

@@ -1,0 +1,233 @@
+"""The data card: one page that shows what became of every record and what the sets hold.
+
+Everything shown may be hostile (raw records are pages from the web): the template escapes all of it,
+and the page forbids itself to load or run anything. No date and nothing random: the same manifest
+gives the same bytes.
+"""
+
+import json
+import math
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from vicuna_lit.conversation import Turn
+from vicuna_lit.prepare.compare import compare
+
+STREAM = 800
+"""Width of all records in the funnel, of 1000; the rest is for what leaves to the right."""
+THICKNESS = 160
+"""Height in pixels at which all records would leave the funnel."""
+BINS = 32
+PLOT_HEIGHT = 160
+LANGUAGES = 20
+CONTROL = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n\r"}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A record as it was read and as it was written; `after` is empty if it was rejected."""
+
+    id: str
+    before: tuple[Turn, ...]
+    after: tuple[Turn, ...]
+
+
+def render_card(manifest: dict[str, Any], samples: Sequence[Sample]) -> str:
+    """The page as text. Parts the manifest lacks are left out or shown as empty."""
+    folder = Path(__file__).parent
+    environment = Environment(
+        loader=FileSystemLoader(folder),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(number=_number, share=_share, size=_size, shorten=_shorten)
+    histograms = manifest.get("histograms") or {}
+    measure = "tokens" if histograms.get("tokens") else "characters"
+    sets = {name: held or {} for name, held in (manifest.get("sets") or {}).items()}
+    files = manifest.get("files") or {}
+    steps = [_step(step) for step in manifest.get("steps") or ()]
+    page = environment.get_template("card.html.jinja").render(
+        manifest=manifest,
+        steps=steps,
+        whole=manifest.get("records_in") or 0,
+        sets=sets,
+        train=sets.get("train", {}).get("conversations") or 0,
+        heldout=sets.get("heldout", {}).get("conversations") or 0,
+        levels=_funnel(manifest, steps),
+        turns=_histogram(histograms.get("turns"), exact=True),
+        measure=measure,
+        lengths=_histogram(histograms.get(measure), exact=False),
+        languages=_languages(histograms.get("languages")),
+        examples=[(sample, compare(sample.before, sample.after)) for sample in samples],
+        inputs=[*(manifest.get("inputs") or ()), *({"path": k, "sha256": v} for k, v in files.items())],
+        outputs=[{"path": name, **file} for name, file in (manifest.get("outputs") or {}).items()],
+        config=list(_flat(manifest.get("config") or {})),
+        plot_height=PLOT_HEIGHT,
+    )
+    # An id may hold half a surrogate pair, which no file can; control characters become visible.
+    return page.translate(CONTROL).encode(errors="replace").decode()
+
+
+def _number(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int | float) else "–" if value is None else str(value)
+
+
+def _share(count: int, whole: int) -> str:
+    percent = 100 * count / whole if whole else 0
+    if 0 < percent < 0.01:
+        return "< 0.01%"
+    return f"{percent:.2f}%" if 0 < percent < 1 or 99 < percent < 100 else f"{percent:.3g}%"
+
+
+def _size(count: int | None) -> str:
+    if count is None:
+        return "–"
+    power = min(len(str(count)) - 1, 12) // 3
+    return f"{count / 1000**power:.4g} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"
+
+
+def _shorten(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[:most]} … {len(text) - most:,} more characters"
+
+
+def _ranked(counts: dict[str, int] | None) -> list[tuple[str, int]]:
+    return sorted((counts or {}).items(), key=lambda item: (-item[1], item[0]))
+
+
+def _flat(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in config.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", json.dumps(value, ensure_ascii=False, default=str)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step's part of the manifest."""
+
+    name: str
+    entered: int
+    kept: int
+    rejected: list[tuple[str, int]]
+    changes: list[tuple[str, int]]
+
+
+def _step(step: dict[str, Any]) -> Step:
+    name = str(step.get("step", "")).replace("_", " ")
+    rejected, changes = _ranked(step.get("rejected")), _ranked(step.get("changes"))
+    return Step(name, step.get("in") or 0, step.get("kept") or 0, rejected, changes)
+
+
+@dataclass(frozen=True)
+class Drop:
+    """What leaves the funnel for one reason: its ribbon, and where its label stands."""
+
+    reason: str
+    count: int
+    y: float
+    path: str
+
+
+@dataclass(frozen=True)
+class Level:
+    """One step of the funnel, from `y` to `bottom`; `stream` is what flows on to the next."""
+
+    step: Step
+    y: float
+    bottom: float
+    width: float
+    dropped: float
+    stream: str
+    drops: list[Drop]
+
+
+def _funnel(manifest: dict[str, Any], steps: list[Step]) -> list[Level]:
+    whole = max([manifest.get("records_in") or 0, *(step.entered for step in steps)])
+    unit, y, levels = STREAM / max(whole, 1), 30.0, []
+    following = [step.entered for step in steps[1:]] + [manifest.get("records_kept") or 0]
+    for step, next_entered in zip(steps if whole else (), following, strict=False):
+        width, dropped = step.kept * unit, unit * sum(count for _, count in step.rejected)
+        drops, label = [], y + 6
+        right = width + dropped
+        for reason, count in step.rejected:
+            thickness = max(1.5, THICKNESS * count / whole)
+            room = max(20, thickness + 6)
+            drops.append(Drop(reason, count, label + room / 2, _ribbon(right, count * unit, y, label, room, thickness)))
+            right, label = right - count * unit, label + room
+        bottom = max(y + 30, label + 8)
+        stream = f"M0,{y:g}H{width:.2f}L{next_entered * unit:.2f},{bottom:g}H0Z"
+        levels.append(Level(step, y, bottom, width, dropped, stream, drops))
+        y = bottom
+    return levels
+
+
+def _ribbon(right: float, width: float, y: float, label: float, room: float, thickness: float) -> str:
+    left, top = right - width, label + (room - thickness) / 2
+    low = top + thickness
+    outer = f"M{right:.2f},{y:g}C{right:.2f},{top:.2f} {(right + 1000) / 2:.2f},{top:.2f} 1000,{top:.2f}"
+    return f"{outer}V{low:.2f}C{(left + 1000) / 2:.2f},{low:.2f} {left:.2f},{low:.2f} {left:.2f},{y:g}Z"
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Bars (label, lower edge, count, height in pixels) and ticks (value, height) of a plot.
+
+    `open_from` is the edge of the last bar if that holds everything above.
+    """
+
+    bars: list[tuple[str, int, int, float]]
+    ticks: list[tuple[int, float]]
+    open_from: int | None = None
+
+
+def _histogram(counts: dict[str, int] | None, exact: bool) -> Histogram:
+    """Keys are values if `exact`, or else lower edges of bins, all of one width or each twice the one before."""
+    found = sorted((int(value), count) for value, count in (counts or {}).items() if count)
+    if not found:
+        return Histogram([], [])
+    edges, unit = _edges(found, exact)
+    bins = [0] * len(edges)
+    for value, count in found:
+        bins[bisect_right(edges, value) - 1] += count
+    most = max(bins)
+    power = 10 ** (len(str(most)) - 1)
+    step = next(s for s in (power // 5, power // 2, power, 2 * power, 5 * power) if s and most / s <= 5)
+    ticks = [(value, PLOT_HEIGHT * value / most) for value in range(0, most + 1, step)]
+    open_from = edges[-1] if len(edges) == BINS and found[-1][0] > edges[-1] else None
+    bars = []
+    for low, following, count in zip(edges, [*edges[1:], None], bins, strict=True):
+        last = following - unit if following is not None else found[-1][0] if exact and not open_from else None
+        label = f"from {low:,}" if last is None else f"{low:,}" if last == low else f"{low:,}–{last:,}"
+        bars.append((label, low, count, PLOT_HEIGHT * count / most))
+    return Histogram(bars, ticks, open_from)
+
+
+def _edges(found: list[tuple[int, int]], exact: bool) -> tuple[list[int], int]:
+    """The lower edges of the bars, of which the last may take the longest hundredth, and the unit between values."""
+    first, longest, below = found[0][0], found[-1][0], 0
+    if not exact and all(value & (value - 1) == 0 for value, _ in found):
+        smallest = next((value for value, _ in found if value), 0)
+        doubling = [smallest << i for i in range(longest.bit_length() - smallest.bit_length() + 1)]
+        return sorted({first, *doubling}), 1
+    unit = math.gcd(*(value - first for value, _ in found)) or 1
+    total = sum(count for _, count in found)
+    reach = next(value for value, count in found if (below := below + count) >= 0.99 * total)
+    width = unit * math.ceil(((reach - first) // unit + 1) / (BINS - 1))
+    bars = min(BINS, (longest - first) // width + 1)
+    return [first + i * width for i in range(bars)], unit if exact else 1
+
+
+def _languages(counts: dict[str, int] | None) -> list[tuple[str, int, float]]:
+    ranked = _ranked(counts)
+    if rest := ranked[LANGUAGES:]:
+        ranked = [*ranked[:LANGUAGES], (f"other ({len(rest)})", sum(count for _, count in rest))]
+    most = max((count for _, count in ranked), default=0) or 1
+    return [(name, count, 100 * count / most) for name, count in ranked]

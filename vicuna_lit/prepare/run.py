@@ -1,0 +1,173 @@
+"""The prepare job: raw conversations in, a folder with a clean, documented training set out.
+
+Raw files are read once, in order, into shards; the per-conversation steps run on each shard; copies
+are found over all; each shard is split and cut; the shards' files are joined in order. So the bytes
+do not depend on the workers, and a job that was stopped goes on with the shards that are missing.
+"""
+
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from hashlib import blake2b, file_digest
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from vicuna_lit.conversation import Conversation, Rejection
+from vicuna_lit.folder import RunError, check_disk, read_json, refuse_other_settings, write_json
+from vicuna_lit.formats import find_files, parse, records
+from vicuna_lit.paths import locate
+from vicuna_lit.prepare import shards
+from vicuna_lit.prepare.config import PrepareConfig
+from vicuna_lit.prepare.duplicates import find_duplicates
+from vicuna_lit.prepare.engine import cores, run_all, warm_up
+from vicuna_lit.prepare.manifest import assemble
+from vicuna_lit.prepare.progress import console, progress
+from vicuna_lit.prepare.shards import MOST_CHARACTERS, MOST_RECORDS, Item
+from vicuna_lit.prepare.stages import Job, check, clean, cut
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A finished folder."""
+
+    run_dir: str
+    manifest: dict[str, Any]
+    seconds: float = 0.0
+    """Of this call; 0 where the folder was already finished."""
+
+
+def prepare(config: PrepareConfig) -> Prepared:
+    """Runs the job, goes on with an unfinished one, or finds it done.
+
+    Raises:
+        RunError, DataError, MissingPath, ModelError, TemplateError, OSError: bad input, or a disk that fills.
+    """
+    clock = time.perf_counter()
+    folder = Path(config.run.dir)
+    raw = [str(locate(p)) if p.startswith("package://") else str(Path(p).expanduser()) for p in _paths(config.raw)]
+    fingerprint = _fingerprint(config, raw, folder)
+    identity = {"config": config.identity()} | fingerprint
+    if (done := read_json(folder, "manifest.json")) is not None:
+        refuse_other_settings(folder, {k: done.get(k) for k in identity}, identity)
+        return Prepared(str(folder), done)
+    workers = config.workers or cores()
+    cutting = config.tokenizer is not None and config.cut.enabled
+    modules = ["vicuna_lit.prepare.stages", *(["vicuna_lit.tokenizer"] if cutting else [])]
+    work = _open(folder, identity, sum(f["bytes"] for f in fingerprint["inputs"]))
+    text = config.model_dump_json()
+    if config.engine == "local":
+        warm_up(workers, modules)
+    list(run_all(config.engine, check, [Job(text, str(work), 0)], workers))
+    counts = _read(raw, work, fingerprint)
+    _stage("clean", clean, config, text, work, counts, workers)
+    _write_copies(config, work, len(counts))
+    _stage("cut", cut, config, text, work, counts, workers)
+    manifest = assemble(config, folder, work, counts, fingerprint)
+    shutil.rmtree(work)
+    return Prepared(str(folder), manifest, time.perf_counter() - clock)
+
+
+def _paths(raw: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (raw,) if isinstance(raw, str) else raw
+
+
+def _fingerprint(config: PrepareConfig, raw: list[str], folder: Path) -> dict[str, Any]:
+    """Sizes and hashes of everything that is read: the same ones mean the same output."""
+    inputs = []
+    for file, name in (found for one in raw for found in find_files(one)):
+        if file.absolute().is_relative_to(folder.absolute()):
+            raise RunError(f"{file}: raw holds the run's own folder; choose a run.dir outside it")
+        inputs.append({"path": name, "bytes": file.stat().st_size, "sha256": _sha256(file)})
+    others = {f"questions {Path(q).name}": locate(q) for q in config.decontamination.questions}
+    if config.tokenizer is not None:
+        others["tokenizer.json"] = locate(config.tokenizer) / "tokenizer.json"
+    return {"inputs": inputs, "files": {k: _sha256(path) for k, path in others.items() if path.is_file()}}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return file_digest(stream, "sha256").hexdigest()
+
+
+def _open(folder: Path, identity: dict[str, Any], size: int) -> Path:
+    """The folder of unfinished work; what another config or other data left there is discarded."""
+    work = folder / "work"
+    state = work / "state.json"
+    read_json(folder, "config.json")
+    if state.exists():
+        if orjson.loads(state.read_bytes()) == orjson.loads(orjson.dumps(identity)):
+            console.print(f"going on with the unfinished work in {work}", highlight=False, soft_wrap=True)
+            return work
+        console.print(f"discarding {work}: unfinished, of other settings or data", highlight=False, soft_wrap=True)
+    if work.exists():
+        shutil.rmtree(work)
+    check_disk(folder, 4 * size + 1e7, "the work on these files")
+    for name in ("raw", "clean", "copies", "cut"):
+        (work / name).mkdir(parents=True)
+    write_json(folder / "config.json", identity["config"])
+    write_json(state, identity)
+    return work
+
+
+def _read(raw: list[str], work: Path, fingerprint: dict[str, Any]) -> list[int]:
+    """Writes the raw shards; records in each."""
+    marker = work / "raw" / "done.json"
+    if marker.exists():
+        return orjson.loads(marker.read_bytes())
+    counts: list[int] = []
+    inputs = {f["path"]: f["bytes"] for f in fingerprint["inputs"]}
+    with progress("read", sum(inputs.values()), "MB", 1e6) as advance:
+        for items, read in _batches(raw, inputs):
+            shards.write_items(work / "raw" / shards.name(len(counts), "jsonl"), items)
+            counts.append(len(items))
+            advance(read)
+    write_json(marker, counts)
+    return counts
+
+
+def _batches(raw: list[str], sizes: dict[str, int]) -> Iterator[tuple[list[Item], int]]:
+    """Records in shards, and about how many bytes of input each took."""
+    items: list[Item] = []
+    characters = 0
+    for source, record in records(raw):
+        item = _item(source, record)
+        items.append(item)
+        if isinstance(item.conversation, Conversation):
+            characters += sum(len(t.content) for t in item.conversation.turns)
+        if len(items) == MOST_RECORDS or characters > MOST_CHARACTERS:
+            yield items, characters
+            items, characters = [], 0
+    if items:
+        yield items, characters
+
+
+def _item(source: str, record: Any) -> Item:
+    """The record as a conversation; one without an id gets one from its content, which no other data moves."""
+    if isinstance(record, Rejection):
+        return Item(source, record)
+    parsed = parse(record, source)
+    if isinstance(parsed, Conversation) and parsed.id == source:
+        text = "\0".join(f"{t.role}\0{t.content}" for t in parsed.turns)
+        parsed = replace(parsed, id=f"h{blake2b(text.encode(), digest_size=8).hexdigest()}")
+    return Item(source, parsed, isinstance(record, dict) and record.get("plugins") is not None)
+
+
+def _stage(label: str, function: Any, config: PrepareConfig, text: str, work: Path, counts: list[int], workers: int):
+    """Does the shards that are not done yet."""
+    jobs = [Job(text, str(work), i) for i in range(len(counts))]
+    left = [job for job in jobs if not (work / label / shards.name(job.shard)).exists()]
+    with progress(label, sum(counts)) as advance:
+        advance(sum(counts) - sum(counts[job.shard] for job in left))
+        for job in run_all(config.engine, function, left, workers):
+            advance(counts[job.shard])
+
+
+def _write_copies(config: PrepareConfig, work: Path, count: int) -> None:
+    """Finds the duplicates over all shards; writes for each shard which of its conversations go."""
+    if config.dedup.enabled:
+        files = [work / "clean" / shards.name(i, "npy") for i in range(count)]
+        for shard, copies in find_duplicates(files, config.dedup).items():
+            write_json(work / "copies" / shards.name(shard), copies)

@@ -1,0 +1,106 @@
+"""Shards: a few hundred conversations in a file, the unit of work, of memory and of resumption.
+
+A shard's files in a stage's folder are `NNNNN.jsonl` and the like; `NNNNN.json` is written last and
+says that they are whole. What a stage writes depends on its input alone, never on who ran it or when.
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+
+from vicuna_lit.conversation import Conversation, Rejection, Turn
+
+MOST_RECORDS, MOST_CHARACTERS = 256, 4_000_000
+"""Of a shard: many enough to be worth a process's while, few enough to stay small in memory."""
+
+
+class Item(NamedTuple):
+    """One raw record: where it came from, the conversation or why there is none, whether it used plugins."""
+
+    source: str
+    conversation: Conversation | Rejection
+    plugins: bool = False
+
+
+class Dropped(NamedTuple):
+    """A line of `rejected.jsonl`, with the record's place in its shard."""
+
+    row: int
+    source: str
+    step: str
+    rejection: Rejection
+
+    def line(self) -> bytes:
+        """JSON with a newline."""
+        id, reason, detail = self.rejection
+        return dumps({"record": self.source, "id": id, "step": self.step, "reason": reason, "detail": detail})
+
+
+def dumps(value: Any) -> bytes:
+    """One line of JSONL."""
+    return orjson.dumps(value) + b"\n"
+
+
+def to_json(c: Conversation) -> list[Any]:
+    """A compact form for files between stages."""
+    return [c.id, [[t.role, t.content] if t.supervised else [t.role, t.content, False] for t in c.turns]]
+
+
+def from_json(value: list[Any]) -> Conversation:
+    """The conversation that `to_json` wrote."""
+    return Conversation(value[0], tuple(Turn(*turn) for turn in value[1]))
+
+
+def write_items(path: Path, items: Iterable[Item]) -> None:
+    """A raw shard."""
+    lines = []
+    for source, c, plugins in items:
+        rejected = isinstance(c, Rejection)
+        lines.append(dumps([source, list(c) if rejected else to_json(c), rejected, plugins]))
+    write(path, lines)
+
+
+def read_items(path: Path) -> Iterator[Item]:
+    """A raw shard, as written."""
+    with path.open("rb") as lines:
+        for line in lines:
+            source, value, rejected, plugins = orjson.loads(line)
+            yield Item(source, Rejection(*value) if rejected else from_json(value), plugins)
+
+
+def write(path: Path, lines: Iterable[bytes]) -> None:
+    """Writes under a temporary name first, so that the file is whole or not there."""
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with part.open("wb") as stream:
+            stream.writelines(lines)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def name(shard: int, suffix: str = "json") -> str:
+    """`00012.json`."""
+    return f"{shard:05d}.{suffix}"
+
+
+def concatenate(parts: Sequence[Path], target: Path) -> dict[str, Any]:
+    """Joins files into one; its bytes, lines and sha256."""
+    from hashlib import sha256
+
+    digest, size, lines = sha256(), 0, 0
+
+    def chunks() -> Iterator[bytes]:
+        nonlocal size, lines
+        for part in parts:
+            with part.open("rb") as stream:
+                while chunk := stream.read(1 << 20):
+                    digest.update(chunk)
+                    size, lines = size + len(chunk), lines + chunk.count(b"\n")
+                    yield chunk
+
+    write(target, chunks())
+    return {"bytes": size, "lines": lines, "sha256": digest.hexdigest()}

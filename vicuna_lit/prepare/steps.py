@@ -1,0 +1,98 @@
+"""The per-conversation steps in their order: each a function of one conversation, each switchable."""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from vicuna_lit.conversation import Conversation, Rejection
+from vicuna_lit.paths import locate
+from vicuna_lit.prepare.config import PrepareConfig, load_scorer
+from vicuna_lit.prepare.decontaminate import decontaminate, read_questions
+from vicuna_lit.prepare.filters import Tally, alternate, filter_turns, moderate
+from vicuna_lit.prepare.html import is_html, to_markdown
+from vicuna_lit.prepare.language import detect
+from vicuna_lit.prepare.personal_data import scrub_conversation
+
+Step = Callable[[Conversation, Tally], Conversation | Rejection]
+
+
+@dataclass
+class StepCount:
+    """What a step did: records that came in, those it rejected by reason, and what it changed."""
+
+    records_in: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+    changes: Counter[str] = field(default_factory=Counter)
+
+    def add(self, other: "StepCount") -> None:
+        """Adds another shard's counts."""
+        self.records_in += other.records_in
+        self.rejected.update(other.rejected)
+        self.changes.update(other.changes)
+
+    def summary(self) -> dict[str, Any]:
+        """For the manifest."""
+        return {
+            "in": self.records_in,
+            "kept": self.records_in - sum(self.rejected.values()),
+            "rejected": _ordered(self.rejected),
+            "changes": _ordered(self.changes),
+        }
+
+
+def _ordered(counts: Counter[str]) -> dict[str, int]:
+    return {name: n for name, n in sorted(counts.items(), key=lambda item: (-item[1], item[0])) if n}
+
+
+def steps(config: PrepareConfig) -> dict[str, Step]:
+    """The enabled steps by name, in order.
+
+    Raises:
+        DataError, MissingPath: the evaluation questions cannot be read.
+    """
+    out: dict[str, Step] = {}
+    if config.html.enabled:
+        out["html"] = convert_html
+    if config.roles.enabled:
+        out["roles"] = lambda c, tally: alternate(c, config.roles, tally)
+    if config.filters.enabled:
+        out["filters"] = lambda c, tally: filter_turns(c, config.filters, tally)
+    if config.personal_data.enabled:
+        out["personal_data"] = lambda c, tally: scrub_conversation(c, config.personal_data.kinds, tally)
+    if config.moderation.enabled and config.moderation.scorer is not None:
+        out["moderation"] = partial(_moderate, config, load_scorer(config.moderation.scorer))
+    if config.language.enabled:
+        out["language"] = lambda c, tally: choose_language(c, config, tally)
+    if config.decontamination.enabled and config.decontamination.questions:
+        files = [Path(locate(name)) for name in config.decontamination.questions]
+        questions = read_questions(files, config.decontamination.ngram)
+        out["decontamination"] = lambda c, _: decontaminate(c, config.decontamination, questions)
+    return out
+
+
+def _moderate(config: PrepareConfig, scorer: Any, c: Conversation, tally: Tally) -> Conversation | Rejection:
+    return moderate(c, config.moderation, scorer, tally)
+
+
+def convert_html(conversation: Conversation, tally: Tally) -> Conversation:
+    """Turns of rendered HTML as markdown."""
+    rendered = is_html(conversation)
+    if not any(rendered):
+        return conversation
+    tally["turns converted"] += sum(rendered)
+    pairs = zip(conversation.turns, rendered, strict=True)
+    turns = tuple(replace(t, content=to_markdown(t.content)) if html else t for t, html in pairs)
+    return replace(conversation, turns=turns)
+
+
+def choose_language(conversation: Conversation, config: PrepareConfig, tally: Tally) -> Conversation | Rejection:
+    """Keeps or drops by language; the tally holds `language: <code>` of what is kept."""
+    language, confidence = detect(conversation, config.language.min_confidence)
+    keep = config.language.keep
+    if language in config.language.drop or (keep is not None and language not in keep):
+        return Rejection(conversation.id, "language", f"{language}, confidence {confidence:.2f}")
+    tally[f"language: {language}"] += 1
+    return conversation
