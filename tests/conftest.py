@@ -8,6 +8,9 @@ from jaxtyping import install_import_hook
 import tests.checker
 
 os.environ.setdefault("WANDB_MODE", "offline")
+if "PYTEST_XDIST_WORKER" in os.environ:  # one process per core: more threads would only wait for each other
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 hook = install_import_hook(
     ["vicuna_lit.data", "vicuna_lit.train", "vicuna_lit.chat"], f"{tests.checker.__name__}.check"
 )

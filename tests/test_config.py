@@ -94,6 +94,20 @@ def test_a_path_is_short_for_the_files_choice(tmp_path):
     assert load("train", "data=sharegpt").data.path.startswith("package://")
 
 
+@pytest.mark.parametrize("path", ["a b/(c), d=e/*.json", "it's/{x}.json", "x.json", "package://name/file.json"])
+def test_raw_is_a_path_with_any_character_or_a_list(path: str):
+    assert load("prepare", f"raw={path}").raw == path
+    assert load("prepare", "raw=[a.json,b]").raw == ("a.json", "b")
+
+
+def test_every_choice_of_prepare_composes():
+    for preset in names("preset"):
+        for template in names("template"):
+            assert load("prepare", "raw=x", f"preset={preset}", f"template={template}").raw == "x"
+    with pytest.raises(ConfigError, match="raw: must be given"):
+        load("prepare")
+
+
 def test_the_command_exits_with_2_before_torch_and_checks_a_whole_sweep():
     command = [sys.executable, "-X", "importtime", "-m", "vicuna_lit.train"]
     one = subprocess.run([*command, "sed=1", "precision=fp"], capture_output=True, text=True)

@@ -8,7 +8,7 @@ import pytest
 
 from vicuna_lit import load
 from vicuna_lit.formats import read
-from vicuna_lit.prepare.run import prepare
+from vicuna_lit.prepare.run import prepare_data
 
 MUTATIONS = 10_500
 NASTY = [
@@ -70,7 +70,7 @@ def test_mutated_real_records_are_each_kept_or_rejected(shared, tmp_path):
                 )
             stream.write(line + b"\n")
     c = load("prepare", f"raw={tmp_path / 'fuzz.jsonl'}", f"run.dir={tmp_path / 'out'}", "heldout_fraction=0.05")
-    manifest = prepare(c).manifest
+    manifest = prepare_data(c).manifest
     written = [x for name in ("train", "heldout") for x in read(tmp_path / "out" / f"{name}.jsonl")]
     rejected = (tmp_path / "out" / "rejected.jsonl").read_bytes().splitlines()
     assert manifest["records_in"] == MUTATIONS == len(written) + len(rejected)

@@ -19,7 +19,7 @@ from vicuna_lit.data.tokenize import Example
 from vicuna_lit.folder import RunError
 from vicuna_lit.formats import read
 from vicuna_lit.prepare import engine, stages
-from vicuna_lit.prepare.run import prepare
+from vicuna_lit.prepare.run import prepare_data
 from vicuna_lit.tokenizer import make_encoder
 
 OUTPUTS = ("train.jsonl", "heldout.jsonl", "rejected.jsonl", "manifest.json", "card.html")
@@ -77,7 +77,7 @@ def raw(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def prepared(raw, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("out") / "one"
-    prepare(config(raw, folder))
+    prepare_data(config(raw, folder))
     return folder
 
 
@@ -117,7 +117,7 @@ def test_what_is_written_reads_back(prepared):
 
 
 def test_the_number_of_workers_changes_no_byte(raw, prepared, tmp_path):
-    prepare(config(raw, tmp_path / "two", "workers=2"))
+    prepare_data(config(raw, tmp_path / "two", "workers=2"))
     assert outputs(tmp_path / "two") == outputs(prepared)
 
 
@@ -132,7 +132,7 @@ def test_ray_changes_no_byte(raw, prepared, tmp_path):
 def test_ray_is_asked_for_where_it_is_absent(raw, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(RunError, match=r"pip install 'vicuna_lit\[ray\]'"):
-        prepare(config(raw, tmp_path / "out", "engine=ray"))
+        prepare_data(config(raw, tmp_path / "out", "engine=ray"))
 
 
 class Stop(Exception):
@@ -155,10 +155,10 @@ def test_a_stopped_job_goes_on_to_the_same_bytes(raw, prepared, tmp_path, monkey
     folder = tmp_path / "out"
     monkeypatch.setattr(stages.shards, "write", failing)
     with pytest.raises(Stop):
-        prepare(config(raw, folder))
+        prepare_data(config(raw, folder))
     assert not (folder / "manifest.json").exists()
     monkeypatch.setattr(stages.shards, "write", whole)
-    prepare(config(raw, folder))
+    prepare_data(config(raw, folder))
     assert outputs(folder) == outputs(prepared)
 
 
@@ -174,8 +174,8 @@ def test_going_on_does_not_do_finished_shards_again(raw, tmp_path, monkeypatch):
 
     monkeypatch.setattr("vicuna_lit.prepare.run.clean", clean)
     with pytest.raises(Stop):
-        prepare(config(raw, tmp_path / "out"))
-    prepare(config(raw, tmp_path / "out"))
+        prepare_data(config(raw, tmp_path / "out"))
+    prepare_data(config(raw, tmp_path / "out"))
     assert done == [0, 1, 2, 3, 3, 4]
 
 
@@ -207,25 +207,25 @@ def test_a_worker_that_dies_again_and_again_is_an_error_that_keeps_what_is_done(
 
 
 def test_a_step_that_fails_costs_one_conversation(raw, tmp_path):
-    prepare(config(raw, tmp_path / "out", "moderation.enabled=true", "moderation.scorer=tests.scorers:fail"))
+    prepare_data(config(raw, tmp_path / "out", "moderation.enabled=true", "moderation.scorer=tests.scorers:fail"))
     failed = [r for r in lines(tmp_path / "out" / "rejected.jsonl") if r["reason"] == "step failed"]
     assert [(r["id"], r["step"], r["detail"]) for r in failed] == [("c0702", "moderation", "RuntimeError: no")]
 
 
 def test_the_same_command_finds_it_done_and_another_config_is_refused(raw, prepared, tmp_path):
     before = outputs(prepared)
-    again = prepare(config(raw, prepared, "workers=2"))
+    again = prepare_data(config(raw, prepared, "workers=2"))
     assert again.seconds == 0
     with pytest.raises(RunError, match=r"config\.dedup\.threshold: 0\.8 → 0\.5"):
-        prepare(config(raw, prepared, "dedup.threshold=0.5"))
+        prepare_data(config(raw, prepared, "dedup.threshold=0.5"))
     other = tmp_path / "dump.json"
     other.write_text(json.dumps(messy(3)))
     with pytest.raises(RunError, match="inputs"):
-        prepare(config(other, prepared))
+        prepare_data(config(other, prepared))
     assert outputs(prepared) == before
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(RunError, match="no run folder"):
-        prepare(config(raw, tmp_path))
+        prepare_data(config(raw, tmp_path))
 
 
 def test_unfinished_work_of_another_config_is_discarded(raw, prepared, tmp_path, monkeypatch):
@@ -234,9 +234,9 @@ def test_unfinished_work_of_another_config_is_discarded(raw, prepared, tmp_path,
 
     monkeypatch.setattr("vicuna_lit.prepare.run.cut", stop)
     with pytest.raises(Stop):
-        prepare(config(raw, tmp_path / "out", "personal_data.enabled=false"))
+        prepare_data(config(raw, tmp_path / "out", "personal_data.enabled=false"))
     monkeypatch.undo()
-    prepare(config(raw, tmp_path / "out"))
+    prepare_data(config(raw, tmp_path / "out"))
     assert outputs(tmp_path / "out") == outputs(prepared)
 
 
@@ -248,11 +248,11 @@ def test_bad_input_is_said_before_anything_is_written(raw, tmp_path):
         (f"decontamination.questions=['{raw}']",): "not a question",
     }.items():
         with pytest.raises(ValueError, match=message):
-            prepare(config(raw, folder, *overrides))
+            prepare_data(config(raw, folder, *overrides))
     with pytest.raises(DataError, match="no such file"):
-        prepare(config(tmp_path / "missing.json", folder))
+        prepare_data(config(tmp_path / "missing.json", folder))
     with pytest.raises(RunError, match="the run's own folder"):
-        prepare(config(raw.parent, raw.parent))
+        prepare_data(config(raw.parent, raw.parent))
     assert not (folder / "manifest.json").exists()
 
 
@@ -269,7 +269,7 @@ def test_a_disk_that_fills_ends_in_one_message_and_the_work_goes_on_later(raw, p
     assert full.stderr.strip().splitlines()[-1].startswith("error: ")
     assert "File too large" in full.stderr
     assert not list((tmp_path / "out").rglob(".*"))
-    prepare(config(raw, tmp_path / "out"))
+    prepare_data(config(raw, tmp_path / "out"))
     assert outputs(tmp_path / "out") == outputs(prepared)
 
 
@@ -285,7 +285,7 @@ def test_files_of_many_kinds_in_a_folder_or_a_pattern(tmp_path):
     for i, raw in enumerate(
         [folder, f"{folder}/**/*.json*", f"[{folder}/a.json,{folder}/c.jsonl,{folder}/deep]", whole]
     ):
-        prepare(config(raw, tmp_path / f"out{i}"))
+        prepare_data(config(raw, tmp_path / f"out{i}"))
     first, *others = [outputs(tmp_path / f"out{i}")["train.jsonl"] for i in range(4)]
     assert all(other == first for other in others)
 
@@ -295,7 +295,7 @@ def test_adding_data_moves_no_conversation_between_the_sets(tmp_path):
     held = []
     for name, part in {"some": records[100:], "all": records}.items():
         (tmp_path / f"{name}.json").write_text(json.dumps(part))
-        prepare(config(tmp_path / f"{name}.json", tmp_path / name))
+        prepare_data(config(tmp_path / f"{name}.json", tmp_path / name))
         held.append({r["id"] for r in lines(tmp_path / name / "heldout.jsonl")})
         assert not held[-1] & {r["id"] for r in lines(tmp_path / name / "train.jsonl")}
     assert held[0]
@@ -317,7 +317,7 @@ def test_pieces_are_cut_after_the_split_and_each_answer_is_kept_once(tmp_path):
     write_jsonl(talks, tmp_path / "talks.jsonl")
     tokenizer = [f"tokenizer={QUICKSTART / 'tokenizer'}", "context_length=512", "dedup.enabled=false"]
     c = config(tmp_path / "talks.jsonl", tmp_path / "out", *tokenizer)
-    manifest = prepare(c).manifest
+    manifest = prepare_data(c).manifest
     sides = [{r["id"][:7] for r in lines(tmp_path / "out" / f"{name}.jsonl")} for name in ("train", "heldout")]
     assert sides[1]
     assert not sides[0] & sides[1]
@@ -332,7 +332,7 @@ def test_pieces_are_cut_after_the_split_and_each_answer_is_kept_once(tmp_path):
     assert all(p.turns[0] == Turn("system", "Be brief.") for p in pieces if p.id != "long_2")
     assert manifest["steps"][-1]["changes"]["exchanges dropped: longer than the context"] == 1
 
-    prepare(config(tmp_path / "talks.jsonl", tmp_path / "carried", *tokenizer, "cut.carried_exchanges=1"))
+    prepare_data(config(tmp_path / "talks.jsonl", tmp_path / "carried", *tokenizer, "cut.carried_exchanges=1"))
     turns = [t for p in conversations(tmp_path / "carried") for t in p.turns]
     assert Counter(t.content for t in turns if t.role == "assistant" and t.supervised) == answers
     assert any(not t.supervised for t in turns)
@@ -340,7 +340,7 @@ def test_pieces_are_cut_after_the_split_and_each_answer_is_kept_once(tmp_path):
 
 def test_steps_can_be_switched_off(raw, tmp_path):
     names = ("html", "roles", "filters", "personal_data", "language", "dedup", "cut")
-    off = prepare(config(raw, tmp_path / "off", *(f"{name}.enabled=false" for name in names))).manifest
+    off = prepare_data(config(raw, tmp_path / "off", *(f"{name}.enabled=false" for name in names))).manifest
     assert [s["step"] for s in off["steps"]] == ["read", "cut"]
     assert set(off["rejected_by_reason"]) <= {"file cut off", "not an object", "wrong type", "unknown role"}
     assert "ada@mail.org" in (tmp_path / "off" / "train.jsonl").read_text()

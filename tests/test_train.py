@@ -20,7 +20,7 @@ from vicuna_lit.data.batch import collate
 from vicuna_lit.data.build import build
 from vicuna_lit.data.tokenize import Example
 from vicuna_lit.formats import read
-from vicuna_lit.prepare.run import prepare
+from vicuna_lit.prepare.run import prepare_data
 from vicuna_lit.tokenizer import ModelError, make_encoder
 from vicuna_lit.train.__main__ import _run
 from vicuna_lit.train.folder import already_done
@@ -130,7 +130,7 @@ def test_the_wandb_record(run):
 def test_what_prepare_wrote_is_read_directly_and_logged(tmp_path):
     data, folder = tmp_path / "data", tmp_path / "run"
     whole = load("prepare", f"raw={QUICKSTART / 'conversations.jsonl'}", f"run.dir={data}", "heldout_fraction=0.1")
-    manifest = prepare(whole).manifest
+    manifest = prepare_data(whole).manifest
     result = fit(load("train", *QUICK, f"data={data}", f"run.dir={folder}", "data.max_heldout=null"))
     assert result.data["train"]["records_in"] == manifest["sets"]["train"]["conversations"]
     assert result.data["heldout"]["records_in"] == manifest["sets"]["heldout"]["conversations"] > 0

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from vicuna_lit.data.show import show_mask
     from vicuna_lit.data.tokenize import Encoder
     from vicuna_lit.formats import read
+    from vicuna_lit.prepare.html import to_markdown
+    from vicuna_lit.prepare.run import Prepared, prepare_data
     from vicuna_lit.tokenizer import make_encoder
     from vicuna_lit.train.folder import Result
     from vicuna_lit.train.run import fit
@@ -30,16 +32,19 @@ _HOMES = {
     "ConfigError": "compose",
     "Conversation": "conversation",
     "Encoder": "data.tokenize",
+    "Prepared": "prepare.run",
     "Rejection": "conversation",
     "Result": "train.folder",
     "Turn": "conversation",
     "build": "data.build",
     "load": "compose",
     "make_encoder": "tokenizer",
+    "prepare_data": "prepare.run",
     "read": "formats",
     "schedule": "data.schedule",
     "show_mask": "data.show",
     "fit": "train.run",
+    "to_markdown": "prepare.html",
     "write_jsonl": "conversation",
 }
 
@@ -48,6 +53,7 @@ __all__ = [
     "ConfigError",
     "Conversation",
     "Encoder",
+    "Prepared",
     "Rejection",
     "Result",
     "Turn",
@@ -55,9 +61,11 @@ __all__ = [
     "fit",
     "load",
     "make_encoder",
+    "prepare_data",
     "read",
     "schedule",
     "show_mask",
+    "to_markdown",
     "write_jsonl",
 ]
 

@@ -39,13 +39,15 @@ def load(job: str, *overrides: str) -> Any:
 
 
 def expand(overrides: Sequence[str]) -> list[str]:
-    """`data=<file or folder>` is short for `data=files data.path=<file or folder>`."""
+    """`data=<file or folder>` is short for `data=files data.path=<file or folder>`; paths may hold any character."""
     out = []
     for override in overrides:
         key, _, value = override.partition("=")
+        quoted = value if value[:1] in ("[", "'", '"') else "'" + value.replace("'", "\\'") + "'"
         if key == "data" and ("/" in value or Path(value).exists()) and value not in _options("data"):
-            quoted = value.replace("'", "\\'")
-            out += ["data=files", f"data.path='{quoted}'"]
+            out += ["data=files", f"data.path={quoted}"]
+        elif key == "raw":
+            out.append(f"raw={quoted}")
         else:
             out.append(override)
     return out

@@ -15,11 +15,11 @@ def _run(config: Any) -> int:
     from vicuna_lit.conversation import DataError
     from vicuna_lit.folder import RunError
     from vicuna_lit.paths import MissingPath
-    from vicuna_lit.prepare.run import prepare
+    from vicuna_lit.prepare.run import prepare_data
     from vicuna_lit.template import TemplateError
 
     try:
-        show(prepare(config))
+        show(prepare_data(config))
     except (DataError, MissingPath, RunError, TemplateError, OSError) as error:
         cli.fail(error)
     except ValueError as error:

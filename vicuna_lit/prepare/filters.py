@@ -44,10 +44,12 @@ def alternate(conversation: Conversation, config: RolesConfig, tally: Tally) -> 
     elif config.disorder == "trim":
         turns = turns[: _ordered(turns)]
     trimmed, cut = trim(replace(conversation, turns=turns))
-    if isinstance(trimmed, Conversation):
-        tally["turns cut: no question or no answer"] += cut
-        if config.disorder == "trim":
-            tally["turns cut: roles do not alternate"] += len(conversation.turns) - len(turns)
+    if isinstance(trimmed, Rejection):
+        # Where nothing is left because of the disorder, that is the reason.
+        return trim(conversation)[0] if config.disorder == "trim" and turns != conversation.turns else trimmed
+    tally["turns cut: no question or no answer"] += cut
+    if config.disorder == "trim":
+        tally["turns cut: roles do not alternate"] += len(conversation.turns) - len(turns)
     return trimmed
 
 

@@ -39,7 +39,7 @@ class Prepared:
     """Of this call; 0 where the folder was already finished."""
 
 
-def prepare(config: PrepareConfig) -> Prepared:
+def prepare_data(config: PrepareConfig) -> Prepared:
     """Runs the job, goes on with an unfinished one, or finds it done.
 
     Raises:
