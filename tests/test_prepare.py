@@ -251,7 +251,7 @@ def test_bad_input_is_said_before_anything_is_written(raw, tmp_path):
             prepare_data(config(raw, folder, *overrides))
     with pytest.raises(DataError, match="no such file"):
         prepare_data(config(tmp_path / "missing.json", folder))
-    with pytest.raises(RunError, match="the run's own folder"):
+    with pytest.raises(RunError, match="lies inside raw"):
         prepare_data(config(raw.parent, raw.parent))
     assert not (folder / "manifest.json").exists()
 
@@ -336,6 +336,41 @@ def test_pieces_are_cut_after_the_split_and_each_answer_is_kept_once(tmp_path):
     turns = [t for p in conversations(tmp_path / "carried") for t in p.turns]
     assert Counter(t.content for t in turns if t.role == "assistant" and t.supervised) == answers
     assert any(not t.supervised for t in turns)
+
+
+def test_the_rules_of_fastchat(tmp_path):
+    good = ["How are you?", "Very well, thank you.", "And now?", "Still well."]
+    talks = {
+        "kept": good,
+        "named by the user": ["Are you ChatGPT?", "No, not at all."],
+        "shorter": ["hi", "hello"],
+        "broken list": ["List!", "\n1. one\n1. one again"],
+        "same beginning": [*good[:2], "Something else?", "No."],
+        "cut at the empty turn": [
+            "What is the time?",
+            "Ten past nine.",
+            "And now?",
+            "",
+            "Now?",
+            "As an AI language model",
+        ],
+    }
+    write_jsonl([Conversation.of(*turns, id=id) for id, turns in talks.items()], tmp_path / "talks.jsonl")
+    prepare_data(config(tmp_path / "talks.jsonl", tmp_path / "out", "preset=fastchat"))
+    assert {c.id: len(c.turns) for c in conversations(tmp_path / "out")} == {"kept": 4, "cut at the empty turn": 2}
+    assert {r["id"]: r["reason"] for r in lines(tmp_path / "out" / "rejected.jsonl")} == {
+        "named by the user": "assistant name",
+        "shorter": "too short",
+        "broken list": "broken list",
+        "same beginning": "duplicate first exchange",
+    }
+
+
+def test_nothing_in_nothing_out(tmp_path):
+    (tmp_path / "empty.json").write_text("")
+    manifest = prepare_data(config(tmp_path / "empty.json", tmp_path / "out")).manifest
+    assert manifest["records_in"] == manifest["records_kept"] == 0
+    assert (tmp_path / "out" / "train.jsonl").read_bytes() == b""
 
 
 def test_steps_can_be_switched_off(raw, tmp_path):

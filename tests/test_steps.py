@@ -109,6 +109,14 @@ def test_an_offence_costs_the_turn_or_the_conversation(bad: str, reason: str):
     assert filter_turns(four(bad, 3), config(f"filters.{key}='off'").filters, Counter()) == four(bad, 3)
 
 
+def test_a_turn_that_is_cut_off_cannot_offend():
+    c = Conversation.of("What is the first thing?", ANSWER, "And then?", "", "And now?", "I am ChatGPT.", id="x")
+    strict = config("filters.texts.assistant_name.scope=conversation").filters
+    assert text(filter_turns(c, strict, Counter())) == f"What is the first thing? {ANSWER}"
+    both = four("Too many requests in 1 hour, says OpenAI.", 3)
+    assert isinstance(filter_turns(both, strict, Counter()), Rejection)
+
+
 def test_users_may_say_what_assistants_may_not_and_rules_can_be_added():
     assert filter_turns(four("Is ChatGPT made by OpenAI?", 2), config().filters, Counter()) == four(
         "Is ChatGPT made by OpenAI?", 2

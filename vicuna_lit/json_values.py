@@ -11,8 +11,8 @@ from typing import Protocol
 
 _STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 # Up to the next sign that matters: a bracket or comma; a quote that opens a string not yet read to its end; or nothing.
-_INSIDE = re.compile(rb'(?:[^][{}"]++|%b)*+([][{}"]?)' % _STRING, re.S)
-_BETWEEN = re.compile(rb'(?:[^][{}",]++|%b)*+([][{}",]?)' % _STRING, re.S)
+_INSIDE = re.compile(rb'(?:[^][{}"]*+%b)*+[^][{}"]*+([][{}"]?)' % _STRING, re.S)
+_BETWEEN = re.compile(rb'(?:[^][{}",]*+%b)*+[^][{}",]*+([][{}",]?)' % _STRING, re.S)
 _CHUNK = 1 << 18
 
 

@@ -151,7 +151,7 @@ def _suspects(files: Sequence[Path], count: int, config: DedupConfig) -> list[in
         shared |= _shared(np.concatenate([np.load(f)[name] for f in files] or [np.empty(0, "u8")]))
     if config.threshold is not None:
         for band in range(BANDS):
-            keys = [_bands(np.load(f)["minhash"])[:, band] for f in files]
+            keys = [_bands(np.load(f)["minhash"])[:, band].copy() for f in files]
             shared |= _shared(np.concatenate(keys or [np.empty(0, "u8")]))
     return np.flatnonzero(shared).tolist()
 

@@ -16,7 +16,7 @@ from vicuna_lit.conversation import Conversation, Rejection, Turn, trim
 from vicuna_lit.prepare.config import FiltersConfig, ModerationConfig, RepetitionConfig, RolesConfig, Scope, TextRule
 
 Tally = Counter[str]
-INVISIBLE = re.compile(r"[\s\u00ad\u200b-\u200f\u2028-\u202f\u2060-\u2064\ufeff\x00-\x1f\x7f-\x9f]+")
+INVISIBLE = re.compile(r"[\s\u00ad\u200b-\u200f\u2028-\u202f\u2060-\u2064\ufeff\x00-\x1f\x7f-\x9f]*+")
 LEADING_PUNCTUATION = re.compile(r"[\W_]+")
 SHORTEST_REPETITION = 512
 """Bytes; shorter replies compress too unevenly to tell."""
@@ -101,13 +101,19 @@ def moderate(
 
 
 def _punish(conversation: Conversation, offences: Iterator[Offence], tally: Tally) -> Conversation | Rejection:
-    """Rejects, or keeps the turns before the first offence, up to the last answer among them."""
+    """Rejects, or keeps the turns before the first that offends, up to the last answer among them.
+
+    The offences come in the order of their turns; behind a turn that is cut off nothing counts.
+    """
     first: Offence | None = None
     for offence in offences:
+        if offence.scope == "off":
+            continue
+        if first is not None and offence.turn > first.turn:
+            break
         if offence.scope == "conversation":
             return Rejection(conversation.id, offence.reason, offence.detail)
-        if offence.scope == "turn" and (first is None or offence.turn < first.turn):
-            first = offence
+        first = first or offence
     if first is None:
         return conversation
     kept = list(conversation.turns[: first.turn])
@@ -123,7 +129,7 @@ def _offences(conversation: Conversation, config: FiltersConfig) -> Iterator[Off
     rules = [(name.replace("_", " "), rule) for name, rule in config.texts.items() if rule.scope != "off"]
     for i, turn in enumerate(conversation.turns):
         content = turn.content
-        if config.empty != "off" and not INVISIBLE.sub("", content[:256]) and not INVISIBLE.sub("", content):
+        if config.empty != "off" and not content[:1].isalnum() and INVISIBLE.fullmatch(content):
             yield Offence(i, config.empty, "empty turn", f"turn {i}, {turn.role}")
             continue
         lowered = content.lower().replace("’", "'")
@@ -137,12 +143,21 @@ def _offences(conversation: Conversation, config: FiltersConfig) -> Iterator[Off
 def _find(rule: TextRule, content: str, lowered: str) -> str | None:
     match rule.match:
         case "contains":
-            return next((text for text in rule.texts if text.lower() in lowered), None)
+            for text in _lowered(rule.texts):
+                if text in lowered:
+                    return text
+            return None
         case "begins":
             opening = LEADING_PUNCTUATION.sub("", lowered[:64], count=1) if not lowered[:1].isalnum() else lowered
-            return next((text for text in rule.texts if opening.startswith(text.lower())), None)
+            texts = _lowered(rule.texts)
+            return next(filter(opening.startswith, texts), None) if opening.startswith(texts) else None
         case "regex":
             return next((found[0] for p in rule.texts if (found := _compiled(p).search(content))), None)
+
+
+@cache
+def _lowered(texts: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(text.lower() for text in texts)
 
 
 @cache

@@ -32,10 +32,13 @@ _MAY_HOLD_BLOCKS = (
     "main, aside, header, footer, nav, details, summary, figure, figcaption, pre"
 )
 _ONE_LINE = "td, th, h1, h2, h3, h4, h5, h6, a"
-_CONTROLS = f"button:not(:has({_BLOCKS})), svg, script, style, iframe, object, textarea, select, datalist, input"
+_CONTROL_TAGS = ("svg", "script", "style", "iframe", "object", "textarea", "select", "datalist", "input", "button")
+_CONTROLS = ", ".join(_CONTROL_TAGS) + f":not(:has({_BLOCKS}))"
 _WRITTEN_IN = f"{_BLOCKS}, code"
 _CONTAINERS = ".markdown, .prose, .whitespace-pre-wrap"
 _COUNTER = re.compile(r"\d+ / \d+|(?:Copy\s*)?\d+ chars / \d+ words")
+_EMPHASIS = ("strong", "b", "em", "i")
+_TAG = re.compile(r"<([a-zA-Z][^\s/>]*)")
 _REPEATED_EMPHASIS = ":is(strong, b) :is(strong, b), :is(em, i) :is(em, i)"
 _UNSAFE = re.compile(r"(?:javascript|data|vbscript):", re.I)
 _IGNORED_IN_URL = re.compile(r"[\x00-\x20]+")
@@ -72,15 +75,22 @@ def _is_fragment(content: str) -> bool:
 def to_markdown(html: str) -> str:
     """The markdown a person saw as this HTML. Takes any text, however broken; runs of white space collapse."""
     root = parse_fragment(html, positions=False)
-    _write_code_boxes(root)
-    _write_formulas(root)
-    for typed in root.select("div.whitespace-pre-wrap:not(:has(*))"):
-        typed.tag = "pre"
-    _remove_page_furniture(root, html)
-    _drop_unsafe_addresses(root)
-    root.strip_tags(_REPEATED_EMPHASIS)
-    for element in root.select(f":has(pre):not({_MAY_HOLD_BLOCKS})"):
-        element.tag = "div"  # text would stick to the fence
+    tags = set(map(str.lower, _TAG.findall(html)))  # most answers have few kinds: what is not there is not searched
+    if "pre" in tags:
+        _write_code_boxes(root)
+    if "annotation" in tags:
+        _write_formulas(root)
+    if "whitespace-pre-wrap" in html:
+        for typed in root.select("div.whitespace-pre-wrap:not(:has(*))"):
+            typed.tag = "pre"
+    _remove_page_furniture(root, html, tags)
+    if not tags.isdisjoint(("a", "img")):
+        _drop_unsafe_addresses(root)
+    if not tags.isdisjoint(_EMPHASIS):
+        root.strip_tags(_REPEATED_EMPHASIS)
+    if "pre" in tags or "annotation" in tags:
+        for element in root.select(f":has(pre):not({_MAY_HOLD_BLOCKS})"):
+            element.tag = "div"  # text would stick to the fence
     return root.to_markdown(_OPTIONS)
 
 
@@ -152,10 +162,12 @@ def _code_lines(code: str) -> str:
     return "<br>".join(f"<code>{escape(line)}</code>" for line in code.strip("\n").split("\n"))
 
 
-def _remove_page_furniture(root: Element, html: str) -> None:
-    for box in root.select('li input[type="checkbox" i]'):
-        box.replace_with(Text("[x] " if "checked" in box.attrs else "[ ] "))
-    root.remove(_CONTROLS)
+def _remove_page_furniture(root: Element, html: str, tags: set[str]) -> None:
+    if "input" in tags:
+        for box in root.select('li input[type="checkbox" i]'):
+            box.replace_with(Text("[x] " if "checked" in box.attrs else "[ ] "))
+    if not tags.isdisjoint(_CONTROL_TAGS):
+        root.remove(_CONTROLS)
     if " / " in html:
         for element in root.select("div, span"):
             if _is_counter(element):
@@ -209,7 +221,14 @@ def _emphasised(element: Element, content: str, mark: str) -> str:
     return f"{mark}{content}{mark}" if content else ""
 
 
-_OPTIONS = Markdown(
+class _Options(Markdown):
+    """turbohtml works its options out anew for every document, which takes as long as writing one."""
+
+    def _unpack(self) -> dict[str, object]:
+        return _UNPACKED
+
+
+_OPTIONS = _Options(
     escaping=Markdown.Escaping(mode="none", asterisks=False, underscores=False),
     converters={
         "pre": lambda element, _: element.text,
@@ -219,3 +238,4 @@ _OPTIONS = Markdown(
         "i": _emphasis,
     },
 )
+_UNPACKED = Markdown._unpack(_OPTIONS)

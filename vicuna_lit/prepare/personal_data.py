@@ -26,6 +26,10 @@ KEY = re.compile(
     r"|AIza[\w-]{35}|[sr]k_(?:live|test)_[A-Za-z0-9]{16,}+"
     r"|eyJ[\w-]{10,}+\.eyJ[\w-]{10,}+\.[\w-]{10,}+)(?![\w-])"
 )
+KEY_SIGNS = (
+    "sk-", "AKIA", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-", "hf_", "xox", "AIza", "k_live_",
+    "k_test_", "eyJ", "PRIVATE KEY",
+)  # fmt: skip
 CARD = re.compile(
     r"(?<![\w.+-])(?:\d{13,19}|\d{4}([ -])\d{4}\1\d{4}\1\d{4}|3\d{3}([ -])\d{6}\2\d{5})(?![\w-]|\.\d| \d)"
 )
@@ -40,24 +44,21 @@ def _is_card(digits: str) -> bool:
     return sum(doubled) % 10 == 0
 
 
-PATTERNS: dict[str, tuple[re.Pattern[str], str, Callable[[str], bool] | None]] = {
-    "key": (KEY, "sk- AKIA ghp_ gho_ ghu_ ghs_ ghr_ github_pat_ glpat- hf_ xox AIza k_live_ k_test_ eyJ PRIVATE", None),
-    "email": (EMAIL, "@", None),
-    "card": (CARD, "", _is_card),
-    "phone": (PHONE, "", None),
+PATTERNS: dict[str, tuple[re.Pattern[str], Sequence[str], Callable[[str], bool] | None]] = {
+    "key": (KEY, KEY_SIGNS, None),
+    "email": (EMAIL, ("@",), None),
+    "card": (CARD, (), _is_card),
+    "phone": (PHONE, (), None),
 }
-"""By kind, in the order of their search: the pattern, texts of which one must be there (cheap to look for), a check."""
+"""By kind, in the order of their search: the pattern, texts of which one must be there (else digits), a check."""
 DIGITS = re.compile(r"\d[ .()-]{0,2}\d{2,4}[ .)-]{0,2}\d{2}")
 
 
 def scrub(text: str, kinds: Sequence[str], tally: Counter[str]) -> str:
     """The text with personal data replaced by `[KIND]`; counts what it replaced."""
+    has_digits = DIGITS.search(text) is not None
     for kind, (pattern, hints, check) in PATTERNS.items():
-        if kind not in kinds:
-            continue
-        if hints and not any(hint in text for hint in hints.split()):
-            continue
-        if not hints and not DIGITS.search(text):
+        if kind not in kinds or not (any(hint in text for hint in hints) if hints else has_digits):
             continue
 
         def put(found: re.Match[str], kind: str = kind, check: Callable[[str], bool] | None = check) -> str:

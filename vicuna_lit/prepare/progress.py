@@ -51,7 +51,7 @@ def progress(label: str, total: int, unit: str = "records", scale: float = 1.0) 
             bar.stop()
     if not bar:
         seconds = time.perf_counter() - start
-        rate = f"{done / scale / max(seconds, 1e-9):,.0f}/s"
+        rate = f"{done / scale / max(seconds, 1e-9):,.0f} {unit}/s"
         print(f"{label}: {done / scale:,.{digits}f} {unit} in {seconds:.1f} s ({rate})", file=sys.stderr, flush=True)
 
 

@@ -77,9 +77,10 @@ def _paths(raw: str | tuple[str, ...]) -> tuple[str, ...]:
 def _fingerprint(config: PrepareConfig, raw: list[str], folder: Path) -> dict[str, Any]:
     """Sizes and hashes of everything that is read: the same ones mean the same output."""
     inputs = []
+    for one in raw:
+        if Path(one).is_dir() and folder.resolve().is_relative_to(Path(one).resolve()):
+            raise RunError(f"{folder}: lies inside raw={one}; choose a run.dir outside it")
     for file, name in (found for one in raw for found in find_files(one)):
-        if file.absolute().is_relative_to(folder.absolute()):
-            raise RunError(f"{file}: raw holds the run's own folder; choose a run.dir outside it")
         inputs.append({"path": name, "bytes": file.stat().st_size, "sha256": _sha256(file)})
     others = {f"questions {Path(q).name}": locate(q) for q in config.decontamination.questions}
     if config.tokenizer is not None:

@@ -13,7 +13,7 @@ import orjson
 
 from vicuna_lit.conversation import Conversation, Rejection, Turn
 
-MOST_RECORDS, MOST_CHARACTERS = 256, 4_000_000
+MOST_RECORDS, MOST_CHARACTERS = 256, 2_000_000
 """Of a shard: many enough to be worth a process's while, few enough to stay small in memory."""
 
 
