@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 
 WHERE = "Question 702?"
@@ -25,4 +26,11 @@ def kill_always(text: str) -> float:
 def fail(text: str) -> float:
     if WHERE in text:
         raise RuntimeError("no")
+    return 0.0
+
+
+def wait(text: str) -> float:
+    """Slow in one shard, so that a test can interrupt the job there."""
+    if WHERE in text:
+        time.sleep(2)
     return 0.0

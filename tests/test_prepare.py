@@ -3,8 +3,10 @@
 import gzip
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -184,6 +186,24 @@ def run(raw, folder, *overrides: str, **environment: str) -> subprocess.Complete
     return subprocess.run(
         [*command, *overrides], capture_output=True, text=True, timeout=120, env=os.environ | environment
     )
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_interrupt_ends_in_one_line_and_the_same_command_goes_on(raw, prepared, tmp_path, workers):
+    command = [sys.executable, "-m", "vicuna_lit.prepare", f"raw={raw}", f"run.dir={tmp_path / 'out'}"]
+    command += ["heldout_fraction=0.1", f"workers={workers}", "moderation.enabled=true"]
+    command += ["moderation.scorer=tests.scorers:wait"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while not list((tmp_path / "out").rglob("clean/00000.json")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the workers get it too
+    errors = process.communicate(timeout=60)[1]
+    assert process.returncode == 130, errors
+    assert errors.strip().splitlines()[-1].startswith("stopped; the same command goes on")
+    assert "Traceback" not in errors
+    assert subprocess.run(command, capture_output=True).returncode == 0
+    assert (tmp_path / "out" / "train.jsonl").read_bytes() == (prepared / "train.jsonl").read_bytes()
 
 
 def test_a_killed_worker_is_replaced(raw, tmp_path):

@@ -1,5 +1,6 @@
 """`vicuna-prepare`: see `vicuna-prepare --help`."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,9 @@ def _run(config: Any) -> int:
         show(prepare_data(config))
     except (DataError, MissingPath, RunError, TemplateError, OSError) as error:
         cli.fail(error)
+    except KeyboardInterrupt:
+        print(f"stopped; the same command goes on in {config.run.dir}", file=sys.stderr)
+        return 130
     except ValueError as error:
         if type(error).__name__ != "ModelError":  # its module imports transformers, which most runs never need
             raise

