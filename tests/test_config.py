@@ -108,6 +108,21 @@ def test_every_choice_of_prepare_composes():
         load("prepare")
 
 
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("experiment=vicuna_7b", "experiment=vicuna_7b: this command has no experiment"),
+        ("personal_data=false", "personal_data holds keys; set one of them"),
+        ("moderation.enabled=true", "give moderation.scorer=package.module:function"),
+        ("language.keep=[EN]", "language.keep.0='EN'"),
+    ],
+)
+def test_mistakes_of_prepare(override: str, expected: str):
+    with pytest.raises(ConfigError) as error:
+        load("prepare", "raw=x", override)
+    assert any(expected in p for p in error.value.problems), error.value.problems
+
+
 def test_the_command_exits_with_2_before_torch_and_checks_a_whole_sweep():
     command = [sys.executable, "-X", "importtime", "-m", "vicuna_lit.train"]
     one = subprocess.run([*command, "sed=1", "precision=fp"], capture_output=True, text=True)

@@ -91,12 +91,13 @@ def test_every_record_is_kept_or_rejected_with_its_reason(prepared):
     assert manifest["rejected_by_reason"] == Counter(r["reason"] for r in rejected)
     assert manifest["records_rejected"] == sum(manifest["rejected_by_reason"].values()) == len(rejected)
     reasons = set(manifest["rejected_by_reason"])
-    assert {"file cut off", "not an object", "wrong type", "empty turn", "duplicate id"} <= reasons | {"not an object"}
+    assert {"file cut off", "not an object", "wrong type", "empty turn", "duplicate text"} <= reasons
     assert all(r.keys() == {"record", "id", "step", "reason", "detail"} and r["detail"] for r in rejected)
     assert [int(r["record"].split(":")[1]) for r in rejected] == sorted(
         int(r["record"].split(":")[1]) for r in rejected
     )
     assert 0 < len(heldout) < len(train)
+    assert sum(manifest["histograms"]["languages"].values()) == manifest["records_kept"]
     before = 1200
     for step in manifest["steps"]:
         assert step["in"] == before
@@ -391,6 +392,12 @@ def test_nothing_in_nothing_out(tmp_path):
     manifest = prepare_data(config(tmp_path / "empty.json", tmp_path / "out")).manifest
     assert manifest["records_in"] == manifest["records_kept"] == 0
     assert (tmp_path / "out" / "train.jsonl").read_bytes() == b""
+
+
+def test_shards_of_which_nothing_is_left(raw, tmp_path):
+    manifest = prepare_data(config(raw, tmp_path / "out", "language.keep=ja")).manifest
+    assert manifest["records_kept"] == 0
+    assert manifest["rejected_by_reason"]["language"] > 500
 
 
 def test_steps_can_be_switched_off(raw, tmp_path):

@@ -149,6 +149,7 @@ def test_a_score_above_the_limit_is_moderated_and_a_nan_too():
     [
         ("email", "Write to ada.b+c@mail.example-uni.ac.uk!", "Write to [EMAIL]!"),
         ("email", "user@example.com, @decorator, a@b", None),
+        ("email", "我的邮箱是john@gmail.com,メールはtaro@yahoo.co.jpです", "我的邮箱是[EMAIL],メールは[EMAIL]です"),
         ("phone", "Call (555) 123-4567 or +49 30 1234 5678.", "Call [PHONE] or [PHONE]."),
         ("phone", "555-123-4567; 555.123.4567", "[PHONE]; [PHONE]"),
         ("phone", "2023-04-01, 857 979 793 1187, 192.168.100.200, v1.234.567.8901, 1e+10", None),

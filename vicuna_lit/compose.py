@@ -116,6 +116,8 @@ def _describe_override(override: str, error: Exception, node: DictConfig) -> str
     key = key.lstrip("+~")
     if (CONF_DIR / key).is_dir():
         options = _options(key)
+        if value in options:
+            return f"{key}={value}: this command has no {key}"
         return f"{key}={value}: no such choice{_nearest(value, options)}; choices: {', '.join(options)}"
     keys = _keys(OmegaConf.to_container(node, resolve=False))
     if key and key not in keys and "=" in override:
@@ -134,6 +136,8 @@ def _describe(path: str, item: Any, values: Any) -> str:
         case "value_error":
             text = message.removeprefix("Value error, ")
             return f"{path}: {text}" if path else text
+        case "model_type" | "model_attributes_type":
+            return f"{path}={given!r:.60}: {path} holds keys; set one of them, such as {path}.<key>=…"
         case _:
             return f"{path}={given!r:.60}: {message[0].lower()}{message[1:]}"
 

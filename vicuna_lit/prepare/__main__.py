@@ -54,6 +54,10 @@ def show(prepared: Any) -> None:
         f"rejected{seconds}; train {train['conversations']:,} conversations as {train['pieces']:,} lines{tokens}, "
         f"held out {heldout['conversations']:,}"
     )
+    if not manifest["records_kept"]:
+        print("warning: nothing was kept; rejected.jsonl says why", file=sys.stderr)
+    if train["tokens"] is None:
+        print("  not cut to a context: no tokenizer was given; vicuna-train cuts to its own")
     for name, what in {
         "train.jsonl": "and heldout.jsonl: vicuna-train … data=" + str(folder),
         "rejected.jsonl": "every record that was dropped: step, reason, detail",

@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt, field_validator
+from pydantic import BeforeValidator, Field, PositiveInt, ValidationInfo, field_validator
 
 from vicuna_lit.config import Config, Fraction, RunConfig, TemplateConfig
 
@@ -11,6 +11,12 @@ Scope = Literal["turn", "conversation", "off"]
 """What an offence costs: the turn and all behind it, the whole conversation, or nothing."""
 Role = Literal["system", "user", "assistant", "tool"]
 Share = Annotated[float, Field(gt=0, le=1)]
+
+
+Language = Annotated[str, Field(pattern="^([a-z]{2,3}|unknown)$")]
+Languages = Annotated[
+    tuple[Language, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)
+]
 
 
 class HtmlConfig(Config):
@@ -79,9 +85,11 @@ class ModerationConfig(Config):
 
     @field_validator("scorer")
     @classmethod
-    def _can_be_called(cls, scorer: str | None) -> str | None:
+    def _can_be_called(cls, scorer: str | None, info: ValidationInfo) -> str | None:
         if scorer is not None:
             load_scorer(scorer)
+        elif info.data.get("enabled"):
+            raise ValueError("moderation is enabled and has no scorer; give moderation.scorer=package.module:function")
         return scorer
 
 
@@ -89,9 +97,9 @@ class LanguageConfig(Config):
     """The language of a conversation, by its text without code (fastText's lid.176, ISO 639 codes)."""
 
     enabled: bool
-    keep: tuple[str, ...] | None
+    keep: Languages | None
     """Languages to keep; null: all."""
-    drop: tuple[str, ...]
+    drop: Languages
     min_confidence: Fraction
     """Below it the language is `unknown`, which can be kept or dropped like any other."""
 

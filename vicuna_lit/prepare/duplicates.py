@@ -30,6 +30,8 @@ LONGEST = 1 << 20
 """Bytes looked at; the rest of a longer text does not enter its near-duplicate signature."""
 SIGNATURE = np.dtype([("id", "u8"), ("text", "u8"), ("first", "u8"), ("size", "u8"), ("minhash", "u4", PERMUTATIONS)])
 """Hashes of id, turns and first exchange (0: does not take part), characters, and MinHash values."""
+EXACT = {"text": "duplicate text", "id": "duplicate id", "first": "duplicate first exchange"}
+"""Hashes that must not occur twice, and what it is called when they do."""
 BASE = 0x9E3779B97F4A7C15
 
 
@@ -107,8 +109,9 @@ def find_duplicates(files: Sequence[Path], config: DedupConfig) -> dict[int, dic
     dropped: dict[int, dict[int, Duplicate]] = defaultdict(dict)
     for n in suspects:
         row = rows[n]
-        keys = [(i, int(row[name])) for i, name in enumerate(("id", "text", "first")) if row[name]]
-        bands = [(3 + i, int(b)) for i, b in enumerate(_bands(row["minhash"][None])[0])] if config.threshold else []
+        keys = [(i, int(row[name])) for i, name in enumerate(EXACT) if row[name]]
+        hashes = _bands(row["minhash"][None])[0].tolist() if config.threshold else []
+        bands = [(len(EXACT) + i, band) for i, band in enumerate(hashes)]
         if copy := _exact(kept, keys, rows) or _near(kept, bands, rows, n, config.threshold or 1.0):
             file, place = rows.place(n)
             dropped[file][place] = copy
@@ -121,8 +124,7 @@ def find_duplicates(files: Sequence[Path], config: DedupConfig) -> dict[int, dic
 def _exact(kept: dict[tuple[int, int], list[int]], keys: list[tuple[int, int]], rows: "_Rows") -> Duplicate | None:
     for key in keys:
         if key in kept:
-            name = ("duplicate id", "duplicate text", "duplicate first exchange")[key[0]]
-            return Duplicate(name, f"a better copy is {rows.name(kept[key][0])}")
+            return Duplicate(tuple(EXACT.values())[key[0]], f"a better copy is {rows.name(kept[key][0])}")
     return None
 
 
@@ -138,7 +140,7 @@ def _near(
 
 def _bands(minhash: np.ndarray) -> np.ndarray:
     """uint64 [rows, BANDS]: a hash of each band of MinHash values."""
-    values = minhash.reshape(len(minhash), BANDS, -1).astype(np.uint64)
+    values = minhash.reshape(len(minhash), BANDS, PERMUTATIONS // BANDS).astype(np.uint64)
     weights = _powers()[0][1 : values.shape[2] + 1]
     mixed = (values * weights).sum(axis=2, dtype=np.uint64)
     return mixed ^ (mixed >> np.uint64(29))
@@ -147,7 +149,7 @@ def _bands(minhash: np.ndarray) -> np.ndarray:
 def _suspects(files: Sequence[Path], count: int, config: DedupConfig) -> list[int]:
     """The conversations that share any key with another, in order."""
     shared = np.zeros(count, bool)
-    for name in ("id", "text", "first"):
+    for name in EXACT:
         shared |= _shared(np.concatenate([np.load(f)[name] for f in files] or [np.empty(0, "u8")]))
     if config.threshold is not None:
         for band in range(BANDS):
@@ -186,10 +188,11 @@ class _Rows:
         return self._load(self._files[file])[place]
 
     def name(self, n: int) -> str:
-        """The conversation's id."""
+        """The conversation's id, and where it came from."""
         file, place = self.place(n)
         return self._names(self._files[file].with_suffix(".jsonl"))[place]
 
 
 def _names(file: Path) -> list[str]:
-    return [from_json(orjson.loads(line)[2]).id for line in file.read_bytes().splitlines()]
+    lines = map(orjson.loads, file.read_bytes().splitlines())
+    return [f"{from_json(value).id} ({source})" for _, source, value, *_ in lines]

@@ -59,7 +59,6 @@ def _manifest(
         copies = {r: n - sum(c.rejected[r] for c in (*counts.values(), last)) for r, n in reasons.items()}
         counts["dedup"] = StepCount(sum(part["kept"] for part in cleaned), +Counter(copies))
     counts["cut"] = last
-    languages = _take_languages(counts)
     sets = {side: _set(config, [part["sets"][side] for part in cut]) for side in ("train", "heldout")}
     records_in = counts["read"].records_in if "read" in counts else 0
     lengths = "characters" if config.tokenizer is None or not config.cut.enabled else "tokens"
@@ -67,13 +66,13 @@ def _manifest(
         "records_in": records_in,
         "records_kept": records_in - sum(reasons.values()),
         "records_rejected": sum(reasons.values()),
-        "rejected_by_reason": dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0]))),
+        "rejected_by_reason": _ordered_by_count(reasons),
         "steps": [{"step": step, **count.summary()} for step, count in counts.items()],
         "sets": sets,
         "histograms": {
             "turns": _histogram(cut, "turns"),
             lengths: _histogram(cut, "lengths"),
-            "languages": languages,
+            "languages": _ordered_by_count(_sum(cut, "languages")),
         },
         "inputs": fingerprint["inputs"],
         "outputs": outputs,
@@ -82,15 +81,6 @@ def _manifest(
         "files": fingerprint["files"],
         "versions": {name: version(name) for name in LIBRARIES},
     }
-
-
-def _take_languages(counts: dict[str, StepCount]) -> dict[str, int]:
-    """The languages out of the language step's changes, most frequent first."""
-    if "language" not in counts:
-        return {}
-    changes = counts["language"].changes
-    found = {name.removeprefix("language: "): changes.pop(name) for name in list(changes)}
-    return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
 
 
 def _set(config: PrepareConfig, parts: Sequence[dict[str, Any]]) -> dict[str, int | None]:
@@ -102,12 +92,21 @@ def _set(config: PrepareConfig, parts: Sequence[dict[str, Any]]) -> dict[str, in
     return {name: None if name in uncounted else total[name] for name in names}
 
 
-def _histogram(cut: Sequence[dict[str, Any]], name: str) -> dict[str, int]:
+def _sum(cut: Sequence[dict[str, Any]], name: str) -> Counter[str]:
     total: Counter[str] = Counter()
     for part in cut:
         for side in part["sets"].values():
             total.update(side[name])
+    return total
+
+
+def _histogram(cut: Sequence[dict[str, Any]], name: str) -> dict[str, int]:
+    total = _sum(cut, name)
     return {key: total[key] for key in sorted(total, key=int)}
+
+
+def _ordered_by_count(counts: Counter[str]) -> dict[str, int]:
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
 def _sample(config: PrepareConfig, work: Path, shard: int, row: int) -> Sample:
@@ -116,7 +115,7 @@ def _sample(config: PrepareConfig, work: Path, shard: int, row: int) -> Sample:
     before = next(item.conversation for i, item in items if i == row)
     assert isinstance(before, Conversation)
     with (work / "clean" / shards.name(shard, "jsonl")).open("rb") as lines:
-        after = next(shards.from_json(value) for i, _, value in map(orjson.loads, lines) if i == row)
+        after = next(shards.from_json(value) for i, _, value, *_ in map(orjson.loads, lines) if i == row)
     if config.personal_data.enabled:
         before = replace(scrub_conversation(before, config.personal_data.kinds, Counter()), id=before.id)
     return Sample(after.id, before.turns, after.turns)

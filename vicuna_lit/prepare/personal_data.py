@@ -10,7 +10,9 @@ from dataclasses import replace
 
 from vicuna_lit.conversation import Conversation
 
-EMAIL = re.compile(r"\b[\w.+%-]{1,64}@(?!example\.)(?:[A-Za-z0-9-]{1,63}\.){1,8}[A-Za-z]{2,24}\b")
+EMAIL = re.compile(  # ASCII alone: in scripts without blanks words stand right beside an address
+    r"(?<![A-Za-z0-9._%+-])[A-Za-z0-9._%+-]{1,64}@(?!example\.)(?:[A-Za-z0-9-]{1,63}\.){1,8}[A-Za-z]{2,24}(?![A-Za-z0-9-])"
+)
 PHONE = re.compile(
     r"(?<![\w.+/=-])(?:"
     r"\+\d{1,3}[ .-]?(?:\(\d{1,4}\)[ .-]?)?\d{2,4}(?:[ .-]?\d{2,4}){2,4}"  # +49 30 1234 5678

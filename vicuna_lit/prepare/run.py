@@ -51,7 +51,7 @@ def prepare_data(config: PrepareConfig) -> Prepared:
     fingerprint = _fingerprint(config, raw, folder)
     identity = {"config": config.identity()} | fingerprint
     if (done := read_json(folder, "manifest.json")) is not None:
-        refuse_other_settings(folder, {k: done.get(k) for k in identity}, identity)
+        refuse_other_settings(folder, _readable({k: done.get(k) for k in identity}), _readable(identity))
         return Prepared(str(folder), done)
     workers = config.workers or cores()
     cutting = config.tokenizer is not None and config.cut.enabled
@@ -68,6 +68,11 @@ def prepare_data(config: PrepareConfig) -> Prepared:
     manifest = assemble(config, folder, work, counts, fingerprint)
     shutil.rmtree(work)
     return Prepared(str(folder), manifest, time.perf_counter() - clock)
+
+
+def _readable(identity: dict[str, Any]) -> dict[str, Any]:
+    """With a line for each input, as the differences are shown."""
+    return identity | {"inputs": {f["path"]: f["sha256"][:12] for f in identity["inputs"] or []}}
 
 
 def _paths(raw: str | tuple[str, ...]) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from vicuna_lit.prepare import shards
 from vicuna_lit.prepare.config import PrepareConfig
 from vicuna_lit.prepare.duplicates import signatures
 from vicuna_lit.prepare.shards import Dropped, dumps
-from vicuna_lit.prepare.steps import Step, StepCount, steps
+from vicuna_lit.prepare.steps import LANGUAGE, Step, StepCount, steps
 
 
 class Job(NamedTuple):
@@ -62,12 +62,12 @@ def clean(job: Job) -> None:
     lines: list[bytes] = []
     dropped: list[bytes] = []
     for row, (source, raw, plugins) in enumerate(shards.read_items(work / "raw" / shards.name(job.shard, "jsonl"))):
-        step, result = _clean(raw, plugins and config.filters.plugins, pipeline, counts)
+        step, result, language = _clean(raw, plugins and config.filters.plugins, pipeline, counts)
         if isinstance(result, Rejection):
             dropped.append(dumps([row, source, step, list(result)]))
         else:
             kept.append(result)
-            lines.append(dumps([row, source, shards.to_json(result)]))
+            lines.append(dumps([row, source, shards.to_json(result), language]))
     folder = work / "clean"
     signed = BytesIO()
     if config.dedup.enabled:
@@ -80,9 +80,9 @@ def clean(job: Job) -> None:
 
 def _clean(
     raw: Conversation | Rejection, plugins: bool, pipeline: dict[str, Step], counts: dict[str, StepCount]
-) -> tuple[str, Conversation | Rejection]:
-    """The name of the last step, and its result. A step that fails costs this conversation alone."""
-    name, result = "read", raw
+) -> tuple[str, Conversation | Rejection, str | None]:
+    """The name of the last step, its result, and the language. A step that fails costs this conversation alone."""
+    name, result, language = "read", raw, None
     counts["read"].records_in += 1
     for name, step in pipeline.items():
         if isinstance(result, Rejection):
@@ -93,14 +93,17 @@ def _clean(
             result = Rejection(result.id, "plugins") if name == "filters" and plugins else step(result, tally)
         except Exception as error:
             result = Rejection(result.id, "step failed", f"{type(error).__name__}: {error}"[:300])
+        if name == "language":
+            language = next((key.removeprefix(LANGUAGE) for key in tally), None)
+            tally.clear()
         counts[name].changes.update(tally)
         if isinstance(result, Rejection):
             counts[name].rejected[result.reason] += 1
-            return name, result
+            return name, result, None
     if isinstance(raw, Rejection):
         counts["read"].rejected[raw.reason] += 1
-        return "read", raw
-    return name, result
+        return "read", raw, None
+    return name, result, language
 
 
 def cut(job: Job) -> None:
@@ -109,29 +112,28 @@ def cut(job: Job) -> None:
     work, folder = Path(job.work), Path(job.work) / "cut"
     copies = _copies(work / "copies" / shards.name(job.shard))
     dropped = list(_dropped_before(work / "clean" / shards.name(job.shard, "dropped.jsonl")))
-    rows: list[tuple[int, str]] = []
+    rows: list[tuple[int, str, str | None]] = []
     conversations: list[Conversation] = []
     with (work / "clean" / shards.name(job.shard, "jsonl")).open("rb") as stream:
         for i, line in enumerate(stream):
-            row, source, value = orjson.loads(line)
+            row, source, value, language = orjson.loads(line)
             if i in copies:
                 dropped.append(Dropped(row, source, "dedup", Rejection(value[0], *copies[i])))
             else:
-                rows.append((row, source))
+                rows.append((row, source, language))
                 conversations.append(shards.from_json(value))
     count = StepCount(records_in=len(conversations))
     sets = {name: SetCount() for name in ("train", "heldout")}
     lines: dict[str, list[bytes]] = {"train": [], "heldout": []}
     samples: list[tuple[str, int]] = []
-    for (row, source), whole, pieces in zip(
-        rows, conversations, _pieces(job, config, conversations, count), strict=True
-    ):
+    cut_up = _pieces(job, config, conversations, count)
+    for (row, source, language), whole, pieces in zip(rows, conversations, cut_up, strict=True):
         if isinstance(pieces, Rejection):
             count.rejected[pieces.reason] += 1
             dropped.append(Dropped(row, source, "cut", pieces))
             continue
         side = "heldout" if is_heldout(whole.id, config.heldout_fraction) else "train"
-        sets[side].add(whole, pieces)
+        sets[side].add(whole, pieces, language)
         lines[side] += [dumps(to_record(piece.conversation)) for piece in pieces]
         samples.append((sha256(f"sample {whole.id}".encode()).hexdigest(), row))
     for side, written in lines.items():
@@ -185,11 +187,13 @@ class SetCount:
         self.numbers: Counter[str] = Counter()
         self.turns: Counter[int] = Counter()
         self.lengths: Counter[int] = Counter()
+        self.languages: Counter[str] = Counter()
 
-    def add(self, whole: Conversation, pieces: list[Piece]) -> None:
+    def add(self, whole: Conversation, pieces: list[Piece], language: str | None) -> None:
         """Counts a conversation and its pieces."""
         self.numbers.update(conversations=1, pieces=len(pieces))
         self.turns[len(whole.turns)] += 1
+        self.languages.update([language] if language else [])
         for conversation, tokens, supervised in pieces:
             characters = sum(len(t.content) for t in conversation.turns)
             self.numbers.update(turns=len(conversation.turns), characters=characters)
@@ -199,7 +203,8 @@ class SetCount:
 
     def plain(self) -> dict[str, Any]:
         """As JSON."""
-        return {"numbers": self.numbers, "turns": _keys(self.turns), "lengths": _keys(self.lengths)}
+        histograms = {"turns": _keys(self.turns), "lengths": _keys(self.lengths), "languages": self.languages}
+        return {"numbers": self.numbers, **histograms}
 
 
 def _keys(counts: Counter[int]) -> dict[str, int]:

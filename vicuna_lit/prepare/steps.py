@@ -19,6 +19,10 @@ from vicuna_lit.prepare.personal_data import scrub_conversation
 Step = Callable[[Conversation, Tally], Conversation | Rejection]
 
 
+LANGUAGE = "language: "
+"""Opens the tally's entry for the language of a conversation that is kept."""
+
+
 @dataclass
 class StepCount:
     """What a step did: records that came in, those it rejected by reason, and what it changed."""
@@ -89,10 +93,10 @@ def convert_html(conversation: Conversation, tally: Tally) -> Conversation:
 
 
 def choose_language(conversation: Conversation, config: PrepareConfig, tally: Tally) -> Conversation | Rejection:
-    """Keeps or drops by language; the tally holds `language: <code>` of what is kept."""
+    """Keeps or drops by language; the tally says which language is kept."""
     language, confidence = detect(conversation, config.language.min_confidence)
     keep = config.language.keep
     if language in config.language.drop or (keep is not None and language not in keep):
         return Rejection(conversation.id, "language", f"{language}, confidence {confidence:.2f}")
-    tally[f"language: {language}"] += 1
+    tally[f"{LANGUAGE}{language}"] += 1
     return conversation
