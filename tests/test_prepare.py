@@ -249,6 +249,18 @@ def test_the_same_command_finds_it_done_and_another_config_is_refused(raw, prepa
         prepare_data(config(raw, tmp_path))
 
 
+def test_a_change_in_one_of_two_inputs_of_one_name_is_seen(tmp_path):
+    files = [tmp_path / name / "dump.json" for name in "ab"]
+    for file in files:
+        file.parent.mkdir()
+        file.write_text(json.dumps(messy(5)))
+    raw = f"[{files[0]},{files[1]}]"
+    prepare_data(config(raw, tmp_path / "out"))
+    files[0].write_text(json.dumps(messy(4)))
+    with pytest.raises(RunError, match="0 dump"):
+        prepare_data(config(raw, tmp_path / "out"))
+
+
 def test_unfinished_work_of_another_config_is_discarded(raw, prepared, tmp_path, monkeypatch):
     def stop(job):
         raise Stop

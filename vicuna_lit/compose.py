@@ -73,20 +73,6 @@ def check(job: str, node: DictConfig, problems: Sequence[str] = ()) -> Any:
     return config
 
 
-def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dicts as one with dotted keys, as W&B shows and filters them."""
-    out = {}
-    for key, value in values.items():
-        out |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
-    return out
-
-
-def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """The fields in which two dumped configs differ, a line each."""
-    a, b = flatten(old), flatten(new)
-    return [f"{k}: {a.get(k)!r} → {b.get(k)!r}" for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k)]
-
-
 def _compose(job: str, overrides: Sequence[str]) -> DictConfig:
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):

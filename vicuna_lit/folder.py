@@ -1,11 +1,11 @@
 """A run is its folder: files that are whole or not there, and the same command finding its own results."""
 
 import json
+import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
-
-from vicuna_lit.compose import differences
 
 
 class RunError(ValueError):
@@ -25,14 +25,34 @@ def read_json(folder: Path, name: str) -> dict[str, Any] | None:
     return None
 
 
-def write_json(path: Path, values: Any) -> None:
-    """Writes to a temporary name first, so that the file is whole or not there."""
-    part = path.with_name(f".{path.name}.part")
+def write(path: Path, chunks: Iterable[bytes]) -> None:
+    """Writes under a temporary name first, so that the file is whole or not there."""
+    part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        part.write_text(json.dumps(values, indent=1, ensure_ascii=False))
+        with part.open("wb") as stream:
+            stream.writelines(chunks)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Writes JSON to be read by people; whole or not there."""
+    write(path, [json.dumps(values, indent=1, ensure_ascii=False).encode()])
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as one with dotted keys, as W&B shows and filters them."""
+    out = {}
+    for key, value in values.items():
+        out |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
+    return out
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """The fields in which two dumped configs differ, a line each."""
+    a, b = flatten(old), flatten(new)
+    return [f"{k}: {a.get(k)!r} → {b.get(k)!r}" for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k)]
 
 
 def refuse_other_settings(folder: Path, saved: dict[str, Any], wanted: dict[str, Any]) -> None:

@@ -78,20 +78,23 @@ class ConversationData(L.LightningDataModule):
     def _build(self, heldout: bool) -> tuple[Examples, Account]:
         data = self.config.data
         most = data.max_heldout if heldout else data.max_conversations
-        records = self._side(heldout)
-        if data.heldout_path is not None or self.prepared is not None:
-            path, heldout_path = self._paths()
-            records = read(heldout_path if heldout else path)
+        if data.heldout_path is None and self.prepared is None:
+            records = self._side(heldout)
+        else:
+            records = read(self._file(heldout))
         examples, account = build(records, self.encoder, self.config.context_length, most)
         if not len(examples) and not heldout:
             raise account.nothing_left(data.path)
         return examples, account
 
-    def _paths(self) -> tuple[Path, Path]:
-        """Training and held-out conversations, where they are files of their own."""
-        folder, named = self.prepared, self.config.data.heldout_path
-        path = folder / "train.jsonl" if folder else locate(self.config.data.path)
-        return path, locate(named) if named is not None else path.with_name("heldout.jsonl")
+    def _file(self, heldout: bool) -> Path:
+        """Training or held-out conversations, where they are files of their own."""
+        named = self.config.data.heldout_path
+        if heldout and named is not None:
+            return locate(named)
+        if self.prepared is not None:
+            return self.prepared / ("heldout.jsonl" if heldout else "train.jsonl")
+        return locate(self.config.data.path)
 
     def _side(self, heldout: bool) -> Iterator[Conversation | Rejection]:
         """The records on one side of the split; broken ones count with the training set."""

@@ -8,7 +8,7 @@ gives the same bytes.
 import json
 import math
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from vicuna_lit.conversation import Turn
+from vicuna_lit.folder import flatten
 from vicuna_lit.prepare.compare import compare
 
 STREAM = 800
@@ -68,7 +69,7 @@ def render_card(manifest: dict[str, Any], samples: Sequence[Sample]) -> str:
         examples=[(sample, compare(sample.before, sample.after)) for sample in samples],
         inputs=[*(manifest.get("inputs") or ()), *({"path": k, "sha256": v} for k, v in files.items())],
         outputs=[{"path": name, **file} for name, file in (manifest.get("outputs") or {}).items()],
-        config=list(_flat(manifest.get("config") or {})),
+        config=[(key, _json(value)) for key, value in flatten(manifest.get("config") or {}).items()],
         plot_height=PLOT_HEIGHT,
     )
     # An id may hold half a surrogate pair, which no file can; control characters become visible.
@@ -97,16 +98,12 @@ def _shorten(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[:most]} … {len(text) - most:,} more characters"
 
 
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
 def _ranked(counts: dict[str, int] | None) -> list[tuple[str, int]]:
     return sorted((counts or {}).items(), key=lambda item: (-item[1], item[0]))
-
-
-def _flat(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    for key, value in config.items():
-        if isinstance(value, dict) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", json.dumps(value, ensure_ascii=False, default=str)
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, PositiveInt, ValidationInfo, field_validator
 
 from vicuna_lit.config import Config, Fraction, RunConfig, TemplateConfig
+from vicuna_lit.conversation import Role
 
 Scope = Literal["turn", "conversation", "off"]
 """What an offence costs: the turn and all behind it, the whole conversation, or nothing."""
-Role = Literal["system", "user", "assistant", "tool"]
 Share = Annotated[float, Field(gt=0, le=1)]
 
 
@@ -173,6 +173,11 @@ class PrepareConfig(Config):
     def tokenizer_path(self) -> str:
         """Where the tokenizer lies."""
         return self.tokenizer or ""
+
+    @property
+    def cuts(self) -> bool:
+        """Whether conversations are tokenised and cut."""
+        return self.tokenizer is not None and self.cut.enabled
 
     def identity(self) -> dict[str, Any]:
         """What decides the output's bytes: not the folder, the workers or the engine."""

@@ -19,7 +19,6 @@ WORD = re.compile(r"[぀-ヿ㐀-鿿가-힯]|[^\W_]+")
 class Questions:
     """The n-grams of all questions: which questions each belongs to, and how many each question has."""
 
-    ngram: int
     grams: dict[int, dict[tuple[str, ...], list[int]]]
     """By length, since a question shorter than `ngram` words is one gram of its own length."""
     sizes: tuple[int, ...]
@@ -53,7 +52,7 @@ def read_questions(files: Sequence[Path], ngram: int) -> Questions:
                     grams[length][gram].append(len(sizes))
                 sizes.append(len(unique))
                 names.append(f"{record.get('question_id', f'{file.name}:{number}')}, turn {i + 1}")
-    return Questions(ngram, {n: dict(g) for n, g in grams.items()}, tuple(sizes), tuple(names))
+    return Questions({n: dict(g) for n, g in grams.items()}, tuple(sizes), tuple(names))
 
 
 def decontaminate(

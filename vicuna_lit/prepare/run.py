@@ -54,14 +54,14 @@ def prepare_data(config: PrepareConfig) -> Prepared:
         refuse_other_settings(folder, _readable({k: done.get(k) for k in identity}), _readable(identity))
         return Prepared(str(folder), done)
     workers = config.workers or cores()
-    cutting = config.tokenizer is not None and config.cut.enabled
-    modules = ["vicuna_lit.prepare.stages", *(["vicuna_lit.tokenizer"] if cutting else [])]
-    work = _open(folder, identity, sum(f["bytes"] for f in fingerprint["inputs"]))
+    modules = ["vicuna_lit.prepare.stages", *(["vicuna_lit.tokenizer"] if config.cuts else [])]
+    size = sum(f["bytes"] for f in fingerprint["inputs"])
+    work = _open(folder, identity, size)
     text = config.model_dump_json()
     if config.engine == "local":
         warm_up(workers, modules)
     list(run_all(config.engine, check, [Job(text, str(work), 0)], workers))
-    counts = _read(raw, work, fingerprint)
+    counts = _read(raw, work, size)
     _stage("clean", clean, config, text, work, counts, workers)
     _write_copies(config, work, len(counts))
     _stage("cut", cut, config, text, work, counts, workers)
@@ -72,7 +72,8 @@ def prepare_data(config: PrepareConfig) -> Prepared:
 
 def _readable(identity: dict[str, Any]) -> dict[str, Any]:
     """With a line for each input, as the differences are shown."""
-    return identity | {"inputs": {f["path"]: f["sha256"][:12] for f in identity["inputs"] or []}}
+    inputs = enumerate(identity["inputs"] or [])  # two inputs may have one name
+    return identity | {"inputs": {f"{i} {f['path']}": f["sha256"][:12] for i, f in inputs}}
 
 
 def _paths(raw: str | tuple[str, ...]) -> tuple[str, ...]:
@@ -118,15 +119,14 @@ def _open(folder: Path, identity: dict[str, Any], size: int) -> Path:
     return work
 
 
-def _read(raw: list[str], work: Path, fingerprint: dict[str, Any]) -> list[int]:
+def _read(raw: list[str], work: Path, size: int) -> list[int]:
     """Writes the raw shards; records in each."""
     marker = work / "raw" / "done.json"
     if marker.exists():
         return orjson.loads(marker.read_bytes())
     counts: list[int] = []
-    inputs = {f["path"]: f["bytes"] for f in fingerprint["inputs"]}
-    with progress("read", sum(inputs.values()), "MB", 1e6) as advance:
-        for items, read in _batches(raw, inputs):
+    with progress("read", size, "MB", 1e6) as advance:
+        for items, read in _batches(raw):
             shards.write_items(work / "raw" / shards.name(len(counts), "jsonl"), items)
             counts.append(len(items))
             advance(read)
@@ -134,7 +134,7 @@ def _read(raw: list[str], work: Path, fingerprint: dict[str, Any]) -> list[int]:
     return counts
 
 
-def _batches(raw: list[str], sizes: dict[str, int]) -> Iterator[tuple[list[Item], int]]:
+def _batches(raw: list[str]) -> Iterator[tuple[list[Item], int]]:
     """Records in shards, and about how many bytes of input each took."""
     items: list[Item] = []
     characters = 0

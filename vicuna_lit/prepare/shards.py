@@ -4,14 +4,15 @@ A shard's files in a stage's folder are `NNNNN.jsonl` and the like; `NNNNN.json`
 says that they are whole. What a stage writes depends on its input alone, never on who ran it or when.
 """
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import orjson
 
 from vicuna_lit.conversation import Conversation, Rejection, Turn
+from vicuna_lit.folder import write
 
 MOST_RECORDS, MOST_CHARACTERS = 256, 2_000_000
 """Of a shard: many enough to be worth a process's while, few enough to stay small in memory."""
@@ -71,17 +72,6 @@ def read_items(path: Path) -> Iterator[Item]:
             yield Item(source, Rejection(*value) if rejected else from_json(value), plugins)
 
 
-def write(path: Path, lines: Iterable[bytes]) -> None:
-    """Writes under a temporary name first, so that the file is whole or not there."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with part.open("wb") as stream:
-            stream.writelines(lines)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
 def name(shard: int, suffix: str = "json") -> str:
     """`00012.json`."""
     return f"{shard:05d}.{suffix}"
@@ -89,8 +79,6 @@ def name(shard: int, suffix: str = "json") -> str:
 
 def concatenate(parts: Sequence[Path], target: Path) -> dict[str, Any]:
     """Joins files into one; its bytes, lines and sha256."""
-    from hashlib import sha256
-
     digest, size, lines = sha256(), 0, 0
 
     def chunks() -> Iterator[bytes]:

@@ -43,13 +43,13 @@ def _pipeline(config: str) -> tuple[PrepareConfig, dict[str, Step]]:
 def _encoder(config: str) -> Any:
     from vicuna_lit.tokenizer import make_encoder
 
-    return make_encoder(PrepareConfig.model_validate_json(config))
+    return make_encoder(_pipeline(config)[0])
 
 
 def check(job: Job) -> None:
     """Builds everything once, so that what is wrong is said before the work begins."""
     config, _ = _pipeline(job.config)
-    if config.tokenizer is not None and config.cut.enabled:
+    if config.cuts:
         _encoder(job.config)
 
 
@@ -159,7 +159,7 @@ class Piece(NamedTuple):
 def _pieces(
     job: Job, config: PrepareConfig, conversations: list[Conversation], count: StepCount
 ) -> Iterator[list[Piece] | Rejection]:
-    if config.tokenizer is None or not config.cut.enabled:
+    if not config.cuts:
         yield from ([Piece(c)] for c in conversations)
         return
     from vicuna_lit.data.split import split

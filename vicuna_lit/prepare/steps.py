@@ -3,8 +3,6 @@
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 from vicuna_lit.conversation import Conversation, Rejection
@@ -42,12 +40,13 @@ class StepCount:
         return {
             "in": self.records_in,
             "kept": self.records_in - sum(self.rejected.values()),
-            "rejected": _ordered(self.rejected),
-            "changes": _ordered(self.changes),
+            "rejected": by_count(self.rejected),
+            "changes": by_count(self.changes),
         }
 
 
-def _ordered(counts: Counter[str]) -> dict[str, int]:
+def by_count(counts: Counter[str]) -> dict[str, int]:
+    """The most frequent first; without those that never occurred."""
     return {name: n for name, n in sorted(counts.items(), key=lambda item: (-item[1], item[0])) if n}
 
 
@@ -67,18 +66,15 @@ def steps(config: PrepareConfig) -> dict[str, Step]:
     if config.personal_data.enabled:
         out["personal_data"] = lambda c, tally: scrub_conversation(c, config.personal_data.kinds, tally)
     if config.moderation.enabled and config.moderation.scorer is not None:
-        out["moderation"] = partial(_moderate, config, load_scorer(config.moderation.scorer))
+        scorer = load_scorer(config.moderation.scorer)
+        out["moderation"] = lambda c, tally: moderate(c, config.moderation, scorer, tally)
     if config.language.enabled:
         out["language"] = lambda c, tally: choose_language(c, config, tally)
     if config.decontamination.enabled and config.decontamination.questions:
-        files = [Path(locate(name)) for name in config.decontamination.questions]
+        files = [locate(name) for name in config.decontamination.questions]
         questions = read_questions(files, config.decontamination.ngram)
         out["decontamination"] = lambda c, _: decontaminate(c, config.decontamination, questions)
     return out
-
-
-def _moderate(config: PrepareConfig, scorer: Any, c: Conversation, tally: Tally) -> Conversation | Rejection:
-    return moderate(c, config.moderation, scorer, tally)
 
 
 def convert_html(conversation: Conversation, tally: Tally) -> Conversation:
