@@ -13,8 +13,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
-from vicuna_lit.config import CONF_DIR, Config, TrainConfig
+from vicuna_lit.config import CONF_DIR, Config
 from vicuna_lit.prepare.config import PrepareConfig
+from vicuna_lit.train.config import TrainConfig
 
 JOBS: dict[str, type[Config]] = {"prepare": PrepareConfig, "train": TrainConfig}
 """Root configs by the name of their job."""

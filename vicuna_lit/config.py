@@ -1,22 +1,13 @@
-"""Every knob on one page. YAML in `conf/` holds all values; these classes hold none, they check them.
+"""The parts that several jobs share; each job's own config lies beside its code (`train/config.py`, …).
 
-Importing this module costs milliseconds: no torch, no Hydra. `vicuna_lit.compose` turns YAML and
-overrides into these classes.
+YAML in `conf/` holds all values; these classes hold none, they check them. Importing this module costs
+milliseconds: no torch, no Hydra. `vicuna_lit.compose` turns YAML and overrides into these classes.
 """
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    PositiveFloat,
-    PositiveInt,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 PACKAGE = Path(__file__).parent
 CONF_DIR = next(p for p in (PACKAGE / "conf", PACKAGE.parent / "conf") if p.is_dir())
@@ -87,6 +78,9 @@ class TokenizerTemplateConfig(Config):
 TemplateConfig = Annotated[TextTemplateConfig | TokenizerTemplateConfig, Field(discriminator="kind")]
 
 
+RopeScaling = Literal["none", "linear", "yarn"]
+
+
 class ScratchModelConfig(Config):
     """A LLaMA with random weights."""
 
@@ -95,7 +89,7 @@ class ScratchModelConfig(Config):
     """Folder of the tokenizer."""
     architecture: dict[str, Any]
     """Fields of `transformers.LlamaConfig`; the vocabulary and the stop token come from the tokenizer."""
-    rope_scaling: Literal["none", "linear"]
+    rope_scaling: RopeScaling
 
     @property
     def path(self) -> None:
@@ -113,8 +107,12 @@ class PretrainedModelConfig(Config):
     """Folder of the tokenizer; null: beside the weights."""
     architecture: dict[str, Any] | None
     """Fields of `transformers.LlamaConfig`, to plan (`dry_run`) without the weights."""
-    rope_scaling: Literal["none", "linear"]
-    """`linear` stretches the positions by ceil(context_length / the model's), as Vicuna v1.5-16k."""
+    rope_scaling: RopeScaling
+    """What stretches the positions, by ceil(context_length / the model's), where the context asks for it:
+    `linear`, as Vicuna v1.5-16k, or `yarn` (Peng et al. 2023)."""
+
+
+ModelConfig = Annotated[ScratchModelConfig | PretrainedModelConfig, Field(discriminator="kind")]
 
 
 class DataConfig(Config):
@@ -130,121 +128,3 @@ class DataConfig(Config):
     """Use the first so many for training; null: all."""
     max_heldout: PositiveInt | None
     """Use the first so many for the held-out loss; null: all."""
-
-
-class SingleConfig(Config):
-    """One device, one process."""
-
-    kind: Literal["single"]
-
-
-class OptimizerConfig(Config):
-    """AdamW with a warm-up and a decay over the whole run."""
-
-    lr: PositiveFloat
-    betas: tuple[Fraction, Fraction]
-    eps: PositiveFloat
-    weight_decay: NonNegative
-    """Applied to matrices only, not to norms."""
-    schedule: Literal["cosine", "linear", "constant"]
-    """After the warm-up, down to 0 at the last step (or constant)."""
-    warmup_ratio: Fraction
-    """Share of all steps over which the rate rises from 0."""
-    clip_norm: PositiveFloat | None
-    """Largest norm of the step's gradient; null: not clipped, still measured."""
-
-
-class TrainerConfig(Config):
-    """How long, and on what."""
-
-    epochs: PositiveFloat
-    """Passes over the training conversations; may be a fraction."""
-    max_steps: PositiveInt | None
-    """Overrides epochs."""
-    devices: Literal[1]
-    accelerator: Literal["auto", "cpu", "gpu"]
-    """auto takes a GPU where there is one."""
-
-
-class HeldoutConfig(Config):
-    """When the held-out loss is taken, besides before the first step and after the last."""
-
-    every_steps: PositiveInt | None
-
-
-class SampleConfig(Config):
-    """Questions that the model answers before and after training: each a list of user turns."""
-
-    questions: tuple[tuple[str, ...], ...]
-    max_new_tokens: PositiveInt
-
-
-class WandbConfig(Config):
-    """Weights & Biases."""
-
-    mode: Literal["online", "offline", "disabled"]
-    """offline writes to the run folder; `wandb sync` uploads it later."""
-    project: str
-    entity: str | None
-    group: str | None
-    """null: none, or the sweep's folder under multirun."""
-    tags: tuple[str, ...]
-
-
-class TrainConfig(Config):
-    """The train job; `conf/train.yaml`."""
-
-    run: RunConfig
-    seed: Annotated[int, Field(ge=0)]
-    """Of the order of the conversations and of random weights."""
-    context_length: PositiveInt
-    """Longest conversation in tokens; longer ones are split on turn boundaries."""
-    conversations_per_step: PositiveInt
-    """The recipe's batch size: conversations in one optimizer step, on all devices together."""
-    tokens_per_device: PositiveInt
-    """The memory's batch size: the longest packed row. Gradient accumulation follows from it."""
-    packing: bool
-    """Several conversations to a row (they never see each other); false: one."""
-    precision: Literal["fp32", "bf16-mixed"]
-    """bf16-mixed keeps weights and optimizer state in fp32."""
-    attention: Literal["sdpa_per_conversation"]
-    """torch's causal attention, once per conversation of a row."""
-    gradient_checkpointing: Literal["none", "full"]
-    """full recomputes every layer in the backward pass: less memory, about a quarter slower."""
-    system_prompt: str | None
-    """For conversations without a system turn; null: the template's own."""
-    dry_run: bool
-    """Print what would run (steps, tokens, layout) and stop."""
-    model: Annotated[ScratchModelConfig | PretrainedModelConfig, Field(discriminator="kind")]
-    data: DataConfig
-    template: TemplateConfig
-    strategy: SingleConfig
-    optimizer: OptimizerConfig
-    trainer: TrainerConfig
-    heldout: HeldoutConfig
-    sample: SampleConfig
-    wandb: WandbConfig
-
-    # Field validators, not model validators: these run, and are reported, even where other fields are wrong.
-    @field_validator("tokens_per_device")
-    @classmethod
-    def _row_holds_a_conversation(cls, tokens: int, info: ValidationInfo) -> int:
-        context = info.data.get("context_length", 0)
-        if tokens < context:
-            raise ValueError(f"{tokens} is less than context_length={context}; a row holds whole conversations")
-        return tokens
-
-    @field_validator("model")
-    @classmethod
-    def _has_weights(cls, model: ScratchModelConfig | PretrainedModelConfig, info: ValidationInfo) -> Any:
-        if model.kind == "pretrained" and model.path is None:
-            if not info.data.get("dry_run"):
-                raise ValueError("path is null; give the folder of the weights, model.path=<folder>")
-            if model.tokenizer is None or model.architecture is None:
-                raise ValueError("dry_run without model.path needs model.tokenizer=<folder> and model.architecture")
-        return model
-
-    @property
-    def tokenizer_path(self) -> str:
-        """Where the tokenizer lies: beside the weights unless named."""
-        return self.model.tokenizer or self.model.path or ""

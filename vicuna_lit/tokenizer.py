@@ -5,12 +5,12 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
-from vicuna_lit.config import TrainConfig
 from vicuna_lit.data.tokenize import Encoder
 from vicuna_lit.paths import locate
 from vicuna_lit.prepare.config import PrepareConfig
 from vicuna_lit.template import Template, TextTemplate
 from vicuna_lit.tokenizer_template import TokenizerTemplate
+from vicuna_lit.train.config import TrainConfig
 
 
 class ModelError(ValueError):

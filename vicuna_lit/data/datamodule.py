@@ -7,7 +7,6 @@ from typing import Any
 import lightning as L
 from torch.utils.data import DataLoader
 
-from vicuna_lit.config import TrainConfig
 from vicuna_lit.conversation import Conversation, DataError, Rejection, is_heldout
 from vicuna_lit.data.batch import Batch, PlannedRows
 from vicuna_lit.data.build import Account, Examples, build
@@ -15,6 +14,7 @@ from vicuna_lit.data.schedule import Plan, schedule
 from vicuna_lit.data.tokenize import Encoder
 from vicuna_lit.formats import read
 from vicuna_lit.paths import locate
+from vicuna_lit.train.config import TrainConfig
 
 
 class ConversationData(L.LightningDataModule):

@@ -6,8 +6,8 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from vicuna_lit.config import TrainConfig
 from vicuna_lit.folder import check_disk, read_json, refuse_other_settings, write_json
+from vicuna_lit.train.config import TrainConfig
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,11 @@ import wandb
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from vicuna_lit.config import PACKAGE, TrainConfig
+from vicuna_lit.config import PACKAGE
 from vicuna_lit.data.datamodule import ConversationData
 from vicuna_lit.data.show import show_mask
 from vicuna_lit.folder import flatten
+from vicuna_lit.train.config import TrainConfig
 from vicuna_lit.train.heldout import HeldoutLoss
 from vicuna_lit.train.module import SupervisedModule
 

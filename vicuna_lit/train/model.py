@@ -2,8 +2,9 @@
 
 import math
 import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -12,12 +13,14 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, LlamaConfig, PreTrainedModel
 
 import vicuna_lit.train.attention  # noqa: F401  registers our attention
-from vicuna_lit.config import TrainConfig
 from vicuna_lit.data.batch import Batch
 from vicuna_lit.data.tokenize import Encoder
 from vicuna_lit.paths import locate
 from vicuna_lit.tokenizer import ModelError, source
+from vicuna_lit.train.config import TrainConfig
 from vicuna_lit.train.loss import loss_sum, token_losses
+
+T = TypeVar("T")
 
 
 def model_config(config: TrainConfig, encoder: Encoder) -> Any:
@@ -101,7 +104,11 @@ class SupervisedLM(nn.Module):
         )
         return output.last_hidden_state
 
-    def forward(self, batch: Batch) -> Float[Tensor, ""]:
+    def forward(self, compute: Callable[..., T], *args: Any) -> T:
+        """`compute(self, *args)`. Every use of the weights runs in here, where sharded strategies gather them."""
+        return compute(self, *args)
+
+    def loss_sum(self, batch: Batch) -> Float[Tensor, ""]:
         """Sum of the supervised tokens' losses."""
         return loss_sum(self.hidden(batch), self.head, batch.labels)
 

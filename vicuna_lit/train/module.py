@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
-from vicuna_lit.config import OptimizerConfig
 from vicuna_lit.data.batch import Batch
 from vicuna_lit.data.schedule import Plan
+from vicuna_lit.train.config import OptimizerConfig
 from vicuna_lit.train.heldout import HeldoutLoss
 from vicuna_lit.train.model import SupervisedLM
 
@@ -36,7 +36,7 @@ class SupervisedModule(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One micro-batch. Lightning divides by the accumulation; the factor undoes that."""
-        share = self.lm(batch) / batch.denominator
+        share = self.lm(SupervisedLM.loss_sum, batch) / batch.denominator
         self._sum = self._sum + share.detach()
         if (batch_idx + 1) % self.plan.accumulation == 0:
             self.step_loss, self._sum = self._sum, 0.0
@@ -44,7 +44,7 @@ class SupervisedModule(L.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """One row of held-out conversations."""
-        self.heldout.add(batch, self.lm.token_losses(batch))
+        self.heldout.add(batch, self.lm(SupervisedLM.token_losses, batch))
 
     def on_validation_epoch_start(self) -> None:
         """Starts a new held-out measurement."""

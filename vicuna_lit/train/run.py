@@ -13,12 +13,12 @@ from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from vicuna_lit.chat.engine import Chat
-from vicuna_lit.config import TrainConfig
 from vicuna_lit.data.datamodule import ConversationData
 from vicuna_lit.data.tokenize import Encoder
 from vicuna_lit.folder import write_json
 from vicuna_lit.tokenizer import make_encoder
 from vicuna_lit.train.attention import plain_attention
+from vicuna_lit.train.config import TrainConfig
 from vicuna_lit.train.folder import Result, already_done, open_folder
 from vicuna_lit.train.logbook import Logbook, heldout_metrics, log_replies, peak_memory_bytes, start_wandb
 from vicuna_lit.train.model import SupervisedLM, build_model, export

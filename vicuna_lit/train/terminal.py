@@ -7,8 +7,8 @@ from rich.console import Console
 from rich.table import Table
 from transformers import PreTrainedModel
 
-from vicuna_lit.config import TrainConfig
 from vicuna_lit.data.datamodule import ConversationData
+from vicuna_lit.train.config import TrainConfig
 from vicuna_lit.train.folder import Result
 
 console = Console()

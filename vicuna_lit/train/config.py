@@ -1,0 +1,238 @@
+"""Every knob of the train job on one page. Values are in `conf/train.yaml` and its groups."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt, ValidationInfo, field_validator
+
+from vicuna_lit.config import Config, DataConfig, Fraction, ModelConfig, NonNegative, RunConfig, TemplateConfig
+
+
+class SingleConfig(Config):
+    """One process on one device."""
+
+    kind: Literal["single"]
+
+
+class DDPConfig(Config):
+    """The whole model on every device; gradients are averaged (torch's DistributedDataParallel)."""
+
+    kind: Literal["ddp"]
+
+
+class FSDPConfig(Config):
+    """Weights, gradients and optimizer state sharded by layer (torch's `fully_shard`, FSDP2)."""
+
+    kind: Literal["fsdp"]
+    offload: bool
+    """Keep the shards in CPU memory."""
+
+
+class ZeroConfig(Config):
+    """DeepSpeed's ZeRO (Rajbhandari et al. 2020)."""
+
+    kind: Literal["zero"]
+    stage: Literal[1, 2, 3]
+    """1 shards the optimizer state, 2 the gradients too, 3 the weights too."""
+    offload: bool
+    """Keep weights and optimizer state in CPU memory (stage 3)."""
+
+
+class FullConfig(Config):
+    """All weights are trained."""
+
+    kind: Literal["full"]
+
+
+class PartialConfig(Config):
+    """Some weights are trained, the others stay as they are."""
+
+    kind: Literal["partial"]
+    train: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Regular expressions; a weight whose name holds a match of one is trained."""
+
+
+class LoraConfig(Config):
+    """Low-rank adapters (Hu et al. 2021) on frozen weights; qlora (Dettmers et al. 2023) keeps those in 4 bits.
+
+    No dropout: its random numbers would depend on how conversations lie in rows.
+    """
+
+    kind: Literal["lora", "qlora"]
+    rank: PositiveInt
+    alpha: PositiveFloat
+    """The adapter's product is scaled by alpha / rank."""
+    targets: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Last names of the linear layers that get one."""
+
+
+class OptimizerConfig(Config):
+    """A rule of descent, with a warm-up and a decay over the whole run."""
+
+    kind: Literal["adamw", "adafactor", "adamw_8bit"]
+    """adafactor (Shazeer and Stern 2018) keeps rows and columns of the second moment and no first one;
+    adamw_8bit keeps both in 8 bits (bitsandbytes)."""
+    lr: PositiveFloat
+    betas: tuple[Fraction, Fraction]
+    eps: PositiveFloat
+    weight_decay: NonNegative
+    """Applied to matrices only, not to norms."""
+    schedule: Literal["cosine", "linear", "constant"]
+    """After the warm-up, down to 0 at the last step (or constant)."""
+    warmup_ratio: Fraction
+    """Share of all steps over which the rate rises from 0."""
+    clip_norm: PositiveFloat | None
+    """Largest norm of the step's gradient; null: not clipped, still measured."""
+
+
+class TrainerConfig(Config):
+    """How long, and on what."""
+
+    epochs: PositiveFloat
+    """Passes over the training conversations; may be a fraction."""
+    max_steps: PositiveInt | None
+    """Overrides epochs."""
+    devices: PositiveInt
+    """Processes on this machine, one device each; under torchrun its --nproc-per-node."""
+    accelerator: Literal["auto", "cpu", "gpu"]
+    """auto takes a GPU where there is one."""
+
+
+class CheckpointConfig(Config):
+    """When the state of the run is saved, so that the same command goes on from there."""
+
+    every_steps: PositiveInt | None
+    """null: never."""
+
+
+class HeldoutConfig(Config):
+    """When the held-out loss is taken, besides before the first step and after the last."""
+
+    every_steps: PositiveInt | None
+
+
+class SampleConfig(Config):
+    """Questions that the model answers before and after training: each a list of user turns."""
+
+    questions: tuple[tuple[str, ...], ...]
+    max_new_tokens: PositiveInt
+
+
+class WandbConfig(Config):
+    """Weights & Biases."""
+
+    mode: Literal["online", "offline", "disabled"]
+    """offline writes to the run folder; `wandb sync` uploads it later."""
+    project: str
+    entity: str | None
+    group: str | None
+    """null: none, or the sweep's folder under multirun."""
+    tags: tuple[str, ...]
+
+
+class TrainConfig(Config):
+    """The train job; `conf/train.yaml`."""
+
+    run: RunConfig
+    seed: Annotated[int, Field(ge=0)]
+    """Of the order of the conversations and of random weights."""
+    context_length: PositiveInt
+    """Longest conversation in tokens; longer ones are split on turn boundaries."""
+    conversations_per_step: PositiveInt
+    """The recipe's batch size: conversations in one optimizer step, on all devices together."""
+    tokens_per_device: PositiveInt
+    """The memory's batch size: the longest packed row. Gradient accumulation follows from it."""
+    packing: bool
+    """Several conversations to a row (they never see each other); false: one."""
+    precision: Literal["fp32", "bf16-mixed", "bf16-true"]
+    """bf16-mixed keeps weights and optimizer state in fp32 and multiplies in bf16; bf16-true has weights in bf16."""
+    master_weights: bool
+    """Under bf16-true: the optimizer keeps fp32 weights and state, and rounds after each step."""
+    attention: Literal["sdpa_per_conversation", "sdpa_mask", "flash", "varlen", "flex"]
+    """Which kernel; each keeps the conversations of a row apart. sdpa_* run anywhere, the others on a GPU."""
+    head: Literal["chunked", "plain", "liger"]
+    """How the LM head and its loss are computed; only plain makes full logits, liger needs a GPU."""
+    gradient_checkpointing: Annotated[str, Field(pattern=r"^(none|full|attention|every_[2-9]|every_[1-9]\d+)$")]
+    """What is recomputed in the backward pass: none, full (every layer), every_<k> (each k-th), attention."""
+    offload_activations: bool
+    """Keep what the backward pass needs in CPU memory."""
+    compile: bool
+    """torch.compile the decoder's layers, for rows of any length."""
+    system_prompt: str | None
+    """For conversations without a system turn; null: the template's own."""
+    dry_run: bool
+    """Print what would run (steps, tokens, layout) and stop."""
+    model: ModelConfig
+    data: DataConfig
+    template: TemplateConfig
+    strategy: Annotated[SingleConfig | DDPConfig | FSDPConfig | ZeroConfig, Field(discriminator="kind")]
+    finetune: Annotated[FullConfig | PartialConfig | LoraConfig, Field(discriminator="kind")]
+    optimizer: OptimizerConfig
+    trainer: TrainerConfig
+    checkpoint: CheckpointConfig
+    resume: Literal["auto", "never", "must"]
+    """auto goes on from the newest checkpoint in the run's folder, must stops where there is none."""
+    heldout: HeldoutConfig
+    sample: SampleConfig
+    wandb: WandbConfig
+
+    # Field validators, not model validators: these run, and are reported, even where other fields are wrong.
+    @field_validator("tokens_per_device")
+    @classmethod
+    def _row_holds_a_conversation(cls, tokens: int, info: ValidationInfo) -> int:
+        context = info.data.get("context_length", 0)
+        if tokens < context:
+            raise ValueError(f"{tokens} is less than context_length={context}; a row holds whole conversations")
+        return tokens
+
+    @field_validator("model")
+    @classmethod
+    def _has_weights(cls, model: ModelConfig, info: ValidationInfo) -> Any:
+        if model.kind == "pretrained" and model.path is None:
+            if not info.data.get("dry_run"):
+                raise ValueError("path is null; give the folder of the weights, model.path=<folder>")
+            if model.tokenizer is None or model.architecture is None:
+                raise ValueError("dry_run without model.path needs model.tokenizer=<folder> and model.architecture")
+        return model
+
+    @field_validator("strategy")
+    @classmethod
+    def _zero_keeps_masters(cls, strategy: Any, info: ValidationInfo) -> Any:
+        bare = info.data.get("precision") == "bf16-true" and info.data.get("master_weights") is False
+        if strategy.kind == "zero" and bare:
+            raise ValueError("ZeRO always keeps fp32 master weights: master_weights=true, or another strategy")
+        return strategy
+
+    @field_validator("finetune")
+    @classmethod
+    def _4bit_is_not_sharded(cls, finetune: Any, info: ValidationInfo) -> Any:
+        strategy: Any = info.data.get("strategy")
+        sharded = strategy is not None and (strategy.kind == "fsdp" or getattr(strategy, "stage", 0) == 3)
+        if finetune.kind == "qlora" and sharded:
+            raise ValueError(
+                "qlora's 4-bit weights are not sharded: strategy=single, ddp, zero1, zero2; or finetune=lora"
+            )
+        return finetune
+
+    @field_validator("optimizer")
+    @classmethod
+    def _adafactor_needs_matrices(cls, optimizer: OptimizerConfig, info: ValidationInfo) -> OptimizerConfig:
+        strategy: Any = info.data.get("strategy")
+        if optimizer.kind == "adafactor" and strategy is not None and strategy.kind in ("fsdp", "zero"):
+            raise ValueError("adafactor needs whole matrices, which this strategy cuts: strategy=single, ddp; or adamw")
+        return optimizer
+
+    @field_validator("trainer")
+    @classmethod
+    def _devices_fit(cls, trainer: TrainerConfig, info: ValidationInfo) -> TrainerConfig:
+        strategy = info.data.get("strategy")
+        if trainer.devices > 1 and isinstance(strategy, SingleConfig):
+            raise ValueError(
+                f"devices={trainer.devices} needs a strategy for several processes: "
+                "strategy=ddp, fsdp, fsdp_offload, zero1, zero2, zero3 or zero3_offload"
+            )
+        return trainer
+
+    @property
+    def tokenizer_path(self) -> str:
+        """Where the tokenizer lies: beside the weights unless named."""
+        return self.model.tokenizer or self.model.path or ""
