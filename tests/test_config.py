@@ -29,11 +29,12 @@ def test_every_experiment_composes(experiment: str):
     assert config.run.dir == f"runs/{experiment}"
 
 
-@pytest.mark.parametrize("group", ["model", "template", "data", "strategy"])
+@pytest.mark.parametrize("group", ["model", "template", "data", "strategy", "finetune"])
 def test_every_choice_composes(group: str):
     for name in names(group):
         load("train", f"{group}={name}", "data.path=x", *([] if group == "data" else PLAN[:1]), "dry_run=true",
              *(["model.tokenizer=x", "model.architecture={}"] if name == "local" else []),
+             *(["model=local", "model.tokenizer=x", "model.architecture={}"] if name == "qlora" else []),
              *(["model.tokenizer=x"] if name.startswith("llama") and group == "model" else []))  # fmt: skip
 
 
@@ -83,10 +84,29 @@ def test_weights_that_are_the_users_must_be_named():
         ("optimizer.betas=[0.9]", "optimizer.betas"),
         ("seed", "seed"),
         ("seed=${nothing}", "nothing"),
+        ("trainer.devices=2", "strategy=ddp, fsdp, fsdp_offload"),
+        ("gradient_checkpointing=every_1", "gradient_checkpointing='every_1'"),
+        ("attention=sdpa", "attention=sdpa: no such choice (did you mean"),
+        ("strategy=fsdpp", "did you mean fsdp?"),
+        ("finetune=qlora", "finetune: qlora quantises the weights of a Hugging Face folder"),
     ],
 )
 def test_each_bad_value_names_its_key(override: str, expected: str):
     assert any(expected in p for p in problems(override))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (("strategy=fsdp", "finetune=qlora"), "finetune: qlora's 4-bit weights are not sharded"),
+        (("strategy=zero3", "finetune=qlora"), "finetune: qlora's 4-bit weights are not sharded"),
+        (("strategy=fsdp", "optimizer.kind=adafactor"), "optimizer: adafactor keeps its state by whole matrices"),
+        (("strategy=zero1", "optimizer.kind=adamw_8bit"), "optimizer: adamw_8bit keeps its state by whole matrices"),
+        (("strategy=zero2", "precision=bf16-true", "master_weights=false"), "strategy: ZeRO always keeps fp32 master"),
+    ],
+)
+def test_choices_that_would_change_the_mathematics_are_refused(overrides: tuple[str, ...], expected: str):
+    assert any(p.startswith(expected) for p in problems(*overrides))
 
 
 def test_a_path_is_short_for_the_files_choice(tmp_path):

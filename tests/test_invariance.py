@@ -1,13 +1,16 @@
-"""Layout is not mathematics: any memory setting, packed or not, gives the run of one giant padded batch."""
+"""Hardware is not mathematics: any layout, strategy, kernel or memory setting gives one giant padded batch."""
 
 import csv
+import itertools
 import math
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from tests.conftest import QUICKSTART, SHARED
+from tests.processes import run_all
 from vicuna_lit.compose import load
 from vicuna_lit.data.datamodule import ConversationData
 from vicuna_lit.tokenizer import make_encoder
@@ -48,6 +51,10 @@ Curve = tuple[list[float], list[float]]
 
 def ours(folder: Path, *layout: str) -> Curve:
     fit(load("train", *COMMON, *layout, f"run.dir={folder}"))
+    return curve(folder)
+
+
+def curve(folder: Path) -> Curve:
     with (folder / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [int(r["step"]) for r in rows] == list(range(1, STEPS + 1))
@@ -115,9 +122,57 @@ def test_every_layout_is_one_giant_padded_batch(layout: str, tmp_path, oracle, r
     assert curve[0][-1] < curve[0][0]
 
 
-def test_gradient_checkpointing_changes_nothing(tmp_path, reference):
-    agree(ours(tmp_path / "run", *LAYOUTS["4x-packed"], "gradient_checkpointing=full"), reference)
-
-
 def test_the_same_command_gives_the_same_bits(tmp_path, reference):
     assert ours(tmp_path / "run", *LAYOUTS["4x-packed"]) == reference
+
+
+STRATEGIES = ("ddp", "fsdp", "fsdp_offload", "zero1", "zero2", "zero3", "zero3_offload")
+MEMORY = [f"tokens_per_device={factor * CONTEXT}" for factor in (1, 8)]
+CHECKPOINTING = ["gradient_checkpointing=none", "gradient_checkpointing=full"]
+ATTENTION = ["attention=sdpa_per_conversation", "attention=sdpa_mask"]
+HEAD = ["head=chunked", "head=plain"]
+ALL = list(itertools.product(MEMORY, CHECKPOINTING, ATTENTION, HEAD))
+FEW = [ALL[0], ALL[-1]]
+"""Each value of each key once."""
+
+
+def compare(folder: Path, settings: tuple[str, ...], reference: Path) -> None:
+    """Losses and norms step by step, and every exported weight, to 1e-5."""
+    agree(curve(folder), curve(reference))
+    weights, theirs = (load_file(f / "hf" / "model.safetensors") for f in (folder, reference))
+    assert weights.keys() == theirs.keys()
+    for name, weight in weights.items():
+        assert (weight - theirs[name]).norm() <= 1e-5 * theirs[name].norm(), (settings, name)
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("single") / "run"
+    ours(folder, *LAYOUTS["4x-packed"])
+    return folder
+
+
+def across(strategy: str, settings: list[tuple[str, ...]], folder: Path, single: Path) -> None:
+    jobs = [
+        [*COMMON, *setting, f"strategy={strategy}", f"run.dir={folder / str(i)}"] for i, setting in enumerate(settings)
+    ]
+    run_all(jobs, folder)
+    for i, setting in enumerate(settings):
+        compare(folder / str(i), setting, single)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_every_strategy_on_two_processes(strategy: str, tmp_path, single):
+    across(strategy, FEW, tmp_path, single)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_every_strategy_with_every_setting(strategy: str, tmp_path, single):
+    across(strategy, ALL, tmp_path, single)
+
+
+@pytest.mark.parametrize("setting", ALL, ids=" ".join)
+def test_every_setting_on_one_process(setting: tuple[str, ...], tmp_path, single):
+    ours(tmp_path / "run", *setting)
+    compare(tmp_path / "run", setting, single)

@@ -11,7 +11,7 @@ from vicuna_lit.conversation import Conversation
 from vicuna_lit.data.batch import Batch, collate
 from vicuna_lit.data.build import Examples
 from vicuna_lit.data.tokenize import Example
-from vicuna_lit.train.attention import sdpa_per_conversation
+from vicuna_lit.train.attention import Layout, attend
 from vicuna_lit.train.loss import token_losses
 from vicuna_lit.train.model import SupervisedLM, build_model
 
@@ -95,7 +95,7 @@ def test_no_gradient_crosses_either(lm, rows):
     first = batch.lengths[0]
     embeddings = lm.model.get_input_embeddings()(batch.input_ids).detach().requires_grad_()
     hidden = lm.model.base_model(
-        inputs_embeds=embeddings, position_ids=batch.position_ids, use_cache=False, conversation_lengths=batch.lengths
+        inputs_embeds=embeddings, position_ids=batch.position_ids, use_cache=False, layout=Layout(batch.lengths, "cpu")
     ).last_hidden_state
     hidden[0, :first].sum().backward()
     assert embeddings.grad is not None
@@ -105,5 +105,5 @@ def test_no_gradient_crosses_either(lm, rows):
 
 def test_attention_without_boundaries_is_an_error():
     q = torch.randn(1, 2, 4, 8)
-    with pytest.raises(ValueError, match="conversation_lengths"):
-        sdpa_per_conversation(torch.nn.Identity(), q, q, q, None)
+    with pytest.raises(ValueError, match="needs the row's layout"):
+        attend("sdpa_per_conversation", torch.nn.Identity(), q, q, q, None)

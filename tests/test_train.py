@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.conftest import QUICKSTART
 from vicuna_lit.chat.engine import Chat
@@ -22,7 +22,8 @@ from vicuna_lit.data.tokenize import Example
 from vicuna_lit.formats import read
 from vicuna_lit.prepare.run import prepare_data
 from vicuna_lit.tokenizer import ModelError, make_encoder
-from vicuna_lit.train.__main__ import _run
+from vicuna_lit.train import export
+from vicuna_lit.train.__main__ import run as run_job
 from vicuna_lit.train.folder import already_done
 from vicuna_lit.train.model import SupervisedLM, build_model
 from vicuna_lit.train.run import fit
@@ -115,7 +116,7 @@ def test_the_wandb_record(run):
         "speed/supervised_tokens_per_second",
         "data/fill",
         "data/padding_tokens",
-        "memory/peak_gib",
+        "memory/step_peak_gib",
         "heldout/loss_by_turn/1",
         "heldout/loss_by_position/0-127",
         "data/masks",
@@ -190,7 +191,7 @@ BAD_DATA = {
 def refused(capsys, *overrides: str) -> str:
     """What the command prints when it exits with 2."""
     with pytest.raises(SystemExit) as exit:
-        _run(load("train", *overrides))
+        run_job(load("train", *overrides))
     assert exit.value.code == 2
     return capsys.readouterr().err
 
@@ -232,7 +233,7 @@ def test_a_disk_that_fills_while_training_is_one_clear_message(tmp_path, capsys,
     def full(*_, **__):
         raise OSError(28, "No space left on device", str(tmp_path))
 
-    monkeypatch.setattr(PreTrainedModel, "save_pretrained", full)
+    monkeypatch.setattr(export, "_write_file", full)
     message = refused(capsys, f"run.dir={tmp_path / 'run'}", *QUICK, "wandb.mode=disabled")
     assert "No space left on device" in message
     assert json.loads((tmp_path / "run" / "result.json").read_text())["status"] == "failed"

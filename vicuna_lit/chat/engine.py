@@ -33,7 +33,7 @@ class Chat:
         return answer
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference mode: sharded weights gathered in it could not be trained on afterwards
 def reply(
     model: PreTrainedModel,
     encoder: Encoder,

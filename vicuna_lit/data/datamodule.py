@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 
 from vicuna_lit.conversation import Conversation, DataError, Rejection, is_heldout
 from vicuna_lit.data.batch import Batch, PlannedRows
@@ -27,9 +27,9 @@ class ConversationData(L.LightningDataModule):
     plan: Plan
     heldout_plan: Plan
 
-    def __init__(self, config: TrainConfig, encoder: Encoder):
+    def __init__(self, config: TrainConfig, encoder: Encoder, rank: int = 0, world_size: int = 1):
         super().__init__()
-        self.config, self.encoder = config, encoder
+        self.config, self.encoder, self.rank, self.world_size = config, encoder, rank, world_size
         self.prepared = _prepared(config.data.path)
         """The folder, where `data.path` is one that `vicuna-prepare` wrote."""
         self._ready = False
@@ -50,6 +50,7 @@ class ConversationData(L.LightningDataModule):
             self.train.supervised,
             conversations_per_step=c.conversations_per_step,
             tokens_per_device=c.tokens_per_device,
+            world_size=self.world_size,
             seed=c.seed,
             epochs=c.trainer.epochs,
             max_steps=c.trainer.max_steps,
@@ -61,6 +62,7 @@ class ConversationData(L.LightningDataModule):
                 self.heldout.supervised,
                 conversations_per_step=len(self.heldout),
                 tokens_per_device=c.tokens_per_device,
+                world_size=self.world_size,
                 packing=c.packing,
             )
         self._ready = True
@@ -105,12 +107,27 @@ class ConversationData(L.LightningDataModule):
                 yield record
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """This rank's micro-batches, in order."""
-        return DataLoader(PlannedRows(self.train, self.plan), batch_size=None, shuffle=False)
+        """This rank's micro-batches, in order; a run that goes on starts where it stopped."""
+        rows = PlannedRows(self.train, self.plan, self.rank)
+        done = self.trainer.global_step * self.plan.accumulation if self.trainer else 0
+        return DataLoader(rows, batch_size=None, sampler=_From(done, len(rows)))
 
-    def val_dataloader(self) -> DataLoader[Batch]:
-        """The held-out rows."""
-        return DataLoader(PlannedRows(self.heldout, self.heldout_plan), batch_size=None, shuffle=False)
+    def heldout_rows(self) -> PlannedRows:
+        """This rank's held-out rows."""
+        return PlannedRows(self.heldout, self.heldout_plan, self.rank)
+
+
+class _From(Sampler[int]):
+    """Goes on from row `start`; as long as the whole run, because Lightning counts from its beginning."""
+
+    def __init__(self, start: int, length: int):
+        self.start, self.length = start, length
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.start, self.length))
+
+    def __len__(self) -> int:
+        return self.length
 
 
 def _prepared(path: str) -> Path | None:

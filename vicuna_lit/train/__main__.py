@@ -7,20 +7,26 @@ from vicuna_lit import cli
 
 def main() -> None:
     """The command; checks the command line before torch is imported."""
-    cli.main("train", _run)
+    cli.main("train", run)
 
 
-def _run(config: Any) -> int:
+def run(config: Any) -> int:
+    """Runs a checked config; returns the exit code."""
     from vicuna_lit.conversation import DataError
     from vicuna_lit.folder import RunError
     from vicuna_lit.paths import MissingPath
     from vicuna_lit.template import TemplateError
     from vicuna_lit.tokenizer import ModelError
     from vicuna_lit.train.run import fit
+    from vicuna_lit.train.world import ProcessesFailed, World
 
     try:
         fit(config)
+    except ProcessesFailed as error:
+        return error.code
     except (DataError, MissingPath, TemplateError, ModelError, RunError, OSError) as error:
+        if (World.of_environment() or World()).rank:
+            return 2  # the first process says it
         cli.fail(error)
     return 0
 

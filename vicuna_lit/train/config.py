@@ -68,9 +68,9 @@ class LoraConfig(Config):
 class OptimizerConfig(Config):
     """A rule of descent, with a warm-up and a decay over the whole run."""
 
-    kind: Literal["adamw", "adafactor", "adamw_8bit"]
-    """adafactor (Shazeer and Stern 2018) keeps rows and columns of the second moment and no first one;
-    adamw_8bit keeps both in 8 bits (bitsandbytes)."""
+    kind: Literal["adamw", "adamw_8bit", "adafactor"]
+    """adamw_8bit (Dettmers et al. 2022) keeps both moments in 8 bits, by blocks of 256; adafactor (Shazeer and
+    Stern 2018) keeps sums over rows and columns in their place, and takes neither betas nor eps."""
     lr: PositiveFloat
     betas: tuple[Fraction, Fraction]
     eps: PositiveFloat
@@ -156,7 +156,7 @@ class TrainConfig(Config):
     offload_activations: bool
     """Keep what the backward pass needs in CPU memory."""
     compile: bool
-    """torch.compile the decoder's layers, for rows of any length."""
+    """torch.compile the decoder's layers, once for rows of any length."""
     system_prompt: str | None
     """For conversations without a system turn; null: the template's own."""
     dry_run: bool
@@ -204,21 +204,28 @@ class TrainConfig(Config):
 
     @field_validator("finetune")
     @classmethod
-    def _4bit_is_not_sharded(cls, finetune: Any, info: ValidationInfo) -> Any:
+    def _four_bits_are_loaded_and_whole(cls, finetune: Any, info: ValidationInfo) -> Any:
         strategy: Any = info.data.get("strategy")
-        sharded = strategy is not None and (strategy.kind == "fsdp" or getattr(strategy, "stage", 0) == 3)
-        if finetune.kind == "qlora" and sharded:
+        if finetune.kind != "qlora":
+            return finetune
+        if strategy is not None and (strategy.kind == "fsdp" or getattr(strategy, "stage", 0) == 3):
             raise ValueError(
                 "qlora's 4-bit weights are not sharded: strategy=single, ddp, zero1, zero2; or finetune=lora"
             )
+        model: Any = info.data.get("model")
+        if model is not None and (model.kind == "scratch" or str(model.path).endswith(".gguf")):
+            raise ValueError("qlora quantises the weights of a Hugging Face folder as it loads them: model=local")
         return finetune
 
     @field_validator("optimizer")
     @classmethod
-    def _adafactor_needs_matrices(cls, optimizer: OptimizerConfig, info: ValidationInfo) -> OptimizerConfig:
+    def _state_by_matrix_or_block(cls, optimizer: OptimizerConfig, info: ValidationInfo) -> OptimizerConfig:
         strategy: Any = info.data.get("strategy")
-        if optimizer.kind == "adafactor" and strategy is not None and strategy.kind in ("fsdp", "zero"):
-            raise ValueError("adafactor needs whole matrices, which this strategy cuts: strategy=single, ddp; or adamw")
+        if optimizer.kind != "adamw" and strategy is not None and strategy.kind in ("fsdp", "zero"):
+            raise ValueError(
+                f"{optimizer.kind} keeps its state by whole matrices or blocks of them; shards would change what it "
+                "computes: strategy=single, ddp; or optimizer.kind=adamw"
+            )
         return optimizer
 
     @field_validator("trainer")

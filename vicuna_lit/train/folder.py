@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 
 from vicuna_lit.folder import check_disk, read_json, refuse_other_settings, write_json
 from vicuna_lit.train.config import TrainConfig
+from vicuna_lit.train.export import export_dtype, exported_bytes
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,9 @@ class Result:
     supervised_tokens: int = 0
     supervised_tokens_per_second: float = 0.0
     peak_memory_bytes: int = 0
+    """Of one process, the largest over all ranks."""
+    model_bytes: int = 0
+    """Of the exported weights, to hold the peak against."""
     seconds: float = 0.0
     heldout_loss_before: float | None = None
     heldout_loss: float | None = None
@@ -46,7 +50,7 @@ def already_done(config: TrainConfig, folder: Path) -> Result | None:
 
 def open_folder(config: TrainConfig, folder: Path, model: PreTrainedModel) -> None:
     """Creates the folder, checks that the results will fit, and writes the resolved config."""
-    need = sum(p.numel() * p.element_size() for p in model.parameters()) * 1.1 + 10e6
+    need = exported_bytes(model, export_dtype(config)) * 1.1 + 10e6
     check_disk(folder, need, "the model")
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "config.json", config.model_dump(mode="json"))

@@ -1,6 +1,7 @@
 """The held-out loss, whole and split by turn number and by position in the conversation."""
 
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +29,14 @@ class HeldoutLoss:
         self._losses.append(losses.double().cpu().numpy())
         self._turns.append(_reply_numbers(batch)[1:][chosen.cpu()].numpy())
         self._positions.append(batch.position_ids[0, 1:][chosen].cpu().numpy())
+
+    def gather(self) -> None:
+        """Brings the rows of all ranks together, on every rank."""
+        if not torch.distributed.is_initialized():
+            return
+        everyone: list[Any] = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(everyone, (self._losses, self._turns, self._positions))
+        self._losses, self._turns, self._positions = ([x for one in everyone for x in one[i]] for i in range(3))
 
     @property
     def tokens(self) -> int:

@@ -3,7 +3,6 @@
 import csv
 import json
 import re
-import resource
 import subprocess
 import sys
 import time
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 import wandb
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -23,17 +21,11 @@ from vicuna_lit.data.show import show_mask
 from vicuna_lit.folder import flatten
 from vicuna_lit.train.config import TrainConfig
 from vicuna_lit.train.heldout import HeldoutLoss
+from vicuna_lit.train.memory import PeakMemory
 from vicuna_lit.train.module import SupervisedModule
 
 COLUMNS = ("step", "loss", "grad_norm", "lr", "supervised_tokens", "conversations_hash")
 console = Console(stderr=True)
-
-
-def peak_memory_bytes() -> int:
-    """The process's peak so far: allocated on the GPU, or resident on the CPU."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def start_wandb(config: TrainConfig, data: ConversationData, folder: Path) -> Any:
@@ -103,8 +95,9 @@ def heldout_metrics(heldout: HeldoutLoss) -> dict[str, float]:
 class Logbook(L.Callback):
     """Writes one row per optimizer step; knows the supervised tokens per second of the training alone."""
 
-    def __init__(self, folder: Path):
-        self.path = folder / "metrics.csv"
+    def __init__(self, folder: Path, writes: bool = True):
+        self.path, self.writes = folder / "metrics.csv", writes
+        self.memory = PeakMemory()
         self.supervised_tokens = 0
         self.seconds = 0.0
         self._clock = 0.0
@@ -114,16 +107,39 @@ class Logbook(L.Callback):
         """Supervised tokens per second of training, validation left out."""
         return self.supervised_tokens / self.seconds if self.seconds else 0.0
 
+    def state_dict(self) -> dict[str, Any]:
+        """For the checkpoint."""
+        return {"supervised_tokens": self.supervised_tokens, "seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """From the checkpoint."""
+        self.supervised_tokens, self.seconds = state_dict["supervised_tokens"], state_dict["seconds"]
+
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """Opens the file and the bar."""
-        self._file = self.path.open("w", newline="")
-        self._rows = csv.DictWriter(self._file, COLUMNS)
-        self._rows.writeheader()
+        """Opens the file and the bar; rows of steps that a resumed run takes again are dropped."""
+        self.memory.step()
+        if not self.writes:
+            return
+        self._open(trainer.global_step)
         self._bar = _bar() if console.is_terminal or console.is_jupyter else None
         if self._bar:
             self._task = self._bar.add_task("train", total=pl_module.plan.steps, figures="")
             self._bar.start()
+        self.start_clock()
+
+    def start_clock(self) -> None:
+        """The next step's time starts now."""
         self._clock = time.perf_counter()
+
+    def _open(self, done: int) -> None:
+        rows: list[Any] = []
+        if done:
+            with self.path.open(newline="") as file:
+                rows = [row for row in csv.DictReader(file) if int(row["step"]) <= done]
+        self._file = self.path.open("w", newline="")
+        self._rows = csv.DictWriter(self._file, COLUMNS)
+        self._rows.writeheader()
+        self._rows.writerows(rows)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Writes the step's row when its last micro-batch is done."""
@@ -132,9 +148,12 @@ class Logbook(L.Callback):
         step, micro = divmod(batch_idx + 1, plan.accumulation)
         if micro:
             return
+        peak = self.memory.step()
+        if not self.writes:
+            return
         loss, grad_norm, tokens = (
             float(module.step_loss),
-            float(module.step_grad_norm),
+            module.grad_norm(),
             int(plan.step_supervised[step - 1]),
         )
         now = time.perf_counter()
@@ -155,18 +174,11 @@ class Logbook(L.Callback):
             "speed/tokens_per_second": all_tokens / elapsed,
             "data/fill": all_tokens / plan.capacity,
             "data/padding_tokens": plan.padding(step - 1),
-            "memory/peak_gib": peak_memory_bytes() / 2**30,
+            "memory/step_peak_gib": peak / 2**30,
         }
         for logger in trainer.loggers:
             logger.log_metrics(metrics, step)
         self._show(step, plan.steps, loss)
-
-    def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """Logs the held-out loss, also when it is taken between steps; its time is not training's."""
-        metrics = heldout_metrics(pl_module.heldout)
-        for logger in trainer.loggers:
-            logger.log_metrics(metrics, trainer.global_step)
-        self._clock = time.perf_counter()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Closes the file and the bar."""

@@ -1,9 +1,13 @@
 """The loss: only supervised positions reach the LM head, and full logits never exist."""
 
+from importlib.util import find_spec
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear_cross_entropy
+
+from vicuna_lit.tokenizer import ModelError
 
 CHUNK = 512
 """Positions whose logits exist at one time."""
@@ -16,15 +20,40 @@ def supervised_positions(labels: Int[Tensor, "1 L"]) -> Bool[Tensor, " M"]:
 
 
 def loss_sum(
-    hidden: Float[Tensor, "1 L D"], head: Float[Tensor, "V D"], labels: Int[Tensor, "1 L"]
+    hidden: Float[Tensor, "1 L D"], head: Float[Tensor, "V D"], labels: Int[Tensor, "1 L"], how: str = "chunked"
 ) -> Float[Tensor, ""]:
-    """Sum of the cross-entropies of the supervised tokens, in nats."""
+    """Sum of the cross-entropies of the supervised tokens, in nats, computed in fp32.
+
+    Args:
+        how: `chunked` (torch's fused head), `plain` (full logits of the supervised positions), or `liger`
+            (Liger's fused head, GPU).
+    """
     chosen = supervised_positions(labels)
     if not chosen.any():
         return (hidden.sum() + head.sum()) * 0
-    return linear_cross_entropy(
-        hidden[0, :-1][chosen].float(), head.float(), labels[0, 1:][chosen], reduction="sum", options=OPTIONS
-    )
+    with torch.autocast(hidden.device.type, enabled=False):
+        states, weight, targets = hidden[0, :-1][chosen].float(), head.float(), labels[0, 1:][chosen]
+        match how:
+            case "plain":
+                return cross_entropy(states @ weight.T, targets, reduction="sum")
+            case "liger":
+                from liger_kernel.transformers.functional import (  # pyright: ignore[reportMissingImports]
+                    liger_fused_linear_cross_entropy,
+                )
+
+                return liger_fused_linear_cross_entropy(states, weight, targets, reduction="sum")
+            case _:
+                return linear_cross_entropy(states, weight, targets, reduction="sum", options=OPTIONS)
+
+
+def require(how: str) -> None:
+    """Stops where a head cannot run.
+
+    Raises:
+        ModelError: what is missing, and what to choose instead.
+    """
+    if how == "liger" and not (torch.cuda.is_available() and find_spec("liger_kernel")):
+        raise ModelError("head=liger needs an NVIDIA GPU and pip install liger-kernel; head=chunked runs anywhere")
 
 
 @torch.no_grad()
@@ -34,8 +63,9 @@ def token_losses(
     """The cross-entropy of each supervised token, in nats."""
     chosen = supervised_positions(labels)
     states, targets = hidden[0, :-1][chosen], labels[0, 1:][chosen]
-    chunks = [
-        cross_entropy(h @ head.to(h.dtype).T, t, reduction="none")
-        for h, t in zip(states.float().split(CHUNK), targets.split(CHUNK), strict=True)
-    ]
+    with torch.autocast(hidden.device.type, enabled=False):
+        chunks = [
+            cross_entropy(h @ head.to(h.dtype).T, t, reduction="none")
+            for h, t in zip(states.float().split(CHUNK), targets.split(CHUNK), strict=True)
+        ]
     return torch.cat(chunks) if chunks else states.new_zeros(0)

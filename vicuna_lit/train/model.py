@@ -1,23 +1,23 @@
-"""The model of a config; and the Hugging Face folder that comes out."""
+"""The model of a config."""
 
 import math
-import shutil
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, LlamaConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
-import vicuna_lit.train.attention  # noqa: F401  registers our attention
 from vicuna_lit.data.batch import Batch
 from vicuna_lit.data.tokenize import Encoder
 from vicuna_lit.paths import locate
 from vicuna_lit.tokenizer import ModelError, source
+from vicuna_lit.train import attention, loss
+from vicuna_lit.train.activations import checkpoint_layers, compile_layers, kept
+from vicuna_lit.train.attention import Layout
 from vicuna_lit.train.config import TrainConfig
+from vicuna_lit.train.finetune import choose_trained, quantised
 from vicuna_lit.train.loss import loss_sum, token_losses
 
 T = TypeVar("T")
@@ -51,7 +51,12 @@ def model_config(config: TrainConfig, encoder: Encoder) -> Any:
                 f"model.rope_scaling=linear would stretch its positions by {factor}"
             )
         rope = dict(hf.rope_parameters)
-        rope.update(rope_type="linear", factor=float(factor) * rope.get("factor", 1.0))
+        if model.rope_scaling == "yarn":
+            if rope["rope_type"] != "default":
+                raise ModelError(f"model.rope_scaling=yarn: the model's positions are already {rope['rope_type']}")
+            rope.update(rope_type="yarn", factor=float(factor), original_max_position_embeddings=longest)
+        else:
+            rope.update(rope_type="linear", factor=float(factor) * rope.get("factor", 1.0))
         hf.rope_parameters, hf.max_position_embeddings = rope, longest * factor
     return hf
 
@@ -59,12 +64,16 @@ def model_config(config: TrainConfig, encoder: Encoder) -> Any:
 def build_model(config: TrainConfig, encoder: Encoder, device: str = "cpu") -> PreTrainedModel:
     """The model in fp32: random weights, loaded ones, or none at all on the meta device."""
     hf = model_config(config, encoder)
+    if device != "meta":
+        attention.require(config.attention, config.precision)
+        loss.require(config.head)
     if config.model.path is None or device == "meta":
         with torch.device(device):
             model = AutoModelForCausalLM.from_config(hf, dtype=torch.float32)
     else:
         files = source(locate(config.model.path))
-        model = AutoModelForCausalLM.from_pretrained(**files, config=hf, dtype=torch.float32)
+        four_bits = quantised(config.precision) if config.finetune.kind == "qlora" else {}
+        model = AutoModelForCausalLM.from_pretrained(**files, config=hf, dtype=torch.float32, **four_bits)
         if "gguf_file" in files:  # its weights are plain numbers now, but it still calls itself quantised
             delattr(model.config, "quantization_config")
             plain = AutoModelForCausalLM.from_config(model.config, dtype=torch.float32)
@@ -77,17 +86,61 @@ def build_model(config: TrainConfig, encoder: Encoder, device: str = "cpu") -> P
         raise ModelError(f"{type(model).__name__}: its LM head is more than a matrix product; not supported")
     model.set_attn_implementation(config.attention)
     model.config.use_cache = False
-    if config.gradient_checkpointing == "full":
-        model.activation_checkpointing_enable({"use_reentrant": False})
-    return model.train()  # loaded models come in eval mode, in which transformers ignores checkpointing
+    choose_trained(model, config.finetune)
+    _round(model, config)
+    return model.train()
+
+
+def _round(model: PreTrainedModel, config: TrainConfig) -> None:
+    """Rounds the weights to bf16 where they are bf16; FSDP's masters are the sharded weights themselves.
+
+    Buffers stay fp32: rotary frequencies lose their positions in bf16.
+    """
+    if config.precision != "bf16-true":
+        return
+    sharded_masters = config.strategy.kind == "fsdp" and config.master_weights
+    for parameter in model.parameters():
+        if not parameter.is_floating_point():
+            continue  # 4-bit weights
+        rounded = parameter.data.bfloat16()
+        parameter.data = rounded.float() if sharded_masters else rounded
 
 
 class SupervisedLM(nn.Module):
     """Decoder and LM head under one root, so that sharding hooks see every parameter."""
 
-    def __init__(self, model: PreTrainedModel):
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        head: str = "chunked",
+        gradient_checkpointing: str = "none",
+        offload_activations: bool = False,
+        compile: bool = False,
+        autocast: bool = False,
+    ):
         super().__init__()
-        self.model = model
+        self.model, self.how_head, self.offload, self.autocast = model, head, offload_activations, autocast
+        if compile:
+            compile_layers(self.layers)
+        checkpoint_layers(self.layers, gradient_checkpointing)
+
+    @classmethod
+    def of(cls, model: PreTrainedModel, config: TrainConfig) -> "SupervisedLM":
+        """As the config says."""
+        return cls(
+            model,
+            head=config.head,
+            gradient_checkpointing=config.gradient_checkpointing,
+            offload_activations=config.offload_activations,
+            compile=config.compile,
+            autocast=config.precision == "bf16-mixed",
+        )
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The decoder's layers."""
+        return self.model.base_model.layers  # pyright: ignore[reportReturnType]
 
     @property
     def head(self) -> Float[Tensor, "V D"]:
@@ -96,53 +149,22 @@ class SupervisedLM(nn.Module):
 
     def hidden(self, batch: Batch) -> Float[Tensor, "1 L D"]:
         """The decoder's last hidden states."""
-        output = self.model.base_model(
-            input_ids=batch.input_ids,
-            position_ids=batch.position_ids,
-            use_cache=False,
-            conversation_lengths=batch.lengths,
-        )
+        layout = Layout(batch.lengths, batch.input_ids.device)
+        with kept(self.offload):
+            output = self.model.base_model(
+                input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False, layout=layout
+            )
         return output.last_hidden_state
 
     def forward(self, compute: Callable[..., T], *args: Any) -> T:
         """`compute(self, *args)`. Every use of the weights runs in here, where sharded strategies gather them."""
-        return compute(self, *args)
+        with torch.autocast(self.head.device.type, torch.bfloat16, enabled=self.autocast):
+            return compute(self, *args)
 
     def loss_sum(self, batch: Batch) -> Float[Tensor, ""]:
         """Sum of the supervised tokens' losses."""
-        return loss_sum(self.hidden(batch), self.head, batch.labels)
+        return loss_sum(self.hidden(batch), self.head, batch.labels, self.how_head)
 
     def token_losses(self, batch: Batch) -> Float[Tensor, " S"]:
         """Each supervised token's loss."""
         return token_losses(self.hidden(batch), self.head, batch.labels)
-
-
-def export(model: PreTrainedModel, encoder: Encoder, folder: Path) -> None:
-    """Writes a Hugging Face folder: safetensors, tokenizer with its chat template, generation config.
-
-    It appears under its name only when it is whole.
-    """
-    tokenizer, template = encoder.tokenizer, encoder.template
-    part = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    stop = tokenizer.get_vocab().get(template.stop)
-    stopping = {"eos_token_id": tokenizer.eos_token_id if stop is None else stop}
-    pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    model.generation_config = GenerationConfig(
-        bos_token_id=tokenizer.bos_token_id,
-        pad_token_id=pad,
-        **stopping,
-        **({"stop_strings": [template.stop]} if stop is None else {}),
-    )
-    tokenizer.chat_template = template.jinja()
-    model.config.use_cache = True
-    try:
-        model.save_pretrained(part)
-        tokenizer.save_pretrained(part)
-        shutil.rmtree(folder, ignore_errors=True)
-        part.rename(folder)
-    except SafetensorError as error:
-        raise ModelError(f"{folder}: the model could not be written: {error}") from error
-    finally:
-        model.config.use_cache = False
-        shutil.rmtree(part, ignore_errors=True)

@@ -18,12 +18,13 @@ def describe(config: TrainConfig, data: ConversationData, model: PreTrainedModel
     """Prints what will run: model, data, steps, tokens, layout."""
     plan, account = data.plan, data.account
     table = Table.grid(padding=(0, 2))
-    parameters = sum(p.numel() for p in model.parameters())
+    parameters, trained = model.num_parameters(), model.num_parameters(only_trainable=True)
+    part = f"{trained:,} trained ({trained / parameters:.2%}), " if trained < parameters else ""
     tokens, supervised = int(plan.step_tokens.sum()), int(plan.step_supervised.sum())
     dropped = ", ".join(f"{n} {reason}" for reason, n in account.rejected_by_reason.items()) or "none"
     lost = ", ".join(f"{n} {reason}" for reason, n in account.exchanges_rejected_by_reason.items())
     rows = {
-        "model": f"{parameters:,} parameters, {type(model).__name__}, {config.precision}",
+        "model": f"{parameters:,} parameters, {part}{type(model).__name__}, {config.precision}",
         "data": f"{account.records_kept:,} of {account.records_in:,} records → {len(data.train):,} examples, "
         f"{len(data.heldout):,} held out",
         "rejected": f"{dropped}; exchanges of kept records: {lost or 'none'}; turns cut: {account.turns_cut}",
@@ -47,9 +48,11 @@ def conclude(result: Result, folder: Path) -> None:
     if result.heldout_loss is not None and result.heldout_loss_before is not None:
         before, after = result.heldout_loss_before, result.heldout_loss
         console.print(f"\nheld-out loss {before:.4f} → {after:.4f} (perplexity {math.exp(min(20.0, after)):.2f})")
+    times = result.peak_memory_bytes / max(1, result.model_bytes)
     console.print(
         f"{result.steps} steps in {result.seconds:.0f} s, {result.supervised_tokens_per_second:,.0f} supervised "
-        f"tokens/s, peak memory {result.peak_memory_bytes / 2**30:.2f} GiB"
+        f"tokens/s, peak memory {result.peak_memory_bytes / 2**30:.2f} GiB, "
+        f"{times:.1f} times the model's {result.model_bytes / 2**20:,.0f} MiB"
     )
     for name, what in {
         "hf": "the model: transformers opens this folder",

@@ -21,7 +21,7 @@ from vicuna_lit.conversation import Conversation, trim
 from vicuna_lit.data.datamodule import ConversationData
 from vicuna_lit.formats import read
 from vicuna_lit.tokenizer import make_encoder
-from vicuna_lit.train.attention import sdpa_per_conversation
+from vicuna_lit.train.attention import Layout, sdpa_per_conversation
 from vicuna_lit.train.loss import loss_sum
 
 ROUNDS = 7
@@ -60,10 +60,9 @@ def attention(lengths: tuple[int, ...]) -> tuple[float, float, str]:
     q, k, v = (torch.randn(1, 6, sum(lengths), 64, requires_grad=True) for _ in range(3))
     document = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
     mask = (document[:, None] == document[None]).tril()[None, None]
-    module = nn.Identity()
 
     def ours() -> None:
-        sdpa_per_conversation(module, q, k, v, None, conversation_lengths=lengths)[0].sum().backward()
+        sdpa_per_conversation(q, k, v, Layout(lengths, "cpu"), None).sum().backward()
 
     return paired(ours, lambda: scaled_dot_product_attention(q, k, v, attn_mask=mask).sum().backward())
 

@@ -1,0 +1,171 @@
+"""The Hugging Face folder that comes out, written tensor by tensor: no process ever holds the whole model.
+
+Every rank calls `export`; the first writes, the others send it their shards piece by piece.
+"""
+
+import copy
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+from transformers import GenerationConfig, PreTrainedModel
+
+from vicuna_lit.data.tokenize import Encoder
+from vicuna_lit.folder import write_json
+from vicuna_lit.tokenizer import ModelError
+from vicuna_lit.train.config import TrainConfig
+from vicuna_lit.train.finetune import Merged, merged
+
+PIECE = 16 * 2**20
+"""Numbers that travel or are written at one time."""
+FILE = 4 * 2**30
+"""Bytes of a safetensors file, unless one tensor is larger."""
+DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16"}
+
+
+def export(model: PreTrainedModel, encoder: Encoder, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+    """Writes safetensors, config, tokenizer with its chat template, and generation config.
+
+    The folder appears under its name only when it is whole.
+    """
+    first = not dist.is_initialized() or dist.get_rank() == 0
+    part = folder.with_name(f".{folder.name}.part")
+    try:
+        if first:
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir(parents=True)
+            _describe(model, encoder, part, dtype)
+        write_weights(merged(model), part, dtype, writes=first)
+        if first:
+            shutil.rmtree(folder, ignore_errors=True)
+            part.rename(folder)
+    except OSError as error:
+        raise ModelError(f"{folder}: the model could not be written: {error}") from error
+    finally:
+        if first:
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def export_dtype(config: TrainConfig) -> torch.dtype:
+    """bf16 weights are written as they are, also where a strategy keeps fp32 masters in their place."""
+    return torch.bfloat16 if config.precision == "bf16-true" else torch.float32
+
+
+def exported_bytes(model: PreTrainedModel, dtype: torch.dtype) -> int:
+    """Size of the weights on disk."""
+    return sum(_count(tensor) for tensor in merged(model).values()) * dtype.itemsize
+
+
+def write_weights(
+    tensors: dict[str, Tensor | Merged], folder: Path, dtype: torch.dtype, writes: bool, limit: int = FILE
+) -> None:
+    """Writes `model.safetensors`, or several files with their index where `limit` bytes are not enough."""
+    files: list[list[str]] = []
+    used = 0
+    for name, tensor in tensors.items():
+        size = _count(tensor) * dtype.itemsize
+        if not files or used + size > limit:
+            files.append([])
+            used = 0
+        files[-1].append(name)
+        used += size
+    places = {}
+    for i, names in enumerate(files):
+        many = f"model-{i + 1:05}-of-{len(files):05}.safetensors"
+        file = many if len(files) > 1 else "model.safetensors"
+        _write_file({name: tensors[name] for name in names}, folder / file, dtype, writes)
+        places |= dict.fromkeys(names, file)
+    if len(files) > 1 and writes:
+        total = {"total_size": sum(map(_count, tensors.values())) * dtype.itemsize}
+        write_json(folder / "model.safetensors.index.json", {"metadata": total, "weight_map": places})
+
+
+def _write_file(tensors: dict[str, Tensor | Merged], path: Path, dtype: torch.dtype, writes: bool) -> None:
+    """The safetensors format: header size (8 bytes, little-endian), JSON header, raw bytes."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for name, tensor in tensors.items():
+        end = offset + _count(tensor) * dtype.itemsize
+        header[name] = {"dtype": DTYPES[dtype], "shape": list(_shape(tensor)), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") if writes else nullcontext() as file:
+        if file:
+            file.write(len(text).to_bytes(8, "little") + text)
+        for tensor in tensors.values():
+            for piece in gathered(tensor, dtype):
+                if file:
+                    file.write(piece.view(torch.uint8).numpy().data)
+
+
+@torch.no_grad()
+def gathered(tensor: Tensor | Merged, dtype: torch.dtype) -> Iterator[Tensor]:
+    """A whole tensor flat and in order, piece by piece, on the first rank; the others send it theirs."""
+    if isinstance(tensor, Merged):
+        tensor = tensor.whole()
+    local, sizes = _partition(tensor)
+    rank = dist.get_rank() if dist.is_initialized() else 0
+    mine = local.detach().reshape(-1)
+    for owner, size in enumerate(sizes):
+        for start in range(0, size, PIECE):
+            stop = min(start + PIECE, size)
+            if owner == rank:
+                piece = mine[start:stop].to(dtype).contiguous()
+                if rank:
+                    dist.send(piece, 0)
+                else:
+                    yield piece.cpu()
+            elif rank == 0:
+                piece = mine.new_empty(stop - start, dtype=dtype)
+                dist.recv(piece, owner)
+                yield piece.cpu()
+
+
+def _partition(tensor: Any) -> tuple[Tensor, list[int]]:
+    """This rank's elements, and how many each rank holds, in rank order."""
+    world = dist.get_world_size() if dist.is_initialized() else 1
+    count = _count(tensor)
+    if hasattr(tensor, "ds_tensor"):  # ZeRO-3 cuts the flat tensor, the last part padded
+        each = tensor.ds_tensor.numel()
+        local = tensor.ds_tensor
+    elif isinstance(tensor, DTensor):  # FSDP2 cuts the first dimension as `chunk` does
+        each = -(-tensor.shape[0] // world) * (count // tensor.shape[0])
+        local = tensor.to_local()
+    else:
+        return tensor, [count, *[0] * (world - 1)]
+    return local, [max(0, min(each, count - rank * each)) for rank in range(world)]
+
+
+def _shape(tensor: Any) -> torch.Size:
+    return torch.Size(getattr(tensor, "ds_shape", tensor.shape))
+
+
+def _count(tensor: Any) -> int:
+    return _shape(tensor).numel()
+
+
+def _describe(model: PreTrainedModel, encoder: Encoder, folder: Path, dtype: torch.dtype) -> None:
+    tokenizer, template = encoder.tokenizer, encoder.template
+    stop = tokenizer.get_vocab().get(template.stop)
+    model.generation_config = GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id,
+        pad_token_id=tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id if stop is None else stop,
+        **({"stop_strings": [template.stop]} if stop is None else {}),
+    )
+    tokenizer.chat_template = template.jinja()
+    config = copy.deepcopy(model.config)
+    config.use_cache, config.architectures, config.dtype = True, [type(model).__name__], dtype
+    if hasattr(config, "quantization_config"):
+        delattr(config, "quantization_config")  # the weights are written as plain numbers
+    config.save_pretrained(folder)
+    model.generation_config.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

@@ -1,0 +1,42 @@
+"""Peak memory: allocated on the GPU, resident on the CPU."""
+
+import re
+import resource
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+
+class PeakMemory:
+    """Peaks of one process, step by step and over all."""
+
+    def __init__(self) -> None:
+        self.overall = 0
+        """Bytes, up to the last `step`."""
+
+    def step(self) -> int:
+        """The peak in bytes since the last call; the next one starts from what is in use now."""
+        peak = _peak()
+        self.overall = max(self.overall, peak)
+        _forget_peak()
+        return peak
+
+
+def _peak() -> int:
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    try:
+        found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    except OSError:
+        found = None
+    kilobytes = int(found[1]) if found else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kilobytes * 1024
+
+
+def _forget_peak() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        return
+    with suppress(OSError):  # no Linux, or not allowed: the peak is then that of the whole process so far
+        Path("/proc/self/clear_refs").write_text("5")
