@@ -16,18 +16,19 @@ CHECKED = [f"vicuna_lit.train.{p.stem}" for p in TRAIN.glob("*.py") if p.stem !=
 hook = install_import_hook(["vicuna_lit.data", "vicuna_lit.chat", *CHECKED], f"{tests.checker.__name__}.check")
 
 import pytest  # noqa: E402
+
+pytest.register_assert_rewrite("tests.runs")
+
 from transformers import AutoTokenizer  # noqa: E402
 
-import vicuna_lit  # noqa: E402
+from tests.runs import QUICKSTART, SHARED  # noqa: E402
 from tests.tokenizers import byte_level, llama3_like, sentencepiece_like, whitespace_dropping  # noqa: E402
 from vicuna_lit.compose import load  # noqa: E402
 from vicuna_lit.config import CONF_DIR  # noqa: E402
 from vicuna_lit.data.tokenize import Encoder  # noqa: E402
 from vicuna_lit.template import TextTemplate  # noqa: E402
 
-SHARED = Path(vicuna_lit.__file__).parents[2] / "shared" / "data"
 TEMPLATES = sorted(p.stem for p in (CONF_DIR / "template").glob("*.yaml") if p.stem != "tokenizer")
-QUICKSTART = Path(vicuna_lit.__file__).parent / "quickstart"
 
 
 @pytest.fixture(scope="session")

@@ -34,8 +34,8 @@ class Layout:
         return max(self.lengths)
 
     @cached_property
-    def bounds(self) -> Int[Tensor, " n+1"]:
-        """int32: where each conversation starts, and where the last ends (`cu_seqlens`)."""
+    def bounds(self) -> Int[Tensor, " bounds"]:
+        """int32, one more than conversations: where each starts, and where the last ends (`cu_seqlens`)."""
         return torch.tensor([0, *accumulate(self.lengths)], dtype=torch.int32, device=self.device)
 
     @cached_property
@@ -56,11 +56,9 @@ class Layout:
         from torch.nn.attention.flex_attention import create_block_mask
 
         own, length = self.conversation, sum(self.lengths)
-
-        def sees(_b: Any, _h: Any, q: Tensor, k: Tensor) -> Tensor:
-            return (q >= k) & (own[q] == own[k])
-
-        return create_block_mask(sees, None, None, length, length, device=str(self.device))
+        return create_block_mask(
+            lambda _b, _h, q, k: (q >= k) & (own[q] == own[k]), None, None, length, length, device=str(self.device)
+        )
 
 
 def sdpa_per_conversation(q: Heads, k: Heads, v: Heads, layout: Layout, scale: float | None) -> Heads:

@@ -70,7 +70,8 @@ class OptimizerConfig(Config):
 
     kind: Literal["adamw", "adamw_8bit", "adafactor"]
     """adamw_8bit (Dettmers et al. 2022) keeps both moments in 8 bits, by blocks of 256; adafactor (Shazeer and
-    Stern 2018) keeps sums over rows and columns in their place, and takes neither betas nor eps."""
+    Stern 2018) keeps sums over rows and columns in their place; its lr is relative to a weight's size, and it
+    takes neither betas nor eps."""
     lr: PositiveFloat
     betas: tuple[Fraction, Fraction]
     eps: PositiveFloat

@@ -4,6 +4,7 @@ Every process group is started by torch's elastic launcher: by `torchrun` itself
 by `launch` where `trainer.devices` asks for several. One group per run, so a sweep never mixes two.
 """
 
+import atexit
 import logging
 import os
 import socket
@@ -60,6 +61,7 @@ def join(config: TrainConfig) -> tuple[TrainConfig, World]:
     world = World.of_environment()
     if world is None:
         return config, World(size=config.trainer.devices, local_size=config.trainer.devices)
+    atexit.register(_leave)
     if world.size > 1 and isinstance(config.strategy, SingleConfig):
         raise RunError(
             f"torchrun started {world.size} processes, but strategy=single is for one; strategy=ddp or fsdp?"
@@ -95,6 +97,12 @@ def launch(config: TrainConfig) -> None:
             elastic_launch(group, sys.executable)("-m", "vicuna_lit.train.worker", str(file))
         except ChildFailedError as error:
             raise ProcessesFailed(error.get_first_failure()[1].exitcode) from None
+
+
+def _leave() -> None:
+    """Ends the process group's threads: left alone, they abort the interpreter as it exits, now and then."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def sum_over_ranks(value: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,118 @@
+"""Runs of the train job that tests compare: their settings, their files, and groups of processes.
+
+`python -m tests.runs <file>` runs the jobs in a JSON file, one after the other, under torchrun: starting Python
+for each would take most of the time.
+"""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+import vicuna_lit
+
+SHARED = Path(vicuna_lit.__file__).parents[2] / "shared" / "data"
+QUICKSTART = Path(vicuna_lit.__file__).parent / "quickstart"
+REAL = SHARED / "conversations/sharegpt_v3_random_a.json"
+STEPS, CONTEXT = 20, 256
+COMMON = (
+    "experiment=quickstart",
+    "data=files",
+    f"data.path={REAL if REAL.exists() else QUICKSTART / 'conversations.jsonl'}",
+    "data.max_conversations=60",
+    "data.heldout_fraction=0.05",
+    "data.max_heldout=4",
+    f"context_length={CONTEXT}",
+    "conversations_per_step=8",
+    f"trainer.max_steps={STEPS}",
+    "optimizer.lr=1e-3",
+    "optimizer.weight_decay=0.1",
+    "optimizer.clip_norm=0.5",
+    "sample.questions=[]",
+    "wandb.mode=disabled",
+    "model.architecture={hidden_size: 64, intermediate_size: 128, num_hidden_layers: 2, num_attention_heads: 4, "
+    "num_key_value_heads: 2, max_position_embeddings: 512}",
+)
+Curve = tuple[list[float], list[float]]
+
+
+def curve(folder: Path, steps: int = STEPS) -> Curve:
+    """Losses and gradient norms, every step once."""
+    with (folder / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(r["step"]) for r in rows] == list(range(1, steps + 1))
+    return [float(r["loss"]) for r in rows], [float(r["grad_norm"]) for r in rows]
+
+
+def agree(a: Curve, b: Curve, within: float = 1e-5) -> None:
+    for ours, theirs in zip(a, b, strict=True):
+        assert ours == pytest.approx(theirs, rel=within)
+
+
+def weights(folder: Path) -> dict[str, Any]:
+    return load_file(folder / "hf" / "model.safetensors")
+
+
+def compare(folder: Path, reference: Path, within: float = 1e-5) -> None:
+    """Losses and norms step by step, and every exported weight."""
+    agree(curve(folder), curve(reference), within)
+    ours, theirs = weights(folder), weights(reference)
+    assert ours.keys() == theirs.keys()
+    for name, weight in ours.items():
+        assert weight.dtype == theirs[name].dtype
+        a, b = weight.float(), theirs[name].float()
+        assert (a - b).norm() <= within * b.norm(), (folder, name)
+
+
+def run_group(jobs: list[dict[str, Any]], folder: Path, processes: int = 2) -> None:
+    """Runs each job in one group of processes; fails with what they printed.
+
+    A job has `overrides`, and `stop_after` where it shall fail behind that step.
+    """
+    file = folder / "jobs.json"
+    file.write_text(json.dumps(jobs))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    done = subprocess.run(
+        [*torchrun, "-m", "tests.runs", str(file)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"},
+        cwd=Path(__file__).parents[1],
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+
+
+class Stopped(Exception):
+    """What a stopped job ends with."""
+
+
+def run_here(overrides: list[str], stop_after: int | None = None) -> None:
+    """Runs a job in this process."""
+    from vicuna_lit.compose import load
+    from vicuna_lit.train import run
+
+    class StoppingCheckpoints(run.Checkpoints):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+            if batch_idx + 1 == (stop_after or 0) * pl_module.plan.accumulation:
+                raise Stopped
+
+    usual, run.Checkpoints = run.Checkpoints, StoppingCheckpoints
+    try:
+        run.fit(load("train", *overrides))
+        assert not stop_after
+    except Stopped:
+        pass
+    finally:
+        run.Checkpoints = usual
+
+
+if __name__ == "__main__":
+    for job in json.loads(Path(sys.argv[1]).read_text()):
+        run_here(**job)

@@ -1,0 +1,210 @@
+"""Strategies are not mathematics: each really runs on two processes, and gives what one process gives.
+
+Each strategy's jobs run in one group of processes; what they left in their folders is then compared.
+"""
+
+import itertools
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from tests.runs import COMMON, STEPS, agree, compare, curve, run_group, run_here, weights
+from tests.test_invariance import ALL
+from vicuna_lit.compose import load
+from vicuna_lit.train.checkpoint import complete
+
+STRATEGIES = [
+    pytest.param(name, marks=[pytest.mark.slow] if slow else [])
+    for name, slow in {
+        "ddp": False, "fsdp": False, "fsdp_offload": True, "zero1": True, "zero2": False, "zero3": False,
+        "zero3_offload": True,
+    }.items()
+]  # fmt: skip
+FEW = [ALL[0], ALL[-1]]
+"""Each value of each key once."""
+LORA = ("finetune=lora", "finetune.rank=4", "optimizer.lr=2e-3")
+PARTIAL = ("finetune=last_layers", r"finetune.train=['layers\.1\.','^model\.norm']")
+STOPPED = ("checkpoint.every_steps=3", "tokens_per_device=256")
+BF16 = ("precision=bf16-true",)
+Settings = tuple[str, ...]
+
+
+def job(folder: Path, name: str, *settings: str, **options: Any) -> dict[str, Any]:
+    return {"overrides": [*COMMON, *settings, f"run.dir={folder / name}"], **options}
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory) -> Path:
+    """What one process gives."""
+    folder = tmp_path_factory.mktemp("single")
+    for name, settings in {"full": (), "lora": LORA, "partial": PARTIAL, "bf16": BF16}.items():
+        run_here(**job(folder, name, *settings))
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # PEFT's, of transformers
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_every_strategy(strategy: str, tmp_path, single):
+    """Trains, clips, validates, saves sharded, stops, goes on, exports; whole, in part and with adapters."""
+    chosen = f"strategy={strategy}"
+    jobs = [job(tmp_path, f"few{i}", *settings, chosen) for i, settings in enumerate(FEW)]
+    jobs += [job(tmp_path, "lora", *LORA, chosen), job(tmp_path, "partial", *PARTIAL, chosen)]
+    jobs += [job(tmp_path, "bf16", *BF16, chosen)]
+    jobs += [job(tmp_path, "stopped", *STOPPED, chosen, stop_after=8), job(tmp_path, "stopped", *STOPPED, chosen)]
+    run_group(jobs, tmp_path)
+    for i in range(len(FEW)):
+        compare(tmp_path / f"few{i}", single / "full")
+    compare(tmp_path / "lora", single / "lora")
+    compare(tmp_path / "partial", single / "partial")
+    agree(curve(tmp_path / "bf16"), curve(single / "bf16"), within=0.1)
+    its_losses, our_losses = curve(tmp_path / "bf16")[0], curve(single / "bf16")[0]
+    assert its_losses == pytest.approx(our_losses, rel=5e-3)
+    goes_on_as_if_never_stopped(tmp_path / "stopped", tmp_path / "few0")
+    the_result_is_whole(tmp_path / "few0", single / "full")
+    only_the_chosen_weights_moved(tmp_path / "partial", single / "full")
+    adapters_open_in_peft(tmp_path / "lora")
+
+
+def goes_on_as_if_never_stopped(stopped: Path, never: Path) -> None:
+    """To the bit: metrics and weights. `few0` has the same layout."""
+    assert (stopped / "metrics.csv").read_bytes() == (never / "metrics.csv").read_bytes()
+    ours, theirs = weights(stopped), weights(never)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert not complete(stopped)
+
+
+def the_result_is_whole(folder: Path, reference: Path) -> None:
+    ours, theirs = (json.loads((f / "result.json").read_text()) for f in (folder, reference))
+    for key in ("heldout_loss", "heldout_loss_before"):
+        assert ours[key] == pytest.approx(theirs[key], rel=1e-5)
+    assert ours["heldout"] == pytest.approx(theirs["heldout"], rel=1e-4)
+    for key in ("status", "steps", "supervised_tokens", "data", "model_bytes"):
+        assert ours[key] == theirs[key]
+    assert AutoModelForCausalLM.from_pretrained(folder / "hf").num_parameters() > 0
+
+
+def only_the_chosen_weights_moved(partial: Path, full: Path) -> None:
+    ours, theirs = weights(partial), weights(full)
+    trained = {name for name in ours if ".layers.1." in name or name == "model.norm.weight"}
+    start = initial_weights()
+    for name in ours:
+        assert torch.equal(ours[name], start[name]) == (name not in trained), name
+    assert not any(torch.equal(theirs[name], start[name]) for name in theirs)
+
+
+def initial_weights() -> dict[str, torch.Tensor]:
+    from vicuna_lit.tokenizer import make_encoder
+    from vicuna_lit.train.model import build_model
+
+    config = load("train", *COMMON)
+    encoder = make_encoder(config)
+    torch.manual_seed(config.seed)
+    return build_model(config, encoder).state_dict()
+
+
+def adapters_open_in_peft(folder: Path) -> None:
+    """The adapters alone on the base model give the logits of the merged export."""
+    merged: Any = AutoModelForCausalLM.from_pretrained(folder / "hf").eval()
+    base: Any = AutoModelForCausalLM.from_pretrained(folder / "hf")
+    base.load_state_dict(initial_weights())
+    adapted = PeftModel.from_pretrained(base, str(folder / "adapter")).eval()
+    ids = torch.arange(3, 60)[None]
+    with torch.no_grad():
+        ours, theirs = adapted(ids).logits, merged(ids).logits
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+        with adapted.disable_adapter():
+            assert (adapted(ids).logits - theirs).abs().max() > 1e-2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_every_strategy_with_every_setting(strategy: str, tmp_path, single):
+    jobs = [job(tmp_path, str(i), *settings, f"strategy={strategy}") for i, settings in enumerate(ALL)]
+    run_group(jobs, tmp_path)
+    for i in range(len(ALL)):
+        compare(tmp_path / str(i), single / "full")
+
+
+def command(*arguments: str, **environment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+    )
+
+
+def test_devices_alone_start_the_processes(tmp_path, single):
+    """Exactly what a user types; one message on a mistake, exit code and all."""
+    task = ["vicuna_lit.train", *COMMON, "strategy=ddp", "trainer.devices=2", f"run.dir={tmp_path / 'run'}"]
+    wrong = command(*task, "data.path=/nowhere/x.json")
+    good = command(*task)
+    out, errors = wrong.communicate()
+    assert wrong.returncode == 2
+    assert errors.count("/nowhere/x.json: no such file") == 1
+    assert "Traceback" not in errors + out
+    out, errors = good.communicate()
+    assert good.returncode == 0, errors
+    assert out.count("held-out loss before training") == 1, "one process speaks"
+    compare(tmp_path / "run", single / "full")
+    again = command(*task)
+    assert "already holds this run's result" in again.communicate()[0]
+
+
+def test_two_nodes_of_one_process_each(tmp_path, single):
+    """Two torchruns that meet on a port of this machine, as two machines would."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    task = ["-m", "vicuna_lit.train", *COMMON, "strategy=fsdp", f"run.dir={tmp_path / 'run'}"]
+    nodes = [
+        command("torch.distributed.run", "--nnodes=2", f"--node-rank={i}", "--nproc-per-node=1",
+                "--master-addr=127.0.0.1", f"--master-port={port}", *task)
+        for i in range(2)
+    ]  # fmt: skip
+    for node in nodes:
+        errors = node.communicate(timeout=300)[1]
+        assert node.returncode == 0, errors
+    compare(tmp_path / "run", single / "full")
+
+
+def test_torchrun_with_a_strategy_for_one_process(tmp_path):
+    task = ["-m", "vicuna_lit.train", *COMMON, f"run.dir={tmp_path / 'run'}"]
+    process = command("torch.distributed.run", "--standalone", "--nproc-per-node=2", *task)
+    errors = process.communicate()[1]
+    assert process.returncode != 0
+    assert errors.count("torchrun started 2 processes, but strategy=single is for one") == 1
+
+
+OPTIMIZERS = {"adafactor": 0.1, "adamw_8bit": 1e-3}
+
+
+def test_optimizers_that_save_memory(tmp_path):
+    """Under ddp each process has whole matrices, so the state is that of one process; stopped in between."""
+    jobs = []
+    for kind, lr in OPTIMIZERS.items():
+        settings = ("strategy=ddp", f"optimizer.kind={kind}", f"optimizer.lr={lr}", "checkpoint.every_steps=3")
+        jobs += [job(tmp_path, kind, *settings, stop_after=7), job(tmp_path, kind, *settings)]
+    run_group(jobs, tmp_path)
+    for kind, lr in OPTIMIZERS.items():
+        run_here(**job(tmp_path, f"{kind}-alone", f"optimizer.kind={kind}", f"optimizer.lr={lr}"))
+        alone = curve(tmp_path / f"{kind}-alone")
+        agree(curve(tmp_path / kind), alone, within=1e-3)
+        assert alone[0][-1] < alone[0][0] - 0.5
+
+
+def test_settings_are_few_and_cover_each_value():
+    for values in zip(*ALL, strict=True):
+        assert set(values) == {v for settings in FEW for v in settings if v in values}
+    assert len(ALL) == len(set(itertools.chain(ALL))) == 16
+    assert STEPS == 20
