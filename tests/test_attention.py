@@ -2,6 +2,7 @@
 
 import sys
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -37,18 +38,19 @@ def plain(q, k, v, scale=None):
 def compare(kernel: str, backward: bool, kv_heads: int, scale: float | None, dtype=torch.float32, device="cpu"):
     qkv = [x.requires_grad_(backward) for x in heads(kv_heads, dtype, device)]
     layout = Layout(LENGTHS, device)
-    ours = KERNELS[kernel](*qkv, layout, scale)
+    q, k, v = qkv
+    ours = KERNELS[kernel](q, k, v, layout, scale)
     reference = [x.detach().double().requires_grad_() for x in qkv]
     theirs = plain(*reference, scale)
-    near = {torch.float32: dict(rtol=1e-4, atol=1e-5), torch.bfloat16: dict(rtol=2e-2, atol=2e-2)}[dtype]
-    torch.testing.assert_close(ours.double(), theirs, **near)
+    near: Any = {torch.float32: (1e-4, 1e-5), torch.bfloat16: (2e-2, 2e-2)}[dtype]
+    torch.testing.assert_close(ours.double(), theirs, rtol=near[0], atol=near[1])
     if backward:
         weight = torch.randn_like(theirs)
         (ours.double() * weight).sum().backward()
         (theirs * weight).sum().backward()
         for a, b in zip(qkv, reference, strict=True):
             assert a.grad is not None
-            torch.testing.assert_close(a.grad.double(), b.grad, **near)
+            torch.testing.assert_close(a.grad.double(), b.grad, rtol=near[0], atol=near[1])
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")

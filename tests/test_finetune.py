@@ -143,6 +143,7 @@ def test_four_bits(base, tmp_path):
     assert any(p.dtype == torch.uint8 for p in loaded.parameters())
     assert all("lora_" in n for n, p in loaded.named_parameters() if p.requires_grad)
     ours, theirs = exported.state_dict(), original.state_dict()
+    module: Any
     for name, module in loaded.named_modules():
         if hasattr(module, "base_layer"):
             rounded = whole(module.base_layer.weight)

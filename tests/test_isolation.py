@@ -106,4 +106,4 @@ def test_no_gradient_crosses_either(lm, rows):
 def test_attention_without_boundaries_is_an_error():
     q = torch.randn(1, 2, 4, 8)
     with pytest.raises(ValueError, match="needs the row's layout"):
-        attend("sdpa_per_conversation", torch.nn.Identity(), q, q, q, None)
+        attend("sdpa_per_conversation", torch.nn.Identity(), q, q, q, None)  # pyright: ignore[reportCallIssue]

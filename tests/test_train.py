@@ -2,20 +2,22 @@
 
 import csv
 import json
+import math
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from tests.conftest import QUICKSTART
 from vicuna_lit.chat.engine import Chat
 from vicuna_lit.compose import load
-from vicuna_lit.conversation import Conversation, DataError
+from vicuna_lit.conversation import Conversation, DataError, write_jsonl
 from vicuna_lit.data.batch import collate
 from vicuna_lit.data.build import build
 from vicuna_lit.data.tokenize import Example
@@ -241,15 +243,49 @@ def test_a_disk_that_fills_while_training_is_one_clear_message(tmp_path, capsys,
     assert already_done(load("train", "seed=7"), tmp_path / "run") is None
 
 
-def test_a_context_longer_than_the_models(tmp_path):
-    config = load("train", "context_length=1200", "tokens_per_device=4096")
+LONG = ("context_length=1200", "tokens_per_device=4096")
+
+
+def test_a_context_longer_than_the_models():
+    config = load("train", *LONG)
     with pytest.raises(ModelError, match=r"model\.rope_scaling=linear would stretch its positions by 3"):
         build_model(config, make_encoder(config))
-    stretched = load("train", "context_length=1200", "tokens_per_device=4096", "model.rope_scaling=linear")
-    model = build_model(stretched, make_encoder(stretched))
-    assert model.config.rope_parameters["rope_type"] == "linear"
-    assert model.config.rope_parameters["factor"] == 3.0
+
+
+@pytest.mark.parametrize("kind", ["linear", "yarn"])
+def test_stretched_positions_are_what_transformers_computes(kind, tmp_path):
+    """linear: position / 3 (Vicuna v1.5-16k); yarn: low frequencies / 3, high ones as they were, more attention."""
+    config = load("train", *LONG, f"model.rope_scaling={kind}")
+    model = build_model(config, make_encoder(config))
     assert model.config.max_position_embeddings == 1536
+    rope: Any = model.base_model.rotary_emb
+    plain: Any = build_model(load("train"), make_encoder(config)).base_model.rotary_emb
+    ratio = plain.inv_freq / rope.inv_freq
+    if kind == "linear":
+        torch.testing.assert_close(ratio, torch.full_like(ratio, 3.0))
+        assert rope.attention_scaling == 1.0
+    else:
+        assert ratio[0] == 1.0
+        assert ratio[-1] == pytest.approx(3.0)
+        assert rope.attention_scaling == pytest.approx(0.1 * math.log(3) + 1)
+    conversation = Conversation.of("word " * 700, "and so on")
+    example = make_encoder(config).encode([conversation])[0]
+    assert isinstance(example, Example)
+    assert 600 < len(example.input_ids) < 1200
+    write_jsonl([conversation], tmp_path / "long.jsonl")
+    run = tmp_path / "run"
+    settings = (*LONG, f"model.rope_scaling={kind}", f"data={tmp_path / 'long.jsonl'}", "data.heldout_fraction=0")
+    result = fit(load("train", *settings, *QUICK, "wandb.mode=disabled", f"run.dir={run}"))
+    assert result.data["train"]["records_kept"] == 1
+    reopened = AutoConfig.from_pretrained(run / "hf")
+    assert reopened.rope_parameters == model.config.rope_parameters
+    again = load("train", "model=local", f"model.path={run / 'hf'}", "context_length=4000", "tokens_per_device=4096",
+                 f"model.rope_scaling={kind}")  # fmt: skip
+    if kind == "linear":
+        assert build_model(again, make_encoder(again)).config.rope_parameters["factor"] == 9.0
+    else:
+        with pytest.raises(ModelError, match="the model's positions are already yarn"):
+            build_model(again, make_encoder(again))
 
 
 def test_a_tokenizer_without_eos_and_other_missing_things(tmp_path, capsys):

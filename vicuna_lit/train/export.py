@@ -63,15 +63,13 @@ def exported_bytes(model: PreTrainedModel, dtype: torch.dtype) -> int:
     return sum(_count(tensor) for tensor in merged(model).values()) * dtype.itemsize
 
 
-def write_weights(
-    tensors: dict[str, Tensor | Merged], folder: Path, dtype: torch.dtype, writes: bool, limit: int = FILE
-) -> None:
-    """Writes `model.safetensors`, or several files with their index where `limit` bytes are not enough."""
+def write_weights(tensors: dict[str, Tensor | Merged], folder: Path, dtype: torch.dtype, writes: bool) -> None:
+    """Writes `model.safetensors`, or several files with their index where `FILE` bytes are not enough."""
     files: list[list[str]] = []
     used = 0
     for name, tensor in tensors.items():
         size = _count(tensor) * dtype.itemsize
-        if not files or used + size > limit:
+        if not files or used + size > FILE:
             files.append([])
             used = 0
         files[-1].append(name)

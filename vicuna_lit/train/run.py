@@ -155,4 +155,5 @@ def _quiet() -> None:
     transformers_logging.disable_progress_bar()
     warnings.filterwarnings("ignore", ".*LeafSpec.*")
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", ".*your dataloader is not resumable.*")  # it starts at the right row by itself
     warnings.filterwarnings("ignore", ".*There is a wandb run already in progress.*")
