@@ -41,7 +41,7 @@ def compare(kernel: str, backward: bool, kv_heads: int, scale: float | None, dty
     q, k, v = qkv
     ours = KERNELS[kernel](q, k, v, layout, scale)
     reference = [x.detach().double().requires_grad_() for x in qkv]
-    theirs = plain(*reference, scale)
+    theirs = plain(*reference, scale=scale)
     near: Any = {torch.float32: (1e-4, 1e-5), torch.bfloat16: (2e-2, 2e-2)}[dtype]
     torch.testing.assert_close(ours.double(), theirs, rtol=near[0], atol=near[1])
     if backward:

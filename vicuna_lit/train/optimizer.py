@@ -26,10 +26,9 @@ def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimizerConfig,
         {"params": [p for p in masters if p.ndim < 2], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]  # DeepSpeed drops empty ones, and the schedule counts them
-    fused = all(p.is_cuda for p in masters)
     match config.kind:
         case "adamw":
-            inner: Optimizer = torch.optim.AdamW(groups, config.lr, config.betas, config.eps, fused=fused or None)
+            inner: Optimizer = torch.optim.AdamW(groups, config.lr, config.betas, config.eps, fused=True)
         case "adamw_8bit":
             inner = _adamw_8bit(groups, config)
         case "adafactor":
