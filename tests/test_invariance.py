@@ -95,6 +95,8 @@ CHECKPOINTING = ["gradient_checkpointing=none", "gradient_checkpointing=full"]
 ATTENTION = ["attention=sdpa_per_conversation", "attention=sdpa_mask"]
 HEAD = ["head=chunked", "head=plain"]
 ALL = list(itertools.product(MEMORY, CHECKPOINTING, ATTENTION, HEAD))
+FEW = [ALL[0], ALL[-1]]
+"""Each value of each key once; the others are slow tests."""
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +106,9 @@ def single(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("setting", ALL, ids=" ".join)
+@pytest.mark.parametrize(
+    "setting", [pytest.param(s, marks=[pytest.mark.slow] * (s not in FEW), id=" ".join(s)) for s in ALL]
+)
 def test_every_setting(setting: tuple[str, ...], tmp_path, single):
     ours(tmp_path / "run", *setting)
     compare(tmp_path / "run", single)

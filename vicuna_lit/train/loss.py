@@ -9,9 +9,13 @@ from torch.nn.functional import cross_entropy, linear_cross_entropy
 
 from vicuna_lit.tokenizer import ModelError
 
-CHUNK = 512
-"""Positions whose logits exist at one time."""
-OPTIONS = nn.LinearCrossEntropyOptions(acc_policy="accurate", batch_chunk_size=CHUNK, chunking_method=None)
+LOGITS = 2**25
+"""Logits that exist at one time, 128 MiB of them, whatever the context and the vocabulary."""
+
+
+def chunk(vocabulary: int) -> int:
+    """Positions whose logits exist at one time; more than 512 are not faster."""
+    return max(1, min(512, LOGITS // vocabulary))
 
 
 def supervised_positions(labels: Int[Tensor, "1 L"]) -> Bool[Tensor, " M"]:
@@ -43,7 +47,10 @@ def loss_sum(
 
                 return liger_fused_linear_cross_entropy(states, weight, targets, reduction="sum")
             case _:
-                return linear_cross_entropy(states, weight, targets, reduction="sum", options=OPTIONS)
+                options = nn.LinearCrossEntropyOptions(
+                    acc_policy="accurate", batch_chunk_size=chunk(len(weight)), chunking_method=None
+                )
+                return linear_cross_entropy(states, weight, targets, reduction="sum", options=options)
 
 
 def require(how: str) -> None:
@@ -62,10 +69,10 @@ def token_losses(
 ) -> Float[Tensor, " S"]:
     """The cross-entropy of each supervised token, in nats."""
     chosen = supervised_positions(labels)
-    states, targets = hidden[0, :-1][chosen], labels[0, 1:][chosen]
+    states, targets, size = hidden[0, :-1][chosen], labels[0, 1:][chosen], chunk(len(head))
     with torch.autocast(hidden.device.type, enabled=False):
         chunks = [
             cross_entropy(h @ head.to(h.dtype).T, t, reduction="none")
-            for h, t in zip(states.float().split(CHUNK), targets.split(CHUNK), strict=True)
+            for h, t in zip(states.float().split(size), targets.split(size), strict=True)
         ]
     return torch.cat(chunks) if chunks else states.new_zeros(0)

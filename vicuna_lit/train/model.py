@@ -42,6 +42,9 @@ def model_config(config: TrainConfig, encoder: Encoder) -> Any:
         raise ModelError(
             f"the tokenizer has {len(tokenizer)} tokens, the model {hf.vocab_size}: they do not belong together"
         )
+    heads, groups = hf.num_attention_heads, getattr(hf, "num_key_value_heads", None) or hf.num_attention_heads
+    if heads % groups:
+        raise ModelError(f"num_attention_heads={heads} is no multiple of num_key_value_heads={groups}")
     longest = hf.max_position_embeddings
     if config.context_length > longest:
         factor = math.ceil(config.context_length / longest)
