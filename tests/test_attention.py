@@ -8,10 +8,15 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from tests.conftest import load
+from tests.runs import QUICKSTART
+from vicuna_lit.compose import load
+from vicuna_lit.data.batch import collate
+from vicuna_lit.data.build import build
+from vicuna_lit.formats import read
 from vicuna_lit.tokenizer import ModelError, make_encoder
-from vicuna_lit.train.attention import KERNELS, Layout
-from vicuna_lit.train.model import build_model
+from vicuna_lit.train import attention
+from vicuna_lit.train.attention import KERNELS, Layout, sdpa_per_conversation
+from vicuna_lit.train.model import SupervisedLM, build_model
 
 LENGTHS = (5, 1, 130, 64, 17)
 gpu = pytest.mark.gpu
@@ -73,6 +78,29 @@ def test_kernels_of_the_gpu(kernel: str, kv_heads: int):
     if kernel == "flash":
         pytest.importorskip("flash_attn")
     compare(kernel, True, kv_heads, None, torch.bfloat16, "cuda")
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_a_model_reaches_every_kernel(kernel: str, monkeypatch):
+    """transformers takes the name for ours and hands over rows, layout and no mask; the kernel is a stand-in."""
+    calls = []
+
+    def stand_in(q, k, v, layout, scale):
+        calls.append(layout.lengths)
+        return sdpa_per_conversation(q, k, v, layout, scale)
+
+    monkeypatch.setitem(KERNELS, kernel, stand_in)
+    monkeypatch.setattr(attention, "require", lambda *_: None)
+    losses = []
+    for choice in (kernel, "sdpa_per_conversation"):
+        config = load("train", f"attention={choice}")
+        encoder = make_encoder(config)
+        torch.manual_seed(0)
+        lm = SupervisedLM.of(build_model(config, encoder), config)
+        examples, _ = build(read(QUICKSTART / "heldout.jsonl"), encoder, 256, most=3)
+        losses.append(lm(SupervisedLM.loss_sum, collate(examples, (0, 1, 2), 1)).item())
+    assert losses[0] == losses[1]
+    assert calls[:4] == [tuple(int(n) for n in examples.lengths)] * 4
 
 
 def test_what_flash_attention_is_given(monkeypatch):
@@ -149,8 +177,6 @@ def test_a_choice_that_needs_a_gpu_stops_at_once(overrides: tuple[str, ...], exp
     [("flash", "bf16-mixed", "pip install flash-attn"), ("varlen", "fp32", "attention=varlen has no fp32")],
 )
 def test_what_is_missing_on_a_gpu(kernel: str, precision: str, expected: str, monkeypatch):
-    from vicuna_lit.train import attention
-
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(attention, "find_spec", lambda _: None)
     with pytest.raises(ModelError, match=expected):

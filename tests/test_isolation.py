@@ -11,7 +11,7 @@ from vicuna_lit.conversation import Conversation
 from vicuna_lit.data.batch import Batch, collate
 from vicuna_lit.data.build import Examples
 from vicuna_lit.data.tokenize import Example
-from vicuna_lit.train.attention import Layout, attend
+from vicuna_lit.train.attention import Layout, attend, use
 from vicuna_lit.train.loss import token_losses
 from vicuna_lit.train.model import SupervisedLM, build_model
 
@@ -60,7 +60,7 @@ def plain(lm: SupervisedLM, implementation: str, **kwargs) -> Losses:
                 extra = {k: v(batch) if callable(v) else v for k, v in kwargs.items()}
                 out = lm.model.base_model(input_ids=batch.input_ids, position_ids=batch.position_ids, **extra)
         finally:
-            lm.model.set_attn_implementation("sdpa_per_conversation")
+            use(lm.model, "sdpa_per_conversation")
         return token_losses(out.last_hidden_state, lm.head, batch.labels)
 
     return losses

@@ -82,19 +82,16 @@ RopeScaling = Literal["none", "linear", "yarn"]
 
 
 class ScratchModelConfig(Config):
-    """A LLaMA with random weights."""
+    """A LLaMA with random weights: any size becomes one by `model.kind=scratch model.tokenizer=<folder>`."""
 
     kind: Literal["scratch"]
+    path: None
+    """There are no weights to load."""
     tokenizer: str
     """Folder of the tokenizer."""
     architecture: dict[str, Any]
     """Fields of `transformers.LlamaConfig`; the vocabulary and the stop token come from the tokenizer."""
     rope_scaling: RopeScaling
-
-    @property
-    def path(self) -> None:
-        """There are no weights to load."""
-        return None
 
 
 class PretrainedModelConfig(Config):

@@ -156,8 +156,18 @@ def attend(
     return KERNELS[kernel](query, key, value, layout, scaling).transpose(1, 2), None
 
 
+def use(model: PreTrainedModel, kernel: str) -> None:
+    """Makes a model attend with one of `KERNELS`."""
+    model.set_attn_implementation(_registered(kernel))
+
+
+def _registered(kernel: str) -> str:
+    """The name that transformers knows; it takes any with "flash" in it for its own, and looks on the hub."""
+    return "packed_" + kernel.replace("flash", "fa")
+
+
 for _name in KERNELS:
-    AttentionInterface.register(_name, partial(attend, _name))
+    AttentionInterface.register(_registered(_name), partial(attend, _name))
 
 
 def require(kernel: str, precision: str) -> None:

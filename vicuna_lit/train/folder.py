@@ -18,8 +18,11 @@ class Result:
     status: str
     run_dir: str
     steps: int = 0
+    tokens: int = 0
     supervised_tokens: int = 0
     supervised_tokens_per_second: float = 0.0
+    step_seconds: float = 0.0
+    """Median of an optimizer step."""
     peak_memory_bytes: int = 0
     """Of one process, the largest over all ranks."""
     model_bytes: int = 0

@@ -100,6 +100,8 @@ class Logbook(L.Callback):
         self.memory = PeakMemory()
         self.supervised_tokens = 0
         self.seconds = 0.0
+        self.step_seconds: list[float] = []
+        """Of the steps that this process took."""
         self._clock = 0.0
 
     @property
@@ -159,6 +161,7 @@ class Logbook(L.Callback):
         now = time.perf_counter()
         elapsed, self._clock = now - self._clock, now
         self.seconds += elapsed
+        self.step_seconds.append(elapsed)
         self.supervised_tokens += tokens
         row = (step, loss, grad_norm, module.step_lr, tokens, plan.conversations_hash(step - 1))
         self._rows.writerow(dict(zip(COLUMNS, row, strict=True)))

@@ -87,7 +87,7 @@ def build_model(config: TrainConfig, encoder: Encoder, device: str = "cpu") -> P
     ]
     if unsupported or getattr(model.get_output_embeddings(), "bias", None) is not None:
         raise ModelError(f"{type(model).__name__}: its LM head is more than a matrix product; not supported")
-    model.set_attn_implementation(config.attention)
+    attention.use(model, config.attention)
     model.config.use_cache = False
     choose_trained(model, config.finetune)
     _round(model, config)

@@ -1,6 +1,7 @@
 """The train job: a config in, a run folder out."""
 
 import logging
+import statistics
 import time
 import warnings
 from dataclasses import asdict
@@ -130,8 +131,10 @@ class _Run:
             status="finished",
             run_dir=str(self.folder),
             steps=data.plan.steps,
+            tokens=int(data.plan.step_tokens.sum()),
             supervised_tokens=logbook.supervised_tokens,
             supervised_tokens_per_second=logbook.tokens_per_second,
+            step_seconds=statistics.median(logbook.step_seconds or [0.0]),
             peak_memory_bytes=largest_of_ranks(logbook.memory.overall),
             model_bytes=exported_bytes(self.lm.model, export_dtype(config)),
             seconds=time.perf_counter() - self.clock,

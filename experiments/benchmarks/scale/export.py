@@ -53,7 +53,7 @@ def measured(work, peak: PeakMemory) -> tuple[int, float]:
 
 def main(layers: int) -> None:
     """Builds, saves, exports, and opens what was exported."""
-    from lightning.fabric.strategies.model_parallel import _distributed_checkpoint_save
+    from lightning.fabric.strategies.fsdp import _distributed_checkpoint_save
 
     dist.init_process_group("gloo")
     first, peak = dist.get_rank() == 0, PeakMemory()

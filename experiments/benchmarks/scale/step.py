@@ -24,6 +24,7 @@ from transformers.utils import logging
 
 import vicuna_lit
 from vicuna_lit.data.batch import Batch
+from vicuna_lit.train.attention import use
 from vicuna_lit.train.memory import PeakMemory
 from vicuna_lit.train.model import SupervisedLM
 
@@ -51,7 +52,7 @@ def row(context: int, vocabulary: int, conversations: int) -> Batch:
 
 
 def ours(lm: LlamaForCausalLM, batch: Batch, attention: str = "sdpa_per_conversation", **options: Any) -> Step:
-    lm.set_attn_implementation(attention)
+    use(lm, attention)
     supervised = SupervisedLM(lm, **options)
     return lambda: supervised(SupervisedLM.loss_sum, batch) / batch.denominator
 

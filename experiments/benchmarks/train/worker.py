@@ -102,7 +102,7 @@ def ours() -> dict[str, Any]:
     _, data = conversations()  # pyright: ignore[reportGeneralTypeIssues]
     meter, plan = Meter(), data.plan
     L.seed_everything(0, verbose=False)
-    module = SupervisedModule(SupervisedLM(build_model(data.config, data.encoder)), data.config.optimizer, plan)
+    module = SupervisedModule(SupervisedLM(build_model(data.config, data.encoder)), data.config, plan)
 
     class Steps(L.Callback):
         def on_train_start(self, trainer: Any, pl_module: Any) -> None:
