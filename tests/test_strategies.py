@@ -19,7 +19,9 @@ from transformers import AutoModelForCausalLM
 from tests.runs import COMMON, agree, compare, curve, run_group, run_here, weights
 from tests.test_invariance import ALL, FEW
 from vicuna_lit.compose import load
+from vicuna_lit.folder import RunError
 from vicuna_lit.train.checkpoint import complete
+from vicuna_lit.train.world import launch
 
 STRATEGIES = [
     pytest.param(name, marks=[pytest.mark.slow] if slow else [])
@@ -184,6 +186,13 @@ def test_torchrun_with_a_strategy_for_one_process(tmp_path):
 
 
 OPTIMIZERS = {"adafactor": 0.1, "adamw_8bit": 1e-3}
+
+
+def test_more_processes_than_gpus_is_said(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    config = load("train", "strategy=fsdp", "trainer.devices=8")
+    with pytest.raises(RunError, match=r"trainer\.devices=8, but this machine has 2 GPUs; trainer\.devices=2 gives"):
+        launch(config)
 
 
 def test_optimizers_that_save_memory(tmp_path):

@@ -10,7 +10,7 @@ from typing import Any
 
 import lightning as L
 
-from vicuna_lit.folder import RunError
+from vicuna_lit.folder import RunError, read_json, refuse_other_settings
 from vicuna_lit.train.config import TrainConfig
 
 KEPT = 2
@@ -64,11 +64,15 @@ def newest(config: TrainConfig, folder: Path) -> Path | None:
     """Where the run goes on, or None: from the start.
 
     Raises:
-        RunError: `resume=must`, and there is no complete checkpoint.
+        RunError: `resume=must`, and there is no complete checkpoint; or one of a run with other settings.
     """
     found = complete(folder) if config.resume != "never" else []
     if config.resume == "must" and not found:
         raise RunError(
             f"resume=must, but {folder / 'checkpoints'} holds no complete checkpoint; resume=auto starts anew"
         )
-    return found[-1] / "state" if found else None
+    if not found:
+        return None
+    saved, wanted = read_json(folder, "config.json") or {}, config.model_dump(mode="json")
+    refuse_other_settings(folder, saved | {"resume": config.resume}, wanted)
+    return found[-1] / "state"

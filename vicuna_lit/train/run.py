@@ -1,6 +1,7 @@
 """The train job: a config in, a run folder out."""
 
 import logging
+import shutil
 import statistics
 import time
 import warnings
@@ -88,6 +89,8 @@ class _Run:
     def on_first_rank(self, start: Path | None) -> Result:
         """Trains, and keeps the folder and the W&B run."""
         open_folder(self.config, self.folder, self.lm.model)
+        if start is None:  # checkpoints of an earlier run here would be taken for this one's
+            shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
         wandb_run: Any = None
         try:
             wandb_run = start_wandb(self.config, self.data, self.folder)
@@ -159,4 +162,6 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", ".*LeafSpec.*")
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*your dataloader is not resumable.*")  # it starts at the right row by itself
+    warnings.filterwarnings("ignore", ".*DeepSpeed handles gradient clipping.*")  # and is told the limit
+    warnings.filterwarnings("ignore", ".*Please use `torch.distributed.*")  # DeepSpeed's calls
     warnings.filterwarnings("ignore", ".*There is a wandb run already in progress.*")

@@ -8,6 +8,7 @@ from rich.table import Table
 from transformers import PreTrainedModel
 
 from vicuna_lit.data.datamodule import ConversationData
+from vicuna_lit.data.schedule import Plan
 from vicuna_lit.train.config import TrainConfig
 from vicuna_lit.train.folder import Result
 
@@ -30,11 +31,19 @@ def describe(config: TrainConfig, data: ConversationData, model: PreTrainedModel
         "rejected": f"{dropped}; exchanges of kept records: {lost or 'none'}; turns cut: {account.turns_cut}",
         "steps": f"{plan.steps:,} steps of {config.conversations_per_step} conversations, {plan.epochs:g} epochs",
         "tokens": f"{tokens:,} tokens, {supervised:,} supervised ({supervised / tokens:.0%})",
-        "layout": f"{plan.accumulation} rows a step of up to {plan.tokens_per_device:,} tokens, {plan.fill:.0%} full",
+        "layout": f"{_spread(config, plan)} a step of up to {plan.tokens_per_device:,} tokens, {plan.fill:.0%} full",
     }
     for name, text in rows.items():
         table.add_row(name, text)
     console.print(table)
+
+
+def _spread(config: TrainConfig, plan: Plan) -> str:
+    """`zero3_offload, 8 processes × 2 rows`."""
+    stage, offload = getattr(config.strategy, "stage", ""), getattr(config.strategy, "offload", False)
+    processes = f"{plan.world_size} process{'es' if plan.world_size > 1 else ''}"
+    rows = f"{plan.accumulation} row{'s' if plan.accumulation > 1 else ''}"
+    return f"{config.strategy.kind}{stage}{'_offload' if offload else ''}, {processes} × {rows}"
 
 
 def conclude(result: Result, folder: Path) -> None:

@@ -74,8 +74,15 @@ def launch(config: TrainConfig) -> None:
     """Runs the config in `trainer.devices` processes of this machine, and waits.
 
     Raises:
-        ProcessesFailed: one of them failed; the others were stopped.
+        RunError: there are not so many GPUs here.
+        ProcessesFailed: one of the processes failed; the others were stopped.
     """
+    gpus = torch.cuda.device_count() if config.trainer.accelerator != "cpu" else 0
+    if 0 < gpus < config.trainer.devices:
+        raise RunError(
+            f"trainer.devices={config.trainer.devices}, but this machine has {gpus} GPUs; trainer.devices={gpus} "
+            "gives the same run, only slower"
+        )
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     devices = config.trainer.devices
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // devices)))

@@ -7,6 +7,7 @@ No optimizer, so that large models fit. Prints one line of JSON with the largest
 
 import gc
 import json
+import shutil
 import sys
 import tempfile
 import time
@@ -73,6 +74,7 @@ def main(layers: int) -> None:
         figures[name] = {"bytes_above_shard": max(b for b, _ in everyone), "seconds": max(s for _, s in everyone)}
     if first:
         size = sum(p.numel() for p in lm.parameters())
+        shutil.rmtree(folder)
         print(json.dumps({"parameters": size, "bytes": exported_bytes(lm.model, torch.float32), **figures}))
     dist.barrier()
     dist.destroy_process_group()
