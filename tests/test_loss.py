@@ -1,11 +1,12 @@
 """The head that never makes full logits gives the plain loss and its gradients."""
 
+import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
 from vicuna_lit.data.batch import Batch
 from vicuna_lit.train.heldout import HeldoutLoss
-from vicuna_lit.train.loss import loss_sum, token_losses
+from vicuna_lit.train.loss import chunk, loss_sum, token_losses
 
 
 def example(length: int = 1300, supervised: float = 0.6):
@@ -27,6 +28,26 @@ def test_value_and_gradients():
     for a, b in zip(torch.autograd.grad(loss / 7, (hidden, head)), expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(token_losses(hidden, head, labels).sum(), plain, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_ligers_head():
+    pytest.importorskip("liger_kernel")
+    hidden, head, labels = (x.detach().cuda() for x in example())
+    found = []
+    for how in ("plain", "chunked", "liger"):
+        h, w = hidden.clone().requires_grad_(), head.clone().requires_grad_()
+        loss = loss_sum(h, w, labels, how)
+        found.append((loss, *torch.autograd.grad(loss, (h, w))))
+    for other in found[1:]:
+        for a, b in zip(other, found[0], strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_the_chunk_follows_the_vocabulary():
+    """Never more than 512 positions, nor more than 128 MiB of logits."""
+    assert [chunk(v) for v in (512, 32_000, 65_536, 128_256, 2**26)] == [512, 512, 512, 261, 1]
 
 
 def test_nothing_supervised_is_zero_and_still_backward():

@@ -7,7 +7,7 @@ milliseconds: no torch, no Hydra. `vicuna_lit.compose` turns YAML and overrides 
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
 
 PACKAGE = Path(__file__).parent
 CONF_DIR = next(p for p in (PACKAGE / "conf", PACKAGE.parent / "conf") if p.is_dir())
@@ -85,13 +85,19 @@ class ScratchModelConfig(Config):
     """A LLaMA with random weights: any size becomes one by `model.kind=scratch model.tokenizer=<folder>`."""
 
     kind: Literal["scratch"]
-    path: None
-    """There are no weights to load."""
+    path: str | None
+    """null: there are no weights to load."""
     tokenizer: str
     """Folder of the tokenizer."""
     architecture: dict[str, Any]
     """Fields of `transformers.LlamaConfig`; the vocabulary and the stop token come from the tokenizer."""
     rope_scaling: RopeScaling
+
+    @field_validator("path")
+    @classmethod
+    def _has_none(cls, path: str | None) -> None:
+        if path is not None:
+            raise ValueError(f"this model begins with random weights; model=local model.path={path} loads a folder")
 
 
 class PretrainedModelConfig(Config):

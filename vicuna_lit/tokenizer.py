@@ -34,7 +34,7 @@ def load_tokenizer(folder: str) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(**source(path))
     except Exception as error:  # transformers raises many kinds
-        raise ModelError(f"{path}: no tokenizer could be loaded: {str(error).splitlines()[0][:200]}") from error
+        raise ModelError(f"{path}: no tokenizer could be loaded: {' '.join(str(error).split())[:200]}") from error
     if tokenizer.eos_token_id is None:
         raise ModelError(f"{path}: the tokenizer has no EOS token, so no reply could end; set eos_token in its files")
     tokenizer.model_max_length = int(1e30)

@@ -1,8 +1,9 @@
 """Every knob of the train job on one page. Values are in `conf/train.yaml` and its groups."""
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, ValidationInfo, field_validator
 
 from vicuna_lit.config import Config, DataConfig, Fraction, ModelConfig, NonNegative, RunConfig, TemplateConfig
 
@@ -130,6 +131,12 @@ class WandbConfig(Config):
     tags: tuple[str, ...]
 
 
+def _checkpointing(how: Any) -> str:
+    if not re.fullmatch(r"none|full|attention|every_([2-9]|[1-9]\d+)", str(how)):
+        raise ValueError(f"{how} is none of none, full, attention, every_2, every_3, …")
+    return how
+
+
 class TrainConfig(Config):
     """The train job; `conf/train.yaml`."""
 
@@ -152,8 +159,8 @@ class TrainConfig(Config):
     """Which kernel; each keeps the conversations of a row apart. sdpa_* run anywhere, the others on a GPU."""
     head: Literal["chunked", "plain", "liger"]
     """How the LM head and its loss are computed; only plain makes full logits, liger needs a GPU."""
-    gradient_checkpointing: Annotated[str, Field(pattern=r"^(none|full|attention|every_[2-9]|every_[1-9]\d+)$")]
-    """What is recomputed in the backward pass: none, full (every layer), every_<k> (each k-th), attention."""
+    gradient_checkpointing: Annotated[str, BeforeValidator(_checkpointing)]
+    """What is recomputed in the backward pass: none, full (every layer), every_<k> (each k-th, k ≥ 2), attention."""
     offload_activations: bool
     """Keep what the backward pass needs in CPU memory."""
     compile: bool
@@ -210,9 +217,7 @@ class TrainConfig(Config):
         if finetune.kind != "qlora":
             return finetune
         if strategy is not None and (strategy.kind == "fsdp" or getattr(strategy, "stage", 0) == 3):
-            raise ValueError(
-                "qlora's 4-bit weights are not sharded: strategy=single, ddp, zero1, zero2; or finetune=lora"
-            )
+            raise ValueError("qlora's 4-bit weights are not sharded: strategy=single, ddp, zero1 or zero2")
         model: Any = info.data.get("model")
         if model is not None and (model.kind == "scratch" or str(model.path).endswith(".gguf")):
             raise ValueError("qlora quantises the weights of a Hugging Face folder as it loads them: model=local")
@@ -234,10 +239,8 @@ class TrainConfig(Config):
     def _devices_fit(cls, trainer: TrainerConfig, info: ValidationInfo) -> TrainerConfig:
         strategy = info.data.get("strategy")
         if trainer.devices > 1 and isinstance(strategy, SingleConfig):
-            raise ValueError(
-                f"devices={trainer.devices} needs a strategy for several processes: "
-                "strategy=ddp, fsdp, fsdp_offload, zero1, zero2, zero3 or zero3_offload"
-            )
+            several = "strategy=ddp, fsdp, fsdp_offload, zero1, zero2, zero3 or zero3_offload"
+            raise ValueError(f"devices={trainer.devices} needs a strategy for several processes: {several}")
         return trainer
 
     @property

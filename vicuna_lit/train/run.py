@@ -61,12 +61,12 @@ def fit(config: TrainConfig) -> Result:
     data = ConversationData(config, encoder, world.rank, world.size)
     data.setup()
     start = None if config.dry_run else newest(config, folder)
-    model = build_model(config, encoder, "meta" if config.dry_run else "cpu")
+    elsewhere = config.strategy.kind == "fsdp" and world.rank > 0  # the first rank reads the weights and deals them
+    model = build_model(config, encoder, "meta" if config.dry_run or elsewhere else "cpu")
     describe(config, data, model)
     if config.dry_run:
-        return Result(
-            "dry_run", str(folder), data.plan.steps, int(data.plan.step_supervised.sum()), data=data.statistics()
-        )
+        supervised = int(data.plan.step_supervised.sum())
+        return Result("dry_run", str(folder), data.plan.steps, supervised_tokens=supervised, data=data.statistics())
     run = _Run(config, world, data, SupervisedLM.of(model, config), folder, clock)
     return run.train(start, None) if world.rank else run.on_first_rank(start)
 
@@ -155,7 +155,7 @@ class _Run:
 
 def _quiet() -> None:
     """Silences advice that does not apply here."""
-    for library in ("lightning.pytorch", "bitsandbytes"):
+    for library in ("lightning.pytorch", "lightning.fabric", "bitsandbytes"):
         logging.getLogger(library).setLevel(logging.ERROR)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()

@@ -9,12 +9,14 @@ from typing import Any
 
 import lightning as L
 import torch
+import torch.distributed as dist
 from lightning.fabric.utilities.seed import reset_seed
 from lightning.pytorch.accelerators.cuda import CUDAAccelerator
 from lightning.pytorch.plugins.precision.deepspeed import DeepSpeedPrecision
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, ModelParallelStrategy, SingleDeviceStrategy
 from lightning.pytorch.strategies.strategy import Strategy
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor
@@ -57,14 +59,27 @@ def _backend(on_gpu: bool) -> str:
 
 
 def shard(lm: SupervisedLM, config: TrainConfig, mesh: DeviceMesh) -> None:
-    """FSDP2: one group of weights per decoder layer, and one at the root for embeddings, last norm and head."""
+    """FSDP2: one group of weights per decoder layer, and one at the root for embeddings, last norm and head.
+
+    Only the first rank has read the weights; the others get their shards of them here, and never hold more.
+    """
     assert isinstance(config.strategy, FSDPConfig)
     mixed = MixedPrecisionPolicy()
     if config.precision == "bf16-true" and config.master_weights:
         mixed = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
     offload = CPUOffloadPolicy(pin_memory=torch.cuda.is_available()) if config.strategy.offload else OffloadPolicy()
+    first = dist.get_rank() == 0
+    read = {name: tensor.detach() for name, tensor in lm.state_dict().items()} if first else {}
     for module in (*lm.layers, lm):
         fully_shard(module, mesh=mesh, mp_policy=mixed, offload_policy=offload)
+    device = torch.device("cuda", torch.cuda.current_device()) if mesh.device_type == "cuda" else torch.device("cpu")
+    if not first:
+        lm.to_empty(device="cpu" if config.strategy.offload else device)
+    deal = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True, cpu_offload=config.strategy.offload)
+    set_model_state_dict(lm, read, options=deal)
+    for buffer in lm.buffers():  # rotary frequencies are in no state dict
+        buffer.data = buffer.to(device)
+        dist.broadcast(buffer, 0)
 
 
 class ShardedStrategy(ModelParallelStrategy):

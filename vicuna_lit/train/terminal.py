@@ -19,8 +19,9 @@ def describe(config: TrainConfig, data: ConversationData, model: PreTrainedModel
     """Prints what will run: model, data, steps, tokens, layout."""
     plan, account = data.plan, data.account
     table = Table.grid(padding=(0, 2))
-    parameters, trained = model.num_parameters(), model.num_parameters(only_trainable=True)
-    part = f"{trained:,} trained ({trained / parameters:.2%}), " if trained < parameters else ""
+    adapters = sum(p.numel() for name, p in model.named_parameters() if ".lora_" in name)
+    parameters, trained = model.num_parameters() - adapters, model.num_parameters(only_trainable=True)
+    part = f"{trained:,} trained ({trained / parameters:.2%}), " if trained != parameters else ""
     tokens, supervised = int(plan.step_tokens.sum()), int(plan.step_supervised.sum())
     dropped = ", ".join(f"{n} {reason}" for reason, n in account.rejected_by_reason.items()) or "none"
     lost = ", ".join(f"{n} {reason}" for reason, n in account.exchanges_rejected_by_reason.items())
@@ -46,6 +47,10 @@ def _spread(config: TrainConfig, plan: Plan) -> str:
     return f"{config.strategy.kind}{stage}{'_offload' if offload else ''}, {processes} × {rows}"
 
 
+def _size(count: int) -> str:
+    return f"{count / 2**30:.2f} GiB" if count >= 2**29 else f"{count / 2**20:.0f} MiB"
+
+
 def conclude(result: Result, folder: Path) -> None:
     """Prints the replies, the losses, and where everything lies."""
     for pair in result.replies:
@@ -57,14 +62,12 @@ def conclude(result: Result, folder: Path) -> None:
     if result.heldout_loss is not None and result.heldout_loss_before is not None:
         before, after = result.heldout_loss_before, result.heldout_loss
         console.print(f"\nheld-out loss {before:.4f} → {after:.4f} (perplexity {math.exp(min(20.0, after)):.2f})")
-    times = result.peak_memory_bytes / max(1, result.model_bytes)
-    console.print(
-        f"{result.steps} steps in {result.seconds:.0f} s, {result.supervised_tokens_per_second:,.0f} supervised "
-        f"tokens/s, peak memory {result.peak_memory_bytes / 2**30:.2f} GiB, "
-        f"{times:.1f} times the model's {result.model_bytes / 2**20:,.0f} MiB"
-    )
+    speed = f"{result.supervised_tokens_per_second:,.0f} supervised tokens/s"
+    console.print(f"{result.steps} steps in {result.seconds:.0f} s, {speed}")
+    console.print(f"peak memory {_size(result.peak_memory_bytes)} a process (the model: {_size(result.model_bytes)})")
     for name, what in {
         "hf": "the model: transformers opens this folder",
+        "adapter": "the adapters alone: PEFT opens this folder",
         "result.json": "losses, speed, memory, replies",
         "metrics.csv": "one row per step",
         "wandb": "the W&B run",

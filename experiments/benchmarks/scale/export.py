@@ -28,17 +28,14 @@ from vicuna_lit.train.strategies import shard
 
 
 def sharded(layers: int) -> SupervisedLM:
-    """A LLaMA of so many layers, never whole anywhere: each shard is filled where it lies."""
+    """A LLaMA of so many layers: whole on the first rank, dealt to both."""
     config = load("train", "strategy=fsdp", "trainer.devices=2")
-    with torch.device("meta"):
+    with torch.device("cpu" if dist.get_rank() == 0 else "meta"):
         model = LlamaForCausalLM(
             LlamaConfig(hidden_size=2048, intermediate_size=5504, num_hidden_layers=layers, num_attention_heads=16)
         )
     lm = SupervisedLM(model)
     shard(lm, config, init_device_mesh("cpu", (2,)))
-    lm.to_empty(device="cpu")
-    for parameter in lm.parameters():
-        torch.nn.init.normal_(parameter, std=0.02)
     return lm
 
 
