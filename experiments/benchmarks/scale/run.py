@@ -76,6 +76,7 @@ def head(rounds: int, quick: bool) -> Any:
         one = dict.fromkeys(systems, "not run") | one
         alone = step(rounds, {"ours": {}}, context, vocabulary, architecture=SMALL | {"num_hidden_layers": 0})["ours"]
         found[f"{context}x{vocabulary}"] = one | {"head alone": alone}
+        print(f"{context} × {vocabulary}: done", file=sys.stderr, flush=True)
         peers = []
         for name in list(systems)[1:]:
             against = [ratio(one["ours"], one[name], key) for key in ("seconds", "bytes")]
