@@ -92,25 +92,61 @@ class Stopped(Exception):
     """What a stopped job ends with."""
 
 
-def run_here(overrides: list[str], stop_after: int | None = None) -> None:
+def run_here(overrides: list[str], stop_after: int | None = None, count_collectives: bool = False) -> None:
     """Runs a job in this process."""
+    if count_collectives:
+        run_counted(overrides)
+        return
     from vicuna_lit.compose import load
     from vicuna_lit.train import run
 
-    class StoppingCheckpoints(run.Checkpoints):
+    class StoppingRecovery(run.Recovery):
         def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-            if batch_idx + 1 == (stop_after or 0) * pl_module.plan.accumulation:
+            if stop_after is not None and pl_module.step_done(batch_idx) == stop_after:
                 raise Stopped
 
-    usual, run.Checkpoints = run.Checkpoints, StoppingCheckpoints
+    usual, run.Recovery = run.Recovery, StoppingRecovery
     try:
         run.fit(load("train", *overrides))
         assert not stop_after
     except Stopped:
         pass
     finally:
-        run.Checkpoints = usual
+        run.Recovery = usual
+
+
+def run_counted(overrides: list[str]) -> None:
+    """Writes how often Python code of the run called a collective."""
+    from collections import Counter
+    from unittest.mock import patch
+
+    import torch.distributed as dist
+
+    from vicuna_lit.train.module import SupervisedModule
+
+    counts: Counter[str] = Counter()
+    training, step = [False], SupervisedModule.training_step
+
+    def counted(name: str) -> Any:
+        real = getattr(dist, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            counts[name] += training[0]
+            return real(*args, **kwargs)
+
+        return patch.object(dist, name, call)
+
+    def first(self: Any, batch: Any, batch_idx: int) -> Any:
+        training[0] = True
+        counts["accumulation"] = self.plan.accumulation
+        return step(self, batch, batch_idx)
+
+    with counted("all_reduce"), counted("broadcast"), patch.object(SupervisedModule, "training_step", first):
+        run_here(overrides)
+    if dist.get_rank() == 0:
+        folder = Path(next(o for o in overrides if o.startswith("run.dir=")).removeprefix("run.dir="))
+        (folder / "collectives.json").write_text(json.dumps(counts))
 
 
 if __name__ == "__main__":

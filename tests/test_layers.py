@@ -40,7 +40,7 @@ FORBIDDEN = {
 ONLY_IN = {
     "lightning": {"train", "data/datamodule.py"},
     "hydra": {"compose.py", "cli.py"},
-    "wandb": {"train/logbook.py"},
+    "wandb": {"train/history.py"},
 }
 
 

@@ -16,11 +16,11 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from tests.runs import COMMON, agree, compare, curve, run_group, run_here, weights
+from tests.runs import COMMON, STEPS, agree, compare, curve, run_group, run_here, weights
 from tests.test_invariance import ALL, FEW
 from vicuna_lit.compose import load
 from vicuna_lit.folder import RunError
-from vicuna_lit.train.checkpoint import complete
+from vicuna_lit.train.checkpoint import find
 from vicuna_lit.train.world import launch
 
 STRATEGIES = [
@@ -78,7 +78,7 @@ def goes_on_as_if_never_stopped(stopped: Path, never: Path) -> None:
     assert (stopped / "metrics.csv").read_bytes() == (never / "metrics.csv").read_bytes()
     ours, theirs = weights(stopped), weights(never)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-    assert not complete(stopped)
+    assert [c.step for c in find(stopped / "checkpoints").complete] == [18, STEPS]
 
 
 def the_result_is_whole(folder: Path, reference: Path) -> None:

@@ -3,7 +3,8 @@
 import json
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,25 +21,59 @@ def read_json(folder: Path, name: str) -> dict[str, Any] | None:
     """
     if (folder / name).exists():
         return json.loads((folder / name).read_text())
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())) and not (folder / "config.json").exists():
+    foreign = folder.exists() and (not folder.is_dir() or any(p.name[0] != "." for p in folder.iterdir()))
+    if foreign and not (folder / "config.json").exists():
         raise RunError(f"{folder}: exists and is no run folder; choose another with run.dir=<folder>")
     return None
 
 
-def write(path: Path, chunks: Iterable[bytes]) -> None:
-    """Writes under a temporary name first, so that the file is whole or not there."""
+def write(path: Path, chunks: Iterable[Any], durable: bool = False) -> None:
+    """Writes bytes under a temporary name first, so that the file is whole or not there.
+
+    Args:
+        durable: it has reached the disk, name and all, when this returns.
+    """
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with part.open("wb") as stream:
-            stream.writelines(chunks)
+            for chunk in chunks:
+                stream.write(chunk)
+            if durable:
+                stream.flush()
+                os.fsync(stream.fileno())
         part.replace(path)
+        if durable:
+            sync_names(path.parent)
     finally:
         part.unlink(missing_ok=True)
 
 
-def write_json(path: Path, values: Any) -> None:
+def sync_names(folder: Path) -> None:
+    """Brings the names in a folder to the disk; without this a power loss may take a new file's name away."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A folder to write into, that takes its name only at the end: it is whole or not there."""
+    part = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        yield part
+        shutil.rmtree(folder, ignore_errors=True)
+        part.rename(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def write_json(path: Path, values: Any, durable: bool = False) -> None:
     """Writes JSON to be read by people; whole or not there."""
-    write(path, [json.dumps(values, indent=1, ensure_ascii=False).encode()])
+    write(path, [json.dumps(values, indent=1, ensure_ascii=False).encode()], durable)
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -55,15 +90,25 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     return [f"{k}: {a.get(k)!r} → {b.get(k)!r}" for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k)]
 
 
-def refuse_other_settings(folder: Path, saved: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """A finished run is never overwritten.
+def refuse_other_settings(
+    folder: Path, saved: dict[str, Any], wanted: dict[str, Any], layout: tuple[str, ...] = (), way_out: str = ""
+) -> list[str]:
+    """A run is never overwritten by another one.
+
+    Args:
+        layout: keys that may differ, with all below them; their differences are returned, a line each.
+        way_out: what else the user can do.
 
     Raises:
-        RunError: with every setting that differs.
+        RunError: with every other setting that differs.
     """
-    if changed := differences(saved, wanted):
-        lines = "\n  ".join(changed)
-        raise RunError(f"{folder} holds a run with other settings; choose another with run.dir=<folder>:\n  {lines}")
+    changed = differences(saved, wanted)
+    allowed = [line for line in changed if line.startswith(tuple(key + end for key in layout for end in ".:"))]
+    if other := [line for line in changed if line not in allowed]:
+        lines = "\n  ".join(other)
+        choose = f"choose another with run.dir=<folder>{way_out}"
+        raise RunError(f"{folder} holds a run with other settings; {choose}:\n  {lines}")
+    return allowed
 
 
 def check_disk(folder: Path, need: float, what: str) -> None:

@@ -1,5 +1,6 @@
 """The tokenizer of a config, bound to its template."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,15 @@ from vicuna_lit.train.config import TrainConfig
 
 class ModelError(ValueError):
     """The model or tokenizer cannot be used as asked; the message says what to do."""
+
+
+def need_package(name: str, asked_by: str, extra: str) -> None:
+    """
+    Raises:
+        ModelError: an optional package is not installed.
+    """
+    if find_spec(name) is None:
+        raise ModelError(f"{asked_by} needs {name}: pip install 'vicuna_lit[{extra}]'")
 
 
 def source(path: Path) -> dict[str, Any]:

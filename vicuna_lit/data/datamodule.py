@@ -1,11 +1,13 @@
 """The LightningDataModule: files in, the rows of a plan out."""
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-from torch.utils.data import DataLoader, Sampler
+import numpy as np
+from torch.utils.data import DataLoader
 
 from vicuna_lit.conversation import Conversation, DataError, Rejection, is_heldout
 from vicuna_lit.data.batch import Batch, PlannedRows
@@ -30,6 +32,8 @@ class ConversationData(L.LightningDataModule):
     def __init__(self, config: TrainConfig, encoder: Encoder, rank: int = 0, world_size: int = 1):
         super().__init__()
         self.config, self.encoder, self.rank, self.world_size = config, encoder, rank, world_size
+        self.start = 0
+        """Optimizer steps that are done already; their rows are not dealt again."""
         self.prepared = _prepared(config.data.path)
         """The folder, where `data.path` is one that `vicuna-prepare` wrote."""
         self._ready = False
@@ -109,25 +113,20 @@ class ConversationData(L.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         """This rank's micro-batches, in order; a run that goes on starts where it stopped."""
         rows = PlannedRows(self.train, self.plan, self.rank)
-        done = self.trainer.global_step * self.plan.accumulation if self.trainer else 0
-        return DataLoader(rows, batch_size=None, sampler=_From(done, len(rows)))
+        return DataLoader(rows, batch_size=None, sampler=range(self.start * self.plan.accumulation, len(rows)))
+
+    def fingerprint(self) -> str:
+        """Names the tokens, the masks and the order in which a run takes them, whatever the layout."""
+        digest = hashlib.sha256()
+        for array in (self.train.input_ids, self.train.supervised_mask, self.train.lengths):
+            digest.update(np.ascontiguousarray(array).data)
+        for step in range(self.plan.steps):
+            digest.update(self.plan.conversations_hash(step).encode())
+        return digest.hexdigest()
 
     def heldout_rows(self) -> PlannedRows:
         """This rank's held-out rows."""
         return PlannedRows(self.heldout, self.heldout_plan, self.rank)
-
-
-class _From(Sampler[int]):
-    """Goes on from row `start`; as long as the whole run, because Lightning counts from its beginning."""
-
-    def __init__(self, start: int, length: int):
-        self.start, self.length = start, length
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(range(self.start, self.length))
-
-    def __len__(self) -> int:
-        return self.length
 
 
 def _prepared(path: str) -> Path | None:

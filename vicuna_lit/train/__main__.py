@@ -3,6 +3,7 @@
 from typing import Any
 
 from vicuna_lit import cli
+from vicuna_lit.train.preemption import PREEMPTED, notice
 
 
 def main() -> None:
@@ -12,6 +13,11 @@ def main() -> None:
 
 def run(config: Any) -> int:
     """Runs a checked config; returns the exit code."""
+    with notice.listening():  # importing torch takes seconds, in which a signal may come
+        return _run(config)
+
+
+def _run(config: Any) -> int:
     from vicuna_lit.conversation import DataError
     from vicuna_lit.folder import RunError
     from vicuna_lit.paths import MissingPath
@@ -21,7 +27,8 @@ def run(config: Any) -> int:
     from vicuna_lit.train.world import ProcessesFailed, World
 
     try:
-        fit(config)
+        if fit(config).status == "preempted":
+            return PREEMPTED
     except ProcessesFailed as error:
         return error.code
     except (DataError, MissingPath, TemplateError, ModelError, RunError, OSError) as error:

@@ -103,7 +103,13 @@ class CheckpointConfig(Config):
     """When the state of the run is saved, so that the same command goes on from there."""
 
     every_steps: PositiveInt | None
-    """null: never."""
+    every_minutes: PositiveFloat | None
+    """Either, both, or null: only when told to stop."""
+    keep: PositiveInt
+    """Complete checkpoints that stay; the one with the lowest held-out loss stays besides."""
+    grace_seconds: PositiveFloat
+    """After a first signal, how long the step in progress may still take. Then it is given up and the one before
+    saved; after as long again the process leaves without saving."""
 
 
 class HeldoutConfig(Config):

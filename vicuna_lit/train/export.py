@@ -4,8 +4,6 @@ Every rank calls `export`; the first writes, the others send it their shards pie
 """
 
 import copy
-import json
-import shutil
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -18,16 +16,14 @@ from torch.distributed.tensor import DTensor
 from transformers import GenerationConfig, PreTrainedModel
 
 from vicuna_lit.data.tokenize import Encoder
-from vicuna_lit.folder import write_json
+from vicuna_lit.folder import whole_folder, write_json
 from vicuna_lit.tokenizer import ModelError
 from vicuna_lit.train.config import TrainConfig
 from vicuna_lit.train.finetune import Merged, merged
+from vicuna_lit.train.streamed import PIECE, as_bytes, header
 
-PIECE = 16 * 2**20
-"""Numbers that travel or are written at one time."""
 FILE = 4 * 2**30
 """Bytes of a safetensors file, unless one tensor is larger."""
-DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16"}
 
 
 def export(model: PreTrainedModel, encoder: Encoder, folder: Path, dtype: torch.dtype = torch.float32) -> None:
@@ -36,21 +32,13 @@ def export(model: PreTrainedModel, encoder: Encoder, folder: Path, dtype: torch.
     The folder appears under its name only when it is whole.
     """
     first = not dist.is_initialized() or dist.get_rank() == 0
-    part = folder.with_name(f".{folder.name}.part")
     try:
-        if first:
-            shutil.rmtree(part, ignore_errors=True)
-            part.mkdir(parents=True)
-            _describe(model, encoder, part, dtype)
-        write_weights(merged(model), part, dtype, writes=first)
-        if first:
-            shutil.rmtree(folder, ignore_errors=True)
-            part.rename(folder)
+        with whole_folder(folder) if first else nullcontext(folder) as part:
+            if first:
+                _describe(model, encoder, part, dtype)
+            write_weights(merged(model), part, dtype, writes=first)
     except OSError as error:
         raise ModelError(f"{folder}: the model could not be written: {error}") from error
-    finally:
-        if first:
-            shutil.rmtree(part, ignore_errors=True)
 
 
 def export_dtype(config: TrainConfig) -> torch.dtype:
@@ -86,22 +74,17 @@ def write_weights(tensors: dict[str, Tensor | Merged], folder: Path, dtype: torc
 
 
 def _write_file(tensors: dict[str, Tensor | Merged], path: Path, dtype: torch.dtype, writes: bool) -> None:
-    """The safetensors format: header size (8 bytes, little-endian), JSON header, raw bytes."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    offset = 0
-    for name, tensor in tensors.items():
-        end = offset + _count(tensor) * dtype.itemsize
-        header[name] = {"dtype": DTYPES[dtype], "shape": list(_shape(tensor)), "data_offsets": [offset, end]}
-        offset = end
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    with path.open("wb") if writes else nullcontext() as file:
-        if file:
-            file.write(len(text).to_bytes(8, "little") + text)
-        for tensor in tensors.values():
-            for piece in gathered(tensor, dtype):
-                if file:
-                    file.write(piece.view(torch.uint8).numpy().data)
+    """One file; ranks that do not write send their parts."""
+    chunks = (as_bytes(piece) for tensor in tensors.values() for piece in gathered(tensor, dtype))
+    if not writes:
+        for _ in chunks:
+            pass
+        return
+    shapes = {name: (dtype, _shape(tensor)) for name, tensor in tensors.items()}
+    with path.open("wb") as file:
+        file.write(header(shapes))
+        for chunk in chunks:
+            file.write(chunk)
 
 
 @torch.no_grad()

@@ -2,8 +2,6 @@
 
 import difflib
 import re
-import shutil
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,8 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
-from vicuna_lit.tokenizer import ModelError
+from vicuna_lit.folder import whole_folder
+from vicuna_lit.tokenizer import ModelError, need_package
 from vicuna_lit.train.config import FullConfig, LoraConfig, PartialConfig
 
 
@@ -39,8 +38,7 @@ def quantised(precision: str) -> dict[str, Any]:
     """
     from transformers import BitsAndBytesConfig
 
-    if find_spec("bitsandbytes") is None:
-        raise ModelError("finetune=qlora needs bitsandbytes: pip install 'vicuna_lit[qlora]'")
+    need_package("bitsandbytes", "finetune=qlora", extra="qlora")
     multiplies_in = torch.float32 if precision == "fp32" else torch.bfloat16
     how = BitsAndBytesConfig(
         load_in_4bit=True,
@@ -66,8 +64,7 @@ def _freeze(model: PreTrainedModel, patterns: tuple[str, ...]) -> None:
 
 
 def _add_adapters(model: PreTrainedModel, config: LoraConfig) -> None:
-    if find_spec("peft") is None:
-        raise ModelError(f"finetune={config.kind} needs PEFT: pip install 'vicuna_lit[{config.kind}]'")
+    need_package("peft", f"finetune={config.kind}", extra=config.kind)
     from peft import LoraConfig as PeftConfig
     from peft import inject_adapter_in_model
 
@@ -149,12 +146,8 @@ def save_adapter(model: PreTrainedModel, folder: Path, base: str | None, writes:
     }
     if not state or not writes:
         return
-    part = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    save_file(state, part / "adapter_model.safetensors", metadata={"format": "pt"})
     settings: Any = model.lora_settings
     settings.base_model_name_or_path, settings.inference_mode = base, True
-    settings.save_pretrained(part)
-    shutil.rmtree(folder, ignore_errors=True)
-    part.rename(folder)
+    with whole_folder(folder) as part:
+        save_file(state, part / "adapter_model.safetensors", metadata={"format": "pt"})
+        settings.save_pretrained(part)

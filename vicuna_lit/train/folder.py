@@ -1,14 +1,26 @@
 """The run folder: what it holds, and whether it can be used."""
 
+import fcntl
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel
 
-from vicuna_lit.folder import check_disk, read_json, refuse_other_settings, write_json
+from vicuna_lit.folder import RunError, check_disk, read_json, refuse_other_settings, write_json
+from vicuna_lit.train import checkpoint
 from vicuna_lit.train.config import TrainConfig
 from vicuna_lit.train.export import export_dtype, exported_bytes
+
+LAYOUT = (
+    "strategy", "trainer.devices", "trainer.accelerator", "tokens_per_device", "packing", "attention", "head",
+    "gradient_checkpointing", "offload_activations", "compile", "checkpoint", "resume", "run", "wandb",
+)  # fmt: skip
+"""What may change between two starts of one run: how it lies on the hardware, and what is written about it."""
 
 
 @dataclass(frozen=True)
@@ -32,28 +44,89 @@ class Result:
     heldout_loss: float | None = None
     heldout: dict[str, float] = field(default_factory=dict)
     """Split by turn and by position, after training."""
+    heldout_by_step: dict[int, float] = field(default_factory=dict)
+    """Held-out loss; 0 is before training."""
     replies: list[dict[str, str]] = field(default_factory=list)
     """Each sample question with the replies before and after."""
     data: dict[str, Any] = field(default_factory=dict)
+    lost_time: dict[str, float] = field(default_factory=dict)
+    """Where the time of all starts went, in seconds (`times.LostTime`)."""
+    saves_failed: int = 0
+    """Checkpoints that could not be written, since the last start."""
 
 
 def already_done(config: TrainConfig, folder: Path) -> Result | None:
-    """The result in the folder, if it is of this very config.
+    """The result in the folder, if it is of this very run; the layout may be another.
 
     Raises:
         RunError: the folder holds another config's run; the message lists the differences.
     """
-    saved = read_json(folder, "config.json")
-    values = read_json(folder, "result.json") or {}
+    saved, values = read_json(folder, "config.json"), read_json(folder, "result.json") or {}
     if saved is None or values.get("status") != "finished":
-        return None  # nothing to lose: it failed, or was stopped
-    refuse_other_settings(folder, saved, config.model_dump(mode="json"))
+        return None
+    refuse_other_settings(folder, saved, config.model_dump(mode="json"), LAYOUT)
     return Result(**values)
 
 
-def open_folder(config: TrainConfig, folder: Path, model: PreTrainedModel) -> None:
-    """Creates the folder, checks that the results will fit, and writes the resolved config."""
+def changed_layout(config: TrainConfig, folder: Path) -> list[str]:
+    """What differs from the settings of the run that goes on here, a line each.
+
+    Raises:
+        RunError: something differs that changes what is computed.
+    """
+    saved = read_json(folder, "config.json") or {}
+    ways = ", or start this one anew with resume=never"
+    return refuse_other_settings(folder, saved, config.model_dump(mode="json"), LAYOUT, ways)
+
+
+def open_folder(config: TrainConfig, folder: Path, model: PreTrainedModel, fingerprint: str, known: str | None) -> str:
+    """Checks that the results will fit, and writes the resolved config; returns the run's W&B id.
+
+    All starts of one run have the same id. Where the folder holds traces of another run (one that did not finish
+    and left no checkpoint, or one that `resume=never` gives up), they are removed: they would be taken for a part
+    of this one.
+
+    Args:
+        fingerprint: of the data.
+        known: the id in the checkpoint that the run goes on from.
+    """
     need = exported_bytes(model, export_dtype(config)) * 1.1 + 10e6
     check_disk(folder, need, "the model")
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "config.json", config.model_dump(mode="json"))
+    saved = read_json(folder, "run.json") or {}
+    if known is None and config.resume != "never" and saved.get("fingerprint") == fingerprint:
+        with suppress(RunError):
+            changed_layout(config, folder)
+            known = saved.get("wandb_id")
+    if known is None:
+        checkpoint.remove_all(folder / "checkpoints")
+        (folder / "times.csv").unlink(missing_ok=True)
+        known = uuid.uuid4().hex[:8]
+    (folder / "result.json").unlink(missing_ok=True)
+    write_json(folder / "config.json", config.model_dump(mode="json"), durable=True)
+    write_json(folder / "run.json", {"wandb_id": known, "fingerprint": fingerprint}, durable=True)
+    return known
+
+
+@contextmanager
+def locked(folder: Path, patience: float = 30.0) -> Iterator[None]:
+    """Keeps a second process out of the folder; one that was just killed may take a moment to be gone.
+
+    Raises:
+        RunError: another process runs here.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a+") as file:
+        ends = time.monotonic() + patience
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > ends:
+                    message = f"{folder}: another process is running here; stop it, or choose another run.dir"
+                    raise RunError(message) from None
+                time.sleep(0.2)
+            except OSError:  # a file system without locks
+                break
+        yield

@@ -64,6 +64,12 @@ class HeldoutLoss:
         buckets = {f"{a}-{b - 1}": (positions >= a) & (positions < b) for a, b in pairwise(edges)}
         return {name: self._mean(inside) for name, inside in buckets.items() if inside.any()}
 
+    def metrics(self) -> dict[str, float]:
+        """All of it as W&B keys."""
+        metrics = {"heldout/loss": self.loss}
+        metrics |= {f"heldout/loss_by_turn/{turn}": loss for turn, loss in self.by_turn().items()}
+        return metrics | {f"heldout/loss_by_position/{bucket}": loss for bucket, loss in self.by_position().items()}
+
     def _mean(self, inside: np.ndarray) -> float:
         return float(np.concatenate(self._losses)[inside].mean())
 

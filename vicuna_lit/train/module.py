@@ -25,11 +25,16 @@ class SupervisedModule(L.LightningModule):
 
     After each optimizer step `step_loss` (nats per supervised token, over the whole step and all ranks) and
     `step_lr` hold that step's figures, and `grad_norm()` the norm before clipping.
+
+    Args:
+        start: optimizer steps that are done already. Lightning sees the rest of the plan alone, and counts its
+            batches from 0; what follows from the step (rows, learning rate, figures) counts them all.
     """
 
-    def __init__(self, lm: SupervisedLM, config: TrainConfig, plan: Plan):
+    def __init__(self, lm: SupervisedLM, config: TrainConfig, plan: Plan, start: int = 0):
         super().__init__()
-        self.lm, self.config, self.plan = lm, config, plan
+        self.lm, self.config, self.plan, self.start = lm, config, plan, start
+        self.closes_step = False
         self._sum: Tensor = torch.zeros(())
         self._norm: Tensor | None = None
         self.step_loss: Tensor | float = math.nan
@@ -45,11 +50,21 @@ class SupervisedModule(L.LightningModule):
 
         Lightning divides the loss by the accumulation, the strategies by the ranks; the factor undoes both.
         """
+        self.closes_step = self.step_done(batch_idx) is not None
         share = self.lm(SupervisedLM.loss_sum, batch) / batch.denominator
         self._sum = self._sum.to(share.device) + share.detach()
-        if (batch_idx + 1) % self.plan.accumulation == 0:
+        if self.closes_step:
             self.step_loss, self._sum = sum_over_ranks(self._sum), torch.zeros(())
         return share * (self.plan.accumulation * self.plan.world_size)
+
+    def step_done(self, batch_idx: int) -> int | None:
+        """The optimizer step of the run, from 1, that this batch of Lightning's ends; None within a step."""
+        step, rest = divmod(batch_idx + 1, self.plan.accumulation)
+        return None if rest else self.start + step
+
+    def last_step(self, batch_idx: int) -> int:
+        """The last step that was done when this batch is."""
+        return self.start + (batch_idx + 1) // self.plan.accumulation
 
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
         """Measures the step's gradient norm and clips to it where the recipe says so."""
@@ -65,7 +80,7 @@ class SupervisedModule(L.LightningModule):
         c = self.config.optimizer
         trained = [p for p in self.lm.parameters() if p.requires_grad]
         optimizer = build_optimizer(trained, c, master_weights=self._wraps_masters())
-        scheduler = LambdaLR(optimizer, lambda step: lr_factor(step, self.plan.steps, c))
+        scheduler = LambdaLR(optimizer, lambda step: lr_factor(self.start + step, self.plan.steps, c))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def _wraps_masters(self) -> bool:

@@ -2,14 +2,13 @@
 
 import math
 from collections.abc import Callable, Iterable
-from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from vicuna_lit.tokenizer import ModelError
+from vicuna_lit.tokenizer import need_package
 from vicuna_lit.train.config import OptimizerConfig
 
 
@@ -38,8 +37,7 @@ def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimizerConfig,
 
 
 def _adamw_8bit(groups: list[dict[str, Any]], config: OptimizerConfig) -> Optimizer:
-    if find_spec("bitsandbytes") is None:
-        raise ModelError("optimizer.kind=adamw_8bit needs bitsandbytes: pip install 'vicuna_lit[qlora]'")
+    need_package("bitsandbytes", "optimizer.kind=adamw_8bit", extra="qlora")
     from bitsandbytes.optim.adamw import AdamW8bit
 
     return AdamW8bit(groups, config.lr, config.betas, config.eps)

@@ -24,7 +24,7 @@ from torch.distributed.tensor import DTensor
 from vicuna_lit.tokenizer import ModelError
 from vicuna_lit.train.config import DDPConfig, FSDPConfig, SingleConfig, TrainConfig, ZeroConfig
 from vicuna_lit.train.model import SupervisedLM
-from vicuna_lit.train.world import World, sum_over_ranks
+from vicuna_lit.train.world import World, backend, sum_over_ranks
 
 
 def trainer_arguments(config: TrainConfig, world: World) -> dict[str, Any]:
@@ -44,18 +44,23 @@ def trainer_arguments(config: TrainConfig, world: World) -> dict[str, Any]:
         case SingleConfig():
             strategy = SingleDeviceStrategy("cuda:0" if on_gpu else "cpu")
         case DDPConfig():
-            strategy = DDPStrategy(process_group_backend=_backend(on_gpu), gradient_as_bucket_view=True)
+            strategy = DDPStrategy(process_group_backend=backend(config), gradient_as_bucket_view=True)
         case FSDPConfig(offload=offload):
-            backend = "cpu:gloo,cuda:nccl" if on_gpu and offload else _backend(on_gpu)
-            strategy = ShardedStrategy(offload, world.size, backend)
+            strategy = ShardedStrategy(offload, world.size, backend(config))
         case ZeroConfig():
-            strategy = ZeroStrategy(deepspeed_config(config), _backend(on_gpu))
+            strategy = ZeroStrategy(deepspeed_config(config), backend(config))
             arguments["plugins"] = [_AsItIs("32-true")]
     return arguments | {"strategy": strategy}
 
 
-def _backend(on_gpu: bool) -> str:
-    return "nccl" if on_gpu else "gloo"
+def keep_signals(trainer: L.Trainer) -> None:
+    """Leaves signals to `preemption`.
+
+    Lightning (2.6) would run a collective inside its SIGTERM handler, and broadcast a flag and wait for it before
+    every micro-batch (its issue 21640). Both are private methods; a test counts what travels in a step.
+    """
+    trainer._signal_connector.register_signal_handlers = lambda: None
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
 
 
 def shard(lm: SupervisedLM, config: TrainConfig, mesh: DeviceMesh) -> None:

@@ -62,6 +62,12 @@ def conclude(result: Result, folder: Path) -> None:
     if result.heldout_loss is not None and result.heldout_loss_before is not None:
         before, after = result.heldout_loss_before, result.heldout_loss
         console.print(f"\nheld-out loss {before:.4f} → {after:.4f} (perplexity {math.exp(min(20.0, after)):.2f})")
+    if result.lost_time.get("starts", 1) > 1:
+        lost, total = result.lost_time, result.lost_time["total"]
+        shares = ", ".join(
+            f"{name} {lost[name] / total:.0%}" for name in ("useful", "replayed", "starting", "interrupted")
+        )
+        console.print(f"{lost['starts']:.0f} starts, {lost['steps_replayed']:.0f} steps taken again; time: {shares}")
     speed = f"{result.supervised_tokens_per_second:,.0f} supervised tokens/s"
     console.print(f"{result.steps} steps in {result.seconds:.0f} s, {speed}")
     console.print(f"peak memory {_size(result.peak_memory_bytes)} a process (the model: {_size(result.model_bytes)})")
@@ -70,6 +76,7 @@ def conclude(result: Result, folder: Path) -> None:
         "adapter": "the adapters alone: PEFT opens this folder",
         "result.json": "losses, speed, memory, replies",
         "metrics.csv": "one row per step",
+        "report.html": "curves, replies, where the time went",
         "wandb": "the W&B run",
     }.items():
         if (folder / name).exists():

@@ -1,25 +1,33 @@
-"""The processes of a run: who they are, and how they are started.
+"""The processes of a run: who they are, how they are started, and how they agree.
 
-Every process group is started by torch's elastic launcher: by `torchrun` itself, on one machine or many, or
-by `launch` where `trainer.devices` asks for several. One group per run, so a sweep never mixes two.
+They are started by `torchrun`, on one machine or many, or by `launch` where `trainer.devices` asks for several:
+torch's launcher kills them 30 seconds after a signal and hides their exit codes, so it cannot tell a preempted
+run from a failed one. One group per run, so a sweep never mixes two.
 """
 
 import atexit
-import logging
+import ctypes
+import math
 import os
+import signal
 import socket
+import subprocess
 import sys
 import tempfile
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch.distributed
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from vicuna_lit.folder import RunError
 from vicuna_lit.train.config import SingleConfig, TrainConfig
+from vicuna_lit.train.preemption import PREEMPTED, Preempted, notice
+
+LAST_WORDS = 5.0
+"""Seconds that the other processes have once one has failed."""
 
 
 class ProcessesFailed(RunError):
@@ -61,11 +69,14 @@ def join(config: TrainConfig) -> tuple[TrainConfig, World]:
     world = World.of_environment()
     if world is None:
         return config, World(size=config.trainer.devices, local_size=config.trainer.devices)
-    atexit.register(_leave)
     if world.size > 1 and isinstance(config.strategy, SingleConfig):
         raise RunError(
             f"torchrun started {world.size} processes, but strategy=single is for one; strategy=ddp or fsdp?"
         )
+    _end_with_parent()
+    if not isinstance(config.strategy, SingleConfig) and not torch.distributed.is_initialized():
+        atexit.register(_leave)
+        torch.distributed.init_process_group(backend(config))
     trainer = config.trainer.model_copy(update={"devices": world.local_size})
     return config.model_copy(update={"trainer": trainer}), world
 
@@ -75,6 +86,7 @@ def launch(config: TrainConfig) -> None:
 
     Raises:
         RunError: there are not so many GPUs here.
+        Preempted: the processes were told to stop, and have saved what they could.
         ProcessesFailed: one of the processes failed; the others were stopped.
     """
     gpus = torch.cuda.device_count() if config.trainer.accelerator != "cpu" else 0
@@ -83,27 +95,67 @@ def launch(config: TrainConfig) -> None:
             f"trainer.devices={config.trainer.devices}, but this machine has {gpus} GPUs; trainer.devices={gpus} "
             "gives the same run, only slower"
         )
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     devices = config.trainer.devices
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // devices)))
+    notice.speaks = False
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "config.json"
         file.write_text(config.model_dump_json())
-        group = LaunchConfig(
-            min_nodes=1,
-            max_nodes=1,
-            nproc_per_node=devices,
-            rdzv_backend="c10d",
-            rdzv_endpoint=f"127.0.0.1:{_free_port()}",
-            run_id=Path(folder).name,
-            max_restarts=0,
-            monitor_interval=0.2,
-            local_addr="127.0.0.1",
-        )
-        try:
-            elastic_launch(group, sys.executable)("-m", "vicuna_lit.train.worker", str(file))
-        except ChildFailedError as error:
-            raise ProcessesFailed(error.get_first_failure()[1].exitcode) from None
+        shared = {
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(_free_port()),
+            "WORLD_SIZE": str(devices),
+            "LOCAL_WORLD_SIZE": str(devices),
+            "GROUP_RANK": "0",
+            "TORCHELASTIC_RUN_ID": Path(folder).name,
+            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // devices))),
+        }
+        processes = [
+            subprocess.Popen(
+                [sys.executable, "-m", "vicuna_lit.train.worker", str(file)],
+                env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+                start_new_session=True,  # a terminal's Ctrl-C comes to this process, which passes it on once
+            )
+            for rank in range(devices)
+        ]
+        code = _wait(processes, 2 * config.checkpoint.grace_seconds + LAST_WORDS)
+    if code == PREEMPTED or (code and notice.given):
+        raise Preempted
+    if code:
+        raise ProcessesFailed(code)
+
+
+def _wait(processes: list[subprocess.Popen[bytes]], grace_seconds: float) -> int:
+    """The exit code of the first process that ended with another than 0, or 0.
+
+    Signals are passed on. The others get the same time to end that a preemption gives them.
+    """
+    passed_on, code, ends = 0, 0, math.inf
+    while any(process.poll() is None for process in processes):
+        failed = [c for process in processes if (c := process.poll())]
+        if failed and not code:
+            code = failed[0]
+            _send(processes, signal.SIGTERM)
+            ends = time.monotonic() + (grace_seconds if code == PREEMPTED else LAST_WORDS)
+        if notice.signals > passed_on:
+            passed_on = notice.signals
+            _send(processes, signal.SIGTERM)
+            ends = min(ends, time.monotonic() + grace_seconds)
+        if time.monotonic() > ends:
+            _send(processes, signal.SIGKILL)
+        time.sleep(0.05)
+    return code or next((c for process in processes if (c := process.poll())), 0)
+
+
+def _send(processes: list[subprocess.Popen[bytes]], number: int) -> None:
+    for process in processes:
+        if process.poll() is None:
+            process.send_signal(number)
+
+
+def _end_with_parent() -> None:
+    """A launcher that is killed outright takes its processes with it; they would train on beside the next ones."""
+    with suppress(OSError, AttributeError):  # Linux only
+        ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def _leave() -> None:
@@ -112,20 +164,43 @@ def _leave() -> None:
         torch.distributed.destroy_process_group()
 
 
+def backend(config: TrainConfig) -> str:
+    """Tensors on a GPU travel by NCCL; flags and objects, and all else, by gloo."""
+    on_gpu = config.trainer.accelerator != "cpu" and torch.cuda.is_available()
+    return "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
+
+
+def any_rank(*flags: bool) -> list[bool]:
+    """Each flag as it is if any process has set it; all processes call it."""
+    if not torch.distributed.is_initialized():
+        return list(flags)
+    together = torch.tensor(flags, dtype=torch.int32)
+    torch.distributed.all_reduce(together, torch.distributed.ReduceOp.MAX)
+    return [bool(flag) for flag in together]
+
+
+def of_first_rank(value: Any) -> Any:
+    """The first process's value, on every process."""
+    values = [value]
+    if torch.distributed.is_initialized():
+        torch.distributed.broadcast_object_list(values, 0)
+    return values[0]
+
+
+def of_all_ranks(value: Any) -> list[Any]:
+    """Every process's value, by rank, on every process."""
+    values: list[Any] = [value]
+    if torch.distributed.is_initialized():
+        values *= torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(values, value)
+    return values
+
+
 def sum_over_ranks(value: torch.Tensor) -> torch.Tensor:
     """The sum over all processes; the value itself where there is one."""
     if torch.distributed.is_initialized():
         torch.distributed.all_reduce(value)
     return value
-
-
-def largest_of_ranks(value: int) -> int:
-    """The largest over all processes; the value itself where there is one."""
-    values: list[Any] = [value]
-    if torch.distributed.is_initialized():
-        values *= torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(values, value)
-    return max(values)
 
 
 def _free_port() -> int:

@@ -1,0 +1,113 @@
+"""Where a run's time goes, over all its starts: `times.csv`, and the table made of it."""
+
+import csv
+import time
+from collections import defaultdict
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+COLUMNS = ("life", "step", "what", "seconds", "clock")
+"""`life` counts the starts, `clock` is the Unix time at the end of the span."""
+WORK = ("step", "data", "save")
+"""What an optimizer step's time consists of; `start` and `exam` come besides."""
+
+
+class Times:
+    """Gives every moment of the first rank's process to one cause: what went on since the last call of `lap`.
+
+    Written at the end of each step, so the time of a killed step is missing, and found as `interrupted`.
+    """
+
+    def __init__(self, folder: Path, started: float, writes: bool = True):
+        self.path, self.writes = folder / "times.csv", writes
+        self.life = 1 + max((int(row["life"]) for row in _rows(self.path)), default=0) if writes else 1
+        self._mark = started
+        self._spans: dict[str, float] = defaultdict(float)
+
+    def lap(self, what: str) -> None:
+        """The time since the last lap went into this: start, data, step, save or exam."""
+        now = time.time()
+        self._spans[what] += now - self._mark
+        self._mark = now
+
+    def close(self, step: int) -> dict[str, float]:
+        """Writes the laps down as those of a step; returns their seconds by cause."""
+        spans, self._spans = self._spans, defaultdict(float)
+        if self.writes and spans:
+            new = not self.path.exists()
+            with self.path.open("a", newline="") as file:
+                rows = csv.writer(file)
+                if new:
+                    rows.writerow(COLUMNS)
+                rows.writerows((self.life, step, what, f"{s:.6f}", f"{self._mark:.3f}") for what, s in spans.items())
+        return spans
+
+
+@dataclass(frozen=True)
+class LostTime:
+    """A run's time from its first start to its end, in seconds; everything but `useful` is lost or spent besides."""
+
+    starts: int
+    steps_replayed: int
+    """Steps that were taken again because no checkpoint held them."""
+    total: float
+    useful: float
+    """The steps that the result consists of."""
+    replayed: float
+    """Steps that were taken and lost."""
+    saving: float
+    """What training waited for saving."""
+    data: float
+    """What training waited for data."""
+    starting: float
+    exams: float
+    """Held-out losses, sample replies, export."""
+    interrupted: float
+    """From the last finished step before an interruption to the next start: a step lost in part, and the time away."""
+
+    def parts(self) -> dict[str, float]:
+        """The spans that add up to `total`."""
+        return {k: v for k, v in asdict(self).items() if k not in ("starts", "steps_replayed", "total")}
+
+
+def lost_time(folder: Path) -> LostTime | None:
+    """The table of a run folder; None before its first step.
+
+    A step that a later start took again counts as replayed, whatever became of its numbers.
+    """
+    rows = _rows(folder / "times.csv")
+    if not rows:
+        return None
+    last_life = {int(row["step"]): int(row["life"]) for row in rows if row["what"] == "step"}
+    sums: dict[str, float] = defaultdict(float)
+    replayed = set()
+    for row in rows:
+        life, step, what, seconds = int(row["life"]), int(row["step"]), row["what"], float(row["seconds"])
+        if what in WORK and life < last_life.get(step, 0):
+            sums["replayed"] += seconds
+            replayed.add((life, step))
+        else:
+            sums[what] += seconds
+    first = min(float(row["clock"]) - float(row["seconds"]) for row in rows)
+    total = max(float(row["clock"]) for row in rows) - first
+    return LostTime(
+        starts=max(int(row["life"]) for row in rows),
+        steps_replayed=len(replayed),
+        total=total,
+        useful=sums["step"],
+        replayed=sums["replayed"],
+        saving=sums["save"],
+        data=sums["data"],
+        starting=sums["start"],
+        exams=sums["exam"],
+        interrupted=max(0.0, total - sum(sums.values())),
+    )
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    """Whole lines alone: the last one may be torn."""
+    if not path.exists():
+        return []
+    lines = [line for line in path.read_text(errors="replace").splitlines(keepends=True) if line.endswith("\n")]
+    rows = list(csv.DictReader(lines))
+    return [row for row in rows if None not in row and all(row.get(c) for c in COLUMNS) and row["life"].isdecimal()]
