@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import wandb
+from google.protobuf.message import DecodeError
 from wandb.proto import wandb_internal_pb2
 
 from vicuna_lit.config import PACKAGE
@@ -69,7 +70,10 @@ def history_rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """The rows of one offline record, as far as it is whole: (step, figures)."""
     for data in _records(file.read_bytes()):
         record: Any = wandb_internal_pb2.Record()  # pyright: ignore[reportAttributeAccessIssue]
-        record.ParseFromString(data)
+        try:
+            record.ParseFromString(data)
+        except DecodeError:
+            return
         if record.HasField("history"):
             row = {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
             yield int(row.get("_step", record.history.step.num)), row

@@ -1,0 +1,68 @@
+"""Machines that vanish at random: the result is the one of the run left alone, to the bit."""
+
+import os
+import random
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from experiments.spot.simulate import MOMENTS, Interruption, mismatches, random_trace, read_trace, simulate
+from tests.runs import COMMON, run_group, run_here
+from tests.test_history import has_one_row_a_step
+from vicuna_lit.train.times import lost_time
+
+SEED = int(os.environ.get("CHAOS_SEED", random.randrange(10**6)))
+STRATEGIES = {"single": 10, "ddp": 8, "fsdp": 8, "zero2": 8}
+SETTINGS = ("heldout.every_steps=2", "checkpoint.every_steps=3", "wandb.mode=offline", "tokens_per_device=512")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_chaos(strategy, tmp_path, monkeypatch):
+    """At least 30 interruptions over all strategies; CHAOS_SEED=<n> repeats them."""
+    print(f"CHAOS_SEED={SEED}")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    several = [] if strategy == "single" else ["trainer.devices=2"]
+    overrides = [*COMMON, *SETTINGS, f"strategy={strategy}"]
+    never, often = tmp_path / "never", tmp_path / "often"
+    alone = [*overrides, f"run.dir={never}"]
+    if several:
+        run_group([{"overrides": alone}], tmp_path)
+    else:
+        run_here(alone)
+    count = STRATEGIES[strategy]
+    trace = random_trace(count, SEED + list(STRATEGIES).index(strategy), heldout_every=2)
+    command = [sys.executable, "-m", "vicuna_lit.train", *overrides, *several, f"run.dir={often}"]
+    outcome = simulate(command, often, trace, log=tmp_path / "log.txt")
+    # A notice at the last step may let the run finish; then there is nothing left to interrupt.
+    assert len(outcome.interruptions) >= count * 0.7, outcome
+    assert mismatches(often, never) == [], outcome
+    has_one_row_a_step(often)
+    lost = lost_time(often)
+    assert lost is not None
+    assert lost.useful > 0
+    kinds, moments = (Counter(getattr(one, what) for one in outcome.interruptions) for what in ("kind", "moment"))
+    print(f"{strategy}: {dict(kinds)} {dict(moments)}, exit codes {Counter(outcome.exit_codes)}, "
+          f"{lost.steps_replayed} steps replayed")  # fmt: skip
+
+
+def test_traces(tmp_path):
+    """Every moment is hit about as often; the same seed gives the same trace; files are read."""
+    trace = random_trace(40, 3)
+    assert trace == random_trace(40, 3) != random_trace(40, 4)
+    assert Counter(one.moment for one in trace) == dict.fromkeys(MOMENTS, 10)
+    file = tmp_path / "trace.txt"
+    file.write_text("# g2 machines, May\n12.5 kill\n\n3600  # with notice\n")
+    assert read_trace(file) == [Interruption("kill", "after", 12.5), Interruption("notice", "after", 3600.0)]
+
+
+def test_a_difference_is_found(tmp_path):
+    """The yardstick itself: another seed is another run."""
+    folders: list[Path] = []
+    for seed in (0, 1):
+        folders.append(tmp_path / str(seed))
+        run_here([*COMMON, f"seed={seed}", "trainer.max_steps=3", f"run.dir={folders[-1]}"])
+    assert mismatches(folders[0], folders[0]) == []
+    assert {"metrics.csv", "heldout"} <= set(mismatches(*folders))
