@@ -61,6 +61,8 @@ class Outcome:
     command: list[str]
     interruptions: list[Interruption] = field(default_factory=list)
     exit_codes: list[int] = field(default_factory=list)
+    unused: list[Interruption] = field(default_factory=list)
+    """Those that the run was too quick for."""
     machine_seconds: float = 0.0
     mismatches: list[str] = field(default_factory=list)
 
@@ -111,10 +113,10 @@ def first_step(folder: Path) -> int:
 
 
 def being_saved(folder: Path) -> bool:
-    """A shard is being written; or a checkpoint of HF's Trainer, which writes its state last."""
+    """A checkpoint is there that is not whole; HF's Trainer writes the state of its own last."""
     newest = max((folder / "checkpoints").glob("checkpoint-*"), key=lambda p: int(p.name[11:]), default=None)
     half = newest is not None and not (newest / "trainer_state.json").exists()
-    return half or any((folder / "checkpoints").glob("step-*/.shard-*"))
+    return half or bool(find(folder / "checkpoints").half_written)
 
 
 def wait(process: subprocess.Popen[bytes], one: Interruption, folder: Path) -> None:
@@ -127,7 +129,7 @@ def wait(process: subprocess.Popen[bytes], one: Interruption, folder: Path) -> N
     }
     now = reached.get(one.moment)
     while now and process.poll() is None and not (starts(folder) > lives and now()):
-        time.sleep(0.0005)
+        time.sleep(0 if one.moment == "save" else 0.0005)
     ends = time.monotonic() + one.seconds
     while process.poll() is None and time.monotonic() < ends:
         time.sleep(0.0005)
@@ -169,21 +171,22 @@ def simulate(
         RuntimeError: the command ended with another code than 0, 33 or that of a signal.
     """
     outcome = Outcome(list(command))
+    environment = {k: v for k, v in os.environ.items() if k != "WANDB_SERVICE"}  # it goes with the machine
     todo = list(trace)
     with (log or Path(os.devnull)).open("ab") as out:
         while True:
             started = time.monotonic()
-            process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
-            one = todo.pop(0) if todo else None
-            if one:
-                wait(process, one, folder)
+            process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=environment)
+            if todo:
+                wait(process, todo[0], folder)
                 if process.poll() is None:
-                    take_away(process, one, folder, notice)
-                    outcome.interruptions.append(one)
+                    take_away(process, todo[0], folder, notice)
+                    outcome.interruptions.append(todo.pop(0))
             process.wait()
             outcome.machine_seconds += time.monotonic() - started
             outcome.exit_codes.append(process.returncode)
             if process.returncode == 0:
+                outcome.unused = todo
                 return outcome
             taken = process.returncode in (PREEMPTED, -signal.SIGTERM, -signal.SIGKILL)
             if not taken and not mend():

@@ -23,6 +23,10 @@ LAYOUT = (
 """What may change between two starts of one run: how it lies on the hardware, and what is written about it."""
 
 
+STATE_BYTES = 12
+"""Of a trained weight in a checkpoint: the weight and AdamW's two moments in fp32."""
+
+
 @dataclass(frozen=True)
 class Result:
     """`result.json`. Losses are in nats per supervised token; null where nothing is held out."""
@@ -106,6 +110,19 @@ def open_folder(config: TrainConfig, folder: Path, model: PreTrainedModel, finge
     write_json(folder / "config.json", config.model_dump(mode="json"), durable=True)
     write_json(folder / "run.json", {"wandb_id": known, "fingerprint": fingerprint}, durable=True)
     return known
+
+
+def lacks_room(config: TrainConfig, folder: Path, model: PreTrainedModel) -> str | None:
+    """What to print where the checkpoints will not fit; a save that fails does not end a run."""
+    if not (config.checkpoint.every_steps or config.checkpoint.every_minutes):
+        return None
+    count = config.checkpoint.keep + 1
+    try:
+        need = count * STATE_BYTES * model.num_parameters(only_trainable=True)
+        check_disk(folder, need, f"{count} checkpoints (checkpoint.keep={count - 1}, one being written)")
+    except RunError as error:
+        return str(error)
+    return None
 
 
 @contextmanager

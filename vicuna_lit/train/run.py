@@ -16,14 +16,14 @@ from lightning.pytorch.callbacks import LambdaCallback
 from transformers.utils import logging as transformers_logging
 
 from vicuna_lit.data.datamodule import ConversationData
-from vicuna_lit.folder import RunError, flatten, write, write_json
+from vicuna_lit.folder import RunError, flatten, read_json, write, write_json
 from vicuna_lit.tokenizer import make_encoder
 from vicuna_lit.train.checkpoint import Checkpoint
 from vicuna_lit.train.config import TrainConfig
 from vicuna_lit.train.exam import Exam
 from vicuna_lit.train.export import export, export_dtype, exported_bytes
 from vicuna_lit.train.finetune import save_adapter
-from vicuna_lit.train.folder import Result, already_done, changed_layout, locked, open_folder
+from vicuna_lit.train.folder import Result, already_done, changed_layout, lacks_room, locked, open_folder
 from vicuna_lit.train.history import History, lost_time_table, masks_table, recorded_step, replies_table, start_wandb
 from vicuna_lit.train.logbook import Logbook
 from vicuna_lit.train.model import SupervisedLM, build_model
@@ -68,7 +68,11 @@ def _fit(config: TrainConfig) -> Result:
         return done
     _quiet()
     if config.trainer.devices > 1 and not config.dry_run and World.of_environment() is None:
-        launch(config)
+        try:
+            launch(config)
+        except Preempted:
+            stopped = read_json(folder, "result.json") or {}
+            raise Preempted(stopped.get("steps", 0)) from None
         done = already_done(config, folder)
         assert done is not None
         return done
@@ -125,6 +129,8 @@ class _Run:
             return self.train()
         known = self.before.get("wandb_id")
         known = open_folder(self.config, self.folder, self.lm.model, self.fingerprint, known)
+        if lacks := lacks_room(self.config, self.folder, self.lm.model):
+            console.print(f"[yellow]{lacks}[/]", highlight=False)
         try:
             self.times = Times(self.folder, notice.started)
             self.wandb = start_wandb(self.config, self.data, self.folder, known)
@@ -173,11 +179,13 @@ class _Run:
         )  # fmt: skip
         exam = Exam(data, self.history, self.times, self.before.get("exam"), recovery.pause)
         done, steps = data.start, data.plan.steps
-        self._fill_history(logbook, exam)
+        if self.first:
+            self._fill_history(logbook, exam)
 
         def finish(trainer: L.Trainer, module: Any) -> None:
             logbook.close()
             exam.finish(trainer, module)
+            recovery.pause(trainer, module, steps)
             self._export()
             self.times.lap("exam")
             self.times.close(steps)
@@ -202,7 +210,7 @@ class _Run:
 
     def _fill_history(self, logbook: Logbook, exam: Exam) -> None:
         """Rows that an interruption took from W&B and a checkpoint kept."""
-        self.history.add(0, {"data/masks": masks_table(self.data)})
+        self.history.add(0, {"data/masks": masks_table(self.data)} | exam.heldout.get(0, {}))
         for row in logbook.rows:
             self.history.add(row["step"], logbook.figures(row, self.data.plan) | exam.heldout.get(row["step"], {}))
 
