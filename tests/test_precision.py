@@ -13,7 +13,6 @@ from vicuna_lit.train.model import build_model
 from vicuna_lit.train.optimizer import MasterWeights, build_optimizer
 
 SHORT = "trainer.max_steps=8"
-ADAFACTOR = ("precision=bf16-true", "optimizer.kind=adafactor", "optimizer.lr=0.1")
 ADAM = load("train", "optimizer.lr=1e-4", "optimizer.weight_decay=0").optimizer
 
 
@@ -60,27 +59,6 @@ def test_masters_keep_what_bf16_loses():
     torch.testing.assert_close(optimizer.pairs[0][1].detach(), torch.full((8, 8), 0.99), rtol=1e-3, atol=0)
     assert torch.equal(weight, optimizer.pairs[0][1].bfloat16())
     assert torch.equal(bare, torch.ones_like(bare))
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        pytest.param(("precision=bf16-true",), id="masters"),
-        pytest.param(("precision=bf16-true", "optimizer.kind=adamw_8bit"), id="masters, 8 bits"),
-        pytest.param(("precision=bf16-true", "master_weights=false"), id="bare", marks=pytest.mark.slow),
-        pytest.param(ADAFACTOR, id="masters, adafactor", marks=pytest.mark.slow),
-        pytest.param(("precision=bf16-mixed", "optimizer.kind=adamw_8bit"), id="8 bits", marks=pytest.mark.slow),
-    ],
-)
-def test_a_stopped_run_goes_on_to_the_bit(settings: tuple[str, ...], tmp_path):
-    whole = [*COMMON, SHORT, *settings, f"run.dir={tmp_path / 'whole'}"]
-    parts = [*COMMON, SHORT, *settings, "checkpoint.every_steps=4", f"run.dir={tmp_path / 'parts'}"]
-    run_here(whole)
-    run_here(parts, stop_after=6)
-    run_here(parts)
-    assert (tmp_path / "whole/metrics.csv").read_bytes() == (tmp_path / "parts/metrics.csv").read_bytes()
-    ours, theirs = weights(tmp_path / "parts"), weights(tmp_path / "whole")
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
 def test_rotary_frequencies_stay_fp32():

@@ -84,6 +84,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(tmp_path, never):
     assert "interrupted" in (folder / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_sigkill_loses_only_what_no_checkpoint_holds(tmp_path, never):
     folder = tmp_path / "run"
     process = start(folder, *SLOW)
@@ -97,7 +98,8 @@ def test_sigkill_loses_only_what_no_checkpoint_holds(tmp_path, never):
     same(folder, never)
 
 
-@pytest.mark.parametrize("strategy", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_a_signal_to_any_one_rank_stops_all(strategy, tmp_path, never):
     """And one to the command itself; afterwards the run goes on in one process."""
     folder = tmp_path / "run"
@@ -132,6 +134,7 @@ def children(pid: int) -> list[int]:
     return [found[rank] for rank in sorted(found)]
 
 
+@pytest.mark.slow
 def test_a_killed_launcher_takes_its_processes_along(tmp_path):
     """They would train on beside those of the next start."""
     folder = tmp_path / "run"
@@ -182,7 +185,7 @@ def told_at(monkeypatch: pytest.MonkeyPatch, condition, signals: int = 1) -> lis
     return seen
 
 
-@pytest.mark.parametrize("at", [0, 3, 9, 20])
+@pytest.mark.parametrize("at", [0, 3, pytest.param(9, marks=pytest.mark.slow), 20])
 def test_during_an_exam(at, tmp_path, never, monkeypatch):
     """Held-out losses before, between and after the steps; the exam is taken again in full."""
     folder = tmp_path / "run"

@@ -1,6 +1,7 @@
 """An interrupted run ends as if it had never been: to the bit on the same layout, to rounding on another."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -45,28 +46,39 @@ def identical(folder: Path, never: Path) -> None:
     assert ours["heldout"] == theirs["heldout"]
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        (), BF16, (*BF16, "master_weights=false"), ("precision=bf16-mixed",), LORA,
-        ("optimizer.kind=adafactor", "optimizer.lr=0.1"), ("optimizer.kind=adamw_8bit",),
-        ("tokens_per_device=256",), ("packing=false", "heldout.every_steps=2"),
-    ],
-    ids=lambda settings: " ".join(settings) or "plain",
-)  # fmt: skip
-def test_one_process(settings, tmp_path):
+OPTIMIZERS = {"adafactor": ("optimizer.kind=adafactor", "optimizer.lr=0.1"), "8 bits": ("optimizer.kind=adamw_8bit",)}
+ONE_PROCESS = {
+    "plain": (),
+    "masters, 8 bits": (*BF16, *OPTIMIZERS["8 bits"]),
+    "bf16": BF16,
+    "bf16 without masters": (*BF16, "master_weights=false"),
+    "bf16-mixed": ("precision=bf16-mixed",),
+    "lora": LORA,
+    **OPTIMIZERS,
+    "masters, adafactor": (*BF16, *OPTIMIZERS["adafactor"]),
+    "several rows a step": ("tokens_per_device=256",),
+    "without packing, many exams": ("packing=false", "heldout.every_steps=2"),
+}
+
+
+def first_are_quick(cases: Iterable[str], quick: int) -> list[Any]:
+    return [pytest.param(case, marks=[pytest.mark.slow] if i >= quick else []) for i, case in enumerate(cases)]
+
+
+@pytest.mark.parametrize("case", first_are_quick(ONE_PROCESS, 2))
+def test_one_process(case, tmp_path):
     """Stopped three times, right behind a save, before the first, and between two."""
+    settings = ONE_PROCESS[case]
     run_here(**job(tmp_path / "never", *settings))
     for stop_after in (2, 8, 15, None):
         run_here(**job(tmp_path / "often", *settings, stop_after=stop_after))
     identical(tmp_path / "often", tmp_path / "never")
 
 
-@pytest.mark.parametrize(
-    "strategy", ["ddp", *(pytest.param(s, marks=pytest.mark.slow) for s in ("fsdp", "zero1", "zero2", "zero3"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp", "zero1", "zero2", "zero3"])
 def test_two_processes(strategy, tmp_path):
-    """In fp32 and bf16, with adapters; the processes are another group each time only in the preemption tests."""
+    """In fp32 and bf16, and with adapters."""
     jobs = []
     for name, settings in {"fp32": (), "bf16": BF16, "lora": LORA}.items():
         chosen = (f"strategy={strategy}", *settings)
@@ -98,7 +110,7 @@ def test_from_any_layout_to_any_other(tmp_path):
         compare(tmp_path / f"from-{strategy}", tmp_path / "never")
 
 
-@pytest.mark.parametrize("settings", [(), BF16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("settings", [(), pytest.param(BF16, marks=pytest.mark.slow)], ids=["fp32", "bf16"])
 def test_two_processes_to_one_and_back(settings, tmp_path):
     """The same conversations in the same steps, the losses to rounding."""
     run_here(**job(tmp_path / "never", *settings))

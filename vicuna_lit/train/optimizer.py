@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from vicuna_lit.tokenizer import need_package
@@ -56,10 +56,7 @@ class MasterWeights(Optimizer):
     def __init__(self, inner: Optimizer, pairs: list[tuple[nn.Parameter, nn.Parameter]]):
         super().__init__(inner.param_groups, inner.defaults)
         self.inner, self.pairs = inner, pairs
-        self._share()
-
-    def _share(self) -> None:
-        self.param_groups, self.state = self.inner.param_groups, self.inner.state
+        self.param_groups, self.state = inner.param_groups, inner.state
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -81,19 +78,6 @@ class MasterWeights(Optimizer):
         self.inner.zero_grad(set_to_none)
         for weight, _ in self.pairs:
             weight.grad = None
-
-    def state_dict(self) -> dict[str, Any]:
-        """The inner optimizer's, and the copies."""
-        masters: list[Tensor] = [master.detach() for _, master in self.pairs]
-        return self.inner.state_dict() | {"masters": masters}
-
-    @torch.no_grad()
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Puts both back."""
-        self.inner.load_state_dict({k: v for k, v in state_dict.items() if k != "masters"})
-        self._share()
-        for (_, master), saved in zip(self.pairs, state_dict["masters"], strict=True):
-            master.copy_(saved)
 
 
 def lr_factor(step: int, steps: int, config: OptimizerConfig) -> float:
