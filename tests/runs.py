@@ -9,8 +9,13 @@ import json
 import os
 import subprocess
 import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from safetensors.torch import load_file
@@ -92,8 +97,18 @@ class Stopped(Exception):
     """What a stopped job ends with."""
 
 
-def run_here(overrides: list[str], stop_after: int | None = None, count_collectives: bool = False) -> None:
-    """Runs a job in this process."""
+def run_here(
+    overrides: list[str], stop_after: int | None = None, count_collectives: bool = False, slow_saves: bool = False
+) -> None:
+    """Runs a job in this process.
+
+    Args:
+        slow_saves: what is saved is read only after the next step would long be done.
+    """
+    if slow_saves:
+        with slowly():
+            run_here(overrides, stop_after)
+        return
     if count_collectives:
         run_counted(overrides)
         return
@@ -116,11 +131,22 @@ def run_here(overrides: list[str], stop_after: int | None = None, count_collecti
         run.Recovery = usual
 
 
+@contextmanager
+def slowly() -> Iterator[None]:
+    from vicuna_lit.train import checkpoint
+
+    save = checkpoint.save
+
+    def late(*arguments: Any) -> int:
+        time.sleep(0.5)
+        return save(*arguments)
+
+    with patch.object(checkpoint, "save", late):
+        yield
+
+
 def run_counted(overrides: list[str]) -> None:
     """Writes how often Python code of the run called a collective."""
-    from collections import Counter
-    from unittest.mock import patch
-
     import torch.distributed as dist
 
     from vicuna_lit.train.module import SupervisedModule

@@ -123,6 +123,46 @@ def test_a_signal_to_any_one_rank_stops_all(strategy, tmp_path, never):
     compare(folder, never)
 
 
+@pytest.mark.slow
+def test_torchrun_passes_the_signal_on(tmp_path, never):
+    """Its own exit code is 1, whatever its processes say; the folder says `preempted`."""
+    folder = tmp_path / "run"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
+               "-m", "vicuna_lit.train", *COMMON, *SLOW, "strategy=ddp", f"run.dir={folder}"]  # fmt: skip
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+    wait_for(lambda: steps(folder) >= 3, process)
+    process.send_signal(signal.SIGTERM)
+    process.communicate()
+    assert process.returncode not in (0, PREEMPTED)
+    assert json.loads((folder / "result.json").read_text())["status"] == "preempted"
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "going on from step" in done.stdout
+    compare(folder, never)
+
+
+@pytest.mark.slow
+def test_a_sweep_goes_on_where_it_was_stopped(tmp_path):
+    """The finished run is left alone, the interrupted one goes on, the last one follows."""
+    command = [sys.executable, "-m", "vicuna_lit.train", "-m", *COMMON, "seed=0,1,2", f"hydra.sweep.dir={tmp_path}"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+    wait_for(lambda: steps(tmp_path / "seed=1") >= 4, process)
+    process.send_signal(signal.SIGTERM)
+    out = process.communicate()[0]
+    assert process.returncode == PREEMPTED, out
+    assert not (tmp_path / "seed=2").exists()
+    first = (tmp_path / "seed=0" / "metrics.csv").stat().st_mtime_ns
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "already holds this run's result" in " ".join(done.stdout.split())
+    assert done.stdout.count("going on from step") == 1
+    assert (tmp_path / "seed=0" / "metrics.csv").stat().st_mtime_ns == first
+    for seed in range(3):
+        assert steps(tmp_path / f"seed={seed}") == 20
+
+
 def children(pid: int) -> list[int]:
     """Of a launcher, by rank."""
     found: dict[int, int] = {}

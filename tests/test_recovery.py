@@ -83,10 +83,23 @@ def test_two_processes(strategy, tmp_path):
     for name, settings in {"fp32": (), "bf16": BF16, "lora": LORA}.items():
         chosen = (f"strategy={strategy}", *settings)
         jobs.append(job(tmp_path / f"{name}-never", *chosen))
-        jobs += [job(tmp_path / f"{name}-often", *chosen, stop_after=n) for n in (3, 6, 13, None)]
+        often = tmp_path / f"{name}-often"
+        jobs += [job(often, *chosen, stop_after=n, slow_saves=name == "fp32") for n in (3, 6, 13, None)]
     run_group(jobs, tmp_path)
     for name in ("fp32", "bf16", "lora"):
         identical(tmp_path / f"{name}-often", tmp_path / f"{name}-never")
+
+
+@pytest.mark.parametrize("rows", ["256", "4096"])
+def test_the_optimizer_waits_for_the_writer(rows, tmp_path):
+    """A checkpoint that is read late still holds its own step."""
+    run_here(**job(tmp_path / "quick", f"tokens_per_device={rows}", "trainer.max_steps=9"))
+    run_here(**job(tmp_path / "slow", f"tokens_per_device={rows}", "trainer.max_steps=9", slow_saves=True))
+    for step in (4, 8, 9):
+        ours, theirs = (state(tmp_path / name, step) for name in ("slow", "quick"))
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    lost = json.loads((tmp_path / "slow" / "result.json").read_text())["lost_time"]
+    assert lost["saving"] > 0.5
 
 
 @pytest.mark.slow

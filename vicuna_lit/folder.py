@@ -1,5 +1,6 @@
 """A run is its folder: files that are whole or not there, and the same command finding its own results."""
 
+import errno
 import json
 import os
 import shutil
@@ -53,6 +54,9 @@ def sync_names(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):  # mounted buckets cannot, and need not
+            raise
     finally:
         os.close(handle)
 

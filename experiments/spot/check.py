@@ -7,7 +7,7 @@ python3 -m venv /tmp/sky && /tmp/sky/bin/pip install skypilot==0.14.0 pyyaml
 import sys
 from pathlib import Path
 
-import sky
+import sky  # pyright: ignore[reportMissingImports]
 import yaml
 
 

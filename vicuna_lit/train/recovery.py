@@ -47,7 +47,7 @@ class Recovery(L.Callback):
         self.folder, self.config, self.world, self.start, self.times = folder, config, world, start, times
         self.about, self.best = about, best
         self.saves_failed = 0
-        self._saved = start.step if start else 0
+        self._saved = self._before = start.step if start else 0
         self._writer: Thread | None = None
         self._error: OSError | None = None
         self._clock = time.monotonic()
@@ -114,7 +114,7 @@ class Recovery(L.Callback):
 
         self._writer = Thread(target=write)
         self._writer.start()
-        self._saved, self._clock = step, time.monotonic()
+        self._before, self._saved, self._clock = self._saved, step, time.monotonic()
         self.times.lap("save")
 
     def wait(self) -> None:
@@ -126,7 +126,7 @@ class Recovery(L.Callback):
         if self._error is not None:
             self.saves_failed += 1
             console.print(f"[red]the checkpoint of step {self._saved} could not be written:[/] {self._error}")
-            self._error = None
+            self._error, self._saved = None, self._before
         if self.world.rank == 0:
             self._prune()
         self.times.lap("save")

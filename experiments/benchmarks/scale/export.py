@@ -1,4 +1,4 @@
-"""Sharded save and export of a model of any size: what each process needs above its shard.
+"""Saving, reading back and exporting a model of any size: what each process needs above its shard.
 
     torchrun --standalone --nproc-per-node 2 experiments/benchmarks/scale/export.py LAYERS
 
@@ -15,15 +15,16 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch.distributed.checkpoint.state_dict import get_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from vicuna_lit import load
 from vicuna_lit.tokenizer import make_encoder
+from vicuna_lit.train.checkpoint import Shards, find, save
 from vicuna_lit.train.export import export, exported_bytes
 from vicuna_lit.train.memory import PeakMemory
 from vicuna_lit.train.model import SupervisedLM
+from vicuna_lit.train.state import held
 from vicuna_lit.train.strategies import shard
 
 
@@ -50,9 +51,7 @@ def measured(work, peak: PeakMemory) -> tuple[int, float]:
 
 
 def main(layers: int) -> None:
-    """Builds, saves, exports, and opens what was exported."""
-    from lightning.fabric.strategies.fsdp import _distributed_checkpoint_save
-
+    """Builds, saves, reads back, exports."""
     dist.init_process_group("gloo")
     first, peak = dist.get_rank() == 0, PeakMemory()
     lm = sharded(layers)
@@ -60,9 +59,17 @@ def main(layers: int) -> None:
     places: list[str | None] = [tempfile.mkdtemp() if first else None]
     dist.broadcast_object_list(places)
     folder = Path(str(places[0]))
+    optimizer = torch.optim.AdamW(lm.parameters())  # without its state
+
+    def read_back() -> None:
+        shards = Shards(find(folder / "checkpoints").complete[0])
+        for piece in held(lm, optimizer):
+            shards.read_into(piece)
+
     figures = {}
     for name, work in {
-        "save": lambda: _distributed_checkpoint_save(get_model_state_dict(lm), folder / "state"),
+        "save": lambda: save(folder / "checkpoints", 1, dist.get_rank(), 2, held(lm, optimizer), {"attempt": ""}),
+        "restore": read_back,
         "export": lambda: export(lm.model, encoder, folder / "hf"),
     }.items():
         dist.barrier()

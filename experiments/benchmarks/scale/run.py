@@ -164,24 +164,18 @@ def train(strategy: str, processes: int, threads: str, quick: bool) -> dict[str,
 
 
 def export(rounds: int, quick: bool) -> Any:
-    """Sharded save and export of growing models on two processes."""
+    """Saving, reading back and exporting growing models on two processes."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     found, rows = {}, []
     for layers in (1,) if quick else (1, 8, 40):
         runs = [last_json([*torchrun, str(HERE / "export.py"), str(layers)]) for _ in range(rounds)]
         found[f"{layers} layers"] = runs
-        parts = {name: [r[name] for r in runs] for name in ("save", "export")}
+        parts = {name: [r[name] for r in runs] for name in ("save", "restore", "export")}
         above = [f"{median(part, 'bytes_above_shard') / MIB:,.0f}" for part in parts.values()]
         seconds = [f"{median(part, 'seconds'):.1f}" for part in parts.values()]
         rows.append([f"{runs[0]['parameters'] / 1e6:,.0f}M", f"{runs[0]['bytes'] / 2**30:.1f}", *above, *seconds])
-    columns = [
-        "parameters",
-        "fp32, GiB",
-        "save: MiB above the shard",
-        "export: MiB above the shard",
-        "save, s",
-        "export, s",
-    ]
+    columns = ["parameters", "fp32, GiB"]
+    columns += [f"{name}: MiB above the shard" for name in parts] + [f"{name}, s" for name in parts]
     table(columns, rows)
     return found
 
