@@ -31,7 +31,7 @@ def test_three_interruptions_are_one_run(tmp_path, monkeypatch):
         told_at(patch, lambda where, step, _: where == "exam" and step == 14)
         run_here(overrides)
     run_here(overrides)
-    assert len({p.name.rpartition("-")[2] for p in (folder / "wandb").glob("offline-run-*")}) == 1
+    assert len({p.name.split("-")[3] for p in (folder / "wandb").glob("offline-run-*")}) == 1
     has_one_row_a_step(folder)
     last = merged(folder)[-1][1]
     assert {"samples/replies._type", "time/lost._type", "heldout/loss", "train/loss"} <= set(last)

@@ -54,9 +54,7 @@ class PartialConfig(Config):
 
 class LoraConfig(Config):
     """Low-rank adapters (Hu et al. 2021) on frozen weights; qlora (Dettmers et al. 2023) keeps those in 4 bits.
-
-    No dropout: its random numbers would depend on how conversations lie in rows.
-    """
+    No dropout: its random numbers would depend on how conversations lie in rows."""
 
     kind: Literal["lora", "qlora"]
     rank: PositiveInt
@@ -70,9 +68,8 @@ class OptimizerConfig(Config):
     """A rule of descent, with a warm-up and a decay over the whole run."""
 
     kind: Literal["adamw", "adamw_8bit", "adafactor"]
-    """adamw_8bit (Dettmers et al. 2022) keeps both moments in 8 bits, by blocks of 256; adafactor (Shazeer and
-    Stern 2018) keeps sums over rows and columns in their place; its lr is relative to a weight's size, and it
-    takes neither betas nor eps."""
+    """adamw_8bit (Dettmers et al. 2022): moments in 8 bits, by blocks of 256; adafactor (Shazeer and Stern 2018): sums
+    over rows and columns in their place, lr relative to a weight's size, neither betas nor eps."""
     lr: PositiveFloat
     betas: tuple[Fraction, Fraction]
     eps: PositiveFloat
@@ -106,10 +103,9 @@ class CheckpointConfig(Config):
     every_minutes: PositiveFloat | None
     """Either, both, or null: only when told to stop."""
     keep: PositiveInt
-    """Complete checkpoints that stay; the one with the lowest held-out loss stays besides."""
+    """Complete checkpoints that stay, besides the one with the lowest held-out loss."""
     grace_seconds: PositiveFloat
-    """After a first signal, how long the step in progress may still take. Then it is given up and the one before
-    saved; after as long again the process leaves without saving."""
+    """How long the step in progress may take after a signal; then it is given up, and after as long again all is."""
 
 
 class HeldoutConfig(Config):
@@ -234,10 +230,8 @@ class TrainConfig(Config):
     def _state_by_matrix_or_block(cls, optimizer: OptimizerConfig, info: ValidationInfo) -> OptimizerConfig:
         strategy: Any = info.data.get("strategy")
         if optimizer.kind != "adamw" and strategy is not None and strategy.kind in ("fsdp", "zero"):
-            raise ValueError(
-                f"{optimizer.kind} keeps its state by whole matrices or blocks of them; shards would change what it "
-                "computes: strategy=single, ddp; or optimizer.kind=adamw"
-            )
+            shards = "keeps its state by whole matrices or blocks of them; shards would change what it computes"
+            raise ValueError(f"{optimizer.kind} {shards}: strategy=single, ddp; or optimizer.kind=adamw")
         return optimizer
 
     @field_validator("trainer")

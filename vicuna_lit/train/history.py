@@ -62,7 +62,7 @@ def recorded_step(run: Any, folder: Path) -> int:
     """The last step that this run's history holds on the server, or in the offline records of earlier starts."""
     if run.settings.mode == "online":
         return run.step - 1 if run.resumed else -1
-    files = folder.glob(f"wandb/*run-*-{run.id}/run-{run.id}.wandb")
+    files = folder.glob(f"wandb/*run-*-{run.id}*/run-{run.id}.wandb")
     return max((step for file in files for step, _ in history_rows(file)), default=-1)
 
 

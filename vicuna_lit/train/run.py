@@ -1,11 +1,9 @@
 """The train job: a config in, a run folder out."""
 
 import json
-import logging
 import statistics
 import time
 import uuid
-import warnings
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +11,6 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import LambdaCallback
-from transformers.utils import logging as transformers_logging
 
 from vicuna_lit.data.datamodule import ConversationData
 from vicuna_lit.folder import RunError, flatten, read_json, write, write_json
@@ -32,7 +29,7 @@ from vicuna_lit.train.preemption import Preempted, notice
 from vicuna_lit.train.recovery import Recovery, choose
 from vicuna_lit.train.report import render
 from vicuna_lit.train.strategies import keep_signals, trainer_arguments
-from vicuna_lit.train.terminal import conclude, console, describe
+from vicuna_lit.train.terminal import conclude, console, describe, quiet_libraries
 from vicuna_lit.train.times import Times, lost_time
 from vicuna_lit.train.world import World, join, launch, of_all_ranks, of_first_rank
 
@@ -66,7 +63,7 @@ def _fit(config: TrainConfig) -> Result:
         console.print(f"{folder} already holds this run's result; run.dir=<another folder> starts a new one.")
         conclude(done, folder)
         return done
-    _quiet()
+    quiet_libraries()
     if config.trainer.devices > 1 and not config.dry_run and World.of_environment() is None:
         try:
             launch(config)
@@ -248,16 +245,3 @@ class _Run:
     def _export(self) -> None:
         save_adapter(self.lm.model, self.folder / "adapter", self.config.model.path, self.first)
         export(self.lm.model, self.data.encoder, self.folder / "hf", export_dtype(self.config))
-
-
-def _quiet() -> None:
-    """Silences advice that does not apply here."""
-    for library in ("lightning.pytorch", "lightning.fabric", "bitsandbytes"):
-        logging.getLogger(library).setLevel(logging.ERROR)
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    warnings.filterwarnings("ignore", ".*LeafSpec.*")
-    warnings.filterwarnings("ignore", ".*does not have many workers.*")
-    warnings.filterwarnings("ignore", ".*DeepSpeed handles gradient clipping.*")  # and is told the limit
-    warnings.filterwarnings("ignore", ".*Please use `torch.distributed.*")  # DeepSpeed's calls
-    warnings.filterwarnings("ignore", ".*There is a wandb run already in progress.*")

@@ -1,11 +1,14 @@
 """What a run prints before it starts and when it is done."""
 
+import logging
 import math
+import warnings
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 from transformers import PreTrainedModel
+from transformers.utils import logging as transformers_logging
 
 from vicuna_lit.data.datamodule import ConversationData
 from vicuna_lit.data.schedule import Plan
@@ -85,3 +88,16 @@ def conclude(result: Result, folder: Path) -> None:
     console.print("next, talk to it, or train a real model (see the README):", highlight=False)
     console.print(f'  python -c "{chat}"', highlight=False, markup=False, soft_wrap=True)
     console.print("  vicuna-train experiment=smollm2_sharegpt", highlight=False)
+
+
+def quiet_libraries() -> None:
+    """Silences advice that does not apply here."""
+    for library in ("lightning.pytorch", "lightning.fabric", "bitsandbytes"):
+        logging.getLogger(library).setLevel(logging.ERROR)
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", ".*LeafSpec.*")
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", ".*DeepSpeed handles gradient clipping.*")  # and is told the limit
+    warnings.filterwarnings("ignore", ".*Please use `torch.distributed.*")  # DeepSpeed's calls
+    warnings.filterwarnings("ignore", ".*There is a wandb run already in progress.*")

@@ -6,8 +6,10 @@ from collections import defaultdict
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from vicuna_lit.folder import write
+
 COLUMNS = ("life", "step", "what", "seconds", "clock")
-"""`life` counts the starts, `clock` is the Unix time at the end of the span."""
+"""`life` counts the starts; `clock` is the Unix time at which the row's spans ended, the last of them at least."""
 WORK = ("step", "data", "save")
 """What an optimizer step's time consists of; `start` and `exam` come besides."""
 
@@ -21,6 +23,8 @@ class Times:
     def __init__(self, folder: Path, started: float, writes: bool = True):
         self.path, self.writes = folder / "times.csv", writes
         self.life = 1 + max((int(row["life"]) for row in _rows(self.path)), default=0) if writes else 1
+        if writes and self.path.exists():
+            write(self.path, _whole_lines(self.path))
         self._mark = started
         self._spans: dict[str, float] = defaultdict(float)
 
@@ -88,8 +92,8 @@ def lost_time(folder: Path) -> LostTime | None:
             replayed.add((life, step))
         else:
             sums[what] += seconds
-    first = min(float(row["clock"]) - float(row["seconds"]) for row in rows)
-    total = max(float(row["clock"]) for row in rows) - first
+    opening = [float(row["seconds"]) for row in rows if row["clock"] == rows[0]["clock"]]
+    total = max(float(row["clock"]) for row in rows) - float(rows[0]["clock"]) + sum(opening)
     return LostTime(
         starts=max(int(row["life"]) for row in rows),
         steps_replayed=len(replayed),
@@ -105,9 +109,12 @@ def lost_time(folder: Path) -> LostTime | None:
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
-    """Whole lines alone: the last one may be torn."""
+    """The last line may be torn."""
     if not path.exists():
         return []
-    lines = [line for line in path.read_text(errors="replace").splitlines(keepends=True) if line.endswith("\n")]
-    rows = list(csv.DictReader(lines))
+    rows = list(csv.DictReader(line.decode(errors="replace") for line in _whole_lines(path)))
     return [row for row in rows if None not in row and all(row.get(c) for c in COLUMNS) and row["life"].isdecimal()]
+
+
+def _whole_lines(path: Path) -> list[bytes]:
+    return [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]

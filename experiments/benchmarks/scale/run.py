@@ -71,7 +71,7 @@ def head(rounds: int, quick: bool) -> Any:
     systems = {"ours": {}, "hf": {"peer": "hf"}} | ({} if quick else {"trl": {"peer": "trl"}})
     found, rows = {}, []
     for vocabulary, context in [(1000, 256)] if quick else sizes:
-        fits = context * vocabulary < 2**30  # full logits of 8 GiB and their gradients would not fit here
+        fits = context * vocabulary < 4e8  # beyond, a peer's step takes minutes, or more memory than this machine has
         one = step(rounds, systems if fits else {"ours": {}}, context, vocabulary, architecture=SMALL)
         one = dict.fromkeys(systems, "not run") | one
         alone = step(rounds, {"ours": {}}, context, vocabulary, architecture=SMALL | {"num_hidden_layers": 0})["ours"]
@@ -166,16 +166,16 @@ def train(strategy: str, processes: int, threads: str, quick: bool) -> dict[str,
 def export(rounds: int, quick: bool) -> Any:
     """Saving, reading back and exporting growing models on two processes."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    found, rows = {}, []
+    stages, found, rows = ("save", "restore", "export"), {}, []
     for layers in (1,) if quick else (1, 8, 40):
         runs = [last_json([*torchrun, str(HERE / "export.py"), str(layers)]) for _ in range(rounds)]
         found[f"{layers} layers"] = runs
-        parts = {name: [r[name] for r in runs] for name in ("save", "restore", "export")}
+        parts = {name: [r[name] for r in runs] for name in stages}
         above = [f"{median(part, 'bytes_above_shard') / MIB:,.0f}" for part in parts.values()]
         seconds = [f"{median(part, 'seconds'):.1f}" for part in parts.values()]
         rows.append([f"{runs[0]['parameters'] / 1e6:,.0f}M", f"{runs[0]['bytes'] / 2**30:.1f}", *above, *seconds])
     columns = ["parameters", "fp32, GiB"]
-    columns += [f"{name}: MiB above the shard" for name in parts] + [f"{name}, s" for name in parts]
+    columns += [f"{name}: MiB above the shard" for name in stages] + [f"{name}, s" for name in stages]
     table(columns, rows)
     return found
 
