@@ -113,22 +113,22 @@ def run_here(
         run_counted(overrides)
         return
     from vicuna_lit.compose import load
-    from vicuna_lit.train import run
+    from vicuna_lit.train import run, session
 
-    class StoppingRecovery(run.Recovery):
+    class StoppingRecovery(session.Recovery):
         def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
             if stop_after is not None and pl_module.step_done(batch_idx) == stop_after:
                 raise Stopped
 
-    usual, run.Recovery = run.Recovery, StoppingRecovery
+    usual, session.Recovery = session.Recovery, StoppingRecovery
     try:
         run.fit(load("train", *overrides))
         assert not stop_after
     except Stopped:
         pass
     finally:
-        run.Recovery = usual
+        session.Recovery = usual
 
 
 @contextmanager

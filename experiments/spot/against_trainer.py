@@ -50,6 +50,7 @@ def train_with_trainer(folder: Path) -> None:
     data.setup()
     torch.manual_seed(0)
     model = build_model(config, encoder)
+    model.set_attn_implementation("sdpa")
     folder.mkdir(parents=True, exist_ok=True)
     pad: int = encoder.tokenizer.eos_token_id
 

@@ -28,6 +28,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import load_file
 
@@ -182,6 +183,8 @@ def simulate(
                 if process.poll() is None:
                     take_away(process, todo[0], folder, notice)
                     outcome.interruptions.append(todo.pop(0))
+                    where, left = f"{outcome.interruptions[-1].moment}, step {steps_done(folder)}", len(todo)
+                    print(f"{outcome.interruptions[-1].kind} ({where}); {left} to come", file=sys.stderr, flush=True)
             process.wait()
             outcome.machine_seconds += time.monotonic() - started
             outcome.exit_codes.append(process.returncode)
@@ -213,9 +216,9 @@ def report(outcome: Outcome, folder: Path, reference: Path, spot: float, on_dema
     assert lost is not None
     assert alone is not None
     lines = [
-        f"interruptions     {len(outcome.interruptions)}: {dict(kinds)}, {dict(moments)}",
-        f"exit codes        {dict(Counter(outcome.exit_codes))}",
-        f"mismatches        {len(outcome.mismatches)} {', '.join(outcome.mismatches)}",
+        f"interruptions     {len(outcome.interruptions)}: {listed(kinds)}; in {listed(moments)}",
+        f"exit codes        {listed(Counter(outcome.exit_codes))}",
+        f"differences       {', '.join(outcome.mismatches) or 'none'} (metrics, weights, held-out losses)",
         f"steps replayed    {lost.steps_replayed}",
         f"time              {lost.total:.0f} s, {alone.total:.0f} s without interruptions",
         *(f"  {name:<14}  {seconds:8.1f} s  {seconds / lost.total:6.1%}" for name, seconds in lost.parts().items()),
@@ -226,12 +229,17 @@ def report(outcome: Outcome, folder: Path, reference: Path, spot: float, on_dema
     return "\n".join(lines)
 
 
+def listed(counts: Counter[Any]) -> str:
+    """`3 notice, 2 kill`."""
+    return ", ".join(f"{count} {what}" for what, count in counts.most_common())
+
+
 def main() -> None:
     """The command line."""
     split = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--interruptions", type=int, default=10)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--interruptions", type=int, default=10, help="how many (10)")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments and kinds (0)")
     parser.add_argument("--trace", type=Path, help="a file of real interruption times")
     parser.add_argument("--notice", type=float, default=10.0, help="seconds between SIGTERM and SIGKILL")
     parser.add_argument("--spot", type=float, default=0.0, help="$ per hour of the machine")
@@ -246,6 +254,7 @@ def main() -> None:
     for used in (folder, reference):
         shutil.rmtree(used, ignore_errors=True)
     command = [sys.executable, "-m", "vicuna_lit.train", *overrides]
+    print(f"the run left alone, in {reference} …", file=sys.stderr, flush=True)
     subprocess.run([*command, f"run.dir={reference}"], check=True, capture_output=True)
     trace = read_trace(options.trace) if options.trace else random_trace(options.interruptions, options.seed)
     outcome = simulate(command, folder, trace, options.notice, folder.with_name(f"{folder.name}.log"))

@@ -145,7 +145,10 @@ def damage(checkpoint: Checkpoint, part: int = 0, of: int = 1) -> str | None:
     attempts = set()
     for i, name in enumerate(checkpoint.shards):
         try:
-            marker = json.loads((checkpoint.path / f"{name}.json").read_bytes())
+            try:
+                marker = json.loads((checkpoint.path / f"{name}.json").read_bytes())
+            except ValueError:
+                return f"{name}.json is damaged"
             stated = marker.pop("self")
             attempts.add(marker["attempt"])
             if stated != _checksum(marker):

@@ -1,13 +1,15 @@
 """The run folder: what it holds, and whether it can be used."""
 
 import fcntl
+import os
+import sys
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from transformers import PreTrainedModel
 
@@ -15,6 +17,7 @@ from vicuna_lit.folder import RunError, check_disk, read_json, refuse_other_sett
 from vicuna_lit.train import checkpoint
 from vicuna_lit.train.config import TrainConfig
 from vicuna_lit.train.export import export_dtype, exported_bytes
+from vicuna_lit.train.preemption import notice
 
 LAYOUT = (
     "strategy", "trainer.devices", "trainer.accelerator", "tokens_per_device", "packing", "attention", "head",
@@ -23,6 +26,7 @@ LAYOUT = (
 """What may change between two starts of one run: how it lies on the hardware, and what is written about it."""
 
 
+LOCK = ".lock"
 STATE_BYTES = 12
 """Of a trained weight in a checkpoint: the weight and AdamW's two moments in fp32."""
 
@@ -129,21 +133,41 @@ def lacks_room(config: TrainConfig, folder: Path, model: PreTrainedModel) -> str
 def locked(folder: Path, patience: float = 30.0) -> Iterator[None]:
     """Keeps a second process out of the folder; one that was just killed may take a moment to be gone.
 
+    A folder into which nothing is written inside the block is removed again.
+
     Raises:
         RunError: another process runs here.
+        Preempted: told to stop while waiting.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a+") as file:
-        ends = time.monotonic() + patience
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > ends:
-                    message = f"{folder}: another process is running here; stop it, or choose another run.dir"
-                    raise RunError(message) from None
-                time.sleep(0.2)
-            except OSError:  # a file system without locks
-                break
+    ends, said = time.monotonic() + patience, False
+    while not (file := _lock(folder)):
+        if time.monotonic() > ends:
+            raise RunError(f"{folder}: another process is running here; stop it, or choose another run.dir")
+        if not said:
+            print(f"{folder}: waiting for another process to leave it", file=sys.stderr, flush=True)
+        said = True
+        notice.check()
+        time.sleep(0.2)
+    try:
         yield
+    finally:
+        if [p.name for p in folder.iterdir()] == [LOCK]:
+            (folder / LOCK).unlink()
+            folder.rmdir()
+        file.close()
+
+
+def _lock(folder: Path) -> IO[str] | None:
+    """The locked file, or None if another process holds it, or has just removed it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = (folder / LOCK).open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if (folder / LOCK).stat().st_ino == os.fstat(file.fileno()).st_ino:
+            return file
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    except OSError:  # a file system without locks
+        return file
+    file.close()
+    return None

@@ -95,7 +95,7 @@ class Notice:
         while not over.wait(0.2):
             if self.given and self.speaks and not said:
                 said = True
-                print("told to stop: the step in progress is finished and saved", file=sys.stderr, flush=True)
+                print("told to stop: after the step in progress, if there is one", file=sys.stderr, flush=True)
             if self.given and time.monotonic() - self._first > 2 * self.grace_seconds:
                 print("the grace period is over: leaving without saving", file=sys.stderr, flush=True)
                 os._exit(PREEMPTED)

@@ -170,6 +170,7 @@ def choose(folder: Path, resume: str, world: World) -> Checkpoint | None:
             return candidate
         damaged.append(f"{candidate.path.name} cannot be used: {problem}")
     if damaged:
+        damaged += [f"{path.name} was never finished" for path in found.half_written]
         lines = "\n  ".join(damaged)
         raise RunError(f"{folder}: no checkpoint can be used, resume=never starts anew:\n  {lines}")
     if resume == "must":

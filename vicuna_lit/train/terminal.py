@@ -15,7 +15,7 @@ from vicuna_lit.data.schedule import Plan
 from vicuna_lit.train.config import TrainConfig
 from vicuna_lit.train.folder import Result
 
-console = Console()
+console = Console(soft_wrap=True)
 
 
 def describe(config: TrainConfig, data: ConversationData, model: PreTrainedModel) -> None:
@@ -66,11 +66,10 @@ def conclude(result: Result, folder: Path) -> None:
         before, after = result.heldout_loss_before, result.heldout_loss
         console.print(f"\nheld-out loss {before:.4f} → {after:.4f} (perplexity {math.exp(min(20.0, after)):.2f})")
     if result.lost_time.get("starts", 1) > 1:
-        lost, total = result.lost_time, result.lost_time["total"]
-        shares = ", ".join(
-            f"{name} {lost[name] / total:.0%}" for name in ("useful", "replayed", "starting", "interrupted")
-        )
-        console.print(f"{lost['starts']:.0f} starts, {lost['steps_replayed']:.0f} steps taken again; time: {shares}")
+        counts = {key: result.lost_time[key] for key in ("starts", "steps_replayed", "total")}
+        shares = {k: seconds / counts["total"] for k, seconds in result.lost_time.items() if k not in counts}
+        parts = ", ".join(f"{cause} {share:.0%}" for cause, share in shares.items() if share >= 0.005)
+        console.print(f"{counts['starts']} starts, {counts['steps_replayed']} steps taken again; time: {parts}")
     speed = f"{result.supervised_tokens_per_second:,.0f} supervised tokens/s"
     console.print(f"{result.steps} steps in {result.seconds:.0f} s, {speed}")
     console.print(f"peak memory {_size(result.peak_memory_bytes)} a process (the model: {_size(result.model_bytes)})")
