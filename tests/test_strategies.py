@@ -146,7 +146,7 @@ def command(*arguments: str, **environment: str) -> subprocess.Popen[str]:
 def test_devices_alone_start_the_processes(tmp_path, single):
     """Exactly what a user types; one message on a mistake, exit code and all."""
     task = ["vicuna_lit.train", *COMMON, "strategy=ddp", "trainer.devices=2", f"run.dir={tmp_path / 'run'}"]
-    wrong = command(*task, "data.path=/nowhere/x.json")
+    wrong = command(*task, "data.path=/nowhere/x.json", f"run.dir={tmp_path / 'wrong'}")
     good = command(*task)
     out, errors = wrong.communicate()
     assert wrong.returncode == 2

@@ -127,12 +127,13 @@ class Recovery(L.Callback):
             self.saves_failed += 1
             console.print(f"[red]the checkpoint of step {self._saved} could not be written:[/] {self._error}")
             self._error, self._saved = None, self._before
-        if self.world.rank == 0:
-            self._prune()
+        self.prune()
         self.times.lap("save")
 
-    def _prune(self) -> None:
+    def prune(self) -> None:
         """Keeps the last complete ones and the best. What another rank is still writing is not complete yet."""
+        if self.world.rank:
+            return
         found = files.find(self.folder)
         old = [c.path for c in found.complete[: -self.config.keep] if c.step != self.best()]
         for path in [*old, *found.half_written]:
@@ -143,8 +144,6 @@ class Recovery(L.Callback):
         """The last one is whole, on all ranks, before anything else happens."""
         self.wait()
         trainer.strategy.barrier()
-        if self.world.rank == 0:
-            self._prune()
 
     def on_exception(self, trainer: L.Trainer, pl_module: Any, exception: BaseException) -> None:
         """What is being written is worth having."""

@@ -135,6 +135,7 @@ class Session:
         def finish(trainer: L.Trainer, module: Any) -> None:
             logbook.close()
             exam.finish(trainer, module)
+            recovery.prune()  # the last exam may have found another best
             recovery.pause(trainer, module, steps)
             self._export()
             self.times.lap("exam")
