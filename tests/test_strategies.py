@@ -26,7 +26,7 @@ from vicuna_lit.train.world import launch
 STRATEGIES = [
     pytest.param(name, marks=[pytest.mark.slow] if slow else [])
     for name, slow in {
-        "ddp": True, "fsdp": False, "fsdp_offload": True, "zero1": True, "zero2": True, "zero3": False,
+        "ddp": True, "fsdp": False, "fsdp_offload": True, "zero1": True, "zero2": True, "zero3": True,
         "zero3_offload": True,
     }.items()
 ]  # fmt: skip
@@ -195,6 +195,7 @@ def test_more_processes_than_gpus_is_said(monkeypatch):
         launch(config)
 
 
+@pytest.mark.slow
 def test_optimizers_that_save_memory(tmp_path):
     """Under ddp each process has whole matrices, so the state is that of one process; stopped in between."""
     jobs = []

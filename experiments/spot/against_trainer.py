@@ -1,6 +1,6 @@
 """The same interruptions for this project and for transformers' Trainer with `resume_from_checkpoint`.
 
-    python experiments/spot/against_trainer.py --seed 0 --interruptions 16
+    python -m experiments.spot.against_trainer --seed 0 --interruptions 16
 
 Both train the same small LLaMA on the quickstart's conversations for 20 steps of 8, on one process, with a checkpoint
 every 3 steps. Trainer is used as its documentation says: resume from the newest checkpoint if there is one.
