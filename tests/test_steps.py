@@ -1,5 +1,6 @@
 """The steps of `prepare`, each a pure function: what it keeps, cuts and drops, and that it says so."""
 
+import json
 from collections import Counter
 from functools import cache
 
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from vicuna_lit import load
 from vicuna_lit.conversation import Conversation, DataError, Rejection, Turn
+from vicuna_lit.paths import locate
 from vicuna_lit.prepare.decontaminate import decontaminate, read_questions
 from vicuna_lit.prepare.duplicates import find_duplicates, signatures
 from vicuna_lit.prepare.filters import alternate, filter_turns, moderate
@@ -267,6 +269,21 @@ def test_near_duplicates_agree_with_the_true_similarity(tmp_path):
 
 
 QUESTION = "How many times does an average human blink in a lifetime? Try to explain your answer."
+
+
+def test_the_bundled_questions():
+    """80 in 8 categories, half with a second turn; math and coding with an answer for each turn; prepare reads them."""
+    file = locate("package://vicuna_lit/evaluate/questions.jsonl")
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [row["question_id"] for row in rows] == list(range(1, 81))
+    categories = {row["category"] for row in rows}
+    assert len(categories) == 8
+    for category in categories:
+        turns = [row["turns"] for row in rows if row["category"] == category]
+        assert [len(t) for t in turns] == [2] * 5 + [1] * 5
+    for row in rows:
+        assert len(row.get("reference", [])) == (len(row["turns"]) if row["category"] in ("math", "coding") else 0)
+    assert len(read_questions([file], 8).names) == 120
 
 
 def test_decontamination(tmp_path):
