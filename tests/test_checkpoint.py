@@ -1,6 +1,5 @@
 """Checkpoints on disk: any ranks read what any ranks wrote, and nothing damaged is taken for whole."""
 
-import builtins
 import json
 import os
 import pickle
@@ -273,4 +272,4 @@ def test_a_marker_says_what_it_vouches_for(tmp_path):
     assert {k: marker[k] for k in ("step", "rank", "world", "attempt")} == dict(step=12, rank=1, world=2, attempt="a")
     assert marker["bytes"] == (found.path / "shard-00001-of-00002.safetensors").stat().st_size
     assert found.about["fingerprint"] == "f"
-    assert builtins.len(marker["sha256"]) == 64
+    assert len(marker["sha256"]) == 64

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from experiments.spot.simulate import steps_done
 from tests.runs import COMMON, compare, run_here
 from vicuna_lit.train.preemption import PREEMPTED, Notice, Preempted
 from vicuna_lit.train.recovery import Recovery
@@ -19,10 +20,10 @@ from vicuna_lit.train.recovery import Recovery
 SLOW = ("heldout.every_steps=3", "checkpoint.every_steps=4")
 
 
-def start(folder: Path, *settings: str) -> subprocess.Popen[str]:
-    """What a user types."""
+def command(*arguments: str) -> subprocess.Popen[str]:
+    """A Python module in a process of its own."""
     return subprocess.Popen(
-        [sys.executable, "-m", "vicuna_lit.train", *COMMON, *settings, f"run.dir={folder}"],
+        [sys.executable, "-m", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -31,9 +32,16 @@ def start(folder: Path, *settings: str) -> subprocess.Popen[str]:
     )
 
 
-def steps(folder: Path) -> int:
-    file = folder / "metrics.csv"
-    return len(file.read_text().splitlines()) - 1 if file.exists() else 0
+def start(folder: Path, *settings: str) -> subprocess.Popen[str]:
+    """What a user types."""
+    return command("vicuna_lit.train", *COMMON, *settings, f"run.dir={folder}")
+
+
+def ended(process: subprocess.Popen[str], code: int = 0) -> str:
+    """What it printed."""
+    out = process.communicate()[0]
+    assert process.returncode == code, out
+    return out
 
 
 def wait_for(condition, process: subprocess.Popen[str], seconds: float = 120) -> None:
@@ -64,17 +72,14 @@ def test_sigterm_saves_and_the_same_command_goes_on(tmp_path, never):
     """No step is lost, and the folder says what happened."""
     folder = tmp_path / "run"
     process = start(folder, *SLOW)
-    wait_for(lambda: steps(folder) >= 5, process)
+    wait_for(lambda: steps_done(folder) >= 5, process)
     process.send_signal(signal.SIGTERM)
-    out = process.communicate()[0]
-    assert process.returncode == PREEMPTED, out
+    out = ended(process, PREEMPTED)
     assert "Traceback" not in out
     assert "the same command goes on from there" in out
     stopped = json.loads((folder / "result.json").read_text())
     assert stopped["status"] == "preempted"
-    again = start(folder, *SLOW)
-    out = again.communicate()[0]
-    assert again.returncode == 0, out
+    out = ended(start(folder, *SLOW))
     assert f"going on from step {stopped['steps']} of 20" in out
     same(folder, never)
     result = json.loads((folder / "result.json").read_text())
@@ -88,12 +93,10 @@ def test_sigterm_saves_and_the_same_command_goes_on(tmp_path, never):
 def test_sigkill_loses_only_what_no_checkpoint_holds(tmp_path, never):
     folder = tmp_path / "run"
     process = start(folder, *SLOW)
-    wait_for(lambda: steps(folder) >= 11, process)
+    wait_for(lambda: steps_done(folder) >= 11, process)
     process.kill()
     process.communicate()
-    again = start(folder, *SLOW)
-    out = again.communicate()[0]
-    assert again.returncode == 0, out
+    out = ended(start(folder, *SLOW))
     assert "going on from step" in out
     same(folder, never)
 
@@ -105,20 +108,16 @@ def test_a_signal_to_any_one_rank_stops_all(strategy, tmp_path, never):
     folder = tmp_path / "run"
     two = (f"strategy={strategy}", "trainer.devices=2")
     process = start(folder, *SLOW, *two)
-    wait_for(lambda: steps(folder) >= 3, process)
+    wait_for(lambda: steps_done(folder) >= 3, process)
     os.kill(children(process.pid)[1], signal.SIGTERM)
-    out = process.communicate()[0]
-    assert process.returncode == PREEMPTED, out
+    out = ended(process, PREEMPTED)
     assert "Traceback" not in out
-    before = steps(folder)
+    before = steps_done(folder)
     process = start(folder, *SLOW, *two)
-    wait_for(lambda: steps(folder) >= before + 3, process)
+    wait_for(lambda: steps_done(folder) >= before + 3, process)
     process.send_signal(signal.SIGTERM)
-    out = process.communicate()[0]
-    assert process.returncode == PREEMPTED, out
-    again = start(folder, *SLOW)
-    out = again.communicate()[0]
-    assert again.returncode == 0, out
+    out = ended(process, PREEMPTED)
+    out = ended(start(folder, *SLOW))
     assert "another layout than before: trainer.devices: 2 → 1" in out
     compare(folder, never)
 
@@ -127,40 +126,34 @@ def test_a_signal_to_any_one_rank_stops_all(strategy, tmp_path, never):
 def test_torchrun_passes_the_signal_on(tmp_path, never):
     """Its own exit code is 1, whatever its processes say; the folder says `preempted`."""
     folder = tmp_path / "run"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
-               "-m", "vicuna_lit.train", *COMMON, *SLOW, "strategy=ddp", f"run.dir={folder}"]  # fmt: skip
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
-    wait_for(lambda: steps(folder) >= 3, process)
+    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node=2",
+                "-m", "vicuna_lit.train", *COMMON, *SLOW, "strategy=ddp", f"run.dir={folder}"]  # fmt: skip
+    process = command(*torchrun)
+    wait_for(lambda: steps_done(folder) >= 3, process)
     process.send_signal(signal.SIGTERM)
     process.communicate()
     assert process.returncode not in (0, PREEMPTED)
     assert json.loads((folder / "result.json").read_text())["status"] == "preempted"
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
-    assert "going on from step" in done.stdout
+    assert "going on from step" in ended(command(*torchrun))
     compare(folder, never)
 
 
 @pytest.mark.slow
 def test_a_sweep_goes_on_where_it_was_stopped(tmp_path):
     """The finished run is left alone, the interrupted one goes on, the last one follows."""
-    command = [sys.executable, "-m", "vicuna_lit.train", "-m", *COMMON, "seed=0,1,2", f"hydra.sweep.dir={tmp_path}"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
-    wait_for(lambda: steps(tmp_path / "seed=1") >= 4, process)
+    sweep = ["vicuna_lit.train", "-m", *COMMON, "seed=0,1,2", f"hydra.sweep.dir={tmp_path}"]
+    process = command(*sweep)
+    wait_for(lambda: steps_done(tmp_path / "seed=1") >= 4, process)
     process.send_signal(signal.SIGTERM)
-    out = process.communicate()[0]
-    assert process.returncode == PREEMPTED, out
+    out = ended(process, PREEMPTED)
     assert not (tmp_path / "seed=2").exists()
     first = (tmp_path / "seed=0" / "metrics.csv").stat().st_mtime_ns
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
-    assert "already holds this run's result" in " ".join(done.stdout.split())
-    assert done.stdout.count("going on from step") == 1
+    out = ended(command(*sweep))
+    assert "already holds this run's result" in " ".join(out.split())
+    assert out.count("going on from step") == 1
     assert (tmp_path / "seed=0" / "metrics.csv").stat().st_mtime_ns == first
     for seed in range(3):
-        assert steps(tmp_path / f"seed={seed}") == 20
+        assert steps_done(tmp_path / f"seed={seed}") == 20
 
 
 def children(pid: int) -> list[int]:
@@ -179,7 +172,7 @@ def test_a_killed_launcher_takes_its_processes_along(tmp_path):
     """They would train on beside those of the next start."""
     folder = tmp_path / "run"
     process = start(folder, "strategy=ddp", "trainer.devices=2")
-    wait_for(lambda: steps(folder) >= 1, process)
+    wait_for(lambda: steps_done(folder) >= 1, process)
     pids = children(process.pid)
     process.kill()
     ends = time.monotonic() + 10
@@ -216,12 +209,12 @@ def told_at(monkeypatch: pytest.MonkeyPatch, condition, signals: int = 1) -> lis
         tell("exam", step)
         pause(self, trainer, module, step)
 
-    def ended(self, trainer, pl_module, outputs, batch, batch_idx):
+    def batch_ended(self, trainer, pl_module, outputs, batch, batch_idx):
         tell("batch", pl_module.last_step(batch_idx), batch_idx)
         batch_end(self, trainer, pl_module, outputs, batch, batch_idx)
 
     monkeypatch.setattr(Recovery, "pause", paused)
-    monkeypatch.setattr(Recovery, "on_train_batch_end", ended)
+    monkeypatch.setattr(Recovery, "on_train_batch_end", batch_ended)
     return seen
 
 

@@ -22,7 +22,7 @@ from typing import Any
 
 from safetensors.torch import load_file
 
-from experiments.spot.simulate import Outcome, mismatches, random_trace, simulate
+from experiments.spot.simulate import Outcome, mismatches, of_trainer, random_trace, simulate
 
 STEPS, BATCH, EVERY = 20, 8, 3
 COMMON = [
@@ -94,8 +94,7 @@ def train_with_trainer(folder: Path) -> None:
         logging_strategy="no", disable_tqdm=True, seed=0,
     )  # fmt: skip
     trainer = Recording(model, arguments, train_dataset=Rows(), data_collator=collate, callbacks=[Rowing()])
-    exists = any((folder / "checkpoints").glob("checkpoint-*"))
-    trainer.train(resume_from_checkpoint=exists or None)
+    trainer.train(resume_from_checkpoint=bool(of_trainer(folder)) or None)
     trainer.save_model(str(folder / "hf"))
 
 
@@ -153,7 +152,7 @@ def main() -> None:
                 return [sys.executable, "-m", "vicuna_lit.train", *COMMON, f"run.dir={where}"]
 
             def mend(folder: Path = folder, mended: list[str] = mended) -> bool:
-                found = sorted((folder / "checkpoints").glob("checkpoint-*"), key=lambda p: int(p.name[11:]))
+                found = of_trainer(folder)
                 if found:
                     shutil.rmtree(found[-1])
                     mended.append(found[-1].name)

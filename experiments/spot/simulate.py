@@ -33,11 +33,11 @@ from typing import Any
 from safetensors.torch import load_file
 
 from vicuna_lit.train.checkpoint import find
+from vicuna_lit.train.preemption import PREEMPTED
 from vicuna_lit.train.times import lost_time
 
 KINDS = ("notice", "notice", "kill", "truncate")
 MOMENTS = ("start", "step", "save", "exam")
-PREEMPTED = 33
 START_SECONDS = 8.0
 """About what imports and data take: the span in which a machine is taken away while starting."""
 
@@ -113,10 +113,14 @@ def first_step(folder: Path) -> int:
     return int(rows[-1][1]) if rows else 0
 
 
+def of_trainer(folder: Path) -> list[Path]:
+    """Checkpoints of HF's Trainer, oldest first."""
+    return sorted((folder / "checkpoints").glob("checkpoint-*"), key=lambda p: int(p.name.removeprefix("checkpoint-")))
+
+
 def being_saved(folder: Path) -> bool:
     """A checkpoint is there that is not whole; HF's Trainer writes the state of its own last."""
-    newest = max((folder / "checkpoints").glob("checkpoint-*"), key=lambda p: int(p.name[11:]), default=None)
-    half = newest is not None and not (newest / "trainer_state.json").exists()
+    half = any(not (path / "trainer_state.json").exists() for path in of_trainer(folder)[-1:])
     return half or bool(find(folder / "checkpoints").half_written)
 
 
@@ -147,7 +151,7 @@ def take_away(process: subprocess.Popen[bytes], one: Interruption, folder: Path,
         process.wait()
     time.sleep(0.3)  # the processes that it started end with it
     checkpoints = [c.path for c in find(folder / "checkpoints").complete]
-    checkpoints += sorted((folder / "checkpoints").glob("checkpoint-*"), key=lambda p: int(p.name[11:]))
+    checkpoints += of_trainer(folder)
     if one.kind == "truncate" and len(checkpoints) > 1:
         largest = max(checkpoints[-1].iterdir(), key=lambda p: p.stat().st_size, default=None)
         if largest:

@@ -92,7 +92,7 @@ def gathered(tensor: Tensor | Merged, dtype: torch.dtype) -> Iterator[Tensor]:
     """A whole tensor flat and in order, piece by piece, on the first rank; the others send it theirs."""
     if isinstance(tensor, Merged):
         tensor = tensor.whole()
-    local, sizes = _partition(tensor)
+    local, sizes = partition(tensor)
     rank = dist.get_rank() if dist.is_initialized() else 0
     mine = local.detach().reshape(-1)
     for owner, size in enumerate(sizes):
@@ -110,7 +110,7 @@ def gathered(tensor: Tensor | Merged, dtype: torch.dtype) -> Iterator[Tensor]:
                 yield piece.cpu()
 
 
-def _partition(tensor: Any) -> tuple[Tensor, list[int]]:
+def partition(tensor: Any) -> tuple[Tensor, list[int]]:
     """This rank's elements, and how many each rank holds, in rank order."""
     world = dist.get_world_size() if dist.is_initialized() else 1
     count = _count(tensor)

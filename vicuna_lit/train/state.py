@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from vicuna_lit.train.checkpoint import Piece, Shards
+from vicuna_lit.train.export import partition
 from vicuna_lit.train.model import SupervisedLM
 from vicuna_lit.train.optimizer import MasterWeights
 
@@ -28,7 +29,7 @@ def held(lm: SupervisedLM, optimizer: Any) -> Iterator[Piece]:
         elif hasattr(weight, "_hp_mapping"):
             yield from _of_zero(name, weight, optimizer)
         elif isinstance(weight, DTensor):
-            start = _first_element(weight)
+            start = sum(partition(weight)[1][: dist.get_rank()])
             for what, value in _tensors("weight", weight, optimizer.state.get(weight, {})):
                 assert isinstance(value, DTensor)
                 yield Piece(f"{what}/{name}", start, value.to_local().detach().view(-1))
@@ -46,12 +47,6 @@ def _tensors(name: str, weight: Tensor, state: dict[str, Any]) -> Iterator[tuple
             yield key, value
 
 
-def _first_element(weight: DTensor) -> int:
-    """FSDP2 cuts the first dimension as `chunk` does."""
-    each = -(-weight.shape[0] // dist.get_world_size())
-    return min(weight.numel(), dist.get_rank() * each * (weight.numel() // weight.shape[0]))
-
-
 def _of_zero(name: str, weight: Any, zero: Any) -> Iterator[Piece]:
     """Stages 1 and 2: this rank's part of the group's flat fp32 tensor holds a stretch of the weight, or nothing."""
     mapping = weight._hp_mapping
@@ -65,11 +60,10 @@ def _of_zero(name: str, weight: Any, zero: Any) -> Iterator[Piece]:
 
 def _of_zero3(name: str, weight: Any, zero: Any) -> Iterator[Piece]:
     """Stage 3: every weight is cut flat, the last part padded."""
-    group, offset, length = zero.grad_position[zero.get_param_id(weight)]
-    flat, start = zero.fp32_partitioned_groups_flat[group], dist.get_rank() * length
-    real = max(0, min(length, weight.ds_numel - start))
+    group, offset, _ = zero.grad_position[zero.get_param_id(weight)]
+    flat, sizes, rank = zero.fp32_partitioned_groups_flat[group], partition(weight)[1], dist.get_rank()
     for what, value in _tensors("weight", flat, zero.optimizer.state.get(flat, {})):
-        yield Piece(f"{what}/{name}", start, value.detach()[offset : offset + real])
+        yield Piece(f"{what}/{name}", sum(sizes[:rank]), value.detach()[offset : offset + sizes[rank]])
 
 
 def restore(lm: SupervisedLM, optimizer: Any, shards: Shards, step: int) -> None:
