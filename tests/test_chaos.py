@@ -14,7 +14,7 @@ from tests.test_history import has_one_row_a_step
 from vicuna_lit.train.times import lost_time
 
 SEED = int(os.environ.get("CHAOS_SEED", random.randrange(10**6)))
-STRATEGIES = {"single": 8, "ddp": 8, "fsdp": 8, "zero2": 8}
+STRATEGIES = {"single": 12, "ddp": 6, "fsdp": 6, "zero2": 6}
 STEPS = 40
 SETTINGS = (
     "heldout.every_steps=2", "checkpoint.every_steps=3", "wandb.mode=offline", "tokens_per_device=512",

@@ -30,6 +30,8 @@ STRATEGIES = [
         "zero3_offload": True,
     }.items()
 ]  # fmt: skip
+HALF = [settings for i, settings in enumerate(ALL) if i.bit_count() % 2 == 0 and settings not in FEW]
+"""With FEW a half fraction: the values of any three keys meet in all eight ways."""
 LORA = ("finetune=lora", "finetune.rank=4", "optimizer.lr=2e-3")
 PARTIAL = ("finetune=last_layers", r"finetune.train=['layers\.1\.','^model\.norm']")
 STOPPED = ("checkpoint.every_steps=3", "heldout.every_steps=5", "tokens_per_device=256")
@@ -127,9 +129,9 @@ def adapters_open_in_peft(folder: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_every_strategy_with_every_setting(strategy: str, tmp_path, single):
-    jobs = [job(tmp_path, str(i), *settings, f"strategy={strategy}") for i, settings in enumerate(ALL)]
+    jobs = [job(tmp_path, str(i), *settings, f"strategy={strategy}") for i, settings in enumerate(HALF)]
     run_group(jobs, tmp_path)
-    for i in range(len(ALL)):
+    for i in range(len(HALF)):
         compare(tmp_path / str(i), single / "full")
 
 
