@@ -34,13 +34,15 @@ FORBIDDEN = {
         "vicuna_lit.chat",
     },
     "data": {"hydra", "omegaconf", "wandb", "transformers", "vicuna_lit.train", "vicuna_lit.chat"},
+    "evaluate": {"hydra", "omegaconf", "lightning", "vicuna_lit.train", "vicuna_lit.prepare"},
     "chat": {"hydra", "omegaconf", "wandb", "lightning", "vicuna_lit.train"},
     "train": {"hydra", "omegaconf"},
 }
 ONLY_IN = {
     "lightning": {"train", "data/datamodule.py"},
     "hydra": {"compose.py", "cli.py"},
-    "wandb": {"train/history.py"},
+    "wandb": {"train/history.py", "evaluate/board.py"},
+    "openai": {"evaluate/client.py"},
 }
 
 

@@ -14,10 +14,11 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
 from vicuna_lit.config import CONF_DIR, Config
+from vicuna_lit.evaluate.config import EvaluateConfig
 from vicuna_lit.prepare.config import PrepareConfig
 from vicuna_lit.train.config import TrainConfig
 
-JOBS: dict[str, type[Config]] = {"prepare": PrepareConfig, "train": TrainConfig}
+JOBS: dict[str, type[Config]] = {"prepare": PrepareConfig, "train": TrainConfig, "evaluate": EvaluateConfig}
 """Root configs by the name of their job."""
 
 

@@ -32,6 +32,18 @@ class RunConfig(Config):
     """The run's folder; the same command finds its own results there."""
 
 
+class WandbConfig(Config):
+    """Weights & Biases."""
+
+    mode: Literal["online", "offline", "disabled"]
+    """offline writes to the run folder; `wandb sync` uploads it later."""
+    project: str
+    entity: str | None
+    group: str | None
+    """null: none, or the sweep's folder under multirun."""
+    tags: tuple[str, ...]
+
+
 class TextTemplateConfig(Config):
     """A chat template as text with the slots {content} {system} {bos} {eos}; see `conf/template`."""
 

@@ -27,3 +27,8 @@ def locate(path: str) -> Path:
     if not found.exists():
         raise MissingPath(f"{path}: no such file or folder")
     return found
+
+
+def model_name(place: Path) -> str:
+    """What a model folder or file is called; the `hf` folder of a run has the run's name."""
+    return place.parent.name if place.name == "hf" else place.stem if place.is_file() else place.name

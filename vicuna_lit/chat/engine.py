@@ -1,12 +1,18 @@
 """A model that answers, with exactly the prompt it was trained on."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from vicuna_lit.config import TemplateConfig
 from vicuna_lit.conversation import Conversation
 from vicuna_lit.data.tokenize import Encoder
+from vicuna_lit.paths import locate
+from vicuna_lit.template import TextTemplate
+from vicuna_lit.tokenizer import ModelError, load_tokenizer, source
 from vicuna_lit.tokenizer_template import TokenizerTemplate
 
 
@@ -18,10 +24,25 @@ class Chat:
         self.conversation = Conversation.of(system=system)
 
     @classmethod
-    def load(cls, folder: str | Path, system: str | None = None) -> "Chat":
-        """Opens an exported Hugging Face folder; its chat template gives the prompt."""
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-        model = AutoModelForCausalLM.from_pretrained(str(folder), local_files_only=True)
+    def load(cls, folder: str | Path, system: str | None = None, template: TemplateConfig | None = None) -> "Chat":
+        """Opens a Hugging Face folder or a `.gguf` file; its chat template gives the prompt.
+
+        Args:
+            template: for a folder that has none of its own.
+
+        Raises:
+            ModelError: it cannot be opened.
+        """
+        place = locate(str(folder))
+        tokenizer = load_tokenizer(str(place))
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        try:
+            model = AutoModelForCausalLM.from_pretrained(**source(place)).to(device)
+        except Exception as error:  # transformers raises many kinds
+            raise ModelError(f"{place}: no model could be loaded: {' '.join(str(error).split())[:200]}") from error
+        if tokenizer.chat_template is None and template is not None and template.kind == "text":
+            bound = TextTemplate(template, tokenizer.bos_token or "", tokenizer.eos_token)
+            return cls(model.eval(), Encoder(tokenizer, bound), system)
         stops = model.generation_config.stop_strings or ()
         return cls(model.eval(), Encoder(tokenizer, TokenizerTemplate(tokenizer, stop_strings=stops)), system)
 
@@ -33,7 +54,13 @@ class Chat:
         return answer
 
 
-@torch.no_grad()  # not inference mode: sharded weights gathered in it could not be trained on afterwards
+class Generated(NamedTuple):
+    """A reply, and whether it was cut off at the most tokens that were allowed."""
+
+    text: str
+    cut: bool
+
+
 def reply(
     model: PreTrainedModel,
     encoder: Encoder,
@@ -42,13 +69,28 @@ def reply(
     temperature: float = 0.0,
 ) -> str:
     """The model's next turn, up to the template's stop string; greedy at temperature 0."""
-    prompt = torch.tensor([encoder.prompt_ids(conversation)], device=model.device)
+    return replies(model, encoder, [conversation], max_new_tokens, temperature)[0].text
+
+
+@torch.no_grad()  # not inference mode: sharded weights gathered in it could not be trained on afterwards
+def replies(
+    model: PreTrainedModel,
+    encoder: Encoder,
+    conversations: Sequence[Conversation],
+    max_new_tokens: int = 128,
+    temperature: float = 0.0,
+) -> list[Generated]:
+    """The model's next turn in several conversations at once; shorter prompts are padded on the left."""
     tokenizer, stop = encoder.tokenizer, encoder.template.stop
+    prompts = [encoder.prompt_ids(conversation) for conversation in conversations]
+    longest = max(map(len, prompts))
+    padded = [[tokenizer.eos_token_id] * (longest - len(ids)) + ids for ids in prompts]
+    mask = [[0] * (longest - len(ids)) + [1] * len(ids) for ids in prompts]
     stop_id = tokenizer.get_vocab().get(stop)
     sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
     output: torch.Tensor = model.generate(  # pyright: ignore[reportCallIssue]
-        prompt,
-        attention_mask=torch.ones_like(prompt),
+        torch.tensor(padded, device=model.device),
+        attention_mask=torch.tensor(mask, device=model.device),
         max_new_tokens=max_new_tokens,
         use_cache=True,
         eos_token_id=stop_id if stop_id is not None else tokenizer.eos_token_id,
@@ -56,5 +98,41 @@ def reply(
         **({} if stop_id is not None else {"stop_strings": [stop], "tokenizer": tokenizer}),
         **sampling,
     )
-    text = encoder.decode(output[0, prompt.shape[1] :].tolist())
-    return text.split(stop)[0].removesuffix(tokenizer.eos_token).strip()
+    found = []
+    for ids in output[:, longest:].tolist():
+        text = encoder.decode(ids)
+        ended = stop in text or tokenizer.eos_token_id in ids or (stop_id is not None and stop_id in ids)
+        said = text.split(stop)[0].split(tokenizer.eos_token)[0].strip()
+        found.append(Generated(said, not ended and len(ids) >= max_new_tokens))
+    return found
+
+
+@torch.no_grad()
+def likelihoods(
+    model: PreTrainedModel, encoder: Encoder, conversation: Conversation, begin: str, choices: Sequence[str]
+) -> list[float]:
+    """The log-probability of each of some texts as what follows a reply's begin; the prompt is read once.
+
+    Raises:
+        ModelError: the prompt is longer than the model's context.
+    """
+    tokenizer = encoder.tokenizer
+
+    def ids_of(text: str) -> list[int]:
+        return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    head = ids_of(begin)
+    tails = [ids_of(begin + choice) for choice in choices]
+    shared = next(i for i in range(len(head), -1, -1) if all(tail[:i] == head[:i] for tail in tails))
+    prompt = [*encoder.prompt_ids(conversation), *head[:shared]]
+    tails = [tail[shared:] for tail in tails]
+    longest = max(map(len, tails))
+    if len(prompt) + longest > (limit := getattr(model.config, "max_position_embeddings", 1 << 30)):
+        raise ModelError(f"the prompt has {len(prompt)} tokens, the model reads {limit}")
+    read = model(torch.tensor([prompt], device=model.device), use_cache=True, logits_to_keep=1)
+    read.past_key_values.batch_repeat_interleave(len(tails))
+    padded = torch.tensor([tail + [tokenizer.eos_token_id] * (longest - len(tail)) for tail in tails])
+    after = model(padded.to(model.device), past_key_values=read.past_key_values).logits
+    logits = torch.cat([read.logits[:, -1:].expand(len(tails), -1, -1), after[:, :-1]], 1)
+    picked = logits.float().log_softmax(-1).cpu().gather(-1, padded[..., None])[..., 0]
+    return [float(row[: len(tail)].sum()) for row, tail in zip(picked, tails, strict=True)]

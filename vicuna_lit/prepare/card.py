@@ -10,13 +10,11 @@ import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from vicuna_lit.conversation import Turn
 from vicuna_lit.folder import flatten
+from vicuna_lit.pages import render_page
 from vicuna_lit.prepare.compare import compare
 
 STREAM = 800
@@ -26,7 +24,6 @@ THICKNESS = 160
 BINS = 32
 PLOT_HEIGHT = 160
 LANGUAGES = 20
-CONTROL = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n\r"}
 
 
 @dataclass(frozen=True)
@@ -40,21 +37,14 @@ class Sample:
 
 def render_card(manifest: dict[str, Any], samples: Sequence[Sample]) -> str:
     """The page as text. Parts the manifest lacks are left out or shown as empty."""
-    folder = Path(__file__).parent
-    environment = Environment(
-        loader=FileSystemLoader(folder),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(number=_number, share=_share, size=_size, shorten=_shorten)
     histograms = manifest.get("histograms") or {}
     measure = "tokens" if histograms.get("tokens") else "characters"
     sets = {name: held or {} for name, held in (manifest.get("sets") or {}).items()}
     files = manifest.get("files") or {}
     steps = [_step(step) for step in manifest.get("steps") or ()]
-    page = environment.get_template("card.html.jinja").render(
+    return render_page(
+        "prepare/card.html.jinja",
+        {"number": _number, "share": _share, "size": _size, "shorten": _shorten},
         manifest=manifest,
         steps=steps,
         whole=manifest.get("records_in") or 0,
@@ -72,8 +62,6 @@ def render_card(manifest: dict[str, Any], samples: Sequence[Sample]) -> str:
         config=[(key, _json(value)) for key, value in flatten(manifest.get("config") or {}).items()],
         plot_height=PLOT_HEIGHT,
     )
-    # An id may hold half a surrogate pair, which no file can; control characters become visible.
-    return page.translate(CONTROL).encode(errors="replace").decode()
 
 
 def _number(value: Any) -> str:

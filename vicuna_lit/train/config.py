@@ -5,7 +5,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, ValidationInfo, field_validator
 
-from vicuna_lit.config import Config, DataConfig, Fraction, ModelConfig, NonNegative, RunConfig, TemplateConfig
+from vicuna_lit.config import (
+    Config,
+    DataConfig,
+    Fraction,
+    ModelConfig,
+    NonNegative,
+    RunConfig,
+    TemplateConfig,
+    WandbConfig,
+)
 
 
 class SingleConfig(Config):
@@ -119,18 +128,6 @@ class SampleConfig(Config):
 
     questions: tuple[tuple[str, ...], ...]
     max_new_tokens: PositiveInt
-
-
-class WandbConfig(Config):
-    """Weights & Biases."""
-
-    mode: Literal["online", "offline", "disabled"]
-    """offline writes to the run folder; `wandb sync` uploads it later."""
-    project: str
-    entity: str | None
-    group: str | None
-    """null: none, or the sweep's folder under multirun."""
-    tags: tuple[str, ...]
 
 
 def _checkpointing(how: Any) -> str:

@@ -5,23 +5,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
+from vicuna_lit.pages import render_page
 from vicuna_lit.train.folder import Result
 from vicuna_lit.train.times import LostTime
 
 WIDTH, HEIGHT = 900, 260
 POINTS = 900
 """Most points of a curve; the mean of neighbours where there are more steps."""
-NAMES = {
-    "useful": "training that counts",
-    "replayed": "steps taken again",
-    "saving": "waiting for checkpoints",
-    "data": "waiting for data",
-    "starting": "starting",
-    "exams": "held-out losses, replies, export",
-    "interrupted": "interrupted",
+PARTS = {
+    "useful": ("blue", "training that counts"),
+    "replayed": ("red", "steps taken again"),
+    "saving": ("gold", "waiting for checkpoints"),
+    "data": ("violet", "waiting for data"),
+    "starting": ("grey", "starting"),
+    "exams": ("green", "held-out losses, replies, export"),
+    "interrupted": ("pale", "interrupted"),
 }
+"""The colour and the name of each part of a run's time."""
 
 
 @dataclass(frozen=True)
@@ -42,15 +42,9 @@ def render(result: Result, rows: list[dict[str, Any]], lost: LostTime | None) ->
     Args:
         rows: of `metrics.csv`.
     """
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["duration"] = duration
-    return environment.get_template("report.html.jinja").render(
+    return render_page(
+        "train/report.html.jinja",
+        {"duration": duration},
         result=result,
         name=Path(result.run_dir).name,
         curve=curve([float(row["loss"]) for row in rows], result.heldout_by_step),
@@ -80,14 +74,14 @@ def curve(losses: list[float], heldout: dict[int, float]) -> Curve:
 
 
 def spans(lost: LostTime | None) -> list[tuple[str, str, float, float, float]]:
-    """(key, name, seconds, share, share before it) of each part of a run's time that is not nothing."""
+    """(colour, name, seconds, share, share before it) of each part of a run's time that is not nothing."""
     if lost is None or not lost.total:
         return []
     out, before = [], 0.0
     for key, seconds in lost.parts().items():
         share = seconds / lost.total
         if seconds > 0:
-            out.append((key, NAMES[key], seconds, share, before))
+            out.append((*PARTS[key], seconds, share, before))
         before += share
     return out
 

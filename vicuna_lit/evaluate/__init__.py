@@ -1,0 +1,1 @@
+"""The evaluate job: questions, answers, judges, an honest table."""

@@ -1,0 +1,223 @@
+"""Requests to OpenAI-compatible endpoints that are never lost and never paid for twice, within a budget."""
+
+import asyncio
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import openai
+from aiolimiter import AsyncLimiter
+from genai_prices import Usage, calc_price
+
+from vicuna_lit.evaluate.cache import Bill, Cache
+from vicuna_lit.evaluate.config import EndpointConfig, RequestsConfig
+from vicuna_lit.folder import RunError
+
+CHARACTERS_PER_TOKEN = 3.0
+"""To guess a prompt's tokens before they are counted; English has about 4, so the guess is high."""
+_OVERHEAD = 64
+"""Tokens that an endpoint's own chat template may add."""
+_POLL = 0.2
+BROKEN = "not the JSON of a chat completion"
+
+Messages = Sequence[dict[str, str]]
+
+
+class EndpointError(RunError):
+    """An endpoint cannot be used or the budget is spent; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What an endpoint said."""
+
+    text: str
+    finish: str
+
+
+class Client:
+    """Asks one endpoint.
+
+    Every request is looked up in the cache by the hash of all that decides its answer; several may wait for one.
+    429, 5xx, time-outs and lost connections are asked again by the openai library, with its back-off; a broken or
+    empty body is paid for, booked as useless, and asked again here.
+
+    Args:
+        run: names who pays, in the cache's books.
+        budget_usd: of the run, over all its starts; None: no limit.
+    """
+
+    def __init__(
+        self, endpoint: EndpointConfig, requests: RequestsConfig, cache: Cache, run: str, budget_usd: float | None
+    ):
+        self.endpoint, self.requests, self.cache, self.run, self.budget = endpoint, requests, cache, run, budget_usd
+        self.asked = 0
+        """Requests that went to the endpoint and were answered."""
+        self._reserved, self._stop = 0.0, None
+        self._slots = asyncio.Semaphore(requests.concurrency)
+        self._price = price_of(endpoint)
+        if budget_usd is not None and self._price is None:
+            raise EndpointError(
+                f"budget_usd is set, but no price is known for {endpoint.model}; give it in USD per million tokens, "
+                "price={input: …, output: …} beside its url (0 for a server of your own)"
+            )
+        self._key = os.environ.get(endpoint.key_variable, "")
+        pace = AsyncLimiter(requests.per_minute / 60, 1) if requests.per_minute else None
+
+        async def keep_pace(_: Any) -> None:
+            if pace:
+                await pace.acquire()
+
+        self._openai = openai.AsyncOpenAI(
+            base_url=endpoint.url,
+            api_key=self._key or "none",
+            timeout=requests.timeout_seconds,
+            max_retries=requests.retries,
+            http_client=openai.DefaultAsyncHttpxClient(event_hooks={"request": [keep_pace]}),
+        )
+
+    @property
+    def priced(self) -> bool:
+        """Whether a price is known."""
+        return self._price is not None
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._openai.close()
+
+    async def check(self) -> None:
+        """
+        Raises:
+            EndpointError: nobody answers at the address, or the key is refused. Costs nothing.
+        """
+        try:
+            await self._openai.with_options(max_retries=1, timeout=20).models.list()
+        except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
+            raise EndpointError(
+                f"{self.endpoint.url}: the key in ${self.endpoint.key_variable} is refused: {self._said(error)}"
+            ) from None
+        except openai.APIConnectionError as error:
+            raise EndpointError(
+                f"{self.endpoint.url}: nobody answers: {self._said(error.__cause__ or error)}"
+            ) from None
+        except (openai.APIError, ValueError):
+            pass  # many servers have no list of models
+
+    async def ask(self, messages: Messages, limit: int, temperature: float | None, **parameters: Any) -> Reply:
+        """The reply to a chat, of at most `limit` tokens.
+
+        Raises:
+            EndpointError: the budget would be exceeded, or no attempt was answered.
+        """
+        request = {
+            "url": self.endpoint.url,
+            "model": self.endpoint.model,
+            "version": self.endpoint.version,
+            "messages": list(messages),
+            "parameters": parameters
+            | {self.endpoint.limit: limit}
+            | ({} if temperature is None else {"temperature": temperature}),
+        }
+        key = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
+        lease = (self.requests.retries + 1) * (self.requests.timeout_seconds + 10) * self.requests.attempts
+        while (known := self.cache.get(key)) is None and not self.cache.claim(key, lease):
+            await asyncio.sleep(_POLL)
+        if known is None:
+            try:
+                async with self._slots:
+                    known = await self._pay(key, request)
+            finally:
+                self.cache.release(key)
+        return Reply(**known)
+
+    async def _pay(self, key: str, request: dict[str, Any]) -> dict[str, Any]:
+        for attempt in range(self.requests.attempts):
+            if self._stop:
+                raise self._stop
+            body = await self._send(request)
+            reply, bill, problem = self._read(body)
+            self.asked += 1
+            last = attempt + 1 == self.requests.attempts
+            if last and reply is None and problem != BROKEN:
+                reply = {"text": "", "finish": problem}  # it will not say more: kept, and reported by who reads it
+            self.cache.bill(self.run, key, bill, reply, request)
+            if reply:
+                return reply
+        self._stop = EndpointError(
+            f"{self.endpoint.url}: {self.requests.attempts} replies of {self.endpoint.model} in a row were {BROKEN}; "
+            "what was answered is kept, and the same command goes on"
+        )
+        raise self._stop
+
+    async def _send(self, request: dict[str, Any]) -> Any:
+        """The body as it came: an object of the library, or whatever else the endpoint has sent."""
+        most = self.most(request["messages"], request["parameters"][self.endpoint.limit])
+        if self.budget is not None and self.cache.spent(self.run).usd + self._reserved + most > self.budget:
+            self._stop = EndpointError(
+                f"the budget of {self.budget:g} USD would be exceeded: {self.cache.spent(self.run).usd:.4f} are spent; "
+                "what was answered is kept; raise budget_usd to go on"
+            )
+            raise self._stop
+        self._reserved += most
+        try:
+            arguments = {"model": request["model"], "messages": request["messages"], **request["parameters"]}
+            return await self._openai.chat.completions.create(**arguments)
+        except ValueError:  # broken JSON
+            return None
+        except openai.APIStatusError as error:
+            status = f"{self.endpoint.url} answers {error.status_code}: {self._said(error)}"
+            self._stop = EndpointError(f"{status}; what was answered is kept, and the same command goes on")
+        except openai.APIError as error:
+            lost = f"{self.endpoint.url}: no answer after {self.requests.retries + 1} attempts: {self._said(error)}"
+            self._stop = EndpointError(f"{lost}; what was answered is kept, and the same command goes on")
+        finally:
+            self._reserved -= most
+        raise self._stop
+
+    def most(self, messages: Messages, limit: int) -> float:
+        """The most that a request can cost, in USD, as far as can be told before it is sent."""
+        characters = sum(len(message["content"]) for message in messages)
+        return self.usd(int(characters / CHARACTERS_PER_TOKEN) + _OVERHEAD, limit)
+
+    def usd(self, inputs: int, outputs: int) -> float:
+        """The price of so many tokens; 0 where none is known."""
+        return self._price(inputs, outputs) if self._price else 0.0
+
+    def _read(self, body: Any) -> tuple[dict[str, Any] | None, Bill, str]:
+        """The reply in a body (None where it has none), what it has cost, and what is wrong with it."""
+        usage = getattr(body, "usage", None)
+        inputs, outputs = (usage.prompt_tokens, usage.completion_tokens) if usage else (0, 0)
+        bill = Bill(self.usd(inputs, outputs), inputs, outputs)
+        choices = getattr(body, "choices", None)
+        if not choices or choices[0].message is None:
+            return None, bill, BROKEN
+        message, finish = choices[0].message, choices[0].finish_reason or ""
+        text = (message.content or "").strip()
+        if getattr(message, "refusal", None) or finish == "content_filter":
+            return None, bill, f"refused: {(message.refusal or 'content filter')[:80]}"
+        return ({"text": text, "finish": finish}, bill, "") if text else (None, bill, "empty content")
+
+    def _said(self, error: BaseException) -> str:
+        """An error's words, without the key that some servers repeat."""
+        words = " ".join(str(error).split())[:300]
+        return words.replace(self._key, "***") if self._key else words
+
+
+def price_of(endpoint: EndpointConfig) -> Callable[[int, int], float] | None:
+    """USD of so many input and output tokens: by the config, else by genai-prices' table; None: neither knows."""
+    price = endpoint.price
+    if price is not None:
+        return lambda inputs, outputs: (inputs * price.input + outputs * price.output) / 1e6
+
+    def of_table(inputs: int, outputs: int) -> float:
+        usage = Usage(input_tokens=inputs, output_tokens=outputs)
+        return float(calc_price(usage, model_ref=endpoint.model).total_price)
+
+    try:
+        of_table(1, 1)
+    except LookupError:
+        return None
+    return of_table

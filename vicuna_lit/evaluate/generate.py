@@ -1,0 +1,144 @@
+"""Models → answers: by a folder on this machine, by an endpoint, or as they stand in a file.
+
+Answers are kept as they come, in `answers/<model>.jsonl` of the run folder; what was kept before a stop stands.
+"""
+
+import asyncio
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vicuna_lit.conversation import Conversation
+from vicuna_lit.evaluate.answers import Answer, Answers, append, check_complete, complete, read_answers
+from vicuna_lit.evaluate.client import Client
+from vicuna_lit.evaluate.config import AnswersConfig, EndpointSource, FolderSource, TemplateConfig
+from vicuna_lit.evaluate.questions import Question
+from vicuna_lit.folder import RunError
+from vicuna_lit.paths import locate, model_name
+
+Keep = Callable[[list[Answer]], None]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that is asked, and where its answers are kept."""
+
+    name: str
+    source: FolderSource | EndpointSource
+    file: Path
+
+    def answered(self) -> dict[str, Answer]:
+        """What it has answered so far, by question."""
+        rows: list[Any] = complete(self.file)
+        return {row["question_id"]: Answer(**row | {"turns": tuple(row["turns"])}) for row in rows}
+
+
+def models_of(
+    sources: Sequence[FolderSource | EndpointSource], questions: Sequence[Question] | None, folder: Path
+) -> tuple[list[str], list[Model], Answers]:
+    """Sorts the sources: the names of all in order, those that must be asked, and the answers that are there.
+
+    Args:
+        questions: which the answer files must hold; None: whatever they hold.
+
+    Raises:
+        RunError: two have the same name, or a path is no model and no file of answers.
+        DataError: an answer file is broken, or lacks answers.
+    """
+    names: list[str] = []
+    asked: list[Model] = []
+    given: Answers = {}
+    for source in sources:
+        if isinstance(source, FolderSource) and _holds_answers(place := locate(source.path)):
+            found = read_answers(place, source.name)
+            if questions is not None:
+                check_complete(found, questions)
+            given |= found
+            names += found
+            continue
+        name = source.name or (source.model if isinstance(source, EndpointSource) else model_name(locate(source.path)))
+        names.append(name)
+        asked.append(Model(name, source, folder / "answers" / (re.sub(r"[^\w.-]", "_", name) + ".jsonl")))
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise RunError(
+            f"models: two are called {twice[0]}; give them names, models=[{{name: a, path: …}},{{name: b, path: …}}]"
+        )
+    return names, asked, given
+
+
+def _holds_answers(place: Path) -> bool:
+    if place.is_file():
+        return place.suffix in (".jsonl", ".json", ".gz")
+    if (place / "config.json").exists():
+        return False
+    if any(place.glob("*.jsonl")):
+        return True
+    raise RunError(f"{place}: no model (config.json) and no answers (*.jsonl) are in this folder")
+
+
+def by_folder(
+    questions: Sequence[Question], model: Model, config: AnswersConfig, template: TemplateConfig, keep: Keep
+) -> None:
+    """Generates on this machine, a batch of questions at once, turn after turn."""
+    import torch
+
+    from vicuna_lit.chat.engine import Chat, replies
+
+    assert isinstance(model.source, FolderSource)
+    chat = Chat.load(model.source.path, template=template)
+    for start in range(0, len(questions), config.batch_size):
+        batch = questions[start : start + config.batch_size]
+        talks = {q.id: Conversation.of() for q in batch}
+        said: dict[str, list[tuple[str, bool]]] = {q.id: [] for q in batch}
+        torch.manual_seed(config.seed)
+        for turn in range(max(len(q.turns) for q in batch)):
+            now = [q for q in batch if turn < len(q.turns)]
+            for q in now:
+                talks[q.id] = talks[q.id].say("user", q.turns[turn])
+            talking = [talks[q.id] for q in now]
+            for q, out in zip(
+                now,
+                replies(chat.model, chat.encoder, talking, config.max_new_tokens, config.temperature or 0.0),
+                strict=True,
+            ):
+                said[q.id].append(out)
+                talks[q.id] = talks[q.id].say("assistant", out.text)
+        keep([_answer(model.name, q, said[q.id]) for q in batch])
+
+
+async def by_endpoint(
+    questions: Sequence[Question], model: Model, config: AnswersConfig, client: Client, keep: Keep
+) -> None:
+    """Asks for all questions at once, as far as the client's limits allow; the turns of one follow each other."""
+
+    async def one(question: Question) -> None:
+        talk: list[dict[str, str]] = []
+        said: list[tuple[str, bool]] = []
+        for turn in question.turns:
+            talk.append({"role": "user", "content": turn})
+            seed = {"seed": config.seed} if config.temperature else {}
+            reply = await client.ask(talk, config.max_new_tokens, config.temperature, **seed)
+            said.append((reply.text, reply.finish == "length"))
+            talk.append({"role": "assistant", "content": reply.text})
+        keep([_answer(model.name, question, said)])
+
+    done = await asyncio.gather(*map(one, questions), return_exceptions=True)
+    if errors := [error for error in done if isinstance(error, BaseException)]:
+        raise errors[0]
+
+
+def _answer(model: str, question: Question, said: Sequence[tuple[str, bool]]) -> Answer:
+    return Answer(model, question.id, tuple(text for text, _ in said), cut=sum(cut for _, cut in said))
+
+
+def keeper(model: Model, tell: Callable[[], None]) -> Keep:
+    """Appends answers to the model's file."""
+    model.file.parent.mkdir(parents=True, exist_ok=True)
+
+    def keep(answers: list[Answer]) -> None:
+        append(model.file, answers)
+        tell()
+
+    return keep

@@ -1,0 +1,156 @@
+"""Who judges: a model behind an endpoint, a model on this machine, a person, or rules. Each turns cases into reviews.
+
+`keep` is called with every review as soon as there is one; what was kept before a stop is not asked again.
+"""
+
+import asyncio
+import math
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from vicuna_lit.conversation import Conversation, Turn
+from vicuna_lit.evaluate.cases import Case, messages, read
+from vicuna_lit.evaluate.client import Client, Messages
+from vicuna_lit.evaluate.config import (
+    EndpointJudgeConfig,
+    HumanJudgeConfig,
+    JudgeConfig,
+    LocalJudgeConfig,
+    PromptConfig,
+    PromptsConfig,
+)
+from vicuna_lit.evaluate.reviews import Review
+from vicuna_lit.evaluate.verdicts import Scores, Winner
+from vicuna_lit.paths import locate, model_name
+from vicuna_lit.tokenizer import ModelError
+
+Keep = Callable[[Review], None]
+_LETTERS: dict[str, Winner] = {"A": "first", "B": "second", "C": "tie"}
+
+
+def name_of(judge: JudgeConfig) -> str:
+    """What the judge is called in reviews and tables."""
+    match judge:
+        case EndpointJudgeConfig():
+            return judge.model
+        case LocalJudgeConfig():
+            return model_name(locate(judge.path))
+        case HumanJudgeConfig():
+            return judge.name
+        case _:
+            return "rule (a test, no judge of quality)"
+
+
+def prompt_of(judge: Any) -> PromptConfig:
+    """The prompt of the judge's mode."""
+    prompts: PromptsConfig = judge.prompts
+    return prompts.pairwise if judge.mode == "pairwise" else prompts.single
+
+
+async def by_endpoint(cases: Sequence[Case], judge: EndpointJudgeConfig, client: Client, keep: Keep) -> None:
+    """Asks for all verdicts at once, as far as the client's limits allow; a reply without one is asked once more."""
+    prompt, name = prompt_of(judge), name_of(judge)
+
+    async def ask(asked: Messages) -> str:
+        return (await client.ask(asked, judge.max_tokens, judge.temperature)).text
+
+    async def one(case: Case) -> None:
+        asked = messages(case, prompt)
+        text = await ask(asked)
+        review = read(case, prompt, name, text)
+        if not review.parsed:
+            again = [*asked, {"role": "assistant", "content": text or "…"}, {"role": "user", "content": prompt.again}]
+            said = await ask(again)
+            second = read(case, prompt, name, said)
+            review = second if second.parsed else review
+            review = case.review(name, f"{text}\n\n{said}".strip(), review.scores, review.winner, review.problem)
+        keep(review)
+
+    done = await asyncio.gather(*map(one, cases), return_exceptions=True)
+    if errors := [error for error in done if isinstance(error, BaseException)]:
+        raise errors[0]
+
+
+def by_local(cases: Sequence[Case], judge: LocalJudgeConfig, keep: Keep) -> None:
+    """Asks a model on this machine, case by case."""
+    from vicuna_lit.chat.engine import Chat, reply
+
+    chat, prompt, name = Chat.load(judge.path), prompt_of(judge), name_of(judge)
+    for case in cases:
+        turns = [Turn("system" if m["role"] == "system" else "user", m["content"]) for m in messages(case, prompt)]
+        asked = Conversation("", tuple(turns))
+        if judge.verdict == "likelihood":
+            keep(_most_likely(case, chat, asked, name))
+            continue
+        text = reply(chat.model, chat.encoder, asked, judge.max_tokens)
+        review = read(case, prompt, name, text)
+        if not review.parsed:
+            more = asked.say("assistant", text).say("user", prompt.again)
+            again = reply(chat.model, chat.encoder, more, judge.max_tokens)
+            second = read(case, prompt, name, again)
+            kept = second if second.parsed else review
+            review = case.review(name, f"{text}\n\n{again}", kept.scores, kept.winner, kept.problem)
+        keep(review)
+
+
+def _most_likely(case: Case, chat: Any, asked: Conversation, name: str) -> Review:
+    """The letter with the highest probability as the reply's first word; of ratings the expected one."""
+    from vicuna_lit.chat.engine import likelihoods
+
+    choices = list(_LETTERS) if len(case.answers) == 2 else [str(i) for i in range(1, 11)]
+    try:
+        found = likelihoods(chat.model, chat.encoder, asked, "[[", [f"{c}]]" for c in choices])
+    except ModelError as error:
+        return case.review(name, "", problem=str(error))
+    top = max(found)
+    weights = [math.exp(value - top) for value in found]
+    shares = [w / sum(weights) for w in weights]
+    text = ", ".join(f"[[{c}]] {share:.1%}" for c, share in zip(choices, shares, strict=True))
+    if len(case.answers) == 2:
+        return case.review(name, text, winner=_LETTERS[choices[shares.index(max(shares))]])
+    return case.review(name, text, (sum(float(c) * share for c, share in zip(choices, shares, strict=True)),))
+
+
+def by_rule(cases: Sequence[Case], keep: Keep) -> None:
+    """Scores 1 + 9 × the share of the reference's words and numbers that an answer holds."""
+    for case in cases:
+        wanted = _words(case.question.references[case.turn - 1])
+        found = [wanted & _words(answer.turns[case.turn - 1]) for answer in case.answers]
+        scores = tuple(round(1 + 9 * len(words) / max(1, len(wanted)), 1) for words in found)
+        text = "; ".join(f"{len(words)} of {len(wanted)} words of the reference" for words in found)
+        winner = Scores(*scores).winner if len(scores) == 2 else None
+        keep(case.review("rule (a test, no judge of quality)", text, scores, winner))
+
+
+def _words(text: str) -> set[str]:
+    """Numbers, and words of more than three letters."""
+    return set(re.findall(r"\d+(?:\.\d+)?|[^\W\d_]{4,}", text.lower()))
+
+
+def by_human(cases: Sequence[Case], judge: HumanJudgeConfig, keep: Keep, ask: Callable[[str], str] = input) -> None:
+    """Shows the answers without names; `q` stops, and the same command goes on."""
+    from rich.console import Console
+    from rich.markdown import Markdown
+    from rich.panel import Panel
+
+    console = Console()
+    pair = judge.mode == "pairwise"
+    keys: dict[str, Any] = (
+        {"1": "first", "2": "second", "t": "tie"} if pair else {str(i): float(i) for i in range(1, 11)}
+    )
+    question = "better: 1, 2, t (tie), or q to stop > " if pair else "rating 1 to 10, or q to stop > "
+    for i, case in enumerate(cases):
+        console.rule(f"{i + 1} of {len(cases)}: {case.question.category}")
+        for turn in range(case.turn):
+            console.print(Panel(case.question.turns[turn], title="question"))
+            for number, answer in enumerate(case.answers, 1):
+                console.print(Panel(Markdown(answer.turns[turn]), title=f"answer {number}"))
+        if case.reference:
+            console.print(Panel(case.question.references[case.turn - 1], title="reference"))
+        while (said := ask(question).strip().lower()) not in (*keys, "q"):
+            console.print("one of " + ", ".join([*keys, "q"]))
+        if said == "q":
+            raise KeyboardInterrupt
+        verdict = keys[said]
+        keep(case.review(judge.name, "", None if pair else (verdict,), verdict if pair else None))

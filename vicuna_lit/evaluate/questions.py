@@ -1,0 +1,105 @@
+"""What the models are asked: the bundled 80 questions, and the published forms (vicuna_bench, MT-bench)."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vicuna_lit.conversation import DataError, Rejection
+from vicuna_lit.formats import records
+from vicuna_lit.paths import locate
+
+BUNDLED = "package://vicuna_lit/evaluate/questions.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question of one or more turns; `references` has a model answer for each turn, or is empty."""
+
+    id: str
+    category: str
+    turns: tuple[str, ...]
+    references: tuple[str, ...] = ()
+
+
+def rows(path: str | Path, what: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The records of a JSON or JSONL file, or of the files of a folder, named by file and index.
+
+    Raises:
+        DataError: one is broken.
+    """
+    for where, record in records(locate(str(path))):
+        if isinstance(record, Rejection) or not isinstance(record, dict):
+            detail = record.detail if isinstance(record, Rejection) else f"not an object: {str(record)[:60]}"
+            raise DataError(f"{where}: no {what} can be read: {detail}")
+        yield where, record
+
+
+def field(where: str, record: dict[str, Any], *names: str) -> Any:
+    """The first of some fields that a record has.
+
+    Raises:
+        DataError: it has none of them.
+    """
+    for name in names:
+        if record.get(name) is not None:
+            return record[name]
+    raise DataError(f"{where}: the field {' or '.join(names)} is missing; it has {', '.join(sorted(record))}")
+
+
+def texts(where: str, value: Any) -> tuple[str, ...]:
+    """A text, or a list of texts, as a tuple.
+
+    Raises:
+        DataError: it is something else.
+    """
+    value = [value] if isinstance(value, str) else value
+    if not isinstance(value, list) or not value or not all(isinstance(v, str) for v in value):
+        raise DataError(f"{where}: a text or a list of texts is expected, not {str(value)[:60]!r}")
+    return tuple(value)
+
+
+def choices(where: str, record: dict[str, Any]) -> tuple[str, ...]:
+    """The turns of MT-bench's `choices`; the first choice."""
+    first = record["choices"][0] if record.get("choices") else {}
+    return texts(where, field(where, first, "turns"))
+
+
+def read_questions(path: str | Path = BUNDLED) -> list[Question]:
+    """Reads questions in the order of the file.
+
+    Args:
+        path: JSONL with `question_id`, `category` and `turns` (or `text`), and `reference` where there is one; or a
+            folder with `question.jsonl` and `reference_answer/`, as FastChat's `vicuna_bench` and `mt_bench`.
+
+    Raises:
+        DataError: a record is broken or lacks a field, or two have the same id.
+    """
+    place = locate(str(path))
+    file = place / "question.jsonl" if place.is_dir() else place
+    beside = file.parent / "reference_answer"
+    given = {str(r["question_id"]): choices(w, r) for w, r in rows(beside, "reference")} if beside.is_dir() else {}
+    questions: dict[str, Question] = {}
+    for where, record in rows(file, "question"):
+        id = str(field(where, record, "question_id"))
+        if id in questions:
+            raise DataError(f"{where}: question_id {id} occurs twice")
+        turns = texts(where, field(where, record, "turns", "text"))
+        references = texts(where, record["reference"]) if record.get("reference") else given.get(id, ())
+        if references and len(references) != len(turns):
+            raise DataError(f"{where}: question {id} has {len(turns)} turns and {len(references)} references")
+        questions[id] = Question(id, str(field(where, record, "category")), turns, references)
+    if not questions:
+        raise DataError(f"{file}: holds no question")
+    return list(questions.values())
+
+
+def first_of_each(questions: Sequence[Question], most: int | None) -> list[Question]:
+    """The first so many of each category; None: all."""
+    if most is None:
+        return list(questions)
+    by: dict[str, list[Question]] = {}
+    for question in questions:
+        by.setdefault(question.category, []).append(question)
+    kept = {q.id for group in by.values() for q in group[:most]}
+    return [q for q in questions if q.id in kept]

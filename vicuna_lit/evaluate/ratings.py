@@ -1,0 +1,237 @@
+"""Outcomes → the table: totals, wins, intervals, and how far the judges can be trusted."""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from vicuna_lit.evaluate.outcomes import Outcome
+from vicuna_lit.evaluate.statistics import (
+    Array,
+    Interval,
+    agreement,
+    bradley_terry,
+    interval,
+    length_controlled,
+    resample,
+)
+
+HUMAN = "human"
+"""Judges whose name begins so are people."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A model against an opponent (or alone), by one judge, on one category or on all, on one turn or on all."""
+
+    model: str
+    opponent: str | None
+    judge: str
+    category: str
+    turn: int | None
+    score: float | None
+    """The sum over the questions, as in the Vicuna article; None where the judge gives no scores."""
+    opponent_score: float | None
+    ratio: float | None
+    """score / opponent_score: the article's "92% of ChatGPT"."""
+    ratio_interval: Interval | None
+    """95%, bootstrap over questions; so are the other intervals."""
+    mean_score: float | None
+    mean_score_interval: Interval | None
+    wins: int | None
+    ties: int | None
+    losses: int | None
+    win_rate: float | None
+    """Ties count half: (wins + ties / 2) / all, the adjusted win rate of MT-bench."""
+    win_rate_interval: Interval | None
+    length_controlled_win_rate: float | None
+    """What it would be with answers of equal length."""
+    questions: int
+    """With a verdict."""
+    judgments: int
+    """With a verdict; a question may have several turns."""
+    unparsed: int
+    """Judgments without a verdict, which enter nothing else."""
+
+
+@dataclass(frozen=True)
+class Judge:
+    """How far a judge can be trusted."""
+
+    judge: str
+    both_orders: int
+    """Outcomes that were judged in both orders."""
+    consistent: float | None
+    """The share of them with the same winner in both orders."""
+    prefers_first: float | None
+    """The share in which the answer shown first won both times: position bias."""
+    prefers_second: float | None
+    decided: int
+    """Outcomes with a winner, and answers of different length at hand."""
+    longer_won: float | None
+    """The share of them that the longer answer won: length bias."""
+    unparsed: int
+
+
+def table(outcomes: Sequence[Outcome], samples: int, seed: int) -> list[Row]:
+    """A row for each pair and judge, then one for each category, then one for each turn."""
+    groups: dict[tuple[str, str, str | None], list[Outcome]] = defaultdict(list)
+    for outcome in outcomes:
+        groups[outcome.judge, outcome.model, outcome.opponent].append(outcome)
+    rows, by_category, by_turn = [], [], []
+    for group in groups.values():
+        rows.append(_row(group, "all", None, samples, seed))
+        categories = list(dict.fromkeys(o.category for o in group))
+        for category in categories if categories != ["unknown"] else ():
+            by_category.append(_row([o for o in group if o.category == category], category, None, samples, seed))
+        turns = sorted({o.turn for o in group})
+        for turn in turns if len(turns) > 1 else ():
+            by_turn.append(_row([o for o in group if o.turn == turn], "all", turn, samples, seed))
+    return rows + by_category + by_turn
+
+
+def _row(group: list[Outcome], category: str, turn: int | None, samples: int, seed: int) -> Row:
+    head = group[0]
+    pair = head.opponent is not None
+    judged = [o for o in group if (o.value is not None if pair else o.scores is not None)]
+    sums = _sums(judged)
+    drawn = resample(len(sums), samples, seed) @ sums if len(sums) else np.empty((0, 5))
+    totals = sums.sum(0)
+    scored = bool(judged) and all(o.scores for o in judged)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios, rates, means = drawn[:, 0] / drawn[:, 1], drawn[:, 2] / drawn[:, 3], drawn[:, 0] / drawn[:, 3]
+    values = Counter(o.value for o in judged)
+    known = [o for o in judged if o.longer is not None]
+    controlled = pair and len(known) == len(judged) > 0
+    return Row(
+        model=head.model,
+        opponent=head.opponent,
+        judge=head.judge,
+        category=category,
+        turn=turn,
+        score=float(totals[0]) if scored else None,
+        opponent_score=float(totals[1]) if scored and pair else None,
+        ratio=float(totals[0] / totals[1]) if scored and pair and totals[1] else None,
+        ratio_interval=interval(ratios) if scored and pair else None,
+        mean_score=float(totals[0] / totals[3]) if scored else None,
+        mean_score_interval=interval(means) if scored else None,
+        wins=values[1.0] if pair else None,
+        ties=values[0.5] if pair else None,
+        losses=values[0.0] if pair else None,
+        win_rate=float(totals[2] / totals[3]) if pair and judged else None,
+        win_rate_interval=interval(rates) if pair else None,
+        length_controlled_win_rate=_length_controlled(known) if controlled else None,
+        questions=len(sums),
+        judgments=len(judged),
+        unparsed=len(group) - len(judged),
+    )
+
+
+def _sums(judged: Sequence[Outcome]) -> Array:
+    """[questions, 5]: score, opponent's score, wins with half the ties, judgments, decided ones."""
+    sums: dict[str, Array] = defaultdict(lambda: np.zeros(5))
+    for o in judged:
+        one, other = o.scores or (0.0, 0.0)
+        value = o.value if o.value is not None else 0.0
+        sums[o.question_id] += (one, other, value, 1, value != 0.5)
+    return np.array(list(sums.values())) if sums else np.zeros((0, 5))
+
+
+def _length_controlled(known: Sequence[Outcome]) -> float:
+    return length_controlled(np.array([o.value for o in known]), np.array([float(o.longer or 0) for o in known]))
+
+
+def ladder(outcomes: Sequence[Outcome], samples: int, seed: int) -> list[dict[str, Any]]:
+    """Bradley–Terry ratings of three models or more by each judge: judge, model, rating and its 95% interval.
+
+    Models that no chain of comparisons connects have no ratings on one scale: each connected group has its own.
+    """
+    rows: list[dict[str, Any]] = []
+    for judge in dict.fromkeys(o.judge for o in outcomes):
+        games = [o for o in outcomes if o.judge == judge and o.opponent is not None and o.value is not None]
+        for group in _connected(games):
+            if len(group) > 2:
+                rows += _ladder(judge, group, [o for o in games if o.model in group], samples, seed)
+    return rows
+
+
+def _ladder(judge: str, models: list[str], games: Sequence[Outcome], samples: int, seed: int) -> list[dict[str, Any]]:
+    questions = {id: i for i, id in enumerate(dict.fromkeys(o.question_id for o in games))}
+    wins = np.zeros((len(questions), len(models), len(models)))
+    for o in games:
+        q, i, j = questions[o.question_id], models.index(o.model), models.index(o.opponent or "")
+        wins[q, i, j] += o.value or 0.0
+        wins[q, j, i] += 1 - (o.value or 0.0)
+    ratings = bradley_terry(wins.sum(0))
+    drawn = bradley_terry(np.einsum("sq,qij->sij", resample(len(questions), samples, seed), wins), tolerance=1e-5)
+    found = [
+        {"judge": judge, "model": model, "rating": float(ratings[i]), "interval": interval(drawn[:, i])}
+        for i, model in enumerate(models)
+    ]
+    return sorted(found, key=lambda row: -row["rating"])
+
+
+def _connected(games: Sequence[Outcome]) -> list[list[str]]:
+    """The models that a chain of comparisons connects, in groups."""
+    groups: list[list[str]] = []
+    for one, other in dict.fromkeys((o.opponent or "", o.model) for o in games):
+        joined = [group for group in groups if one in group or other in group]
+        groups = [group for group in groups if group not in joined]
+        groups.append(list(dict.fromkeys([*(m for group in joined for m in group), one, other])))
+    return groups
+
+
+def judges(outcomes: Sequence[Outcome]) -> list[Judge]:
+    """The biases of each judge, as in Zheng et al. 2023, section 3.3."""
+    return [_judge(name, [o for o in outcomes if o.judge == name]) for name in dict.fromkeys(o.judge for o in outcomes)]
+
+
+def _judge(name: str, outcomes: Sequence[Outcome]) -> Judge:
+    pairs = [o for o in outcomes if o.opponent is not None]
+    both = [o.by_order for o in pairs if len(o.by_order) == 2 and None not in o.by_order]
+    decided = [o for o in pairs if o.value in (0.0, 1.0) and o.longer]
+
+    def share(count: int, of: int) -> float | None:
+        return count / of if of else None
+
+    return Judge(
+        judge=name,
+        both_orders=len(both),
+        consistent=share(sum(a == b for a, b in both), len(both)),
+        prefers_first=share(both.count((1.0, 0.0)), len(both)),
+        prefers_second=share(both.count((0.0, 1.0)), len(both)),
+        decided=len(decided),
+        longer_won=share(sum((o.value == 1.0) == ((o.longer or 0) > 0) for o in decided), len(decided)),
+        unparsed=sum((o.value if o.opponent is not None else o.scores) is None for o in outcomes),
+    )
+
+
+def agreements(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
+    """Cohen's kappa of every two judges, and of every judge with the majority of the people."""
+    said: dict[str, dict[tuple[str, ...], float]] = defaultdict(dict)
+    for o in outcomes:
+        if o.opponent is not None and o.value is not None:
+            said[o.judge][o.model, o.opponent, o.question_id, str(o.turn)] = o.value
+    people = [judge for judge in said if judge.startswith(HUMAN)]
+    if len(people) > 1:
+        said[f"{HUMAN} majority"] = _majority([said[judge] for judge in people])
+    rows = []
+    for a, b in combinations(said, 2):
+        if f"{HUMAN} majority" in (a, b) and {a, b} & set(people):
+            continue
+        if shared := sorted(said[a].keys() & said[b].keys()):
+            found = agreement([said[a][key] for key in shared], [said[b][key] for key in shared])
+            rows.append({"judges": [a, b], **found._asdict()})
+    return rows
+
+
+def _majority(votes: Sequence[dict[tuple[str, ...], float]]) -> dict[tuple[str, ...], float]:
+    """What more than half of the people say; outcomes without such are left out."""
+    cast: dict[tuple[str, ...], Counter[float]] = defaultdict(Counter)
+    for one in votes:
+        for key, value in one.items():
+            cast[key][value] += 1
+    return {k: v for k, c in cast.items() for v, n in c.items() if 2 * n > c.total()}

@@ -1,0 +1,140 @@
+"""The job: questions and models → answers → reviews → table, page, W&B. Each stage goes on where it was stopped."""
+
+import csv
+import io
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from vicuna_lit.evaluate import generate, ratings
+from vicuna_lit.evaluate.answers import Answers, line
+from vicuna_lit.evaluate.board import log_to_wandb
+from vicuna_lit.evaluate.config import EvaluateConfig, FolderSource, RecordedJudgeConfig
+from vicuna_lit.evaluate.outcomes import outcomes
+from vicuna_lit.evaluate.questions import BUNDLED, Question, first_of_each, read_questions
+from vicuna_lit.evaluate.recorded import Recorded, read_reviews
+from vicuna_lit.evaluate.report import Evaluation, render
+from vicuna_lit.evaluate.reviews import Review
+from vicuna_lit.evaluate.stages import Payer, answers_of, can_be_opened, console, estimate, reviews_of
+from vicuna_lit.folder import RunError, read_json, refuse_other_settings, write, write_json
+
+FREE = ("run", "wandb", "requests", "budget_usd", "answers.batch_size", "bootstrap")
+"""What may change between two starts: it decides no answer and no verdict."""
+
+
+def evaluate(config: EvaluateConfig) -> Evaluation:
+    """Evaluates; the same config in the same folder goes on where it was stopped, and pays for nothing twice.
+
+    Raises:
+        DataError, RunError, ModelError, MissingPath: bad input; found before anything is paid, as far as it can be.
+    """
+    folder = Path(config.run.dir)
+    settings = config.model_dump(mode="json")
+    if (saved := read_json(folder, "config.json")) is not None:
+        refuse_other_settings(folder, saved, settings, FREE)
+    if isinstance(config.judge, RecordedJudgeConfig):
+        found = _recorded(config, folder)
+    else:
+        found = _asked(config, folder, settings)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "config.json", settings)
+    _save(found, folder)
+    log_to_wandb(config, found, folder)
+    return found
+
+
+def _recorded(config: EvaluateConfig, folder: Path) -> Evaluation:
+    judge = config.judge
+    assert isinstance(judge, RecordedJudgeConfig)
+    asked = read_questions(config.questions) if config.questions else None
+    names, to_ask, answers = generate.models_of(config.models, None, folder)
+    if to_ask:
+        raise RunError(f"models: {to_ask[0].name}: recorded reviews are of recorded answers; give files of answers")
+    all_of = Recorded()
+    for path in [judge.reviews] if isinstance(judge.reviews, str) else judge.reviews:
+        one = read_reviews(path, all_of.answers | answers, judge.name)
+        all_of.reviews += one.reviews
+        all_of.notes += one.notes
+        all_of.questions += [q for q in one.questions if q not in all_of.questions]
+        all_of.answers |= one.answers
+    if all_of.questions and not asked:
+        all_of.notes.append("the questions are those found beside the reviews; questions=<file> names others")
+    kept = {review.key: review for review in reversed(all_of.reviews)}
+    reviews = [review for review in all_of.reviews if kept[review.key] is review]
+    judged = dict.fromkeys(m for review in reviews for m in review.models)
+    return _rated(
+        config, [n for n in names if n in judged], asked or all_of.questions, all_of.answers, reviews, all_of.notes
+    )
+
+
+def _asked(config: EvaluateConfig, folder: Path, settings: dict[str, Any]) -> Evaluation:
+    questions = first_of_each(read_questions(config.questions or BUNDLED), config.max_questions)
+    names, models, given = generate.models_of(config.models, questions, folder)
+    if config.baseline and config.baseline not in names:
+        raise RunError(f"baseline={config.baseline}: no such model; they are {', '.join(names)}")
+    can_be_opened([m.source.path for m in models if isinstance(m.source, FolderSource)])
+    can_be_opened([config.judge.path] if config.judge.kind == "local" else [])
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "config.json", settings)
+    with Payer(config, folder) as payer:
+        payer.check(models)
+        if payer.endpoints(models):
+            console.print(estimate(config, questions, names, models, given, payer))
+        for model in models:
+            given[model.name] = answers_of(model, questions, config, payer)
+        answers = {name: given[name] for name in names}
+        reviews = reviews_of(config, folder, questions, answers, payer)
+        notes = payer.notes()
+    cut = {m: sum(a.cut for a in answers[m].values()) for m in names}
+    most = config.answers.max_new_tokens
+    notes += [f"{n} replies of {m} were cut off at {most} tokens" for m, n in cut.items() if n]
+    if config.judge.kind == "rule" and (left := sum(not q.references for q in questions)):
+        notes.append(f"{left} questions have no reference answer: rules cannot judge them")
+    return _rated(config, names, questions, answers, reviews, notes)
+
+
+def _rated(
+    config: EvaluateConfig,
+    names: list[str],
+    questions: list[Question],
+    answers: Answers,
+    reviews: list[Review],
+    notes: list[str],
+) -> Evaluation:
+    found = outcomes(reviews, names, questions, answers, config.baseline)
+    names = [*names, *dict.fromkeys(m for r in reviews for m in r.models if m not in names)]
+    if config.baseline and config.baseline not in names:
+        raise RunError(f"baseline={config.baseline}: no such model; they are {', '.join(names)}")
+    draw = (config.bootstrap.samples, config.bootstrap.seed)
+    return Evaluation(
+        name=config.run.name,
+        models=names,
+        questions=questions,
+        answers=answers,
+        reviews=reviews,
+        table=ratings.table(found, *draw),
+        ladder=ratings.ladder(found, *draw),
+        judges=ratings.judges(found),
+        agreements=ratings.agreements(found),
+        notes=notes,
+    )
+
+
+def _save(found: Evaluation, folder: Path) -> None:
+    rows = [asdict(row) for row in found.table]
+    write_json(folder / "table.json", rows)
+    text = io.StringIO()
+    sheet = csv.DictWriter(text, [f.name for f in fields(ratings.Row)])
+    sheet.writeheader()
+    sheet.writerows({k: " ".join(map(str, v)) if isinstance(v, tuple) else v for k, v in row.items()} for row in rows)
+    write(folder / "table.csv", [text.getvalue().encode()])
+    rest = {
+        "bradley_terry": found.ladder,
+        "judges": [asdict(judge) for judge in found.judges],
+        "agreements": found.agreements,
+        "notes": found.notes,
+        "doubts": [asdict(review) for review in found.doubts],
+    }
+    write_json(folder / "statistics.json", rest)
+    write(folder / "reviews.jsonl", map(line, found.reviews))
+    write(folder / "report.html", [render(found).encode()])

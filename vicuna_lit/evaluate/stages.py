@@ -1,0 +1,198 @@
+"""The two stages that take time or money: answers and reviews. What is there already is not asked again."""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress
+
+from vicuna_lit.evaluate import generate, judges
+from vicuna_lit.evaluate.answers import Answer, Answers, append, complete
+from vicuna_lit.evaluate.cache import Cache
+from vicuna_lit.evaluate.cases import Case, cases, messages
+from vicuna_lit.evaluate.client import CHARACTERS_PER_TOKEN, Client
+from vicuna_lit.evaluate.config import EndpointConfig, EndpointSource, EvaluateConfig, RecordedJudgeConfig
+from vicuna_lit.evaluate.generate import Model
+from vicuna_lit.evaluate.questions import Question
+from vicuna_lit.evaluate.reviews import Review, from_record
+
+console = Console(highlight=False)
+
+
+class Payer:
+    """The endpoints of an evaluation, the cache of their replies, and the bill."""
+
+    def __init__(self, config: EvaluateConfig, folder: Path):
+        self.config, self.run = config, str(folder.resolve())
+        self._cache: Cache | None = None
+
+    def __enter__(self) -> "Payer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._cache:
+            self._cache.close()
+
+    def client(self, endpoint: EndpointConfig) -> Client:
+        """For an endpoint."""
+        self._cache = self._cache or Cache(Path(self.config.requests.cache))
+        return Client(endpoint, self.config.requests, self._cache, self.run, self.config.budget_usd)
+
+    def endpoints(self, models: Sequence[Model]) -> list[EndpointConfig]:
+        """All that will be asked."""
+        judge = self.config.judge
+        found: list[EndpointConfig] = [m.source for m in models if isinstance(m.source, EndpointSource)]
+        return [*found, judge] if judge.kind == "endpoint" else found
+
+    def check(self, models: Sequence[Model]) -> None:
+        """
+        Raises:
+            EndpointError: an endpoint is down, refuses the key or has no price for the budget; nothing is paid yet.
+        """
+
+        async def check(endpoint: EndpointConfig) -> None:
+            client = self.client(endpoint)
+            await client.check()
+            await client.close()
+
+        for endpoint in self.endpoints(models):
+            asyncio.run(check(endpoint))
+
+    def notes(self) -> list[str]:
+        """What was paid, over all starts of the evaluation."""
+        if self._cache is None:
+            return []
+        bill = self._cache.spent(self.run)
+        return [f"paid: {bill.usd:.4f} USD for {bill.input_tokens:,} tokens sent and {bill.output_tokens:,} received"]
+
+
+def can_be_opened(paths: Sequence[str]) -> None:
+    """
+    Raises:
+        ModelError: one is no model folder.
+    """
+    from transformers import AutoConfig
+
+    from vicuna_lit.paths import locate
+    from vicuna_lit.tokenizer import ModelError, load_tokenizer, source
+
+    for path in paths:
+        load_tokenizer(path)
+        place = locate(path)
+        try:
+            AutoConfig.from_pretrained(**source(place))
+        except Exception as error:  # transformers raises many kinds
+            raise ModelError(f"{place}: no model could be loaded: {' '.join(str(error).split())[:200]}") from error
+        if place.is_dir() and not any(place.glob("*.safetensors")):
+            raise ModelError(f"{place}: holds no weights (*.safetensors)")
+
+
+def estimate(
+    config: EvaluateConfig,
+    questions: Sequence[Question],
+    names: Sequence[str],
+    models: Sequence[Model],
+    given: Answers,
+    payer: Payer,
+) -> str:
+    """The number of requests and the most that they can cost, before any is sent; cached ones are not taken off."""
+    limit = config.answers.max_new_tokens
+    longest = "x" * int(limit * CHARACTERS_PER_TOKEN)
+    usd, requests, unknown = 0.0, 0, set[str]()
+    answers: Answers = {}
+    for name in names:
+        model = next((m for m in models if m.name == name), None)
+        done = model.answered() if model else given[name]
+        answers[name] = {q.id: done.get(q.id) or Answer(name, q.id, (longest,) * len(q.turns)) for q in questions}
+        if model and isinstance(model.source, EndpointSource):
+            client = payer.client(model.source)
+            unknown |= set() if client.priced else {model.source.model}
+            for q in (q for q in questions if q.id not in done):
+                talk: list[dict[str, str]] = []
+                for turn in q.turns:
+                    talk += [{"content": longest}, {"content": turn}] if talk else [{"content": turn}]
+                    usd, requests = usd + client.most(talk, limit), requests + 1
+    judge = config.judge
+    if judge.kind == "endpoint":
+        client, prompt = payer.client(judge), judges.prompt_of(judge)
+        unknown |= set() if client.priced else {judge.model}
+        for case in cases(questions, answers, judge, config.baseline):
+            usd, requests = usd + client.most(messages(case, prompt), judge.max_tokens), requests + 1
+    budget = "" if config.budget_usd is None else f", the budget is {config.budget_usd:g}"
+    without = f"; no price is known for {', '.join(sorted(unknown))}" if unknown else ""
+    return f"{requests:,} requests, at most {usd:.2f} USD{budget}{without}"
+
+
+def answers_of(model: Model, questions: Sequence[Question], config: EvaluateConfig, payer: Payer) -> dict[str, Answer]:
+    """A model's answers to all questions; those that are kept from an earlier start stand."""
+    left = [q for q in questions if q.id not in model.answered()]
+    if left:
+        with Progress(console=console, transient=True) as progress:
+            bar = progress.add_task(f"{model.name} answers", total=len(questions), completed=len(questions) - len(left))
+            model.file.parent.mkdir(parents=True, exist_ok=True)
+
+            def keep(answers: list[Answer]) -> None:
+                append(model.file, answers)
+                progress.advance(bar, len(answers))
+
+            if isinstance(model.source, EndpointSource):
+                source = model.source
+
+                async def ask() -> None:
+                    client = payer.client(source)
+                    await generate.by_endpoint(left, model, config.answers, client, keep)
+                    await client.close()
+
+                asyncio.run(ask())
+            else:
+                generate.by_folder(left, model, config.answers, config.template, keep)
+    answered = model.answered()
+    console.print(f"{model.name}: {len(answered)} questions answered", markup=False)
+    return {q.id: answered[q.id] for q in questions}
+
+
+def reviews_of(
+    config: EvaluateConfig, folder: Path, questions: Sequence[Question], answers: Answers, payer: Payer
+) -> list[Review]:
+    """All reviews, in the order of the questions; those that are kept from an earlier start stand."""
+    judge, file = config.judge, folder / "reviews.jsonl"
+    assert not isinstance(judge, RecordedJudgeConfig)
+    wanted = [c for c in cases(questions, answers, judge, config.baseline) if judge.kind != "rule" or c.reference]
+    done = {_key(review): review for review in map(from_record, complete(file))}
+    left = [case for case in wanted if _key(case) not in done]
+    if left:
+        with Progress(console=console, transient=True, disable=judge.kind == "human") as progress:
+            bar = progress.add_task("reviews", total=len(wanted), completed=len(wanted) - len(left))
+
+            def keep(review: Review) -> None:
+                append(file, [review])
+                done[_key(review)] = review
+                progress.advance(bar)
+
+            _judge(judge, left, payer, keep)
+    return [done[_key(case)] for case in wanted]
+
+
+def _key(judged: Case | Review) -> Any:
+    id = judged.question.id if isinstance(judged, Case) else judged.question_id
+    return id, judged.turn, judged.models
+
+
+def _judge(judge: Any, left: Sequence[Case], payer: Payer, keep: judges.Keep) -> None:
+    match judge.kind:
+        case "endpoint":
+
+            async def ask() -> None:
+                client = payer.client(judge)
+                await judges.by_endpoint(left, judge, client, keep)
+                await client.close()
+
+            asyncio.run(ask())
+        case "local":
+            judges.by_local(left, judge, keep)
+        case "human":
+            judges.by_human(left, judge, keep)
+        case _:
+            judges.by_rule(left, keep)
