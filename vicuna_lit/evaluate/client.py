@@ -84,8 +84,10 @@ class Client:
         """Whether a price is known."""
         return self._price is not None
 
-    async def close(self) -> None:
-        """Closes the connections."""
+    async def __aenter__(self) -> "Client":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
         await self._openai.close()
 
     async def check(self) -> None:

@@ -53,9 +53,8 @@ class Payer:
         """
 
         async def check(endpoint: EndpointConfig) -> None:
-            client = self.client(endpoint)
-            await client.check()
-            await client.close()
+            async with self.client(endpoint) as client:
+                await client.check()
 
         for endpoint in self.endpoints(models):
             asyncio.run(check(endpoint))
@@ -129,7 +128,7 @@ def answers_of(model: Model, questions: Sequence[Question], config: EvaluateConf
     """A model's answers to all questions; those that are kept from an earlier start stand."""
     left = [q for q in questions if q.id not in model.answered()]
     if left:
-        with Progress(console=console, transient=True) as progress:
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
             bar = progress.add_task(f"{model.name} answers", total=len(questions), completed=len(questions) - len(left))
             model.file.parent.mkdir(parents=True, exist_ok=True)
 
@@ -141,9 +140,8 @@ def answers_of(model: Model, questions: Sequence[Question], config: EvaluateConf
                 source = model.source
 
                 async def ask() -> None:
-                    client = payer.client(source)
-                    await generate.by_endpoint(left, model, config.answers, client, keep)
-                    await client.close()
+                    async with payer.client(source) as client:
+                        await generate.by_endpoint(left, model, config.answers, client, keep)
 
                 asyncio.run(ask())
             else:
@@ -163,7 +161,8 @@ def reviews_of(
     done = {_key(review): review for review in map(from_record, complete(file))}
     left = [case for case in wanted if _key(case) not in done]
     if left:
-        with Progress(console=console, transient=True, disable=judge.kind == "human") as progress:
+        quiet = judge.kind == "human" or not console.is_terminal
+        with Progress(console=console, transient=True, disable=quiet) as progress:
             bar = progress.add_task("reviews", total=len(wanted), completed=len(wanted) - len(left))
 
             def keep(review: Review) -> None:
@@ -185,9 +184,8 @@ def _judge(judge: Any, left: Sequence[Case], payer: Payer, keep: judges.Keep) ->
         case "endpoint":
 
             async def ask() -> None:
-                client = payer.client(judge)
-                await judges.by_endpoint(left, judge, client, keep)
-                await client.close()
+                async with payer.client(judge) as client:
+                    await judges.by_endpoint(left, judge, client, keep)
 
             asyncio.run(ask())
         case "local":
