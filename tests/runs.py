@@ -39,7 +39,7 @@ COMMON = (
     "optimizer.lr=1e-3",
     "optimizer.weight_decay=0.1",
     "optimizer.clip_norm=0.5",
-    "sample.questions=[]",
+    "evaluate.questions=[]",
     "wandb.mode=disabled",
     "model.architecture={hidden_size: 64, intermediate_size: 128, num_hidden_layers: 2, num_attention_heads: 4, "
     "num_key_value_heads: 2, max_position_embeddings: 512}",

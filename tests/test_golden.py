@@ -11,7 +11,7 @@ from vicuna_lit.compose import load
 from vicuna_lit.train.run import fit
 
 GOLDEN = Path(__file__).parent / "golden" / "losses.json"
-SHORT = ("trainer.max_steps=20", "sample.questions=[]", "wandb.mode=disabled", "data.max_heldout=2")
+SHORT = ("trainer.max_steps=20", "evaluate.questions=[]", "wandb.mode=disabled", "data.max_heldout=2")
 
 
 def test_twenty_steps_of_the_quickstart(tmp_path, request):

@@ -30,7 +30,7 @@ from vicuna_lit.train.folder import already_done
 from vicuna_lit.train.model import SupervisedLM, build_model
 from vicuna_lit.train.run import fit
 
-QUICK = ("trainer.max_steps=4", "data.max_heldout=4", "sample.max_new_tokens=4", "heldout.every_steps=2")
+QUICK = ("trainer.max_steps=4", "data.max_heldout=4", "evaluate.max_new_tokens=4", "heldout.every_steps=2")
 
 
 def vicuna_train(*overrides: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

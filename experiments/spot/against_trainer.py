@@ -26,7 +26,7 @@ from experiments.spot.simulate import Outcome, mismatches, of_trainer, random_tr
 
 STEPS, BATCH, EVERY = 20, 8, 3
 COMMON = [
-    "experiment=quickstart", f"conversations_per_step={BATCH}", f"trainer.max_steps={STEPS}", "sample.questions=[]",
+    "experiment=quickstart", f"conversations_per_step={BATCH}", f"trainer.max_steps={STEPS}", "evaluate.questions=[]",
     f"checkpoint.every_steps={EVERY}", "heldout.every_steps=2", "wandb.mode=disabled", "data.max_conversations=200",
     "data.max_heldout=4",
 ]  # fmt: skip

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
@@ -35,16 +35,16 @@ class Chat:
         """
         place = locate(str(folder))
         tokenizer = load_tokenizer(str(place))
-        device = "cuda" if torch.cuda.is_available() else "cpu"
         try:
-            model = AutoModelForCausalLM.from_pretrained(**source(place)).to(device)
+            model: Any = AutoModelForCausalLM.from_pretrained(**source(place))
         except Exception as error:  # transformers raises many kinds
             raise ModelError(f"{place}: no model could be loaded: {' '.join(str(error).split())[:200]}") from error
+        model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
         if tokenizer.chat_template is None and template is not None and template.kind == "text":
             bound = TextTemplate(template, tokenizer.bos_token or "", tokenizer.eos_token)
-            return cls(model.eval(), Encoder(tokenizer, bound), system)
-        stops = model.generation_config.stop_strings or ()
-        return cls(model.eval(), Encoder(tokenizer, TokenizerTemplate(tokenizer, stop_strings=stops)), system)
+            return cls(model, Encoder(tokenizer, bound), system)
+        stops = getattr(model.generation_config, "stop_strings", None) or ()
+        return cls(model, Encoder(tokenizer, TokenizerTemplate(tokenizer, stop_strings=stops)), system)
 
     def say(self, text: str, max_new_tokens: int = 128, temperature: float = 0.0) -> str:
         """Adds a user's turn, generates the reply, keeps and returns it."""

@@ -81,12 +81,12 @@ def _by_question(reviews: Sequence[Review]) -> dict[tuple[str, int], list[Review
 
 
 def _sections(evaluation: Evaluation) -> dict[str, list[Question]]:
-    """Questions by category; those that were judged and are not known get an empty text."""
+    """Questions by category, answered or judged; of those that are not known only the id can be told."""
     known = {question.id for question in evaluation.questions}
     judged = dict.fromkeys(review.question_id for review in evaluation.reviews)
     sections: dict[str, list[Question]] = defaultdict(list)
     for question in evaluation.questions:
-        if question.id in judged:
+        if question.id in judged or any(question.id in given for given in evaluation.answers.values()):
             sections[question.category].append(question)
     for id in judged:
         if id not in known:

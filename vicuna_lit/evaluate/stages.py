@@ -73,10 +73,12 @@ def can_be_opened(paths: Sequence[str]) -> None:
         ModelError: one is no model folder.
     """
     from transformers import AutoConfig
+    from transformers.utils.logging import disable_progress_bar
 
     from vicuna_lit.paths import locate
     from vicuna_lit.tokenizer import ModelError, load_tokenizer, source
 
+    disable_progress_bar()
     for path in paths:
         load_tokenizer(path)
         place = locate(path)

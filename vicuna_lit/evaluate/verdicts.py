@@ -17,6 +17,7 @@ _OUT_OF_TEN = _NUMBER + r"(?:\s*/\s*10)?"
 _MARKS = r"[\s*_`#]*"
 _LINE = re.compile(rf"{_MARKS}{_OUT_OF_TEN}(?:\s*[,;]\s*|\s+){_OUT_OF_TEN}{_MARKS}")
 _TUPLE = re.compile(rf"\(\s*{_OUT_OF_TEN}\s*,\s*{_OUT_OF_TEN}\s*\)")
+_LAST = re.compile(rf"{_TUPLE.pattern}\W*$")
 _ANNOUNCED = re.compile(rf"(?:output|scores?|tuple)[^().\n]*{_TUPLE.pattern}", re.I)
 _NAMED = re.compile(
     rf"Assistant\s+([12])(?:'s)?(?: +(?:overall +)?score)? *(?::|=|-)[ *]*{_OUT_OF_TEN}(?![\d.]*\d|\w)", re.I
@@ -44,7 +45,7 @@ def pair_scores(text: str) -> Scores | None:
     if found := _LINE.fullmatch(lines[0]):
         return _scores(*found.groups())
     forms = {_by_assistant(_NAMED, text), _by_assistant(_SPOKEN, text)}
-    announced, last = _ANNOUNCED.findall(text), _TUPLE.findall(lines[-1])
+    announced, last = _ANNOUNCED.findall(text), _LAST.findall(lines[-1])
     if announced or last:
         forms.add(_scores(*(announced or last)[-1]))
     forms.discard(None)

@@ -8,7 +8,17 @@ from vicuna_lit.train.preemption import PREEMPTED, notice
 
 def main() -> None:
     """The command; checks the command line before torch is imported."""
-    cli.main("train", run)
+    cli.main("train", _train_and_evaluate)
+
+
+def _train_and_evaluate(config: Any) -> int:
+    from vicuna_lit.train.afterwards import check_evaluation, evaluate_result
+
+    try:
+        check_evaluation(config)
+    except cli.ConfigError as error:
+        cli.fail(error)
+    return run(config) or (0 if config.dry_run else evaluate_result(config))
 
 
 def run(config: Any) -> int:

@@ -96,9 +96,8 @@ class TrainerConfig(Config):
     """How long, and on what."""
 
     epochs: PositiveFloat
-    """Passes over the training conversations; may be a fraction."""
+    """Passes over the training conversations; may be a fraction; `max_steps` overrides it."""
     max_steps: PositiveInt | None
-    """Overrides epochs."""
     devices: PositiveInt
     """Processes on this machine, one device each; under torchrun its --nproc-per-node."""
     accelerator: Literal["auto", "cpu", "gpu"]
@@ -114,20 +113,25 @@ class CheckpointConfig(Config):
     keep: PositiveInt
     """Complete checkpoints that stay, besides the one with the lowest held-out loss."""
     grace_seconds: PositiveFloat
-    """How long the step in progress may take after a signal; then it is given up, and after as long again all is."""
+    """How long the step in progress may take after a signal before it is given up, and as long again all else."""
 
 
 class HeldoutConfig(Config):
-    """When the held-out loss is taken, besides before the first step and after the last."""
+    """The held-out loss: before the first step, after the last, and every so many steps."""
 
     every_steps: PositiveInt | None
 
 
-class SampleConfig(Config):
-    """Questions that the model answers before and after training: each a list of user turns."""
+class AskedConfig(Config):
+    """What the model is asked before and after training, and `every` so many steps. A question is a list of turns."""
 
     questions: tuple[tuple[str, ...], ...]
+    per_category: Annotated[int, Field(ge=0)]
+    """So many of the bundled questions (`vicuna_lit/evaluate/questions.jsonl`) of each category besides."""
+    every: PositiveInt | None
     max_new_tokens: PositiveInt
+    at_end: dict[str, str | int | float | bool] | None
+    """Settings of `vicuna-evaluate`, such as `{judge: rule}`: compares the base with the trained model."""
 
 
 def _checkpointing(how: Any) -> str:
@@ -179,7 +183,7 @@ class TrainConfig(Config):
     resume: Literal["auto", "never", "must"]
     """auto goes on from the newest checkpoint in the run's folder, must stops where there is none."""
     heldout: HeldoutConfig
-    sample: SampleConfig
+    evaluate: AskedConfig
     wandb: WandbConfig
 
     # Field validators, not model validators: these run, and are reported, even where other fields are wrong.

@@ -9,9 +9,10 @@ import torch
 from vicuna_lit.chat.engine import Chat
 from vicuna_lit.data.batch import Batch
 from vicuna_lit.data.datamodule import ConversationData
+from vicuna_lit.evaluate.questions import first_of_each, read_questions
 from vicuna_lit.train.attention import plain_attention
 from vicuna_lit.train.heldout import HeldoutLoss
-from vicuna_lit.train.history import History
+from vicuna_lit.train.history import History, replies_table
 from vicuna_lit.train.model import SupervisedLM
 from vicuna_lit.train.terminal import console
 from vicuna_lit.train.times import Times
@@ -41,15 +42,19 @@ class Exam(L.Callback):
         self.data, self.history, self.times, self.pause, self.config = data, history, times, pause, data.config
         self.heldout: dict[int, dict[str, float]] = {}
         """By step; 0 is before training."""
-        self.before: Replies | None = None
+        self.replies: dict[int, Replies] = {}
+        """The same; all questions in order."""
+        asked = self.config.evaluate
+        bundled = first_of_each(read_questions(), asked.per_category) if asked.per_category else []
+        self.questions = [*asked.questions, *(question.turns for question in bundled)]
         if found:
             self.heldout = {int(step): metrics for step, metrics in found["heldout"].items()}
-            self.before = [(question, reply) for question, reply in found["before"]]
-        self.after: Replies = []
+            self.replies = {int(s): [(q, reply) for q, reply in said] for s, said in found["replies"].items()}
 
     def state(self) -> dict[str, Any]:
-        """For the checkpoint."""
-        return {"heldout": self.heldout, "before": self.before}
+        """For the checkpoint; of the replies the first and the newest."""
+        ends = {min(self.replies), max(self.replies)} if self.replies else set()
+        return {"heldout": self.heldout, "replies": {step: self.replies[step] for step in sorted(ends)}}
 
     @property
     def best(self) -> int | None:
@@ -60,31 +65,40 @@ class Exam(L.Callback):
         """Before the first step, or where the run was stopped."""
         start, last = pl_module.start, pl_module.plan.steps
         self.times.lap("start")
-        if self.before is None:
+        if not self.replies:
             self._take(trainer, pl_module, 0, "before training")
-            self.before = self._answer(trainer, pl_module, 0)
-        elif start < last and self._due(start):
-            self._take(trainer, pl_module, start, f"at step {start}")
+            self.replies[0] = self._answer(trainer, pl_module, 0)
+        elif start < last:
+            self._between(trainer, pl_module, start)
         self.times.lap("exam")
         self.times.close(start)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Every so many steps; after the last, `finish` does."""
         step = pl_module.step_done(batch_idx)
-        if step is not None and step < pl_module.plan.steps and self._due(step):
+        if step is not None and step < pl_module.plan.steps:
             self.times.lap("step")
-            self._take(trainer, pl_module, step, f"at step {step}")
+            self._between(trainer, pl_module, step)
             self.times.lap("exam")
 
     def finish(self, trainer: L.Trainer, module: Any) -> None:
         """After the last step."""
         last = module.plan.steps
         self._take(trainer, module, last, "after training")
-        self.after = self._answer(trainer, module, last)
+        self.replies[last] = self._answer(trainer, module, last)
 
-    def _due(self, step: int) -> bool:
-        every = self.config.heldout.every_steps
-        return bool(every and step and step % every == 0)
+    def _between(self, trainer: L.Trainer, module: Any, step: int) -> None:
+        """What is due at a step; nothing is due before the first."""
+
+        def due(every: int | None) -> bool:
+            return bool(every and step and step % every == 0)
+
+        if due(self.config.heldout.every_steps):
+            self._take(trainer, module, step, f"at step {step}")
+        if due(self.config.evaluate.every):
+            before = self.replies[max(s for s in self.replies if s < step)]
+            self.replies[step] = self._answer(trainer, module, step)
+            self.history.add(step, {"samples/changes": replies_table(before, self.replies[step])})
 
     def _take(self, trainer: L.Trainer, module: Any, step: int, when: str) -> None:
         if not len(self.data.heldout):
@@ -112,11 +126,11 @@ class Exam(L.Callback):
     def _answer(self, trainer: L.Trainer, module: Any, step: int) -> Replies:
         """The model's replies to the sample questions, turn after turn; the same on every rank."""
         lm: SupervisedLM = module.lm
-        training, sample, replies = lm.training, self.config.sample, []
+        training, most, replies = lm.training, self.config.evaluate.max_new_tokens, []
         lm.eval()
-        for questions in sample.questions:
+        for questions in self.questions:
             self.pause(trainer, module, step)
-            replies += lm(_replies, Chat(lm.model, self.data.encoder), questions, sample.max_new_tokens)
+            replies += lm(_replies, Chat(lm.model, self.data.encoder), questions, most)
         lm.train(training)
         return replies
 

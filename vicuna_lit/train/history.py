@@ -147,7 +147,7 @@ def _log_prepared(run: Any, folder: Path) -> None:
 
 
 def replies_table(before: Sequence[Any], after: Sequence[Any]) -> Any:
-    """Each sample question with the replies before and after training."""
+    """Each question with the replies of two steps."""
     table = wandb.Table(columns=["question", "reply before", "reply after"])
     for (question, old), (_, new) in zip(before, after, strict=True):
         table.add_data(question, old, new)

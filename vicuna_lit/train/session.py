@@ -167,7 +167,7 @@ class Session:
 
     def _result(self, logbook: Logbook, exam: Exam, recovery: Recovery) -> Result:
         data, steps = self.data, self.data.plan.steps
-        questions = zip(exam.before or (), exam.after, strict=True)
+        before, after = exam.replies[0], exam.replies[steps]
         lost = lost_time(self.folder)
         last = exam.heldout.get(steps, {})
         result = Result(
@@ -185,13 +185,15 @@ class Session:
             heldout_loss=last.get("heldout/loss"),
             heldout=last,
             heldout_by_step={step: metrics["heldout/loss"] for step, metrics in exam.heldout.items()},
-            replies=[{"question": q, "before": old, "after": new} for (q, old), (_, new) in questions],
+            replies=[
+                {"question": q, "before": old, "after": new} for (q, old), (_, new) in zip(before, after, strict=True)
+            ],
             data=data.statistics(),
             lost_time=asdict(lost) if lost else {},
             saves_failed=recovery.saves_failed,
         )
         if self.first:
-            tables = {"samples/replies": replies_table(exam.before or (), exam.after)}
+            tables = {"samples/replies": replies_table(before, after)}
             self.history.add(steps, tables | ({"time/lost": lost_time_table(lost)} if lost else {}))
             write(self.folder / "report.html", [render(result, logbook.rows, lost).encode()])
         return result

@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
@@ -16,6 +17,8 @@ from vicuna_lit.train.config import TrainConfig
 from vicuna_lit.train.folder import Result
 
 console = Console(soft_wrap=True)
+MOST_REPLIES = 6
+"""That are shown on the screen."""
 
 
 def describe(config: TrainConfig, data: ConversationData, model: PreTrainedModel) -> None:
@@ -56,12 +59,14 @@ def _size(count: int) -> str:
 
 def conclude(result: Result, folder: Path) -> None:
     """Prints the replies, the losses, and where everything lies."""
-    for pair in result.replies:
-        console.print(f"\n[bold]{pair['question']}[/]", highlight=False)
+    for pair in result.replies[:MOST_REPLIES]:
+        console.print(f"\n[bold]{escape(pair['question'])}[/]", highlight=False)
         console.print(
             f"  before: {pair['before']}", style="bright_black", markup=False, highlight=False, soft_wrap=True
         )
         console.print(f"  after:  {pair['after']}", style="green", markup=False, highlight=False, soft_wrap=True)
+    if more := len(result.replies[MOST_REPLIES:]):
+        console.print(f"\n… {more} more replies in report.html", highlight=False)
     if result.heldout_loss is not None and result.heldout_loss_before is not None:
         before, after = result.heldout_loss_before, result.heldout_loss
         console.print(f"\nheld-out loss {before:.4f} → {after:.4f} (perplexity {math.exp(min(20.0, after)):.2f})")

@@ -48,7 +48,7 @@ def settings(model: str, context: int, strategy: str, attention: str, folder: Pa
         f"attention={attention}", f"context_length={context}", f"tokens_per_device={max(context, 8192)}",
         f"conversations_per_step={CONVERSATIONS}", f"trainer.max_steps={STEPS}", f"trainer.devices={devices}",
         "precision=bf16-mixed", "gradient_checkpointing=full", f"data={folder / f'{context}.jsonl'}",
-        "data.heldout_fraction=0", "sample.questions=[]", "wandb.mode=disabled", "optimizer.lr=1e-5",
+        "data.heldout_fraction=0", "evaluate.questions=[]", "wandb.mode=disabled", "optimizer.lr=1e-5",
     ]  # fmt: skip
 
 

@@ -154,7 +154,7 @@ def train(strategy: str, processes: int, threads: str, quick: bool) -> dict[str,
     with tempfile.TemporaryDirectory() as folder:
         task = [
             "vicuna_lit.train", f"strategy={strategy}", f"model.architecture={{{fields}}}", "data.heldout_fraction=0",
-            "sample.questions=[]", "wandb.mode=disabled", f"run.dir={folder}/run",
+            "evaluate.questions=[]", "wandb.mode=disabled", f"run.dir={folder}/run",
             *(["trainer.max_steps=2"] if quick else [*data, *size]),
         ]  # fmt: skip
         torchrun = ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]

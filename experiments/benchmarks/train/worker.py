@@ -38,7 +38,7 @@ def config(*overrides: str) -> Any:
     return load(
         "train", f"model.tokenizer={TOKENIZER}", f"model.architecture={{{architecture}}}", f"data={DATA}",
         "system_prompt=null", f"context_length={CONTEXT}", f"conversations_per_step={PER_STEP}",
-        "data.max_heldout=1", "sample.questions=[]", "wandb.mode=disabled", f"trainer.max_steps={STEPS}",
+        "data.max_heldout=1", "evaluate.questions=[]", "wandb.mode=disabled", f"trainer.max_steps={STEPS}",
         f"tokens_per_device={CONTEXT}", "optimizer.lr=1e-4", *overrides,
     )  # fmt: skip
 
