@@ -164,3 +164,40 @@ def test_cfg_job_and_help():
     usage = subprocess.run([sys.executable, "-m", "vicuna_lit.train", "--help"], capture_output=True, text=True)
     assert usage.returncode == 0
     assert "experiment: alpaca_7b" in usage.stdout
+
+
+@pytest.mark.parametrize("judge", sorted(p.stem for p in (CONF_DIR / "judge").glob("*.yaml")))
+def test_every_judge(judge: str):
+    needs = {"local": ["judge.path=x"], "recorded": ["judge.reviews=x"]}.get(judge, [])
+    config = load("evaluate", "models=[a,gpt@https://host/v1/,{name: b, path: c d}]", f"judge={judge}", *needs)
+    assert [source.kind for source in config.models] == ["folder", "endpoint", "folder"]
+    assert (config.models[1].url, config.models[2].name) == ("https://host/v1", "b")
+
+
+@pytest.mark.parametrize("prompts", sorted(p.stem for p in (CONF_DIR / "judge/prompts").glob("*.yaml")))
+def test_every_prompt(prompts: str):
+    config = load("evaluate", "models=[a,b]", "judge=endpoint", f"judge/prompts={prompts}")
+    assert {"default", "coding", "math"} <= set(config.judge.prompts.pairwise.task)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ((), "models: give at least one folder"),
+        (("models=[a]",), "judge.mode=single rates one alone"),
+        (
+            ("models=[a,b]", "judge=endpoint", "judge.url=host"),
+            "judge.url: host begins with neither http:// nor https://",
+        ),
+        (("models=[a,b]", "judge=local", "judge.path=x", "judge/prompts=scores"), "likelihood weighs letters"),
+        (
+            ("models=[a,b]", "judge=endpoint", "judge.prompts.single.form=letter"),
+            "single.form: letter is of two answers",
+        ),
+        (("models=[{path: a, nam: x},b]",), "models.0.nam: unknown key"),
+    ],
+)
+def test_evaluations_that_cannot_be(overrides: tuple[str, ...], message: str):
+    with pytest.raises(ConfigError) as error:
+        load("evaluate", *overrides)
+    assert message in str(error.value)

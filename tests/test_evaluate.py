@@ -19,7 +19,7 @@ from vicuna_lit.compose import load
 from vicuna_lit.conversation import Conversation, DataError
 from vicuna_lit.evaluate import generate, judges, stages
 from vicuna_lit.evaluate.questions import read_questions
-from vicuna_lit.evaluate.run import evaluate
+from vicuna_lit.evaluate.run import evaluate_models
 from vicuna_lit.folder import RunError
 from vicuna_lit.tokenizer import ModelError
 from vicuna_lit.train.history import history_rows
@@ -47,7 +47,7 @@ def lines(file: Path) -> list[dict[str, Any]]:
 
 def test_from_models_to_the_page(tmp_path, models):
     folder = tmp_path / "run"
-    found = evaluate(load("evaluate", models, f"run.dir={folder}", *QUICK))
+    found = evaluate_models(load("evaluate", models, f"run.dir={folder}", *QUICK))
     assert found.models == ["early", "late"]
     answers = {name: lines(folder / "answers" / f"{name}.jsonl") for name in found.models}
     questions = [q for q in read_questions() if q.id in {a["question_id"] for a in answers["late"]}]
@@ -68,7 +68,7 @@ def test_stopped_anywhere_and_gone_on_with(tmp_path, models, monkeypatch):
     """Answers and reviews that are there stand; the files and the table are those of the run left alone."""
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     settings = (models, "answers.batch_size=3", "judge.mode=single", *QUICK)
-    evaluate(load("evaluate", *settings, f"run.dir={whole}"))
+    evaluate_models(load("evaluate", *settings, f"run.dir={whole}"))
     append, left = stages.append, [0]
 
     def stopping(path: Path, items: Any) -> None:
@@ -82,7 +82,7 @@ def test_stopped_anywhere_and_gone_on_with(tmp_path, models, monkeypatch):
     monkeypatch.setattr(stages, "append", stopping)
     for left[0] in (0, 1, 4, 6, 3, 1000):
         try:
-            evaluate(load("evaluate", *settings, f"run.dir={stopped}"))
+            evaluate_models(load("evaluate", *settings, f"run.dir={stopped}"))
         except KeyboardInterrupt:
             continue
     for name in ("answers/early.jsonl", "answers/late.jsonl", "reviews.jsonl", "table.json"):
@@ -94,13 +94,13 @@ def test_a_local_judge_gives_a_verdict_on_every_case(tmp_path, models, trained):
     for mode in ("pairwise", "single"):
         folder = tmp_path / mode
         judge = ("judge=local", f"judge.path={trained}/late/hf", f"judge.mode={mode}", "max_questions=1")
-        found = evaluate(load("evaluate", models, f"run.dir={folder}", *QUICK, *judge))
+        found = evaluate_models(load("evaluate", models, f"run.dir={folder}", *QUICK, *judge))
         rows[mode] = found.totals
         assert all(review.parsed or "tokens, the model reads" in (review.problem or "") for review in found.reviews)
     pair = rows["pairwise"][0]
     assert pair.wins + pair.ties + pair.losses == pair.judgments
     written = (*QUICK, "judge=local", f"judge.path={trained}/late/hf", "judge.verdict=text", "max_questions=1")
-    found = evaluate(load("evaluate", models, f"run.dir={tmp_path / 'text'}", *written, "judge.max_tokens=8"))
+    found = evaluate_models(load("evaluate", models, f"run.dir={tmp_path / 'text'}", *written, "judge.max_tokens=8"))
     assert {review.problem for review in found.reviews if not review.parsed} == {
         "no verdict in the form that was asked for"
     }
@@ -119,13 +119,13 @@ def test_a_person_judges_without_seeing_the_names(tmp_path, models, monkeypatch,
     monkeypatch.setattr(judges, "by_human", lambda *a: by_human(*a, ask=ask))
     config = load("evaluate", models, "judge=human", "judge.name=human Ada", f"run.dir={tmp_path / 'run'}", *QUICK)
     with pytest.raises(KeyboardInterrupt):
-        evaluate(config)
+        evaluate_models(config)
     assert len(lines(tmp_path / "run/reviews.jsonl")) == 3
     shown = capsys.readouterr().out
     assert "one of 1, 2, t, q" in shown
     assert "answer 2" in shown
     assert "early" not in shown.replace("early: 16", "")
-    found = evaluate(config)
+    found = evaluate_models(config)
     assert [r.winner for r in found.reviews][:3] == ["first", "second", "tie"]
     assert {r.models for r in found.reviews} == {("early", "late"), ("late", "early")}  # being first is drawn
 
@@ -149,7 +149,7 @@ def test_hostile_text_is_text(tmp_path):
         record = {"question_id": 1, "text": evil, "model_id": f"{name}<script>"}
         (tmp_path / f"{name}.jsonl").write_text(json.dumps(record))
     models = f"models=[{tmp_path}/a.jsonl,{tmp_path}/b.jsonl]"
-    evaluate(load("evaluate", models, f"questions={tmp_path}/q.jsonl", f"run.dir={tmp_path}/run", *QUICK))
+    evaluate_models(load("evaluate", models, f"questions={tmp_path}/q.jsonl", f"run.dir={tmp_path}/run", *QUICK))
     page = (tmp_path / "run/report.html").read_text()
     tags = Tags(page).found
     assert not {tag for tag, _ in tags} & {"script", "img", "iframe", "link", "object"}
@@ -161,7 +161,7 @@ def test_hostile_text_is_text(tmp_path):
 
 def test_wandb_holds_the_figures_and_the_tables(tmp_path, models):
     folder = tmp_path / "run"
-    evaluate(load("evaluate", models, f"run.dir={folder}", *QUICK, "wandb.mode=offline"))
+    evaluate_models(load("evaluate", models, f"run.dir={folder}", *QUICK, "wandb.mode=offline"))
     file = next(folder.glob("wandb/offline-run-*/*.wandb"))
     keys = {key for _, row in history_rows(file) for key in row}
     assert {"evaluation/table", "evaluation/answers", "evaluation/reviews", "evaluation/report"} <= {
@@ -197,7 +197,7 @@ def test_bad_input_is_said_before_anything_is_done(overrides, message, tmp_path,
     filled = [o.replace("{tmp}", str(tmp_path)).replace("{early}", str(named["early"])) for o in overrides]
     filled = [o.replace("{late}", str(named["late"])) for o in filled]
     with pytest.raises((DataError, RunError, ModelError, ValueError)) as error:
-        evaluate(load("evaluate", *filled, f"run.dir={tmp_path}/run", "wandb.mode=disabled"))
+        evaluate_models(load("evaluate", *filled, f"run.dir={tmp_path}/run", "wandb.mode=disabled"))
     assert message in str(error.value)
     assert not list(tmp_path.glob("run/answers/*"))
 
@@ -206,7 +206,7 @@ def test_a_folder_of_a_prepared_or_other_run_is_not_overwritten(tmp_path, models
     (tmp_path / "x").mkdir()
     (tmp_path / "x/thesis.tex").touch()
     with pytest.raises(RunError, match="exists and is no run folder"):
-        evaluate(load("evaluate", models, f"run.dir={tmp_path}/x", *QUICK))
+        evaluate_models(load("evaluate", models, f"run.dir={tmp_path}/x", *QUICK))
 
 
 def test_batched_replies_are_those_of_one_at_a_time(trained):
@@ -237,7 +237,7 @@ def test_answers_of_an_endpoint_and_of_a_folder_side_by_side(tmp_path, trained, 
     with Server(answers_and_judges) as server:
         models = f"models=[{{path: {trained}/late/hf, name: ours}},gpt@{server.url}]"
         cache = f"requests.cache={tmp_path}/replies.sqlite"
-        found = evaluate(load("evaluate", models, cache, f"run.dir={tmp_path}/run", *QUICK))
+        found = evaluate_models(load("evaluate", models, cache, f"run.dir={tmp_path}/run", *QUICK))
         assert found.models == ["ours", "gpt"]
         assert all(turn.startswith("gpt says") for a in found.answers["gpt"].values() for turn in a.turns)
 

@@ -413,7 +413,7 @@ def test_shards_of_which_nothing_is_left(raw, tmp_path):
 
 
 def test_steps_can_be_switched_off(raw, tmp_path):
-    names = ("html", "roles", "filters", "personal_data", "language", "dedup", "cut")
+    names = ("html", "roles", "filters", "personal_data", "language", "decontamination", "dedup", "cut")
     off = prepare_data(config(raw, tmp_path / "off", *(f"{name}.enabled=false" for name in names))).manifest
     assert [s["step"] for s in off["steps"]] == ["read", "cut"]
     assert set(off["rejected_by_reason"]) <= {"file cut off", "not an object", "wrong type", "unknown role"}

@@ -9,12 +9,12 @@ import pytest
 from vicuna_lit.compose import load
 from vicuna_lit.conversation import DataError
 from vicuna_lit.evaluate.recorded import read_reviews
-from vicuna_lit.evaluate.run import evaluate
+from vicuna_lit.evaluate.run import evaluate_models
 
 
 def table(folder: Path, reviews: Path, *overrides: str) -> list[dict[str, Any]]:
     recorded = ["judge=recorded", f"judge.reviews={reviews}", f"run.dir={folder}", "wandb.mode=disabled"]
-    evaluate(load("evaluate", *recorded, *overrides))
+    evaluate_models(load("evaluate", *recorded, *overrides))
     return json.loads((folder / "table.json").read_text())
 
 

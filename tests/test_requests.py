@@ -15,9 +15,7 @@ import pytest
 from tests.llm_server import FAULTS, KEY, Server, answers_and_judges
 from vicuna_lit.compose import load
 from vicuna_lit.evaluate.client import EndpointError
-from vicuna_lit.evaluate.run import evaluate
-
-PRICE = "price={input: 100, output: 1000}"
+from vicuna_lit.evaluate.run import evaluate_models
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +36,7 @@ def arguments(server: Server, folder: Path, *overrides: str, models: int = 3) ->
 
 
 def run(server: Server, folder: Path, *overrides: str, **options: Any) -> list[dict[str, Any]]:
-    evaluate(load("evaluate", *arguments(server, folder, *overrides, **options)))
+    evaluate_models(load("evaluate", *arguments(server, folder, *overrides, **options)))
     return json.loads((folder / "table.json").read_text())
 
 
@@ -90,6 +88,7 @@ def start(server: Server, folder: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_cache_and_a_killed_one_is_taken_over(tmp_path, calm):
     with Server(answers_and_judges, pace=0.02) as server:
         first, second = start(server, tmp_path / "first"), start(server, tmp_path / "second")
@@ -101,6 +100,8 @@ def test_two_processes_share_the_cache_and_a_killed_one_is_taken_over(tmp_path, 
         out, errors = second.communicate(timeout=120)
         assert second.returncode == 0, errors
         assert "m1 against m0" in out
+        assert errors == ""
+        assert "HTTP" not in out  # no line of log for each request
         assert json.loads((tmp_path / "second" / "table.json").read_text()) == calm
         twice = sum(n > 1 for n in server.paid.values())
         assert twice <= 48  # those that were under way when the process was killed
@@ -109,6 +110,7 @@ def test_two_processes_share_the_cache_and_a_killed_one_is_taken_over(tmp_path, 
         assert sum(server.attempts.values()) == asked
 
 
+@pytest.mark.slow
 def test_two_processes_ask_each_question_once(tmp_path, calm):
     with Server(answers_and_judges, pace=0.01) as server:
         both = [start(server, tmp_path / name) for name in ("first", "second")]

@@ -5,6 +5,7 @@
     config = vl.load("train", "experiment=quickstart", "seed=1", "run.dir=runs/seed1")
     result = vl.fit(config)
     vl.Chat.load(f"{result.run_dir}/hf").say("Who are you?")
+    vl.evaluate_models(vl.load("evaluate", f"models=[base,{result.run_dir}/hf]", "judge=rule")).totals
 
 Names are imported on first use, so `import vicuna_lit` costs nothing.
 """
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
     from vicuna_lit.data.schedule import schedule
     from vicuna_lit.data.show import show_mask
     from vicuna_lit.data.tokenize import Encoder
+    from vicuna_lit.evaluate.answers import read_answers
+    from vicuna_lit.evaluate.questions import read_questions
+    from vicuna_lit.evaluate.recorded import read_reviews
+    from vicuna_lit.evaluate.report import Evaluation
+    from vicuna_lit.evaluate.run import evaluate_models
     from vicuna_lit.formats import read
     from vicuna_lit.prepare.html import to_markdown
     from vicuna_lit.prepare.run import Prepared, prepare_data
@@ -32,15 +38,20 @@ _HOMES = {
     "ConfigError": "compose",
     "Conversation": "conversation",
     "Encoder": "data.tokenize",
+    "Evaluation": "evaluate.report",
     "Prepared": "prepare.run",
     "Rejection": "conversation",
     "Result": "train.folder",
     "Turn": "conversation",
     "build": "data.build",
+    "evaluate_models": "evaluate.run",
     "load": "compose",
     "make_encoder": "tokenizer",
     "prepare_data": "prepare.run",
     "read": "formats",
+    "read_answers": "evaluate.answers",
+    "read_questions": "evaluate.questions",
+    "read_reviews": "evaluate.recorded",
     "schedule": "data.schedule",
     "show_mask": "data.show",
     "fit": "train.run",
@@ -53,16 +64,21 @@ __all__ = [
     "ConfigError",
     "Conversation",
     "Encoder",
+    "Evaluation",
     "Prepared",
     "Rejection",
     "Result",
     "Turn",
     "build",
+    "evaluate_models",
     "fit",
     "load",
     "make_encoder",
     "prepare_data",
     "read",
+    "read_answers",
+    "read_questions",
+    "read_reviews",
     "schedule",
     "show_mask",
     "to_markdown",

@@ -13,14 +13,14 @@ def main() -> None:
 
 def _run(config: Any) -> int:
     from vicuna_lit.conversation import DataError
-    from vicuna_lit.evaluate.run import evaluate
+    from vicuna_lit.evaluate.run import evaluate_models
     from vicuna_lit.evaluate.terminal import show
     from vicuna_lit.folder import RunError
     from vicuna_lit.paths import MissingPath
     from vicuna_lit.template import TemplateError
 
     try:
-        show(evaluate(config), config.run.dir)
+        show(evaluate_models(config), config.run.dir)
     except (DataError, MissingPath, RunError, TemplateError, OSError) as error:
         cli.fail(error)
     except KeyboardInterrupt:

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ _POLL = 0.2
 BROKEN = "not the JSON of a chat completion"
 
 Messages = Sequence[dict[str, str]]
+for _name in ("openai", "httpx2"):  # else Hydra's log holds a line for each request
+    logging.getLogger(_name).setLevel(logging.WARNING)
 
 
 class EndpointError(RunError):
@@ -54,8 +57,6 @@ class Client:
         self, endpoint: EndpointConfig, requests: RequestsConfig, cache: Cache, run: str, budget_usd: float | None
     ):
         self.endpoint, self.requests, self.cache, self.run, self.budget = endpoint, requests, cache, run, budget_usd
-        self.asked = 0
-        """Requests that went to the endpoint and were answered."""
         self._reserved, self._stop = 0.0, None
         self._slots = asyncio.Semaphore(requests.concurrency)
         self._price = price_of(endpoint)
@@ -141,7 +142,6 @@ class Client:
                 raise self._stop
             body = await self._send(request)
             reply, bill, problem = self._read(body)
-            self.asked += 1
             last = attempt + 1 == self.requests.attempts
             if last and reply is None and problem != BROKEN:
                 reply = {"text": "", "finish": problem}  # it will not say more: kept, and reported by who reads it

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vicuna_lit.conversation import Conversation
-from vicuna_lit.evaluate.answers import Answer, Answers, append, check_complete, complete, read_answers
+from vicuna_lit.evaluate.answers import Answer, Answers, check_complete, complete, read_answers
 from vicuna_lit.evaluate.client import Client
 from vicuna_lit.evaluate.config import AnswersConfig, EndpointSource, FolderSource, TemplateConfig
 from vicuna_lit.evaluate.questions import Question
@@ -131,14 +131,3 @@ async def by_endpoint(
 
 def _answer(model: str, question: Question, said: Sequence[tuple[str, bool]]) -> Answer:
     return Answer(model, question.id, tuple(text for text, _ in said), cut=sum(cut for _, cut in said))
-
-
-def keeper(model: Model, tell: Callable[[], None]) -> Keep:
-    """Appends answers to the model's file."""
-    model.file.parent.mkdir(parents=True, exist_ok=True)
-
-    def keep(answers: list[Answer]) -> None:
-        append(model.file, answers)
-        tell()
-
-    return keep

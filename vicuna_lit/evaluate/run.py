@@ -22,7 +22,7 @@ FREE = ("run", "wandb", "requests", "budget_usd", "answers.batch_size", "bootstr
 """What may change between two starts: it decides no answer and no verdict."""
 
 
-def evaluate(config: EvaluateConfig) -> Evaluation:
+def evaluate_models(config: EvaluateConfig) -> Evaluation:
     """Evaluates; the same config in the same folder goes on where it was stopped, and pays for nothing twice.
 
     Raises:
