@@ -13,7 +13,8 @@ from vicuna_lit.compose import load
 from vicuna_lit.data.batch import collate
 from vicuna_lit.data.build import build
 from vicuna_lit.formats import read
-from vicuna_lit.tokenizer import ModelError, make_encoder
+from vicuna_lit.paths import ModelError
+from vicuna_lit.tokenizer import make_encoder
 from vicuna_lit.train import attention
 from vicuna_lit.train.attention import KERNELS, Layout, sdpa_per_conversation
 from vicuna_lit.train.model import SupervisedLM, build_model

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from vicuna_lit.evaluate import generate, judges, stages
 from vicuna_lit.evaluate.questions import read_questions
 from vicuna_lit.evaluate.run import evaluate_models
 from vicuna_lit.folder import RunError
-from vicuna_lit.tokenizer import ModelError
+from vicuna_lit.paths import ModelError
 from vicuna_lit.train.history import history_rows
 
 QUICK = ("wandb.mode=disabled", "answers.max_new_tokens=12", "max_questions=2", "bootstrap.samples=200")
@@ -163,13 +164,18 @@ def test_wandb_holds_the_figures_and_the_tables(tmp_path, models):
     folder = tmp_path / "run"
     evaluate_models(load("evaluate", models, f"run.dir={folder}", *QUICK, "wandb.mode=offline"))
     file = next(folder.glob("wandb/offline-run-*/*.wandb"))
-    keys = {key for _, row in history_rows(file) for key in row}
-    assert {"evaluation/table", "evaluation/answers", "evaluation/reviews", "evaluation/report"} <= {
-        key.split(".")[0] for key in keys
-    }
-    text = file.read_bytes()
+    tables = {"evaluation/table", "evaluation/answers", "evaluation/reviews", "evaluation/report"}
+    eventually(lambda: tables <= {key.split(".")[0] for _, row in history_rows(file) for key in row})
     for key in (b"evaluation/late vs early/win_rate", b"evaluation/late vs early/score", b"answers.max_new_tokens"):
-        assert key in text
+        eventually(lambda key=key: key in file.read_bytes())
+
+
+def eventually(holds: Callable[[], bool], seconds: float = 20) -> None:
+    """W&B's own process may still be writing."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 @pytest.mark.parametrize(
@@ -278,10 +284,7 @@ def test_training_shows_how_answers_change_and_ends_with_the_evaluation(tmp_path
     assert wrong.returncode == 2
     assert "judge='rul': no such choice (did you mean rule?)" in wrong.stderr
     run_here(settings)
-    deadline = time.monotonic() + 20  # W&B's own process may still be writing
-    while (shown := steps_with("samples/changes", folder)) != [4, 8] and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert shown == [4, 8]
+    eventually(lambda: steps_with("samples/changes", folder) == [4, 8])
     rows = json.loads((folder / "result.json").read_text())["replies"]
     assert len(rows) == 2 + 16
     again = [s for s in settings if "run.dir" not in s] + [f"run.dir={tmp_path}/ends", at_end]

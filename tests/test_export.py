@@ -8,7 +8,8 @@ from transformers import AutoModelForCausalLM
 
 from tests.runs import COMMON
 from vicuna_lit.compose import load
-from vicuna_lit.tokenizer import ModelError, make_encoder
+from vicuna_lit.paths import ModelError
+from vicuna_lit.tokenizer import make_encoder
 from vicuna_lit.train import export
 from vicuna_lit.train.finetune import merged
 from vicuna_lit.train.model import build_model

@@ -13,7 +13,8 @@ from vicuna_lit.compose import load
 from vicuna_lit.data.batch import Batch, collate
 from vicuna_lit.data.build import build
 from vicuna_lit.formats import read
-from vicuna_lit.tokenizer import ModelError, make_encoder
+from vicuna_lit.paths import ModelError
+from vicuna_lit.tokenizer import make_encoder
 from vicuna_lit.train.finetune import Merged, merged, whole
 from vicuna_lit.train.model import SupervisedLM, build_model
 

@@ -22,8 +22,9 @@ from vicuna_lit.data.batch import collate
 from vicuna_lit.data.build import build
 from vicuna_lit.data.tokenize import Example
 from vicuna_lit.formats import read
+from vicuna_lit.paths import ModelError
 from vicuna_lit.prepare.run import prepare_data
-from vicuna_lit.tokenizer import ModelError, make_encoder
+from vicuna_lit.tokenizer import make_encoder
 from vicuna_lit.train import export
 from vicuna_lit.train.__main__ import run as run_job
 from vicuna_lit.train.folder import already_done

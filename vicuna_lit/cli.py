@@ -16,6 +16,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from vicuna_lit.compose import ConfigError, check, expand, load
 from vicuna_lit.config import CONF_DIR
+from vicuna_lit.conversation import DataError
+from vicuna_lit.folder import RunError
+from vicuna_lit.paths import MissingPath, ModelError
+from vicuna_lit.template import TemplateError
 
 MOST_CHECKED = 64
 """Jobs of a sweep that are checked before the first starts; each costs a tenth of a second."""
@@ -61,6 +65,22 @@ def fail(error: Exception) -> NoReturn:
     lines = error.problems if isinstance(error, ConfigError) else [str(error)]
     print("\n".join(f"error: {line}" for line in lines), file=sys.stderr)
     sys.exit(2)
+
+
+def guarded(job: Callable[[], None], folder: str) -> int:
+    """Runs a job that goes on where it was stopped; bad input is said in one message, a stop in one line.
+
+    Returns:
+        The exit code.
+    """
+    try:
+        job()
+    except (DataError, MissingPath, ModelError, RunError, TemplateError, OSError) as error:
+        fail(error)
+    except KeyboardInterrupt:
+        print(f"stopped; the same command goes on in {folder}", file=sys.stderr)
+        return 130
+    return 0
 
 
 def _check_all(job: str, overrides: list[str], multirun: bool) -> None:

@@ -8,6 +8,10 @@ class MissingPath(ValueError):
     """A path of the config leads nowhere; the message says what to do."""
 
 
+class ModelError(ValueError):
+    """The model or tokenizer cannot be used as asked; the message says what to do."""
+
+
 def locate(path: str) -> Path:
     """A path as given; `package://name/file` lies inside an installed package.
 

@@ -7,15 +7,11 @@ from typing import Any
 from transformers import AutoTokenizer
 
 from vicuna_lit.data.tokenize import Encoder
-from vicuna_lit.paths import locate
+from vicuna_lit.paths import ModelError, locate
 from vicuna_lit.prepare.config import PrepareConfig
 from vicuna_lit.template import Template, TextTemplate
 from vicuna_lit.tokenizer_template import TokenizerTemplate
 from vicuna_lit.train.config import TrainConfig
-
-
-class ModelError(ValueError):
-    """The model or tokenizer cannot be used as asked; the message says what to do."""
 
 
 def need_package(name: str, asked_by: str, extra: str) -> None:

@@ -10,9 +10,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from vicuna_lit.config import TemplateConfig
 from vicuna_lit.conversation import Conversation
 from vicuna_lit.data.tokenize import Encoder
-from vicuna_lit.paths import locate
+from vicuna_lit.paths import ModelError, locate
 from vicuna_lit.template import TextTemplate
-from vicuna_lit.tokenizer import ModelError, load_tokenizer, source
+from vicuna_lit.tokenizer import load_tokenizer, source
 from vicuna_lit.tokenizer_template import TokenizerTemplate
 
 

@@ -18,11 +18,7 @@ def log_to_wandb(config: EvaluateConfig, found: Evaluation, folder: Path) -> Non
         return
     wandb.setup(settings=wandb.Settings(silent=True))  # else it advertises another product, since openai is imported
     run = wandb.init(
-        mode=config.wandb.mode,
-        project=config.wandb.project,
-        entity=config.wandb.entity,
-        group=config.wandb.group,
-        tags=config.wandb.tags,
+        **config.wandb.model_dump(),
         name=config.run.name,
         job_type="evaluate",
         dir=str(folder),

@@ -22,8 +22,7 @@ from vicuna_lit.evaluate.config import (
 )
 from vicuna_lit.evaluate.reviews import Review
 from vicuna_lit.evaluate.verdicts import Scores, Winner
-from vicuna_lit.paths import locate, model_name
-from vicuna_lit.tokenizer import ModelError
+from vicuna_lit.paths import ModelError, locate, model_name
 
 Keep = Callable[[Review], None]
 _LETTERS: dict[str, Winner] = {"A": "first", "B": "second", "C": "tie"}

@@ -75,8 +75,8 @@ def can_be_opened(paths: Sequence[str]) -> None:
     from transformers import AutoConfig
     from transformers.utils.logging import disable_progress_bar
 
-    from vicuna_lit.paths import locate
-    from vicuna_lit.tokenizer import ModelError, load_tokenizer, source
+    from vicuna_lit.paths import ModelError, locate
+    from vicuna_lit.tokenizer import load_tokenizer, source
 
     disable_progress_bar()
     for path in paths:

@@ -13,24 +13,9 @@ def main() -> None:
 
 
 def _run(config: Any) -> int:
-    from vicuna_lit.conversation import DataError
-    from vicuna_lit.folder import RunError
-    from vicuna_lit.paths import MissingPath
     from vicuna_lit.prepare.run import prepare_data
-    from vicuna_lit.template import TemplateError
 
-    try:
-        show(prepare_data(config))
-    except (DataError, MissingPath, RunError, TemplateError, OSError) as error:
-        cli.fail(error)
-    except KeyboardInterrupt:
-        print(f"stopped; the same command goes on in {config.run.dir}", file=sys.stderr)
-        return 130
-    except ValueError as error:
-        if type(error).__name__ != "ModelError":  # its module imports transformers, which most runs never need
-            raise
-        cli.fail(error)
-    return 0
+    return cli.guarded(lambda: show(prepare_data(config)), config.run.dir)
 
 
 def show(prepared: Any) -> None:

@@ -30,9 +30,8 @@ def run(config: Any) -> int:
 def _run(config: Any) -> int:
     from vicuna_lit.conversation import DataError
     from vicuna_lit.folder import RunError
-    from vicuna_lit.paths import MissingPath
+    from vicuna_lit.paths import MissingPath, ModelError
     from vicuna_lit.template import TemplateError
-    from vicuna_lit.tokenizer import ModelError
     from vicuna_lit.train.run import fit
     from vicuna_lit.train.world import ProcessesFailed, World
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel
 
-from vicuna_lit.tokenizer import ModelError
+from vicuna_lit.paths import ModelError
 
 Heads = Float[Tensor, "1 _ L d"]
 

@@ -17,7 +17,7 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from vicuna_lit.data.tokenize import Encoder
 from vicuna_lit.folder import whole_folder, write_json
-from vicuna_lit.tokenizer import ModelError
+from vicuna_lit.paths import ModelError
 from vicuna_lit.train.config import TrainConfig
 from vicuna_lit.train.finetune import Merged, merged
 from vicuna_lit.train.streamed import PIECE, as_bytes, header

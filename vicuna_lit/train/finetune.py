@@ -11,7 +11,8 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from vicuna_lit.folder import whole_folder
-from vicuna_lit.tokenizer import ModelError, need_package
+from vicuna_lit.paths import ModelError
+from vicuna_lit.tokenizer import need_package
 from vicuna_lit.train.config import FullConfig, LoraConfig, PartialConfig
 
 

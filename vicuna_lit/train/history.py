@@ -102,11 +102,7 @@ def start_wandb(config: TrainConfig, data: ConversationData, folder: Path, ident
     known = {"git_commit": _git_commit(), "data_statistics": data.statistics()}
     settings = flatten(config.model_dump(mode="json") | known)
     run = wandb.init(
-        mode=config.wandb.mode,
-        project=config.wandb.project,
-        entity=config.wandb.entity,
-        group=config.wandb.group,
-        tags=config.wandb.tags,
+        **config.wandb.model_dump(),
         name=config.run.name,
         dir=str(folder),
         config=settings,

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear_cross_entropy
 
-from vicuna_lit.tokenizer import ModelError
+from vicuna_lit.paths import ModelError
 
 LOGITS = 2**25
 """Logits that exist at one time, 128 MiB of them, whatever the context and the vocabulary."""

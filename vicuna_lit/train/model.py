@@ -11,8 +11,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PreTrain
 
 from vicuna_lit.data.batch import Batch
 from vicuna_lit.data.tokenize import Encoder
-from vicuna_lit.paths import locate
-from vicuna_lit.tokenizer import ModelError, source
+from vicuna_lit.paths import ModelError, locate
+from vicuna_lit.tokenizer import source
 from vicuna_lit.train import attention, loss
 from vicuna_lit.train.activations import checkpoint_layers, compile_layers, kept
 from vicuna_lit.train.attention import Layout

@@ -21,7 +21,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
-from vicuna_lit.tokenizer import ModelError
+from vicuna_lit.paths import ModelError
 from vicuna_lit.train.config import DDPConfig, FSDPConfig, SingleConfig, TrainConfig, ZeroConfig
 from vicuna_lit.train.model import SupervisedLM
 from vicuna_lit.train.world import World, backend, sum_over_ranks
