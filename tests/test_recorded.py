@@ -126,10 +126,27 @@ def test_people_and_a_model_judge_the_same(tmp_path, shared):
     assert len(found["bradley_terry"]) == 4 * 5
 
 
-def test_our_own_reviews_are_read_back(tmp_path, shared):
-    first = table(tmp_path / "first", shared / "judgments/ja_vicuna_bench/pairwise_gpt-4")
-    again = table(tmp_path / "again", tmp_path / "first/reviews.jsonl")
-    assert (first[0]["wins"], first[0]["losses"]) == (again[0]["wins"], again[0]["losses"]) == (7, 65)
+def test_our_own_evaluations_are_read_back_and_judges_compared(tmp_path, shared):
+    """Two judges of the same answers, read from the folders of their evaluations, and their agreement."""
+    answers = shared / "fastchat_eval/answer"
+    models = f"models=[{answers}/answer_bard.jsonl,{answers}/answer_vicuna-13b.jsonl]"
+    for mode in ("pairwise", "single"):
+        rule = [models, f"questions={shared}/fastchat_head/llm_judge/vicuna_bench", "judge=rule", f"judge.mode={mode}"]
+        evaluate_models(load("evaluate", *rule, f"run.dir={tmp_path / mode}", "wandb.mode=disabled"))
+    first = json.loads((tmp_path / "pairwise/table.json").read_text())
+    again = table(tmp_path / "again", tmp_path / "pairwise", f"models=[{answers}]")
+    assert [row["score"] for row in again] == [row["score"] for row in first]
+    assert [row["category"] for row in again] == ["all", "coding", "math"]
+    other = tmp_path / "single/reviews.jsonl"
+    other.write_text(other.read_text().replace("rule (a test, no judge of quality)", "another"))
+    both = [f"judge.reviews=[{tmp_path}/pairwise,{tmp_path}/single]", f"run.dir={tmp_path}/both", "judge=recorded"]
+    evaluate_models(load("evaluate", *both, "wandb.mode=disabled"))
+    pair = statistics(tmp_path / "both")["agreements"][0]
+    assert (pair["judges"], pair["agreement"], pair["shared"]) == (
+        ["rule (a test, no judge of quality)", "another"],
+        1,
+        10,
+    )
 
 
 def test_the_same_settings_or_another_folder(tmp_path, shared):

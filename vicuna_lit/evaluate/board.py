@@ -1,6 +1,7 @@
 """The evaluation as a W&B run: summary metrics, and tables of pairs, answers and reviews."""
 
 import re
+import uuid
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,18 +10,20 @@ import wandb
 
 from vicuna_lit.evaluate.config import EvaluateConfig
 from vicuna_lit.evaluate.report import Evaluation
-from vicuna_lit.folder import flatten
+from vicuna_lit.folder import flatten, read_json, write_json
 
 
 def log_to_wandb(config: EvaluateConfig, found: Evaluation, folder: Path) -> None:
     """Writes one run; the same folder evaluated again is the same run."""
-    if config.wandb.mode == "disabled":
-        return
+    identity = (read_json(folder, "run.json") or {"wandb_id": uuid.uuid4().hex[:8]})["wandb_id"]
+    write_json(folder / "run.json", {"wandb_id": identity})
     wandb.setup(settings=wandb.Settings(silent=True))  # else it advertises another product, since openai is imported
     run = wandb.init(
         **config.wandb.model_dump(),
         name=config.run.name,
         job_type="evaluate",
+        id=identity,
+        resume="allow",
         dir=str(folder),
         config=flatten(config.model_dump(mode="json", exclude={"judge": {"prompts"}})),
         settings=wandb.Settings(silent=True, console="off"),

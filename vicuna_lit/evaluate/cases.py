@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 from vicuna_lit.evaluate import verdicts
@@ -97,9 +97,13 @@ def messages(case: Case, prompt: PromptConfig) -> list[dict[str, str]]:
     ]
 
 
-def read(case: Case, prompt: PromptConfig, judge: str, text: str) -> Review:
-    """The verdict in a judge's reply, in the form that it was asked for."""
-    problem = None if text else "an empty reply"
+def read(case: Case, prompt: PromptConfig, judge: str, text: str, problem: str | None = None) -> Review:
+    """The verdict in a judge's reply, in the form that it was asked for.
+
+    Args:
+        problem: what is known to be wrong with the reply.
+    """
+    problem = None if text else problem or "an empty reply"
     match prompt.form:
         case "scores":
             scores = verdicts.pair_scores(text)
@@ -114,3 +118,9 @@ def read(case: Case, prompt: PromptConfig, judge: str, text: str) -> Review:
     if not found.parsed and not found.problem:
         return case.review(judge, text, problem="no verdict in the form that was asked for")
     return found
+
+
+def both(first: Review, second: Review) -> Review:
+    """Of a judge that was asked twice: what it said both times, and the verdict of the second where it has one."""
+    kept = second if second.parsed else first
+    return replace(kept, text=f"{first.text}\n\n{second.text}".strip())

@@ -126,22 +126,24 @@ class Client:
         }
         key = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
         lease = (self.requests.retries + 1) * (self.requests.timeout_seconds + 10) * self.requests.attempts
-        while (known := self.cache.get(key)) is None and not self.cache.claim(key, lease):
+        while (known := self.cache.get(key)) is None:
+            async with self._slots:
+                if self._stop:
+                    raise self._stop
+                if self.cache.claim(key, lease):
+                    try:
+                        return Reply(**await self._pay(key, request))
+                    finally:
+                        self.cache.release(key)
             await asyncio.sleep(_POLL)
-        if known is None:
-            try:
-                async with self._slots:
-                    known = await self._pay(key, request)
-            finally:
-                self.cache.release(key)
         return Reply(**known)
 
     async def _pay(self, key: str, request: dict[str, Any]) -> dict[str, Any]:
         for attempt in range(self.requests.attempts):
-            if self._stop:
-                raise self._stop
             body = await self._send(request)
-            reply, bill, problem = self._read(body)
+            reply, bill, problem = self._read(body, request)
+            if problem == BROKEN:  # perhaps it was paid for: the budget allows for it
+                self._reserved += self._most_of(request)
             last = attempt + 1 == self.requests.attempts
             if last and reply is None and problem != BROKEN:
                 reply = {"text": "", "finish": problem}  # it will not say more: kept, and reported by who reads it
@@ -156,7 +158,7 @@ class Client:
 
     async def _send(self, request: dict[str, Any]) -> Any:
         """The body as it came: an object of the library, or whatever else the endpoint has sent."""
-        most = self.most(request["messages"], request["parameters"][self.endpoint.limit])
+        most = self._most_of(request)
         if self.budget is not None and self.cache.spent(self.run).usd + self._reserved + most > self.budget:
             self._stop = EndpointError(
                 f"the budget of {self.budget:g} USD would be exceeded: {self.cache.spent(self.run).usd:.4f} are spent; "
@@ -184,20 +186,26 @@ class Client:
         characters = sum(len(message["content"]) for message in messages)
         return self.usd(int(characters / CHARACTERS_PER_TOKEN) + _OVERHEAD, limit)
 
+    def _most_of(self, request: dict[str, Any]) -> float:
+        return self.most(request["messages"], request["parameters"][self.endpoint.limit])
+
     def usd(self, inputs: int, outputs: int) -> float:
         """The price of so many tokens; 0 where none is known."""
         return self._price(inputs, outputs) if self._price else 0.0
 
-    def _read(self, body: Any) -> tuple[dict[str, Any] | None, Bill, str]:
+    def _read(self, body: Any, request: dict[str, Any]) -> tuple[dict[str, Any] | None, Bill, str]:
         """The reply in a body (None where it has none), what it has cost, and what is wrong with it."""
-        usage = getattr(body, "usage", None)
-        inputs, outputs = (usage.prompt_tokens, usage.completion_tokens) if usage else (0, 0)
-        bill = Bill(self.usd(inputs, outputs), inputs, outputs)
-        choices = getattr(body, "choices", None)
+        choices, usage = getattr(body, "choices", None), getattr(body, "usage", None)
         if not choices or choices[0].message is None:
-            return None, bill, BROKEN
+            return None, Bill(0.0, 0, 0), BROKEN
         message, finish = choices[0].message, choices[0].finish_reason or ""
         text = (message.content or "").strip()
+        if usage:
+            inputs, outputs = usage.prompt_tokens, usage.completion_tokens
+        else:  # some servers do not count
+            sent = sum(len(message["content"]) for message in request["messages"])
+            inputs, outputs = (int(n / CHARACTERS_PER_TOKEN) for n in (sent, len(text)))
+        bill = Bill(self.usd(inputs, outputs), inputs, outputs)
         if getattr(message, "refusal", None) or finish == "content_filter":
             return None, bill, f"refused: {(message.refusal or 'content filter')[:80]}"
         return ({"text": text, "finish": finish}, bill, "") if text else (None, bill, "empty content")

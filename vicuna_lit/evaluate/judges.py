@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from vicuna_lit.conversation import Conversation, Turn
-from vicuna_lit.evaluate.cases import Case, messages, read
+from vicuna_lit.evaluate.cases import Case, both, messages, read
 from vicuna_lit.evaluate.client import Client, Messages
 from vicuna_lit.evaluate.config import (
     EndpointJudgeConfig,
@@ -25,6 +25,7 @@ from vicuna_lit.evaluate.verdicts import Scores, Winner
 from vicuna_lit.paths import ModelError, locate, model_name
 
 Keep = Callable[[Review], None]
+RULE = "rule (a test, no judge of quality)"
 _LETTERS: dict[str, Winner] = {"A": "first", "B": "second", "C": "tie"}
 
 
@@ -38,7 +39,7 @@ def name_of(judge: JudgeConfig) -> str:
         case HumanJudgeConfig():
             return judge.name
         case _:
-            return "rule (a test, no judge of quality)"
+            return RULE
 
 
 def prompt_of(judge: Any) -> PromptConfig:
@@ -51,19 +52,16 @@ async def by_endpoint(cases: Sequence[Case], judge: EndpointJudgeConfig, client:
     """Asks for all verdicts at once, as far as the client's limits allow; a reply without one is asked once more."""
     prompt, name = prompt_of(judge), name_of(judge)
 
-    async def ask(asked: Messages) -> str:
-        return (await client.ask(asked, judge.max_tokens, judge.temperature)).text
+    async def ask(case: Case, asked: Messages) -> Review:
+        reply = await client.ask(asked, judge.max_tokens, judge.temperature)
+        return read(case, prompt, name, reply.text, reply.finish)
 
     async def one(case: Case) -> None:
         asked = messages(case, prompt)
-        text = await ask(asked)
-        review = read(case, prompt, name, text)
+        review = await ask(case, asked)
         if not review.parsed:
-            again = [*asked, {"role": "assistant", "content": text or "…"}, {"role": "user", "content": prompt.again}]
-            said = await ask(again)
-            second = read(case, prompt, name, said)
-            review = second if second.parsed else review
-            review = case.review(name, f"{text}\n\n{said}".strip(), review.scores, review.winner, review.problem)
+            said = {"role": "assistant", "content": review.text or "…"}
+            review = both(review, await ask(case, [*asked, said, {"role": "user", "content": prompt.again}]))
         keep(review)
 
     done = await asyncio.gather(*map(one, cases), return_exceptions=True)
@@ -82,14 +80,11 @@ def by_local(cases: Sequence[Case], judge: LocalJudgeConfig, keep: Keep) -> None
         if judge.verdict == "likelihood":
             keep(_most_likely(case, chat, asked, name))
             continue
-        text = reply(chat.model, chat.encoder, asked, judge.max_tokens)
-        review = read(case, prompt, name, text)
+        review = read(case, prompt, name, reply(chat.model, chat.encoder, asked, judge.max_tokens))
         if not review.parsed:
-            more = asked.say("assistant", text).say("user", prompt.again)
+            more = asked.say("assistant", review.text).say("user", prompt.again)
             again = reply(chat.model, chat.encoder, more, judge.max_tokens)
-            second = read(case, prompt, name, again)
-            kept = second if second.parsed else review
-            review = case.review(name, f"{text}\n\n{again}", kept.scores, kept.winner, kept.problem)
+            review = both(review, read(case, prompt, name, again))
         keep(review)
 
 
@@ -119,7 +114,7 @@ def by_rule(cases: Sequence[Case], keep: Keep) -> None:
         scores = tuple(round(1 + 9 * len(words) / max(1, len(wanted)), 1) for words in found)
         text = "; ".join(f"{len(words)} of {len(wanted)} words of the reference" for words in found)
         winner = Scores(*scores).winner if len(scores) == 2 else None
-        keep(case.review("rule (a test, no judge of quality)", text, scores, winner))
+        keep(case.review(RULE, text, scores, winner))
 
 
 def _words(text: str) -> set[str]:
@@ -131,6 +126,7 @@ def by_human(cases: Sequence[Case], judge: HumanJudgeConfig, keep: Keep, ask: Ca
     """Shows the answers without names; `q` stops, and the same command goes on."""
     from rich.console import Console
     from rich.markdown import Markdown
+    from rich.markup import escape
     from rich.panel import Panel
 
     console = Console()
@@ -142,11 +138,11 @@ def by_human(cases: Sequence[Case], judge: HumanJudgeConfig, keep: Keep, ask: Ca
     for i, case in enumerate(cases):
         console.rule(f"{i + 1} of {len(cases)}: {case.question.category}")
         for turn in range(case.turn):
-            console.print(Panel(case.question.turns[turn], title="question"))
+            console.print(Panel(escape(case.question.turns[turn]), title="question"))
             for number, answer in enumerate(case.answers, 1):
                 console.print(Panel(Markdown(answer.turns[turn]), title=f"answer {number}"))
         if case.reference:
-            console.print(Panel(case.question.references[case.turn - 1], title="reference"))
+            console.print(Panel(escape(case.question.references[case.turn - 1]), title="reference"))
         while (said := ask(question).strip().lower()) not in (*keys, "q"):
             console.print("one of " + ", ".join([*keys, "q"]))
         if said == "q":

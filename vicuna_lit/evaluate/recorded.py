@@ -4,6 +4,7 @@ FastChat's first form (two scores), QLoRA's (scores, or 1, 2, 3), MT-bench's pai
 single ratings, PandaLM's human and model verdicts, and our own `reviews.jsonl`.
 """
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -20,7 +21,7 @@ from vicuna_lit.evaluate.verdicts import Scores, Winner
 from vicuna_lit.formats import find_files
 
 Row = tuple[str, dict[str, Any]]
-_ANSWER_FOLDERS = ("answer", "generations", "model_answer")
+_ANSWER_FOLDERS = ("answer", "answers", "generations", "model_answer")
 _LEVELS = 4
 """How far above the reviews their questions and answers are looked for."""
 _CLASSES: dict[Any, Winner] = {1: "first", 2: "second", 3: "tie"}
@@ -48,16 +49,20 @@ def read_reviews(path: str | Path, answers: Answers | None = None, judge: str | 
         DataError: a record is of no known form, or nothing says whose answers were shown.
     """
     place = q.locate(str(path))
+    if (place / "reviews.jsonl").exists():  # the folder of an evaluation of ours
+        place = place / "reviews.jsonl"
     found = Recorded(answers=dict(answers or {}))
     for folder in _nearby(place, _ANSWER_FOLDERS):
-        for model, given in read_answers(folder).items():
-            found.answers.setdefault(model, given)
+        try:
+            found.answers = read_answers(folder) | found.answers
+        except DataError as error:
+            found.notes.append(f"{folder}: beside the reviews, but no answers: {error}")
     models = {answer.id: m for m, given in found.answers.items() for answer in given.values() if answer.id}
     late: list[Row] = []
     for file, _ in find_files(place):
         rows = list(q.rows(file, "review"))
-        if rows and "answer1_id" in rows[0][1]:
-            models |= _models_by_id(file, [r for _, r in rows], models, found.notes)
+        if any("answer1_id" in record for _, record in rows):
+            models |= _models_by_id(file, [r for _, r in rows if "answer1_id" in r], models, found.notes)
         for where, record in rows:
             if "gpt_result" in record:
                 late.append((where, record))
@@ -72,14 +77,22 @@ def read_reviews(path: str | Path, answers: Answers | None = None, judge: str | 
     found.reviews = [review for review in found.reviews if kept[review.key] is review]
     if judge is not None:
         found.reviews = [replace(review, judge=judge) for review in found.reviews]
-    if (near := _nearby(place, ("question.jsonl",))) and not found.questions:
-        found.questions = q.read_questions(near[0])
+    if not found.questions and (asked := _asked_beside(place)):
+        found.questions = q.read_questions(asked)
     return found
 
 
 def _nearby(place: Path, names: tuple[str, ...]) -> list[Path]:
     around = [place, *place.absolute().parents][:_LEVELS]
     return next(([p] for folder in around for name in names if (p := folder / name).exists()), [])
+
+
+def _asked_beside(place: Path) -> str | Path | None:
+    """The questions of an evaluation of ours, or a file of them nearby."""
+    ours = place.parent / "config.json"
+    if place.name == "reviews.jsonl" and ours.exists():
+        return json.loads(ours.read_text()).get("questions") or q.BUNDLED
+    return next(iter(_nearby(place, ("question.jsonl",))), None)
 
 
 def _reviews(where: str, record: dict[str, Any], models: dict[str, str], found: Recorded) -> Iterator[Review]:
@@ -158,7 +171,7 @@ def _mt_bench_pair(where: str, record: dict[str, Any]) -> Iterator[Review]:
 
 def _pandalm(where: str, record: dict[str, Any], found: Recorded) -> Iterator[Review]:
     """The verdicts of the annotators on one record, which holds its question and both answers too."""
-    one, two = q.field(where, record, "cmp_key").split("_")
+    one, _, two = q.field(where, record, "cmp_key").partition("_")
     id = str(q.field(where, record, "idx"))
     asked = "\n\n".join(t for t in (record["instruction"], record.get("input")) if t)
     found.questions.append(Question(id, str(record.get("motivation_app", "all")), (asked,)))

@@ -39,7 +39,8 @@ def evaluate_models(config: EvaluateConfig) -> Evaluation:
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "config.json", settings)
     _save(found, folder)
-    log_to_wandb(config, found, folder)
+    if config.wandb.mode != "disabled":
+        log_to_wandb(config, found, folder)
     return found
 
 
