@@ -68,7 +68,7 @@ def test_from_models_to_the_page(tmp_path, models):
 def test_stopped_anywhere_and_gone_on_with(tmp_path, models, monkeypatch):
     """Answers and reviews that are there stand; the files and the table are those of the run left alone."""
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    settings = (models, "answers.batch_size=3", "judge.mode=single", *QUICK)
+    settings = (models, "answers.batch_size=3", "answers.temperature=1.5", "judge.mode=single", *QUICK)
     evaluate_models(load("evaluate", *settings, f"run.dir={whole}"))
     append, left = stages.append, [0]
 

@@ -69,6 +69,7 @@ def test_a_thousand_requests_through_faults(tmp_path, calm, capsys):
     assert KEY.encode() not in everything
 
 
+@pytest.mark.slow
 def test_the_budget_is_not_exceeded_and_nothing_is_asked_again(tmp_path, calm):
     with Server(answers_and_judges, pace=0.01) as server:
         spent = 0.0

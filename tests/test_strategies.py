@@ -162,6 +162,7 @@ def test_devices_alone_start_the_processes(tmp_path, single):
     assert "already holds this run's result" in again.communicate()[0]
 
 
+@pytest.mark.slow
 def test_two_nodes_of_one_process_each(tmp_path, single):
     """Two torchruns that meet on a port of this machine, as two machines would."""
     with socket.socket() as s:
@@ -179,6 +180,7 @@ def test_two_nodes_of_one_process_each(tmp_path, single):
     compare(tmp_path / "run", single / "full")
 
 
+@pytest.mark.slow
 def test_torchrun_with_a_strategy_for_one_process(tmp_path):
     task = ["-m", "vicuna_lit.train", *COMMON, f"run.dir={tmp_path / 'run'}"]
     process = command("torch.distributed.run", "--standalone", "--nproc-per-node=2", *task)

@@ -81,18 +81,23 @@ def _holds_answers(place: Path) -> bool:
 def by_folder(
     questions: Sequence[Question], model: Model, config: AnswersConfig, template: TemplateConfig, keep: Keep
 ) -> None:
-    """Generates on this machine, a batch of questions at once, turn after turn."""
+    """Generates on this machine, a batch of questions at once, turn after turn.
+
+    Batches are those of all questions, each with its own seed, so that a stop changes no sampled answer.
+    """
     import torch
 
     from vicuna_lit.chat.engine import Chat, replies
 
     assert isinstance(model.source, FolderSource)
-    chat = Chat.load(model.source.path, template=template)
+    chat, done = Chat.load(model.source.path, template=template), model.answered()
     for start in range(0, len(questions), config.batch_size):
         batch = questions[start : start + config.batch_size]
+        if all(q.id in done for q in batch):
+            continue
         talks = {q.id: Conversation.of() for q in batch}
         said: dict[str, list[tuple[str, bool]]] = {q.id: [] for q in batch}
-        torch.manual_seed(config.seed)
+        torch.manual_seed(config.seed + start)
         for turn in range(max(len(q.turns) for q in batch)):
             now = [q for q in batch if turn < len(q.turns)]
             for q in now:
@@ -105,7 +110,7 @@ def by_folder(
             ):
                 said[q.id].append(out)
                 talks[q.id] = talks[q.id].say("assistant", out.text)
-        keep([_answer(model.name, q, said[q.id]) for q in batch])
+        keep([_answer(model.name, q, said[q.id]) for q in batch if q.id not in done])
 
 
 async def by_endpoint(

@@ -147,7 +147,7 @@ def answers_of(model: Model, questions: Sequence[Question], config: EvaluateConf
 
                 asyncio.run(ask())
             else:
-                generate.by_folder(left, model, config.answers, config.template, keep)
+                generate.by_folder(questions, model, config.answers, config.template, keep)
     answered = model.answered()
     console.print(f"{model.name}: {len(answered)} questions answered", markup=False)
     return {q.id: answered[q.id] for q in questions}
