@@ -57,7 +57,7 @@ def test_from_models_to_the_page(tmp_path, models):
     rows = json.loads((folder / "table.json").read_text())
     assert (rows[0]["model"], rows[0]["opponent"], rows[0]["questions"]) == ("late", "early", 4)
     assert {row["category"] for row in rows} == {"all", "coding", "math"}
-    assert "12 questions have no reference answer: rules cannot judge them" in found.notes
+    assert "rules judge the 4 questions with a reference answer; 12 have none" in found.notes
     assert any("were cut off at 12 tokens" in note for note in found.notes)
     page = (folder / "report.html").read_text()
     assert questions[0].turns[0][:60] in page
@@ -108,12 +108,15 @@ def test_a_local_judge_gives_a_verdict_on_every_case(tmp_path, models, trained):
 
 
 def test_a_person_judges_without_seeing_the_names(tmp_path, models, monkeypatch, capsys):
-    typed = iter(["x", "1", "2", "t", "q"] + ["1"] * 100)
+    typed = iter(["x", "1", "2", "t", "q", None] + ["1"] * 100)
     asked = []
 
     def ask(question: str) -> str:
         asked.append(question)
-        return next(typed)
+        said = next(typed)
+        if said is None:
+            raise EOFError
+        return said
 
     monkeypatch.setattr("builtins.input", ask)
     by_human = judges.by_human
@@ -126,6 +129,8 @@ def test_a_person_judges_without_seeing_the_names(tmp_path, models, monkeypatch,
     assert "one of 1, 2, t, q" in shown
     assert "answer 2" in shown
     assert "early" not in shown.replace("early: 16", "")
+    with pytest.raises(KeyboardInterrupt):  # the end of what is typed
+        evaluate_models(config)
     found = evaluate_models(config)
     assert [r.winner for r in found.reviews][:3] == ["first", "second", "tie"]
     assert {r.models for r in found.reviews} == {("early", "late"), ("late", "early")}  # being first is drawn

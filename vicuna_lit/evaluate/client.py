@@ -57,13 +57,13 @@ class Client:
         self, endpoint: EndpointConfig, requests: RequestsConfig, cache: Cache, run: str, budget_usd: float | None
     ):
         self.endpoint, self.requests, self.cache, self.run, self.budget = endpoint, requests, cache, run, budget_usd
-        self._reserved, self._stop = 0.0, None
+        self._reserved, self._under_way, self._stop = 0.0, 0, None
         self._slots = asyncio.Semaphore(requests.concurrency)
         self._price = price_of(endpoint)
         if budget_usd is not None and self._price is None:
             raise EndpointError(
                 f"budget_usd is set, but no price is known for {endpoint.model}; give it in USD per million tokens, "
-                "price={input: …, output: …} beside its url (0 for a server of your own)"
+                "judge.price={input: …, output: …}, or price: {…} in the model's entry (0 for a server of your own)"
             )
         self._key = os.environ.get(endpoint.key_variable, "")
         pace = AsyncLimiter(requests.per_minute / 60, 1) if requests.per_minute else None
@@ -103,9 +103,9 @@ class Client:
                 f"{self.endpoint.url}: the key in ${self.endpoint.key_variable} is refused: {self._said(error)}"
             ) from None
         except openai.APIConnectionError as error:
-            raise EndpointError(
-                f"{self.endpoint.url}: nobody answers: {self._said(error.__cause__ or error)}"
-            ) from None
+            key = "" if self._key else f" (${self.endpoint.key_variable} is not set either)"
+            said = self._said(error.__cause__ or error)
+            raise EndpointError(f"{self.endpoint.url}: nobody answers: {said}{key}") from None
         except (openai.APIError, ValueError):
             pass  # many servers have no list of models
 
@@ -115,16 +115,7 @@ class Client:
         Raises:
             EndpointError: the budget would be exceeded, or no attempt was answered.
         """
-        request = {
-            "url": self.endpoint.url,
-            "model": self.endpoint.model,
-            "version": self.endpoint.version,
-            "messages": list(messages),
-            "parameters": parameters
-            | {self.endpoint.limit: limit}
-            | ({} if temperature is None else {"temperature": temperature}),
-        }
-        key = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
+        request, key = self._request(messages, limit, temperature, parameters)
         lease = (self.requests.retries + 1) * (self.requests.timeout_seconds + 10) * self.requests.attempts
         while (known := self.cache.get(key)) is None:
             async with self._slots:
@@ -137,6 +128,24 @@ class Client:
                         self.cache.release(key)
             await asyncio.sleep(_POLL)
         return Reply(**known)
+
+    def cached(self, messages: Messages, limit: int, temperature: float | None, **parameters: Any) -> bool:
+        """Whether the reply to a request is there already."""
+        return self.cache.get(self._request(messages, limit, temperature, parameters)[1]) is not None
+
+    def _request(
+        self, messages: Messages, limit: int, temperature: float | None, parameters: dict[str, Any]
+    ) -> tuple[dict[str, Any], str]:
+        """A request and its hash: all that decides the answer."""
+        sampling = {} if temperature is None else {"temperature": temperature}
+        request = {
+            "url": self.endpoint.url,
+            "model": self.endpoint.model,
+            "version": self.endpoint.version,
+            "messages": list(messages),
+            "parameters": parameters | {self.endpoint.limit: limit} | sampling,
+        }
+        return request, hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
 
     async def _pay(self, key: str, request: dict[str, Any]) -> dict[str, Any]:
         for attempt in range(self.requests.attempts):
@@ -159,13 +168,16 @@ class Client:
     async def _send(self, request: dict[str, Any]) -> Any:
         """The body as it came: an object of the library, or whatever else the endpoint has sent."""
         most = self._most_of(request)
-        if self.budget is not None and self.cache.spent(self.run).usd + self._reserved + most > self.budget:
-            self._stop = EndpointError(
+        while self.budget is not None and self.cache.spent(self.run).usd + self._reserved + most > self.budget:
+            if self._under_way and not self._stop:  # those may cost less than the most
+                await asyncio.sleep(_POLL / 10)
+                continue
+            self._stop = self._stop or EndpointError(
                 f"the budget of {self.budget:g} USD would be exceeded: {self.cache.spent(self.run).usd:.4f} are spent; "
                 "what was answered is kept; raise budget_usd to go on"
             )
             raise self._stop
-        self._reserved += most
+        self._reserved, self._under_way = self._reserved + most, self._under_way + 1
         try:
             arguments = {"model": request["model"], "messages": request["messages"], **request["parameters"]}
             return await self._openai.chat.completions.create(**arguments)
@@ -178,7 +190,7 @@ class Client:
             lost = f"{self.endpoint.url}: no answer after {self.requests.retries + 1} attempts: {self._said(error)}"
             self._stop = EndpointError(f"{lost}; what was answered is kept, and the same command goes on")
         finally:
-            self._reserved -= most
+            self._reserved, self._under_way = self._reserved - most, self._under_way - 1
         raise self._stop
 
     def most(self, messages: Messages, limit: int) -> float:

@@ -211,7 +211,7 @@ class EvaluateConfig(Config):
     """The evaluate job; `conf/evaluate.yaml`."""
 
     run: RunConfig
-    models: tuple[Source, ...]
+    models: Annotated[tuple[Source, ...], BeforeValidator(lambda v: [v] if isinstance(v, str | dict) else v)]
     """Folders, files of answers, endpoints; of two the later is called the model, the earlier its opponent."""
     baseline: str | None
     """The name of the model that all others are compared with; null: every two are compared."""

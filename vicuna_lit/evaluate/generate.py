@@ -63,7 +63,8 @@ def models_of(
         asked.append(Model(name, source, folder / "answers" / (re.sub(r"[^\w.-]", "_", name) + ".jsonl")))
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise RunError(
-            f"models: two are called {twice[0]}; give them names, models=[{{name: a, path: …}},{{name: b, path: …}}]"
+            f"models: two are called {twice[0]}; give each a name of its own, "
+            "models=[{name: a, path: …},{name: b, path: …}]"
         )
     return names, asked, given
 

@@ -25,7 +25,7 @@ from vicuna_lit.evaluate.verdicts import Scores, Winner
 from vicuna_lit.paths import ModelError, locate, model_name
 
 Keep = Callable[[Review], None]
-RULE = "rule (a test, no judge of quality)"
+RULE = "rule (no judge of quality)"
 _LETTERS: dict[str, Winner] = {"A": "first", "B": "second", "C": "tie"}
 
 
@@ -89,7 +89,7 @@ def by_local(cases: Sequence[Case], judge: LocalJudgeConfig, keep: Keep) -> None
 
 
 def _most_likely(case: Case, chat: Any, asked: Conversation, name: str) -> Review:
-    """The letter with the highest probability as the reply's first word; of ratings the expected one."""
+    """The letter with the highest probability as the reply's first word; of ratings the expected one, to a tenth."""
     from vicuna_lit.chat.engine import likelihoods
 
     choices = list(_LETTERS) if len(case.answers) == 2 else [str(i) for i in range(1, 11)]
@@ -103,7 +103,8 @@ def _most_likely(case: Case, chat: Any, asked: Conversation, name: str) -> Revie
     text = ", ".join(f"[[{c}]] {share:.1%}" for c, share in zip(choices, shares, strict=True))
     if len(case.answers) == 2:
         return case.review(name, text, winner=_LETTERS[choices[shares.index(max(shares))]])
-    return case.review(name, text, (sum(float(c) * share for c, share in zip(choices, shares, strict=True)),))
+    expected = sum(float(c) * share for c, share in zip(choices, shares, strict=True))
+    return case.review(name, text, (round(expected, 1),))  # else no two answers would ever tie
 
 
 def by_rule(cases: Sequence[Case], keep: Keep) -> None:
@@ -140,11 +141,14 @@ def by_human(cases: Sequence[Case], judge: HumanJudgeConfig, keep: Keep, ask: Ca
         for turn in range(case.turn):
             console.print(Panel(escape(case.question.turns[turn]), title="question"))
             for number, answer in enumerate(case.answers, 1):
-                console.print(Panel(Markdown(answer.turns[turn]), title=f"answer {number}"))
+                console.print(Panel(Markdown(answer.turns[turn] or "*(empty)*"), title=f"answer {number}"))
         if case.reference:
             console.print(Panel(escape(case.question.references[case.turn - 1]), title="reference"))
-        while (said := ask(question).strip().lower()) not in (*keys, "q"):
-            console.print("one of " + ", ".join([*keys, "q"]))
+        try:
+            while (said := ask(question).strip().lower()) not in (*keys, "q"):
+                console.print("one of " + ", ".join([*keys, "q"]))
+        except EOFError:
+            said = "q"
         if said == "q":
             raise KeyboardInterrupt
         verdict = keys[said]

@@ -28,7 +28,9 @@ def rows(path: str | Path, what: str) -> Iterator[tuple[str, dict[str, Any]]]:
     Raises:
         DataError: one is broken.
     """
-    for where, record in records(locate(str(path))):
+    place = locate(str(path))
+    for name, record in records(place):
+        where = str((place if place.is_dir() else place.parent) / name)
         if isinstance(record, Rejection) or not isinstance(record, dict):
             detail = record.detail if isinstance(record, Rejection) else f"not an object: {str(record)[:60]}"
             raise DataError(f"{where}: no {what} can be read: {detail}")

@@ -21,6 +21,8 @@ from vicuna_lit.evaluate.statistics import (
 
 HUMAN = "human"
 """Judges whose name begins so are people."""
+FEWEST = 10
+"""Judgments from which a win rate at equal length can be told."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ class Judge:
     longer_won: float | None
     """The share of them that the longer answer won: length bias."""
     unparsed: int
+    """Reviews without a verdict."""
 
 
 def table(outcomes: Sequence[Outcome], samples: int, seed: int) -> list[Row]:
@@ -98,14 +101,14 @@ def _row(group: list[Outcome], category: str, turn: int | None, samples: int, se
     pair = head.opponent is not None
     judged = [o for o in group if (o.value is not None if pair else o.scores is not None)]
     sums = _sums(judged)
-    drawn = resample(len(sums), samples, seed) @ sums if len(sums) else np.empty((0, 5))
+    drawn = resample(len(sums), samples, seed) @ sums if len(sums) > 1 else np.empty((0, 5))
     totals = sums.sum(0)
     scored = bool(judged) and all(o.scores for o in judged)
     with np.errstate(divide="ignore", invalid="ignore"):
         ratios, rates, means = drawn[:, 0] / drawn[:, 1], drawn[:, 2] / drawn[:, 3], drawn[:, 0] / drawn[:, 3]
     values = Counter(o.value for o in judged)
     known = [o for o in judged if o.longer is not None]
-    controlled = pair and len(known) == len(judged) > 0
+    controlled = pair and len(known) == len(judged) >= FEWEST
     return Row(
         model=head.model,
         opponent=head.opponent,
@@ -205,7 +208,7 @@ def _judge(name: str, outcomes: Sequence[Outcome]) -> Judge:
         prefers_second=share(both.count((0.0, 1.0)), len(both)),
         decided=len(decided),
         longer_won=share(sum((o.value == 1.0) == ((o.longer or 0) > 0) for o in decided), len(decided)),
-        unparsed=sum((o.value if o.opponent is not None else o.scores) is None for o in outcomes),
+        unparsed=sum(o.by_order.count(None) if o.opponent is not None else o.scores is None for o in outcomes),
     )
 
 

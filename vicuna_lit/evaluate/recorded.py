@@ -36,6 +36,8 @@ class Recorded:
     answers: Answers = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     """What was concluded and not read."""
+    models: list[str] = field(default_factory=list)
+    """In the order of an evaluation of ours; empty where there is none."""
 
 
 def read_reviews(path: str | Path, answers: Answers | None = None, judge: str | None = None) -> Recorded:
@@ -77,6 +79,8 @@ def read_reviews(path: str | Path, answers: Answers | None = None, judge: str | 
     found.reviews = [review for review in found.reviews if kept[review.key] is review]
     if judge is not None:
         found.reviews = [replace(review, judge=judge) for review in found.reviews]
+    if (ours := place.parent / "statistics.json").exists() and place.name == "reviews.jsonl":
+        found.models = json.loads(ours.read_text()).get("models", [])
     if not found.questions and (asked := _asked_beside(place)):
         found.questions = q.read_questions(asked)
     return found
@@ -118,7 +122,10 @@ def _reviews(where: str, record: dict[str, Any], models: dict[str, str], found: 
         case {"models": _, "judge": _}:
             yield from_record(record)
         case _:
-            raise DataError(f"{where}: no known form of a review; it has the fields {', '.join(sorted(record))}")
+            raise DataError(
+                f"{where}: no known form of a review (FastChat, MT-bench, QLoRA, PandaLM, ours); "
+                f"it has the fields {', '.join(sorted(record))}"
+            )
 
 
 def _fastchat(where: str, record: dict[str, Any], models: tuple[str, str]) -> Review:

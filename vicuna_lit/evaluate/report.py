@@ -15,9 +15,9 @@ SHOWN = 20_000
 """Characters of an answer that the page shows."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evaluation:
-    """All that an evaluation has found; `table` holds whole pairs first, then categories, then turns."""
+    """All that an evaluation has found; `table` holds all questions first, then categories, then turns."""
 
     name: str
     models: list[str]
@@ -29,6 +29,15 @@ class Evaluation:
     judges: list[Judge]
     agreements: list[dict[str, Any]]
     notes: list[str] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        judges = ", ".join(judge.judge for judge in self.judges)
+        return f"Evaluation({self.name}: {', '.join(self.models)}; {len(self.reviews)} reviews by {judges})"
+
+    @property
+    def pairs(self) -> list[Row]:
+        """A model against another, over all questions and turns."""
+        return [row for row in self.totals if row.opponent is not None]
 
     @property
     def totals(self) -> list[Row]:
@@ -53,7 +62,7 @@ class Evaluation:
 
 def render(evaluation: Evaluation) -> str:
     """The page as text."""
-    pairs = [row for row in evaluation.totals if row.opponent is not None]
+    pairs = evaluation.pairs
     by_pair: dict[tuple[str, str | None, str], list[Row]] = defaultdict(list)
     for row in evaluation.categories:
         by_pair[row.model, row.opponent, row.judge].append(row)
@@ -114,4 +123,4 @@ def between(interval: Sequence[float] | None, percent: bool = True) -> str:
 
 
 def _cut(text: str) -> str:
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}\n… {len(text) - SHOWN:,} more characters"
+    return text or "(empty)" if len(text) <= SHOWN else f"{text[:SHOWN]}\n… {len(text) - SHOWN:,} more characters"

@@ -50,7 +50,10 @@ def _recorded(config: EvaluateConfig, folder: Path) -> Evaluation:
     asked = read_questions(config.questions) if config.questions else None
     names, to_ask, answers = generate.models_of(config.models, None, folder)
     if to_ask:
-        raise RunError(f"models: {to_ask[0].name}: recorded reviews are of recorded answers; give files of answers")
+        raise RunError(
+            f"models: {to_ask[0].name} is no file of answers; recorded reviews are of recorded answers, such as "
+            "<run>/answers/<model>.jsonl (models may be left out)"
+        )
     all_of = Recorded()
     for path in [judge.reviews] if isinstance(judge.reviews, str) else judge.reviews:
         one = read_reviews(path, all_of.answers | answers, judge.name)
@@ -58,13 +61,19 @@ def _recorded(config: EvaluateConfig, folder: Path) -> Evaluation:
         all_of.notes += one.notes
         all_of.questions += [q for q in one.questions if q not in all_of.questions]
         all_of.answers |= one.answers
+        all_of.models += [model for model in one.models if model not in all_of.models]
     if all_of.questions and not asked:
         all_of.notes.append("the questions are those found beside the reviews; questions=<file> names others")
     kept = {review.key: review for review in reversed(all_of.reviews)}
     reviews = [review for review in all_of.reviews if kept[review.key] is review]
     judged = dict.fromkeys(m for review in reviews for m in review.models)
     return _rated(
-        config, [n for n in names if n in judged], asked or all_of.questions, all_of.answers, reviews, all_of.notes
+        config,
+        [n for n in names or all_of.models if n in judged],
+        asked or all_of.questions,
+        all_of.answers,
+        reviews,
+        all_of.notes,
     )
 
 
@@ -75,22 +84,28 @@ def _asked(config: EvaluateConfig, folder: Path, settings: dict[str, Any]) -> Ev
         raise RunError(f"baseline={config.baseline}: no such model; they are {', '.join(names)}")
     can_be_opened([m.source.path for m in models if isinstance(m.source, FolderSource)])
     can_be_opened([config.judge.path] if config.judge.kind == "local" else [])
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "config.json", settings)
     with Payer(config, folder) as payer:
         payer.check(models)
-        if payer.endpoints(models):
-            console.print(estimate(config, questions, names, models, given, payer))
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "config.json", settings)
+        if left := estimate(config, questions, names, models, given, payer):
+            console.print(left)
         for model in models:
             given[model.name] = answers_of(model, questions, config, payer)
         answers = {name: given[name] for name in names}
         reviews = reviews_of(config, folder, questions, answers, payer)
-        notes = payer.notes()
-    cut = {m: sum(a.cut for a in answers[m].values()) for m in names}
-    most = config.answers.max_new_tokens
-    notes += [f"{n} replies of {m} were cut off at {most} tokens" for m, n in cut.items() if n]
-    if config.judge.kind == "rule" and (left := sum(not q.references for q in questions)):
-        notes.append(f"{left} questions have no reference answer: rules cannot judge them")
+        notes = payer.notes(models)
+    for model in names:
+        given_by = answers[model].values()
+        if cut := sum(answer.cut for answer in given_by):
+            notes.append(f"{cut} replies of {model} were cut off at {config.answers.max_new_tokens} tokens")
+        if empty := sum(not turn.strip() for answer in given_by for turn in answer.turns):
+            notes.append(f"{empty} replies of {model} are empty")
+    without = sum(not q.references for q in questions)
+    if config.judge.kind == "rule" and without:
+        notes.append(
+            f"rules judge the {len(questions) - without} questions with a reference answer; {without} have none"
+        )
     return _rated(config, names, questions, answers, reviews, notes)
 
 
@@ -130,6 +145,7 @@ def _save(found: Evaluation, folder: Path) -> None:
     sheet.writerows({k: " ".join(map(str, v)) if isinstance(v, tuple) else v for k, v in row.items()} for row in rows)
     write(folder / "table.csv", [text.getvalue().encode()])
     rest = {
+        "models": found.models,
         "bradley_terry": found.ladder,
         "judges": [asdict(judge) for judge in found.judges],
         "agreements": found.agreements,

@@ -12,7 +12,7 @@ from vicuna_lit.evaluate import generate, judges
 from vicuna_lit.evaluate.answers import Answer, Answers, append, complete
 from vicuna_lit.evaluate.cache import Cache
 from vicuna_lit.evaluate.cases import Case, cases, messages
-from vicuna_lit.evaluate.client import CHARACTERS_PER_TOKEN, Client
+from vicuna_lit.evaluate.client import CHARACTERS_PER_TOKEN, Client, price_of
 from vicuna_lit.evaluate.config import EndpointConfig, EndpointSource, EvaluateConfig, RecordedJudgeConfig
 from vicuna_lit.evaluate.generate import Model
 from vicuna_lit.evaluate.questions import Question
@@ -59,12 +59,13 @@ class Payer:
         for endpoint in self.endpoints(models):
             asyncio.run(check(endpoint))
 
-    def notes(self) -> list[str]:
+    def notes(self, models: Sequence[Model]) -> list[str]:
         """What was paid, over all starts of the evaluation."""
         if self._cache is None:
             return []
-        bill = self._cache.spent(self.run)
-        return [f"paid: {bill.usd:.4f} USD for {bill.input_tokens:,} tokens sent and {bill.output_tokens:,} received"]
+        bill, unknown = self._cache.spent(self.run), [e.model for e in self.endpoints(models) if price_of(e) is None]
+        cost = f"{bill.usd:.4f} USD" + (f" without {', '.join(unknown)}, whose price is not known" if unknown else "")
+        return [f"paid: {cost}, for {bill.input_tokens:,} tokens sent and {bill.output_tokens:,} received"]
 
 
 def can_be_opened(paths: Sequence[str]) -> None:
@@ -97,10 +98,13 @@ def estimate(
     models: Sequence[Model],
     given: Answers,
     payer: Payer,
-) -> str:
-    """The number of requests and the most that they can cost, before any is sent; cached ones are not taken off."""
+) -> str | None:
+    """What is still to be asked and the most that it can cost, before any of it is; None: nothing.
+
+    Verdicts are taken to be asked for twice; empty replies and refusals, which some servers bill, are not foreseen.
+    """
     limit = config.answers.max_new_tokens
-    longest = "x" * int(limit * CHARACTERS_PER_TOKEN)
+    longest = _longest(limit)
     usd, requests, unknown = 0.0, 0, set[str]()
     answers: Answers = {}
     for name in names:
@@ -109,21 +113,34 @@ def estimate(
         answers[name] = {q.id: done.get(q.id) or Answer(name, q.id, (longest,) * len(q.turns)) for q in questions}
         if model and isinstance(model.source, EndpointSource):
             client = payer.client(model.source)
-            unknown |= set() if client.priced else {model.source.model}
             for q in (q for q in questions if q.id not in done):
                 talk: list[dict[str, str]] = []
                 for turn in q.turns:
                     talk += [{"content": longest}, {"content": turn}] if talk else [{"content": turn}]
                     usd, requests = usd + client.most(talk, limit), requests + 1
+                    unknown |= set() if client.priced else {model.source.model}
     judge = config.judge
     if judge.kind == "endpoint":
         client, prompt = payer.client(judge), judges.prompt_of(judge)
-        unknown |= set() if client.priced else {judge.model}
         for case in cases(questions, answers, judge, config.baseline):
-            usd, requests = usd + client.most(messages(case, prompt), judge.max_tokens), requests + 1
-    budget = "" if config.budget_usd is None else f", the budget is {config.budget_usd:g}"
-    without = f"; no price is known for {', '.join(sorted(unknown))}" if unknown else ""
-    return f"{requests:,} requests, at most {usd:.2f} USD{budget}{without}"
+            asked = messages(case, prompt)
+            if not client.cached(asked, judge.max_tokens, judge.temperature):
+                again = [*asked, {"content": _longest(judge.max_tokens)}, {"content": prompt.again}]
+                usd += client.most(asked, judge.max_tokens) + client.most(again, judge.max_tokens)
+                requests += 1
+                unknown |= set() if client.priced else {judge.model}
+    if not requests:
+        return None
+    cost = (
+        f"of unknown cost: no price is known for {', '.join(sorted(unknown))}" if unknown else f"at most {usd:.2f} USD"
+    )
+    budget = "" if config.budget_usd is None else f"; the budget is {config.budget_usd:g}"
+    return f"{requests:,} requests, {cost}{budget}"
+
+
+def _longest(tokens: int) -> str:
+    """A text that is not shorter than so many tokens."""
+    return "x" * int(tokens * CHARACTERS_PER_TOKEN)
 
 
 def answers_of(model: Model, questions: Sequence[Question], config: EvaluateConfig, payer: Payer) -> dict[str, Answer]:

@@ -20,7 +20,7 @@ def show(found: Evaluation, folder: str) -> None:
         by = f", judged by {row.judge}" if len(found.judges) > 1 else ""
         console.print(f"[bold]{escape(row.model)}[/bold] against [bold]{escape(row.opponent or '')}[/bold]{escape(by)}")
         parts = [] if row.score is None else [f"score {score(row.score)} : {score(row.opponent_score)}"]
-        parts += [f"= {share(row.ratio)}{_brackets(row.ratio_interval)}"] if row.ratio is not None else []
+        parts += [f"= {share(row.ratio)}{_brackets(row.ratio_interval)};"] if row.ratio is not None else []
         parts += [f"won {row.wins}, tied {row.ties}, lost {row.losses}:"]
         parts += [f"win rate {share(row.win_rate)}{_brackets(row.win_rate_interval)}"]
         console.print("  " + " ".join(parts), markup=False, soft_wrap=True)
@@ -30,19 +30,19 @@ def show(found: Evaluation, folder: str) -> None:
     if len(found.totals) > MOST:
         console.print(f"… {len(found.totals)} rows in all")
     for judge in found.judges:
-        parts = [f"{judge.judge}:"]
+        parts = [f"judge {judge.judge}:"]
         if judge.both_orders:
             parts.append(f"same winner in both orders {share(judge.consistent)},")
             parts.append(f"always the first {share(judge.prefers_first)}, the second {share(judge.prefers_second)};")
         if judge.decided:
-            parts.append(f"the longer answer won {share(judge.longer_won)};")
-        console.print(*parts, f"no verdict {judge.unparsed}", markup=False)
+            parts.append(f"the longer answer won {share(judge.longer_won)} of {judge.decided};")
+        console.print(*parts, f"{judge.unparsed} reviews without a verdict", markup=False, soft_wrap=True)
     for pair in found.agreements[:MOST]:
         console.print(f"{' and '.join(pair['judges'])}: kappa {pair['kappa']:.3f} on {pair['shared']}", markup=False)
     for note in found.notes:
         console.print(f"note: {note}", markup=False, soft_wrap=True)
-    if found.doubts:
-        console.print(f"note: {len(found.doubts)} reviews without a verdict or in doubt, listed in the report")
+    if doubts := sum(review.parsed for review in found.doubts):
+        console.print(f"note: {doubts} reviews say another thing than what is stored of them; the stored one counts")
     for name, what in {
         "report.html": "the page: figures, every answer, what the judge said",
         "table.json": "and table.csv: each pair, each category; statistics.json: judges, ratings, doubts",
