@@ -135,6 +135,23 @@ def test_every_strategy_with_every_setting(strategy: str, tmp_path, single):
         compare(tmp_path / str(i), single / "full")
 
 
+@pytest.mark.slow
+def test_answers_in_between_on_sharded_weights(tmp_path):
+    """Every rank takes part; the answers are those of one process, and the losses do not notice."""
+    asked = ("evaluate.questions=[[Who are you?, And who made you?]]", "evaluate.per_category=1", "evaluate.every=4",
+             "evaluate.max_new_tokens=8", "trainer.max_steps=10")  # fmt: skip
+    run_here(**job(tmp_path, "single", *asked))
+    sharded = ("ddp", "fsdp", "zero3")
+    jobs = [job(tmp_path, strategy, *asked, f"strategy={strategy}") for strategy in sharded]
+    run_group([*jobs, job(tmp_path, "silent", *asked, "evaluate.every=null", "strategy=fsdp")], tmp_path)
+    ours = json.loads((tmp_path / "single/result.json").read_text())["replies"]
+    assert len(ours) == 18
+    for strategy in sharded:
+        assert json.loads((tmp_path / strategy / "result.json").read_text())["replies"] == ours
+        agree(curve(tmp_path / strategy, 10), curve(tmp_path / "single", 10))
+    assert curve(tmp_path / "silent", 10) == curve(tmp_path / "fsdp", 10)
+
+
 def command(*arguments: str, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", *arguments],
