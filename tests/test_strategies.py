@@ -127,7 +127,7 @@ def adapters_open_in_peft(folder: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp", "zero2", "zero3"])
 def test_every_strategy_with_every_setting(strategy: str, tmp_path, single):
     jobs = [job(tmp_path, str(i), *settings, f"strategy={strategy}") for i, settings in enumerate(HALF)]
     run_group(jobs, tmp_path)
