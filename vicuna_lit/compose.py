@@ -45,14 +45,19 @@ def expand(overrides: Sequence[str]) -> list[str]:
     out = []
     for override in overrides:
         key, _, value = override.partition("=")
-        quoted = value if value[:1] in ("[", "'", '"') else "'" + value.replace("'", "\\'") + "'"
+        path = value if value[:1] in ("[", "'", '"') else quoted(value)
         if key == "data" and ("/" in value or Path(value).exists()) and value not in _options("data"):
-            out += ["data=files", f"data.path={quoted}"]
+            out += ["data=files", f"data.path={path}"]
         elif key == "raw":
-            out.append(f"raw={quoted}")
+            out.append(f"raw={path}")
         else:
             out.append(override)
     return out
+
+
+def quoted(text: str) -> str:
+    """A text as Hydra reads it, whatever stands in it."""
+    return "'" + text.replace("'", "\\'") + "'"
 
 
 def check(job: str, node: DictConfig, problems: Sequence[str] = ()) -> Any:

@@ -12,6 +12,7 @@ _TABLES = """
 CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, request TEXT, reply TEXT, created REAL);
 CREATE TABLE IF NOT EXISTS bills (run TEXT, key TEXT, usd REAL, input_tokens INTEGER, output_tokens INTEGER,
                                   useful INTEGER, created REAL);
+CREATE INDEX IF NOT EXISTS bills_of_a_run ON bills (run);
 CREATE TABLE IF NOT EXISTS claims (key TEXT PRIMARY KEY, owner TEXT, until REAL);
 """
 

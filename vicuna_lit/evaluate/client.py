@@ -5,16 +5,16 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import openai
 from aiolimiter import AsyncLimiter
-from genai_prices import Usage, calc_price
 
 from vicuna_lit.evaluate.cache import Bill, Cache
 from vicuna_lit.evaluate.config import EndpointConfig, RequestsConfig
+from vicuna_lit.evaluate.prices import price_of
 from vicuna_lit.folder import RunError
 
 CHARACTERS_PER_TOKEN = 3.0
@@ -27,6 +27,13 @@ BROKEN = "not the JSON of a chat completion"
 Messages = Sequence[dict[str, str]]
 for _name in ("openai", "httpx2"):  # else Hydra's log holds a line for each request
     logging.getLogger(_name).setLevel(logging.WARNING)
+
+
+async def together(requests: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Lets all come to their end, so that no reply under way is lost; then raises the first error."""
+    done = await asyncio.gather(*requests, return_exceptions=True)
+    if errors := [error for error in done if isinstance(error, BaseException)]:
+        raise errors[0]
 
 
 class EndpointError(RunError):
@@ -226,20 +233,3 @@ class Client:
         """An error's words, without the key that some servers repeat."""
         words = " ".join(str(error).split())[:300]
         return words.replace(self._key, "***") if self._key else words
-
-
-def price_of(endpoint: EndpointConfig) -> Callable[[int, int], float] | None:
-    """USD of so many input and output tokens: by the config, else by genai-prices' table; None: neither knows."""
-    price = endpoint.price
-    if price is not None:
-        return lambda inputs, outputs: (inputs * price.input + outputs * price.output) / 1e6
-
-    def of_table(inputs: int, outputs: int) -> float:
-        usage = Usage(input_tokens=inputs, output_tokens=outputs)
-        return float(calc_price(usage, model_ref=endpoint.model).total_price)
-
-    try:
-        of_table(1, 1)
-    except LookupError:
-        return None
-    return of_table

@@ -3,7 +3,6 @@
 Answers are kept as they come, in `answers/<model>.jsonl` of the run folder; what was kept before a stop stands.
 """
 
-import asyncio
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Any
 
 from vicuna_lit.conversation import Conversation
 from vicuna_lit.evaluate.answers import Answer, Answers, check_complete, complete, read_answers
-from vicuna_lit.evaluate.client import Client
+from vicuna_lit.evaluate.client import Client, together
 from vicuna_lit.evaluate.config import AnswersConfig, EndpointSource, FolderSource, TemplateConfig
 from vicuna_lit.evaluate.questions import Question
 from vicuna_lit.folder import RunError
@@ -130,9 +129,7 @@ async def by_endpoint(
             talk.append({"role": "assistant", "content": reply.text})
         keep([_answer(model.name, question, said)])
 
-    done = await asyncio.gather(*map(one, questions), return_exceptions=True)
-    if errors := [error for error in done if isinstance(error, BaseException)]:
-        raise errors[0]
+    await together(map(one, questions))
 
 
 def _answer(model: str, question: Question, said: Sequence[tuple[str, bool]]) -> Answer:

@@ -3,7 +3,6 @@
 `keep` is called with every review as soon as there is one; what was kept before a stop is not asked again.
 """
 
-import asyncio
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -11,7 +10,7 @@ from typing import Any
 
 from vicuna_lit.conversation import Conversation, Turn
 from vicuna_lit.evaluate.cases import Case, both, messages, read
-from vicuna_lit.evaluate.client import Client, Messages
+from vicuna_lit.evaluate.client import Client, Messages, together
 from vicuna_lit.evaluate.config import (
     EndpointJudgeConfig,
     HumanJudgeConfig,
@@ -64,9 +63,7 @@ async def by_endpoint(cases: Sequence[Case], judge: EndpointJudgeConfig, client:
             review = both(review, await ask(case, [*asked, said, {"role": "user", "content": prompt.again}]))
         keep(review)
 
-    done = await asyncio.gather(*map(one, cases), return_exceptions=True)
-    if errors := [error for error in done if isinstance(error, BaseException)]:
-        raise errors[0]
+    await together(map(one, cases))
 
 
 def by_local(cases: Sequence[Case], judge: LocalJudgeConfig, keep: Keep) -> None:

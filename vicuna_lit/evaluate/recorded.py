@@ -16,7 +16,7 @@ from vicuna_lit.evaluate import questions as q
 from vicuna_lit.evaluate import verdicts
 from vicuna_lit.evaluate.answers import Answer, Answers, read_answers
 from vicuna_lit.evaluate.questions import Question
-from vicuna_lit.evaluate.reviews import Review, from_record
+from vicuna_lit.evaluate.reviews import Review, from_record, without_repeats
 from vicuna_lit.evaluate.verdicts import Scores, Winner
 from vicuna_lit.formats import find_files
 
@@ -71,14 +71,12 @@ def read_reviews(path: str | Path, answers: Answers | None = None, judge: str | 
             else:
                 found.reviews += _reviews(where, record, models, found)
     found.reviews += _pandalm_by_model(late, found)
-    kept = {review.key: review for review in reversed(found.reviews)}
+    kept = without_repeats(found.reviews)
     if twice := len(found.reviews) - len(kept):
         found.notes.append(
             f"{twice} reviews are of answers that were reviewed before in the same order; the first counts"
         )
-    found.reviews = [review for review in found.reviews if kept[review.key] is review]
-    if judge is not None:
-        found.reviews = [replace(review, judge=judge) for review in found.reviews]
+    found.reviews = kept if judge is None else [replace(review, judge=judge) for review in kept]
     if (ours := place.parent / "statistics.json").exists() and place.name == "reviews.jsonl":
         found.models = json.loads(ours.read_text()).get("models", [])
     if not found.questions and (asked := _asked_beside(place)):

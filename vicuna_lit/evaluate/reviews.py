@@ -1,5 +1,6 @@
 """One judgment by one judge: of two answers in one order, or of one answer."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,3 +42,9 @@ def from_record(record: dict[str, Any]) -> Review:
     """The inverse of `dataclasses.asdict`, behind JSON."""
     scores = record["scores"]
     return Review(**record | {"models": tuple(record["models"]), "scores": None if scores is None else tuple(scores)})
+
+
+def without_repeats(reviews: Sequence[Review]) -> list[Review]:
+    """The first review for each key."""
+    first = {review.key: review for review in reversed(reviews)}
+    return [review for review in reviews if first[review.key] is review]

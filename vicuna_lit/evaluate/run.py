@@ -14,7 +14,7 @@ from vicuna_lit.evaluate.outcomes import outcomes
 from vicuna_lit.evaluate.questions import BUNDLED, Question, first_of_each, read_questions
 from vicuna_lit.evaluate.recorded import Recorded, read_reviews
 from vicuna_lit.evaluate.report import Evaluation, render
-from vicuna_lit.evaluate.reviews import Review
+from vicuna_lit.evaluate.reviews import Review, without_repeats
 from vicuna_lit.evaluate.stages import Payer, answers_of, can_be_opened, console, estimate, reviews_of
 from vicuna_lit.folder import RunError, read_json, refuse_other_settings, write, write_json
 
@@ -34,14 +34,19 @@ def evaluate_models(config: EvaluateConfig) -> Evaluation:
         refuse_other_settings(folder, saved, settings, FREE)
     if isinstance(config.judge, RecordedJudgeConfig):
         found = _recorded(config, folder)
+        _claim(folder, settings)
     else:
         found = _asked(config, folder, settings)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "config.json", settings)
     _save(found, folder)
     if config.wandb.mode != "disabled":
         log_to_wandb(config, found, folder)
     return found
+
+
+def _claim(folder: Path, settings: dict[str, Any]) -> None:
+    """From here on the folder is that of an evaluation with these settings."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "config.json", settings)
 
 
 def _recorded(config: EvaluateConfig, folder: Path) -> Evaluation:
@@ -64,8 +69,7 @@ def _recorded(config: EvaluateConfig, folder: Path) -> Evaluation:
         all_of.models += [model for model in one.models if model not in all_of.models]
     if all_of.questions and not asked:
         all_of.notes.append("the questions are those found beside the reviews; questions=<file> names others")
-    kept = {review.key: review for review in reversed(all_of.reviews)}
-    reviews = [review for review in all_of.reviews if kept[review.key] is review]
+    reviews = without_repeats(all_of.reviews)
     judged = dict.fromkeys(m for review in reviews for m in review.models)
     return _rated(
         config,
@@ -82,12 +86,11 @@ def _asked(config: EvaluateConfig, folder: Path, settings: dict[str, Any]) -> Ev
     names, models, given = generate.models_of(config.models, questions, folder)
     if config.baseline and config.baseline not in names:
         raise RunError(f"baseline={config.baseline}: no such model; they are {', '.join(names)}")
-    can_be_opened([m.source.path for m in models if isinstance(m.source, FolderSource)])
-    can_be_opened([config.judge.path] if config.judge.kind == "local" else [])
+    local = [config.judge.path] if config.judge.kind == "local" else []
+    can_be_opened([*(m.source.path for m in models if isinstance(m.source, FolderSource)), *local])
     with Payer(config, folder) as payer:
         payer.check(models)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "config.json", settings)
+        _claim(folder, settings)
         if left := estimate(config, questions, names, models, given, payer):
             console.print(left)
         for model in models:

@@ -12,9 +12,10 @@ from vicuna_lit.evaluate import generate, judges
 from vicuna_lit.evaluate.answers import Answer, Answers, append, complete
 from vicuna_lit.evaluate.cache import Cache
 from vicuna_lit.evaluate.cases import Case, cases, messages
-from vicuna_lit.evaluate.client import CHARACTERS_PER_TOKEN, Client, price_of
+from vicuna_lit.evaluate.client import CHARACTERS_PER_TOKEN, Client
 from vicuna_lit.evaluate.config import EndpointConfig, EndpointSource, EvaluateConfig, RecordedJudgeConfig
 from vicuna_lit.evaluate.generate import Model
+from vicuna_lit.evaluate.prices import price_of
 from vicuna_lit.evaluate.questions import Question
 from vicuna_lit.evaluate.reviews import Review, from_record
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from vicuna_lit.compose import ConfigError, load
+from vicuna_lit.compose import ConfigError, load, quoted
 from vicuna_lit.train.config import TrainConfig
 
 
@@ -43,4 +43,4 @@ def _overrides(config: TrainConfig) -> list[str]:
 
 def _value(value: str | float) -> str:
     """As Hydra reads it."""
-    return "'" + value.replace("'", "\\'") + "'" if isinstance(value, str) else json.dumps(value)
+    return quoted(value) if isinstance(value, str) else json.dumps(value)

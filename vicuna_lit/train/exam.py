@@ -76,7 +76,8 @@ class Exam(L.Callback):
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Every so many steps; after the last, `finish` does."""
         step = pl_module.step_done(batch_idx)
-        if step is not None and step < pl_module.plan.steps:
+        asked = (self.config.heldout.every_steps, self.config.evaluate.every)
+        if step is not None and step < pl_module.plan.steps and any(_due(every, step) for every in asked):
             self.times.lap("step")
             self._between(trainer, pl_module, step)
             self.times.lap("exam")
@@ -88,14 +89,9 @@ class Exam(L.Callback):
         self.replies[last] = self._answer(trainer, module, last)
 
     def _between(self, trainer: L.Trainer, module: Any, step: int) -> None:
-        """What is due at a step; nothing is due before the first."""
-
-        def due(every: int | None) -> bool:
-            return bool(every and step and step % every == 0)
-
-        if due(self.config.heldout.every_steps):
+        if _due(self.config.heldout.every_steps, step):
             self._take(trainer, module, step, f"at step {step}")
-        if due(self.config.evaluate.every):
+        if _due(self.config.evaluate.every, step):
             before = self.replies[max(s for s in self.replies if s < step)]
             self.replies[step] = self._answer(trainer, module, step)
             self.history.add(step, {"samples/changes": replies_table(before, self.replies[step])})
@@ -133,6 +129,11 @@ class Exam(L.Callback):
             replies += lm(_replies, Chat(lm.model, self.data.encoder), questions, most)
         lm.train(training)
         return replies
+
+
+def _due(every: int | None, step: int) -> bool:
+    """Nothing is due before the first step."""
+    return bool(every and step and step % every == 0)
 
 
 def _replies(lm: SupervisedLM, chat: Chat, questions: Sequence[str], max_new_tokens: int) -> Replies:
