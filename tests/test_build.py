@@ -179,3 +179,32 @@ def test_real_data_adds_up(path, pair):
         assert not example.supervised[0]
     unexplained = {"token straddles the mask", "text cannot be decoded", "generation prompt is not a prefix"}
     assert sum(account.rejected_by_reason[r] for r in unexplained) <= 0.01 * account.records_in
+
+
+def test_what_the_loss_is_taken_on():
+    """Of a conversation that is cut in two pieces: [first, second] and [third]."""
+    conversation = Conversation.of("one", "first", "two", "second", "three", "word " * 50, id="x", system="Be brief.")
+    decode = lambda e: ENCODER.decode(e.input_ids[e.supervised])  # noqa: E731
+    made = {}
+    for how in ("replies", "last_reply", "all_tokens", "single_turns"):
+        examples, account = build([conversation], ENCODER, 75, supervised=how)
+        assert account.exchanges_kept == 3
+        assert examples.records.tolist() == [1] * len(examples)
+        made[how] = [examples[i] for i in range(len(examples))]
+    words = "word " * 50
+    assert [decode(e) for e in made["replies"]] == [" first</s> second</s>", f" {words}</s>"]
+    assert [decode(e) for e in made["last_reply"]] == [" second</s>", f" {words}</s>"]
+    assert [decode(e) for e in made["single_turns"]] == [" first</s>", " second</s>", f" {words}</s>"]
+    for single, question in zip(made["single_turns"], ("one", "two", "three"), strict=True):
+        text = ENCODER.decode(single.input_ids)
+        assert text.startswith(f"<s>Be brief. USER: {question} ASSISTANT:")
+        assert text.count("USER") == 1
+    for everything, replies in zip(made["all_tokens"], made["replies"], strict=True):
+        assert (everything.input_ids == replies.input_ids).all()
+        assert everything.supervised.tolist() == [False] + [True] * (len(replies.input_ids) - 1)
+
+
+def test_a_reply_with_weight_0_is_never_the_last_one():
+    turns = (Turn("user", "a"), Turn("assistant", "b"), Turn("user", "c"), Turn("assistant", "d", supervised=False))
+    examples, _ = build([Conversation("x", turns)], ENCODER, 80, supervised="last_reply")
+    assert ENCODER.decode(examples[0].input_ids[examples[0].supervised]) == " b</s>"

@@ -35,6 +35,16 @@ FORBIDDEN = {
     },
     "data": {"hydra", "omegaconf", "wandb", "transformers", "vicuna_lit.train", "vicuna_lit.chat"},
     "evaluate": {"hydra", "omegaconf", "lightning", "vicuna_lit.train", "vicuna_lit.prepare"},
+    "compare": {
+        "torch",
+        "transformers",
+        "lightning",
+        "hydra",
+        "omegaconf",
+        "wandb",
+        "vicuna_lit.train",
+        "vicuna_lit.data",
+    },
     "chat": {"hydra", "omegaconf", "wandb", "lightning", "vicuna_lit.train"},
     "train": {"hydra", "omegaconf"},
 }
@@ -43,6 +53,7 @@ ONLY_IN = {
     "hydra": {"compose.py", "cli.py"},
     "wandb": {"train/history.py", "evaluate/board.py"},
     "openai": {"evaluate/client.py"},
+    "matplotlib": {"compare/figures.py"},
 }
 
 

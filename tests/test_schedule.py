@@ -81,3 +81,23 @@ def test_ranks_cost_the_same_within_5_percent_on_real_lengths(shared, world):
     for step in range(plan.steps - 1):
         costs = plan.rank_costs(step)
         assert costs.max() <= 1.05 * costs.mean()
+
+
+@given(
+    pieces=st.lists(st.lists(st.integers(2, 500), min_size=1, max_size=6), min_size=1, max_size=20),
+    per_step=st.integers(1, 6),
+    seed=st.integers(0, 5),
+)
+def test_pieces_of_one_conversation_share_a_step(pieces, per_step, seed):
+    """And which conversations a step holds does not depend on how many pieces they were cut into."""
+    lengths = [n for conversation in pieces for n in conversation]
+    groups = np.repeat(np.arange(len(pieces)) * 3 + 7, [len(c) for c in pieces])
+    common = {"conversations_per_step": per_step, "tokens_per_device": 3000, "seed": seed, "epochs": 2}
+    cut = schedule(lengths, lengths, groups=groups, **common)
+    whole = schedule([sum(c) for c in pieces], [1] * len(pieces), **common)
+    assert cut.steps == whole.steps
+    assert cut.epochs == whole.epochs
+    for a, b in zip(cut.step_conversations, whole.step_conversations, strict=True):
+        assert sorted(groups[list(a)]) == sorted(i * 3 + 7 for c in b for i in [c] * len(pieces[c]))
+    alone = schedule(lengths, lengths, groups=np.arange(len(lengths)), **common)
+    assert alone.rows == schedule(lengths, lengths, **common).rows

@@ -2,11 +2,14 @@
 
 import os
 import sys
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
+from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -25,8 +28,32 @@ MOST_CHECKED = 64
 """Jobs of a sweep that are checked before the first starts; each costs a tenth of a second."""
 
 
-def main(job: str, run: Callable[[Any], int]) -> None:
-    """Runs a job for each config of the command line; exits with what it returns, or 2 for a bad config."""
+class JobFailed(Exception):
+    """A job of a sweep failed and has said why; the other jobs may run."""
+
+
+class Sweep:
+    """What a command does with the jobs of a multirun."""
+
+    def job(self, config: Any) -> Any:
+        """Runs one job; returns what Hydra's sweeper may optimise.
+
+        Raises:
+            JobFailed: the job failed.
+        """
+        raise NotImplementedError
+
+    def end(self, folder: Path, since: float) -> int:
+        """Says what became of the jobs in the sweep's folder since a Unix time; returns the exit code."""
+        raise NotImplementedError
+
+
+def main(job: str, run: Callable[[Any], int], sweep: Sweep | None = None) -> None:
+    """Runs a job for each config of the command line; exits with what it returns, or 2 for a bad config.
+
+    Args:
+        sweep: what to do under multirun; None: the same, until a job returns another code than 0.
+    """
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     overrides = [a for a in sys.argv[1:] if not a.startswith("-")]
     multirun = bool({"-m", "--multirun"} & set(sys.argv))
@@ -34,30 +61,74 @@ def main(job: str, run: Callable[[Any], int]) -> None:
         _check_all(job, overrides, multirun)
     sys.argv[1:] = [b for a in sys.argv[1:] for b in expand([a])]
     if multirun:
-        sys.argv.append(_name_jobs_by_what_is_swept(overrides))
+        sys.argv += _additions(overrides)
 
-    def body(node: DictConfig) -> None:
-        sweep = HydraConfig.get()
-        if sweep.mode == RunMode.MULTIRUN:
-            if not any(o.startswith("run.dir=") for o in sweep.overrides.task):
-                OmegaConf.update(node, "run.dir", sweep.runtime.output_dir)
-            if node.get("wandb") and node.wandb.group is None:
-                OmegaConf.update(node, "wandb.group", Path(sweep.sweep.dir).name)
+    def body(node: DictConfig) -> Any:
+        hydra_config = HydraConfig.get()
+        multirun = hydra_config.mode == RunMode.MULTIRUN
+        if multirun:
+            _name_job(node, hydra_config)
         try:
-            code = run(check(job, node))
+            config = check(job, node)
+            if multirun and sweep:
+                return sweep.job(config)
+            code = run(config)
         except ConfigError as error:
             fail(error)
         if code:
             sys.exit(code)
+        return None
 
-    hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=job)(body)()
+    command = hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=job)(body)
+    if not (multirun and sweep):
+        command()
+        return
+    since, folder = time.time(), _sweep_folder(job, overrides)
+    with suppress(JobFailed):  # the job has said it, and the table says it again
+        command()
+    if not {"--help", "--hydra-help", "--info", "--cfg", "-c"} & set(sys.argv):
+        sys.exit(sweep.end(folder, since))
 
 
-def _name_jobs_by_what_is_swept(overrides: list[str]) -> str:
-    """Tells Hydra to leave the keys that do not vary out of the jobs' folder names."""
+def _name_job(node: DictConfig, hydra: Any) -> None:
+    """Gives a job of a sweep its folder, its W&B name and group, and what was chosen for it."""
+    fixed = set(hydra.job.config.override_dirname.exclude_keys)
+    chosen = dict(o.lstrip("+~").split("=", 1) for o in hydra.overrides.task if "=" in o)
+    swept = {key: value.strip("'\"") for key, value in chosen.items() if key not in fixed}
+    if "run.dir" not in chosen:
+        OmegaConf.update(node, "run.dir", hydra.runtime.output_dir)
+    if swept:
+        OmegaConf.update(node, "run.name", ",".join(f"{key}={value}" for key, value in swept.items()))
+        OmegaConf.update(node, "run.swept", swept, merge=False, force_add=True)
+    if node.get("wandb") and node.wandb.group is None:
+        OmegaConf.update(node, "wandb.group", Path(hydra.sweep.dir).name)
+
+
+def _additions(overrides: list[str]) -> list[str]:
+    """What Hydra is told besides, under multirun."""
     parsed = OverridesParser.create().parse_overrides(expand(overrides))
-    fixed = [f"'{o.key_or_group}'" for o in parsed if not o.is_sweep_override()]
-    return f"hydra.job.config.override_dirname.exclude_keys=[{','.join(fixed)}]"
+    given = {o.key_or_group: o.get_value_element_as_str() for o in parsed if not o.is_sweep_override()}
+    fixed = [f"'{key}'" for key in given]  # keys that do not vary stay out of the jobs' names
+    added = [f"hydra.job.config.override_dirname.exclude_keys=[{','.join(fixed)}]"]
+    if given.get("dry_run", "").lower() == "true":
+        if given.get("hydra/sweeper", "basic") != "basic":
+            fail(
+                ConfigError(
+                    ["dry_run: a search chooses its jobs as it goes; without hydra/sweeper=… a grid is planned"]
+                )
+            )
+        added.append("hydra/launcher=basic")
+    if given.get("hydra/sweeper") == "optuna" and "hydra.sweeper.max_failure_rate" not in given:
+        added.append("hydra.sweeper.max_failure_rate=1.0")  # on_failure says what happens then
+    return added
+
+
+def _sweep_folder(job: str, overrides: list[str]) -> Path:
+    """Where the jobs' folders lie."""
+    parsed = OverridesParser.create().parse_overrides(expand(overrides))
+    fixed = [o.input_line or "" for o in parsed if not o.is_sweep_override()]
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        return Path(compose(job, fixed, return_hydra_config=True).hydra.sweep.dir)
 
 
 def fail(error: Exception) -> NoReturn:
@@ -85,11 +156,14 @@ def guarded(job: Callable[[], None], folder: str) -> int:
 
 def _check_all(job: str, overrides: list[str], multirun: bool) -> None:
     task = [o for o in overrides if not o.lstrip("+~").startswith(("hydra.", "hydra/"))]
+    searched = any(o.startswith("hydra/sweeper=") and o != "hydra/sweeper=basic" for o in overrides)
     problems = []
     try:
         jobs = [task]
         if multirun:
             parsed = OverridesParser.create().parse_overrides(expand(task))
+            if searched:  # what is searched is not known yet
+                parsed = [o for o in parsed if not o.is_sweep_override()]
             jobs = BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]
     except HydraException as error:
         fail(ConfigError([str(error).splitlines()[0]]))

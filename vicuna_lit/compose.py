@@ -1,6 +1,8 @@
 """YAML and overrides → a checked config. All errors are collected before any is shown."""
 
 import difflib
+import hashlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,18 @@ from vicuna_lit.evaluate.config import EvaluateConfig
 from vicuna_lit.prepare.config import PrepareConfig
 from vicuna_lit.train.config import TrainConfig
 
+MOST_OF_A_NAME = 180
+"""Characters of a folder's name, most file systems allow 255 bytes."""
+
+
+def _folder_name(text: str) -> str:
+    """A job's choices as the name of one folder, whatever stands in them."""
+    name = re.sub(r"[^\w.,=+-]+", "_", text)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    return name if len(name) <= MOST_OF_A_NAME else f"{name[:MOST_OF_A_NAME]}_{digest}"
+
+
+OmegaConf.register_new_resolver("folder_name", _folder_name, replace=True)
 JOBS: dict[str, type[Config]] = {"prepare": PrepareConfig, "train": TrainConfig, "evaluate": EvaluateConfig}
 """Root configs by the name of their job."""
 

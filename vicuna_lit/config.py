@@ -30,6 +30,8 @@ class RunConfig(Config):
     """Names the run in W&B and, by default, its folder."""
     dir: str
     """The run's folder; the same command finds its own results there."""
+    swept: dict[str, str]
+    """What was chosen for this job of a sweep; the multirun fills it."""
 
 
 class WandbConfig(Config):

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 import numpy as np
@@ -26,15 +26,18 @@ class Examples:
     """bool [tokens]"""
     offsets: np.ndarray
     """int64 [examples + 1]"""
+    records: np.ndarray
+    """int64 [examples]: the number of the conversation that each is a piece of."""
 
     @classmethod
-    def of(cls, examples: Iterable[Example]) -> "Examples":
-        """Lays examples one behind the other."""
+    def of(cls, examples: Iterable[Example], records: Iterable[int] | None = None) -> "Examples":
+        """Lays examples one behind the other; without `records` each is a conversation of its own."""
         listed = list(examples)
         offsets = np.cumsum([0, *(len(e.input_ids) for e in listed)], dtype=np.int64)
         input_ids = [np.empty(0, np.int32), *(e.input_ids for e in listed)]
         mask = [np.empty(0, bool), *(e.supervised for e in listed)]
-        return cls(tuple(e.id for e in listed), np.concatenate(input_ids), np.concatenate(mask), offsets)
+        numbers = np.array(range(len(listed)) if records is None else list(records), dtype=np.int64)
+        return cls(tuple(e.id for e in listed), np.concatenate(input_ids), np.concatenate(mask), offsets, numbers)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -106,12 +109,19 @@ class Account:
 
 
 def build(
-    records: Iterable[Conversation | Rejection], encoder: Encoder, context_length: int, most: int | None = None
+    records: Iterable[Conversation | Rejection],
+    encoder: Encoder,
+    context_length: int,
+    most: int | None = None,
+    supervised: str = "replies",
 ) -> tuple[Examples, Account]:
     """Tokenises records until `most` of them are kept.
 
     Conversations longer than the context are split on turn boundaries, each piece with the system
     prompt; an exchange that is too long by itself is rejected and counted.
+
+    Args:
+        supervised: what the loss is taken on, see `TrainConfig.supervised`.
     """
     account, kept = Account(), []
     records = iter(records)
@@ -119,13 +129,26 @@ def build(
         chunk = list(islice(records, CHUNK if most is None else min(CHUNK, most - account.records_kept)))
         if not chunk:
             break
-        kept += _build_chunk(chunk, encoder, context_length, account)
-    return Examples.of(kept), account
+        kept += _build_chunk(chunk, encoder, context_length, account, supervised)
+    return Examples.of((_masked(e, supervised) for _, e in kept), (number for number, _ in kept)), account
+
+
+def _masked(example: Example, supervised: str) -> Example:
+    match supervised:
+        case "all_tokens":  # the first has nothing before it to be predicted from
+            return replace(example, supervised=np.arange(len(example.input_ids)) > 0)
+        case "last_reply":
+            unsupervised = np.flatnonzero(~example.supervised[: np.flatnonzero(example.supervised)[-1]])
+            return replace(
+                example, supervised=example.supervised & (np.arange(len(example.input_ids)) > unsupervised[-1])
+            )
+    return example
 
 
 def _build_chunk(
-    chunk: list[Conversation | Rejection], encoder: Encoder, context_length: int, account: Account
-) -> Iterator[Example]:
+    chunk: list[Conversation | Rejection], encoder: Encoder, context_length: int, account: Account, supervised: str
+) -> Iterator[tuple[int, Example]]:
+    """Pairs of a kept record's number and an example."""
     account.records_in += len(chunk)
     usable: list[Conversation] = []
     for record in chunk:
@@ -135,7 +158,8 @@ def _build_chunk(
         else:
             account.turns_cut += cut
             usable.append(trimmed)
-    for conversation, parts in zip(usable, split(usable, encoder, context_length), strict=True):
+    most = 1 if supervised == "single_turns" else None
+    for conversation, parts in zip(usable, split(usable, encoder, context_length, most=most), strict=True):
         rejections = [part.result for part in parts if isinstance(part.result, Rejection)]
         if len(rejections) == len(parts):
             account.reject(Rejection(conversation.id, *rejections[0][1:]))
@@ -146,4 +170,4 @@ def _build_chunk(
                 account.exchanges_rejected_by_reason[part.result.reason] += part.exchanges
             else:
                 account.exchanges_kept += part.exchanges
-                yield part.result
+                yield account.records_kept, part.result

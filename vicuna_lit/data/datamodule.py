@@ -46,30 +46,35 @@ class ConversationData(L.LightningDataModule):
         """
         if self._ready:
             return
-        c = self.config
         self.train, self.account = self._build(heldout=False)
         self.heldout, self.heldout_account = self._build(heldout=True)
-        self.plan = schedule(
-            self.train.lengths,
-            self.train.supervised,
-            conversations_per_step=c.conversations_per_step,
-            tokens_per_device=c.tokens_per_device,
-            world_size=self.world_size,
-            seed=c.seed,
-            epochs=c.trainer.epochs,
-            max_steps=c.trainer.max_steps,
-            packing=c.packing,
-        )
+        c = self.config
+        self.plan = self.planned(c, self.world_size)
         if len(self.heldout):
             self.heldout_plan = schedule(
                 self.heldout.lengths,
                 self.heldout.supervised,
                 conversations_per_step=len(self.heldout),
-                tokens_per_device=c.tokens_per_device,
+                tokens_per_device=max(c.tokens_per_device, int(self.heldout.lengths.max())),
                 world_size=self.world_size,
                 packing=c.packing,
             )
         self._ready = True
+
+    def planned(self, config: TrainConfig, world_size: int) -> Plan:
+        """The step plan of these conversations under a config."""
+        return schedule(
+            self.train.lengths,
+            self.train.supervised,
+            conversations_per_step=config.conversations_per_step,
+            tokens_per_device=config.tokens_per_device,
+            world_size=world_size,
+            seed=config.seed,
+            epochs=config.trainer.epochs,
+            max_steps=config.trainer.max_steps,
+            packing=config.packing,
+            groups=self.train.records if config.step_unit == "conversation" else None,
+        )
 
     def statistics(self) -> dict[str, Any]:
         """Counts of records, exchanges and tokens of both sets, for `result.json` and W&B."""
@@ -88,7 +93,9 @@ class ConversationData(L.LightningDataModule):
             records = self._side(heldout)
         else:
             records = read(self._file(heldout))
-        examples, account = build(records, self.encoder, self.config.context_length, most)
+        c = self.config
+        context = (c.heldout.context_length if heldout else None) or c.context_length
+        examples, account = build(records, self.encoder, context, most, "replies" if heldout else c.supervised)
         if not len(examples) and not heldout:
             raise account.nothing_left(data.path)
         return examples, account

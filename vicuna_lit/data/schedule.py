@@ -118,6 +118,7 @@ def schedule(
     epochs: float = 1,
     max_steps: int | None = None,
     packing: bool = True,
+    groups: np.ndarray | None = None,
 ) -> Plan:
     """Plans a run.
 
@@ -127,6 +128,8 @@ def schedule(
         conversations_per_step: on all ranks together.
         tokens_per_device: capacity of a row.
         packing: several conversations to a row; False: one each.
+        groups: int64 [conversations]: those of one number are pieces that count as one conversation and stand in one
+            step; None: each counts.
 
     Raises:
         ValueError: a conversation is longer than a row.
@@ -138,14 +141,23 @@ def schedule(
             f"conversation {longest} has {lengths[longest]} tokens, a row holds tokens_per_device={tokens_per_device}"
         )
     cost = costs(lengths)
-    steps = order(len(lengths), conversations_per_step, epochs, max_steps, seed)
+    members = _members(np.arange(len(lengths)) if groups is None else groups)
+    units = order(len(members), conversations_per_step, epochs, max_steps, seed)
+    steps = [np.concatenate([members[unit] for unit in step]) for step in units]
     ranks = [_deal(step, cost, world_size) for step in steps]
     capacity = tokens_per_device if packing else 1
     sizes = lengths if packing else np.ones_like(lengths)
     packed = [[_pack(rank, sizes, capacity) for rank in step] for step in ranks]
     accumulation = max(len(rows) for step in packed for rows in step)
     rows = tuple(tuple(_spread(rank, sizes, cost, capacity, accumulation) for rank in step) for step in packed)
-    return Plan(rows, lengths, supervised, tokens_per_device, len(np.concatenate(steps)) / len(lengths))
+    return Plan(rows, lengths, supervised, tokens_per_device, sum(map(len, units)) / len(members))
+
+
+def _members(groups: np.ndarray) -> list[np.ndarray]:
+    """The indices of each group, groups in the order in which they first appear."""
+    _, first, inverse = np.unique(groups, return_index=True, return_inverse=True)
+    rank = np.argsort(np.argsort(first))[inverse]
+    return np.split(np.argsort(rank, kind="stable"), np.cumsum(np.bincount(rank))[:-1]) if len(groups) else []
 
 
 def _deal(step: np.ndarray, cost: np.ndarray, ranks: int) -> list[list[int]]:

@@ -23,7 +23,11 @@ class Part:
 
 
 def split(
-    conversations: Iterable[Conversation], encoder: Encoder, context_length: int, carried: int = 0
+    conversations: Iterable[Conversation],
+    encoder: Encoder,
+    context_length: int,
+    carried: int = 0,
+    most: int | None = None,
 ) -> list[list[Part]]:
     """Cuts conversations into pieces of at most `context_length` tokens, greedily, on turn boundaries.
 
@@ -33,8 +37,11 @@ def split(
     A piece also begins with the last `carried` exchanges of the one before it, as context outside
     the loss; with fewer where they do not fit together with the next exchange. Behind an exchange
     that is rejected nothing is carried: the conversation would have a gap nobody left in it.
+
+    Args:
+        most: exchanges in a piece; None: as many as fit.
     """
-    everything = [_remainder(c, encoder.longest_piece) for c in conversations]
+    everything = [_remainder(c, encoder.longest_piece, most) for c in conversations]
     pending = everything
     while True:
         for remainder in pending:
@@ -57,6 +64,8 @@ class _Remainder:
     exchanges: list[tuple[Turn, ...]]
     tokens: list[int]
     """Estimated tokens of each exchange: at first a lower bound, then as measured."""
+    most: int | None
+    """Exchanges in a piece."""
     parts: list[Part] = field(default_factory=list)
     first: int = 0
     """The first exchange not yet placed."""
@@ -93,7 +102,11 @@ class _Remainder:
     def fitting(self, context_length: int) -> int:
         """How many of the next exchanges fit behind those carried, by the estimates; one at least."""
         ends = np.cumsum(self.tokens[self.first - self.carry :])
-        return max(1, int(np.searchsorted(ends, context_length, side="right")) - self.carry)
+        return max(
+            1,
+            int(np.searchsorted(ends[: self.most and self.carry + self.most], context_length, side="right"))
+            - self.carry,
+        )
 
     def measure(self, encoder: Encoder, result: Example) -> None:
         """Counts the tokens of each exchange of a piece, read off where the supervised spans end."""
@@ -128,7 +141,7 @@ def _unsupervised(turn: Turn) -> Turn:
     return replace(turn, supervised=False) if turn.role == "assistant" else turn
 
 
-def _remainder(c: Conversation, longest_piece: int) -> _Remainder:
+def _remainder(c: Conversation, longest_piece: int, most: int | None) -> _Remainder:
     system = c.turns[:1] if c.turns and c.turns[0].role == "system" else ()
     exchanges: list[tuple[Turn, ...]] = []
     for turn in c.turns[len(system) :]:
@@ -138,7 +151,7 @@ def _remainder(c: Conversation, longest_piece: int) -> _Remainder:
             exchanges[-1] += (turn,)
     # No token is longer than the longest piece: a 10 MB turn is refused without seconds of tokenising.
     bounds = [max(len(t.content) for t in exchange) // longest_piece for exchange in exchanges]
-    return _Remainder(c.id, system, exchanges, bounds)
+    return _Remainder(c.id, system, exchanges, bounds, most)
 
 
 def _exchange_tokens(exchanges: list[tuple[Turn, ...]], whole: Example) -> list[int]:

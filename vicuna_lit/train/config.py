@@ -15,62 +15,7 @@ from vicuna_lit.config import (
     TemplateConfig,
     WandbConfig,
 )
-
-
-class SingleConfig(Config):
-    """One process on one device."""
-
-    kind: Literal["single"]
-
-
-class DDPConfig(Config):
-    """The whole model on every device; gradients are averaged (torch's DistributedDataParallel)."""
-
-    kind: Literal["ddp"]
-
-
-class FSDPConfig(Config):
-    """Weights, gradients and optimizer state sharded by layer (torch's `fully_shard`, FSDP2)."""
-
-    kind: Literal["fsdp"]
-    offload: bool
-    """Keep the shards in CPU memory."""
-
-
-class ZeroConfig(Config):
-    """DeepSpeed's ZeRO (Rajbhandari et al. 2020)."""
-
-    kind: Literal["zero"]
-    stage: Literal[1, 2, 3]
-    """1 shards the optimizer state, 2 the gradients too, 3 the weights too."""
-    offload: bool
-    """Keep weights and optimizer state in CPU memory (stage 3)."""
-
-
-class FullConfig(Config):
-    """All weights are trained."""
-
-    kind: Literal["full"]
-
-
-class PartialConfig(Config):
-    """Some weights are trained, the others stay as they are."""
-
-    kind: Literal["partial"]
-    train: Annotated[tuple[str, ...], Field(min_length=1)]
-    """Regular expressions; a weight whose name holds a match of one is trained."""
-
-
-class LoraConfig(Config):
-    """Low-rank adapters (Hu et al. 2021) on frozen weights; qlora (Dettmers et al. 2023) keeps those in 4 bits.
-    No dropout: its random numbers would depend on how conversations lie in rows."""
-
-    kind: Literal["lora", "qlora"]
-    rank: PositiveInt
-    alpha: PositiveFloat
-    """The adapter's product is scaled by alpha / rank."""
-    targets: Annotated[tuple[str, ...], Field(min_length=1)]
-    """Last names of the linear layers that get one."""
+from vicuna_lit.train.choices import FinetuneConfig, SingleConfig, StrategyConfig
 
 
 class OptimizerConfig(Config):
@@ -117,9 +62,11 @@ class CheckpointConfig(Config):
 
 
 class HeldoutConfig(Config):
-    """The held-out loss: before the first step, after the last, and every so many steps."""
+    """The held-out loss, on all replies: before the first step, after the last, and every so many steps."""
 
     every_steps: PositiveInt | None
+    context_length: PositiveInt | None
+    """Of the held-out conversations; null: as in training. Fix it to compare runs of several context lengths."""
 
 
 class AskedConfig(Config):
@@ -150,6 +97,12 @@ class TrainConfig(Config):
     """Longest conversation in tokens; longer ones are split on turn boundaries."""
     conversations_per_step: PositiveInt
     """The recipe's batch size: conversations in one optimizer step, on all devices together."""
+    step_unit: Literal["piece", "conversation"]
+    """What `conversations_per_step` counts: pieces of at most a context, as FastChat does, or whole conversations, all
+    pieces of one in one step: then another context length or `supervised` leaves every step the same conversations."""
+    supervised: Literal["replies", "last_reply", "all_tokens", "single_turns"]
+    """What the loss is taken on in training: all replies, the last one of each piece, all tokens, or all replies with
+    each exchange a conversation of its own (as Alpaca)."""
     tokens_per_device: PositiveInt
     """The memory's batch size: the longest packed row. Gradient accumulation follows from it."""
     packing: bool
@@ -171,12 +124,16 @@ class TrainConfig(Config):
     system_prompt: str | None
     """For conversations without a system turn; null: the template's own."""
     dry_run: bool
-    """Print what would run (steps, tokens, layout) and stop."""
+    """Print what would run (steps, tokens, layout; of a sweep all jobs and what differs) and stop."""
+    on_failure: Literal["stop", "continue", "retry"]
+    """What a sweep does when a job fails: ends, goes on, or tries it once more and goes on."""
+    objective: str
+    """What a job of a sweep returns to Hydra's sweeper: a figure of `result.json`, such as `heldout_loss`."""
     model: ModelConfig
     data: DataConfig
     template: TemplateConfig
-    strategy: Annotated[SingleConfig | DDPConfig | FSDPConfig | ZeroConfig, Field(discriminator="kind")]
-    finetune: Annotated[FullConfig | PartialConfig | LoraConfig, Field(discriminator="kind")]
+    strategy: StrategyConfig
+    finetune: FinetuneConfig
     optimizer: OptimizerConfig
     trainer: TrainerConfig
     checkpoint: CheckpointConfig

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from vicuna_lit.folder import whole_folder
 from vicuna_lit.paths import ModelError
 from vicuna_lit.tokenizer import need_package
-from vicuna_lit.train.config import FullConfig, LoraConfig, PartialConfig
+from vicuna_lit.train.choices import FullConfig, LoraConfig, PartialConfig
 
 
 def choose_trained(model: PreTrainedModel, config: FullConfig | PartialConfig | LoraConfig) -> None:

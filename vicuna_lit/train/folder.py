@@ -22,6 +22,7 @@ from vicuna_lit.train.preemption import notice
 LAYOUT = (
     "strategy", "trainer.devices", "trainer.accelerator", "tokens_per_device", "packing", "attention", "head",
     "gradient_checkpointing", "offload_activations", "compile", "checkpoint", "resume", "run", "wandb",
+    "on_failure", "objective",
 )  # fmt: skip
 """What may change between two starts of one run: how it lies on the hardware, and what is written about it."""
 

@@ -7,6 +7,25 @@ from pathlib import Path
 
 import torch
 
+OUT_OF_MEMORY = 34
+"""The exit code of a run whose model, step or held-out loss did not fit."""
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on a GPU or on the CPU."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    words = ("can't allocate memory", "not enough memory", "out of memory")
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+
+
+def kernel_kills() -> int:
+    """Processes that this machine's kernel has killed for lack of memory so far; 0 where it does not say."""
+    with suppress(OSError):
+        found = re.search(r"^oom_kill (\d+)$", Path("/proc/vmstat").read_text(), re.MULTILINE)
+        return int(found[1]) if found else 0
+    return 0
+
 
 class PeakMemory:
     """Peaks of one process, step by step and over all."""

@@ -21,6 +21,7 @@ from vicuna_lit.train.finetune import save_adapter
 from vicuna_lit.train.folder import Result, lacks_room, open_folder
 from vicuna_lit.train.history import History, lost_time_table, masks_table, recorded_step, replies_table, start_wandb
 from vicuna_lit.train.logbook import Logbook
+from vicuna_lit.train.memory import out_of_memory
 from vicuna_lit.train.model import SupervisedLM
 from vicuna_lit.train.module import SupervisedModule
 from vicuna_lit.train.preemption import Preempted, notice
@@ -96,11 +97,12 @@ class Session:
             self._leave("preempted", steps=stop.step)
             raise
         except BaseException as error:
-            self._leave("failed", error=repr(error)[:1000])
+            cause = "out_of_memory" if out_of_memory(error) else None
+            self._leave("failed", error=repr(error)[:1000], cause=cause)
             raise
         self.wandb.finish()
         write_json(self.folder / "result.json", asdict(result), durable=True)
-        conclude(result, self.folder)
+        conclude(result, self.folder, brief=bool(self.config.run.swept))
         return result
 
     def _leave(self, status: str, **what: Any) -> None:

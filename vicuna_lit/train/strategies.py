@@ -22,7 +22,8 @@ from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, Offlo
 from torch.distributed.tensor import DTensor
 
 from vicuna_lit.paths import ModelError
-from vicuna_lit.train.config import DDPConfig, FSDPConfig, SingleConfig, TrainConfig, ZeroConfig
+from vicuna_lit.train.choices import DDPConfig, FSDPConfig, SingleConfig, ZeroConfig
+from vicuna_lit.train.config import TrainConfig
 from vicuna_lit.train.model import SupervisedLM
 from vicuna_lit.train.world import World, backend, sum_over_ranks
 

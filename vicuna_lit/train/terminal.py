@@ -38,14 +38,14 @@ def describe(config: TrainConfig, data: ConversationData, model: PreTrainedModel
         "rejected": f"{dropped}; exchanges of kept records: {lost or 'none'}; turns cut: {account.turns_cut}",
         "steps": f"{plan.steps:,} steps of {config.conversations_per_step} conversations, {plan.epochs:g} epochs",
         "tokens": f"{tokens:,} tokens, {supervised:,} supervised ({supervised / tokens:.0%})",
-        "layout": f"{_spread(config, plan)} a step of up to {plan.tokens_per_device:,} tokens, {plan.fill:.0%} full",
+        "layout": f"{spread(config, plan)} a step of up to {plan.tokens_per_device:,} tokens, {plan.fill:.0%} full",
     }
     for name, text in rows.items():
         table.add_row(name, text)
     console.print(table)
 
 
-def _spread(config: TrainConfig, plan: Plan) -> str:
+def spread(config: TrainConfig, plan: Plan) -> str:
     """`zero3_offload, 8 processes × 2 rows`."""
     stage, offload = getattr(config.strategy, "stage", ""), getattr(config.strategy, "offload", False)
     processes = f"{plan.world_size} process{'es' if plan.world_size > 1 else ''}"
@@ -57,8 +57,8 @@ def _size(count: int) -> str:
     return f"{count / 2**30:.2f} GiB" if count >= 2**29 else f"{count / 2**20:.0f} MiB"
 
 
-def conclude(result: Result, folder: Path) -> None:
-    """Prints the replies, the losses, and where everything lies."""
+def conclude(result: Result, folder: Path, brief: bool = False) -> None:
+    """Prints the replies, the losses, and, unless it shall be brief, where everything lies."""
     for pair in result.replies[:MOST_REPLIES]:
         console.print(f"\n[bold]{escape(pair['question'])}[/]", highlight=False)
         console.print(
@@ -78,6 +78,8 @@ def conclude(result: Result, folder: Path) -> None:
     speed = f"{result.supervised_tokens_per_second:,.0f} supervised tokens/s"
     console.print(f"{result.steps} steps in {result.seconds:.0f} s, {speed}")
     console.print(f"peak memory {_size(result.peak_memory_bytes)} a process (the model: {_size(result.model_bytes)})")
+    if brief:
+        return
     for name, what in {
         "hf": "the model: transformers opens this folder",
         "adapter": "the adapters alone: PEFT opens this folder",

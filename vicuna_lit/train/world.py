@@ -23,7 +23,8 @@ from typing import Any
 import torch.distributed
 
 from vicuna_lit.folder import RunError
-from vicuna_lit.train.config import SingleConfig, TrainConfig
+from vicuna_lit.train.choices import SingleConfig
+from vicuna_lit.train.config import TrainConfig
 from vicuna_lit.train.preemption import PREEMPTED, Preempted, notice
 
 LAST_WORDS = 5.0

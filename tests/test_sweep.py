@@ -1,0 +1,245 @@
+"""Multiruns: each job in processes of its own, none lost silently, and the same command goes on."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.runs import COMMON
+from vicuna_lit.cli import JobFailed
+from vicuna_lit.compare.runs import read_sweep
+from vicuna_lit.compose import _folder_name, load
+from vicuna_lit.train import sweep, world
+from vicuna_lit.train.memory import OUT_OF_MEMORY, out_of_memory
+from vicuna_lit.train.preemption import PREEMPTED, Preempted
+from vicuna_lit.train.sweep import DryRun, run_job
+from vicuna_lit.train.world import ProcessesFailed
+
+SHORT = (*COMMON, "trainer.max_steps=4", "data.max_heldout=2")
+
+
+def multirun(folder: Path, *overrides: str, **how: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(folder, *overrides), capture_output=True, text=True, timeout=400, **how)
+
+
+def command(folder: Path, *overrides: str) -> list[str]:
+    given = {o.partition("=")[0] for o in overrides}
+    common = [o for o in SHORT if o.partition("=")[0] not in given]
+    return [sys.executable, "-m", "vicuna_lit.train", "-m", f"hydra.sweep.dir={folder}", *common, *overrides]
+
+
+def job(folder: Path, *overrides: str) -> Any:
+    return load("train", *SHORT, f"run.dir={folder / 'job'}", "run.name=job", *overrides)
+
+
+def failures(folder: Path) -> list[dict[str, Any]]:
+    path = folder / "failures.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+@pytest.mark.slow
+def test_a_sweep_goes_on_after_a_failure_and_the_same_command_does_the_rest(tmp_path):
+    """One job cannot fit: its memory is limited as the kernel of a small machine would."""
+    folder = tmp_path / "sweep"
+    heads = "model.architecture.intermediate_size=128,4000000"
+    limit = lambda: resource.setrlimit(resource.RLIMIT_AS, (7 * 2**30, 7 * 2**30))  # noqa: E731
+    done = multirun(folder, heads, "seed=0,1", "wandb.mode=offline", preexec_fn=limit)
+    assert done.returncode == 1, done.stderr[-3000:]
+    assert "2 finished" in done.stdout
+    assert [f["cause"] for f in failures(folder)] == ["out_of_memory"] * 2
+    assert "out of memory" in done.stderr
+    assert "gradient_checkpointing=full" in done.stderr
+    runs = {run.name: run for run in read_sweep(folder).finished}
+    assert set(runs) == {f"model.architecture.intermediate_size=128,seed={s}" for s in (0, 1)}
+    for name, run in runs.items():
+        assert run.config["wandb"]["group"] == "sweep"
+        assert run.swept == {"model.architecture.intermediate_size": "128", "seed": name[-1]}
+        assert len(list((run.folder / "wandb").glob("offline-run-*"))) == 1
+
+    before = {name: (run.folder / "metrics.csv").stat().st_mtime_ns for name, run in runs.items()}
+    again = multirun(folder, "model.architecture.intermediate_size=128", "seed=0,1,2", "wandb.mode=offline")
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert len(read_sweep(folder).finished) == 3
+    again = multirun(folder, heads.replace(",4000000", ",64"), "seed=0,1", "wandb.mode=offline")
+    assert again.stderr.count("done before") == 2
+    assert {n: (r.folder / "metrics.csv").stat().st_mtime_ns for n, r in runs.items()} == before
+
+
+@pytest.mark.slow
+def test_ctrl_c_stops_the_sweep_and_the_same_command_goes_on(tmp_path):
+    """In the first job of two, each of two processes; what comes out is what an undisturbed sweep gives."""
+    overrides = ("strategy=ddp", "trainer.devices=2", "seed=0,1", "trainer.max_steps=12", "checkpoint.every_steps=2")
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        command(tmp_path / "a", *overrides),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+    )
+    first = tmp_path / "a" / "seed=0" / "metrics.csv"
+    ends = time.monotonic() + 120
+    while time.monotonic() < ends and not (first.exists() and first.read_text().count("\n") > 3):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == PREEMPTED, said[-3000:]
+    assert "the same command goes on" in said
+    assert not (tmp_path / "a" / "seed=1" / "metrics.csv").exists()
+    for folder in ("a", "b"):
+        done = multirun(tmp_path / folder, *overrides, env=environment)
+        assert done.returncode == 0, done.stderr[-3000:]
+    for seed in (0, 1):
+        a, b = (tmp_path / f / f"seed={seed}" for f in ("a", "b"))
+        assert (a / "metrics.csv").read_text() == (b / "metrics.csv").read_text()
+
+
+@pytest.mark.slow
+def test_a_search_by_optuna_goes_on_to_the_same_trials(tmp_path):
+    """Its sampler has a seed and finished jobs are found again: no state of its own is needed."""
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    search = (
+        "hydra/sweeper=optuna", "hydra.sweeper.sampler.seed=3", "hydra.sweeper.direction=minimize",
+        "optimizer.lr=tag(log,interval(1e-4,1e-2))", "hydra.sweeper.n_jobs=1",
+    )  # fmt: skip
+    two = multirun(tmp_path / "s", *search, "hydra.sweeper.n_trials=2")
+    assert two.returncode == 0, two.stderr[-3000:]
+    first = {run.name: run.result["heldout_loss"] for run in read_sweep(tmp_path / "s").runs}
+    assert len(first) == 2
+    three = multirun(tmp_path / "s", *search, "hydra.sweeper.n_trials=3")
+    assert three.returncode == 0, three.stderr[-3000:]
+    assert three.stderr.count("done before") == 2
+    found = {run.name: run.result["heldout_loss"] for run in read_sweep(tmp_path / "s").runs}
+    assert len(found) == 3
+    assert first.items() <= found.items()
+    best = (tmp_path / "s" / "optimization_results.yaml").read_text()
+    assert f"{min(found.values())}"[:10] in best
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local", "ray"])
+def test_hydras_launchers_run_the_same_jobs(tmp_path, launcher):
+    """Somewhere else: worker processes, a local stand-in of SLURM, a Ray cluster of this machine."""
+    plugin = {"submitit_local": "submitit"}.get(launcher, launcher)
+    pytest.importorskip(f"hydra_plugins.hydra_{plugin}_launcher")
+    here = multirun(tmp_path / "here", "seed=0,1")
+    there = multirun(tmp_path / "there", "seed=0,1", f"hydra/launcher={launcher}")
+    assert (here.returncode, there.returncode) == (0, 0), there.stderr[-3000:]
+    a, b = read_sweep(tmp_path / "here"), read_sweep(tmp_path / "there")
+    assert [run.name for run in b.finished] == [run.name for run in a.finished] == ["seed=0", "seed=1"]
+    for one, other in zip(a.runs, b.runs, strict=True):
+        assert one.result["heldout_loss"] == pytest.approx(other.result["heldout_loss"], rel=1e-6)
+
+
+def endings(monkeypatch, *codes: Any) -> list[str]:
+    """The launcher ends as told, once after the other."""
+    left, calls = list(codes), []
+
+    def launch(config: Any) -> None:
+        calls.append(config.run.name)
+        end = left.pop(0)
+        if isinstance(end, Exception):
+            raise end
+        if end:
+            raise ProcessesFailed(end)
+        folder = Path(config.run.dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "result.json").write_text(json.dumps({"status": "finished", "heldout_loss": 1.5, "steps": 4}))
+
+    monkeypatch.setattr(world, "launch", launch)
+    return calls
+
+
+def test_on_failure(tmp_path, monkeypatch):
+    calls = endings(monkeypatch, 1, 0)
+    assert run_job(job(tmp_path, "on_failure=retry")) == 1.5
+    assert len(calls) == 2
+    calls = endings(monkeypatch, 1, 1)
+    with pytest.raises(JobFailed, match="job failed: exit code 1"):
+        run_job(job(tmp_path / "b", "on_failure=retry"))
+    assert len(calls) == 2
+    for hopeless in (OUT_OF_MEMORY, 2):
+        calls = endings(monkeypatch, hopeless)
+        with pytest.raises(JobFailed):
+            run_job(job(tmp_path / str(hopeless), "on_failure=retry"))
+        assert len(calls) == 1
+    endings(monkeypatch, 7)
+    with pytest.raises(SystemExit) as stop:
+        run_job(job(tmp_path / "c", "on_failure=stop"))
+    assert stop.value.code == 7
+    endings(monkeypatch, Preempted(3))
+    with pytest.raises(SystemExit) as stop:
+        run_job(job(tmp_path / "d"))
+    assert stop.value.code == PREEMPTED
+
+
+def test_a_job_that_the_kernel_killed_for_its_memory(tmp_path, monkeypatch):
+    from vicuna_lit.train import memory
+
+    kills = iter([3, 4, 4, 4])
+    monkeypatch.setattr(memory, "kernel_kills", lambda: next(kills))
+    for name, cause in (("a", "out_of_memory"), ("b", None)):
+        endings(monkeypatch, -9)
+        with pytest.raises(JobFailed):
+            run_job(job(tmp_path / name))
+        assert failures(tmp_path / name)[-1]["cause"] == cause
+
+
+def test_a_failure_never_touches_another_runs_folder(tmp_path, monkeypatch):
+    folder = tmp_path / "job"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"seed": 1}')
+    (folder / "result.json").write_text('{"status": "finished", "heldout_loss": 1.0}')
+    with pytest.raises(JobFailed, match="bad input"):
+        run_job(job(tmp_path))
+    assert json.loads((folder / "result.json").read_text())["status"] == "finished"
+    assert failures(tmp_path)[0]["code"] == 2
+
+
+def test_the_objective_is_a_figure_of_the_result(tmp_path, monkeypatch):
+    endings(monkeypatch, 0, 0)
+    assert run_job(job(tmp_path, "objective=steps")) == 4
+    with pytest.raises(JobFailed, match=r"objective=stepps: no figure of result\.json"):
+        run_job(job(tmp_path / "b", "objective=stepps"))
+
+
+def test_what_counts_as_out_of_memory():
+    assert out_of_memory(MemoryError())
+    assert out_of_memory(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 9 bytes"))
+    assert not out_of_memory(RuntimeError("shapes do not match"))
+
+
+def test_the_plan_of_a_sweep_reads_the_conversations_once(tmp_path, capsys, monkeypatch):
+    reads = []
+    monkeypatch.setattr(sweep, "console", None)
+    from vicuna_lit.data import datamodule
+
+    real = datamodule.build
+    monkeypatch.setattr(datamodule, "build", lambda *a: reads.append(a) or real(*a))
+    plans = DryRun()
+    for context in (128, 256):
+        for seed in (0, 1):
+            swept = [f"+run.swept.context_length='{context}'", f"+run.swept.seed='{seed}'"]
+            changed = [f"context_length={context}", f"seed={seed}", f"run.dir={tmp_path / str(context) / str(seed)}"]
+            common = [o for o in SHORT if not o.startswith("context_length")]
+            plans.add(load("train", *common, *changed, *swept))
+    assert len(reads) == 4  # training and held-out conversations of each context
+    plans.show(tmp_path)
+    said = capsys.readouterr().out
+    assert "4 jobs" in said
+    for word in ("context_length", "seed", "steps", "tokens", "supervised", "to do"):
+        assert word in said
+
+
+def test_the_name_of_a_jobs_folder_is_one_name():
+    assert _folder_name("data.path=/a/b c.json,seed=0") == "data.path=_a_b_c.json,seed=0"
+    long = [_folder_name("x=" + "y" * 300 + end) for end in "ab"]
+    assert len(set(long)) == 2
+    assert max(map(len, long)) < 255

@@ -1,0 +1,60 @@
+"""The page of a sweep, and its figures and table as files."""
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from markupsafe import Markup
+
+from vicuna_lit.compare.figures import figures
+from vicuna_lit.compare.runs import Sweep
+from vicuna_lit.compare.table import METRICS, REPEATS, Setting, rows, settings
+from vicuna_lit.folder import write
+from vicuna_lit.pages import render_page
+
+
+def write_report(
+    sweep: Sweep, folder: Path, metrics: Sequence[str] = METRICS, repeats: Sequence[str] = REPEATS
+) -> Path:
+    """Writes `compare.html`, `runs.csv` (a row for each run) and `figures/*.svg` into a folder; returns the page."""
+    found = settings(sweep, metrics, repeats)
+    drawn = figures(found)
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    for title, svg in drawn.items():
+        write(folder / "figures" / f"{title.lower().replace(' ', '_')}.svg", [svg.encode()])
+    write(folder / "runs.csv", [runs_csv(sweep, metrics).encode()])
+    write(folder / "compare.html", [page(sweep, found, drawn, metrics).encode()])
+    return folder / "compare.html"
+
+
+def page(sweep: Sweep, found: Sequence[Setting], drawn: dict[str, str], metrics: Sequence[str]) -> str:
+    """The page as text."""
+    return render_page(
+        "compare/report.html.jinja",
+        {},
+        name=sweep.folder.resolve().name,
+        sweep=sweep,
+        keys=[key for key in sweep.keys if key not in REPEATS],
+        table=rows(found, metrics),
+        first=found[0].name if found else "",
+        others=[run for run in sweep.runs if run.status != "finished"],
+        failures={f["job"]: f for f in sweep.failures},
+        figures={title: Markup(svg) for title, svg in drawn.items()},  # drawn here, its texts escaped
+    )
+
+
+def runs_csv(sweep: Sweep, metrics: Sequence[str] = METRICS) -> str:
+    """A row for each run: what differs, its status, every metric unrounded, the losses by reply and by position."""
+    table = []
+    for run in sweep.runs:
+        row: dict[str, object] = {key: sweep.choice(run, key) for key in sweep.keys}
+        row |= {"status": run.status} | {metric: run.figure(metric) for metric in metrics}
+        row |= {f"loss_by_{what}/{k}": v for what in ("turn", "position") for k, v in run.heldout_by(what).items()}
+        table.append(row)
+    out = io.StringIO()
+    columns = dict.fromkeys(key for row in table for key in row)
+    writer = csv.DictWriter(out, list(columns), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(table)
+    return out.getvalue()

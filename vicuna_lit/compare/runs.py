@@ -1,0 +1,168 @@
+"""Run folders as values: what was chosen, what came out."""
+
+import csv
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vicuna_lit.folder import RunError, flatten
+
+FAILURES = "failures.jsonl"
+"""In a sweep's folder: a line for each job that failed."""
+NO_CHOICE = ("run", "wandb", "checkpoint", "resume", "on_failure", "objective", "dry_run")
+"""Config keys that do not make a run another one to compare."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """The folder of a train run, finished or not."""
+
+    folder: Path
+    config: dict[str, Any]
+    """As `config.json`: every value, nested."""
+    result: dict[str, Any]
+    """As `result.json`; empty where the run has not come so far."""
+
+    @property
+    def name(self) -> str:
+        """In a sweep its choices: `context_length=1024,seed=0`."""
+        return self.config["run"]["name"]
+
+    @property
+    def status(self) -> str:
+        """finished, preempted, failed or unfinished."""
+        return self.result.get("status", "unfinished")
+
+    @property
+    def swept(self) -> dict[str, str]:
+        """What was chosen for this job of its sweep; empty outside one."""
+        return self.config["run"].get("swept", {})
+
+    @cached_property
+    def metrics(self) -> dict[str, np.ndarray]:
+        """`metrics.csv` by column, a value for each optimizer step: step, loss, grad_norm, lr, …"""
+        path = self.folder / "metrics.csv"
+        if not path.exists():
+            return {}
+        with path.open() as file:
+            rows = list(csv.DictReader(file))
+        columns = {key: [row[key] for row in rows] for key in (rows[0] if rows else ())}
+        return {k: np.array(v if k == "conversations_hash" else list(map(float, v))) for k, v in columns.items()}
+
+    def figure(self, name: str) -> float | None:
+        """A figure of the result by its name, or None: `heldout_loss`, `lost_time.saving`, `data.train.tokens`."""
+        value: Any = self.result
+        for key in name.split("."):
+            value = value.get(key) if isinstance(value, dict) else None
+        return float(value) if isinstance(value, int | float) else None
+
+    def heldout_by(self, what: str) -> dict[str, float]:
+        """The held-out loss by `turn` (`1`, `2`, …, `8+`) or by `position` (`0-127`, `128-255`, …), in order."""
+        prefix = f"heldout/loss_by_{what}/"
+        return {k.removeprefix(prefix): v for k, v in self.result.get("heldout", {}).items() if k.startswith(prefix)}
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Runs to compare, in the order of what was chosen."""
+
+    folder: Path
+    runs: tuple[Run, ...]
+    failures: tuple[dict[str, Any], ...] = ()
+    """Jobs that failed, each time: job, error, cause, code, time (Unix)."""
+
+    @property
+    def finished(self) -> tuple[Run, ...]:
+        """The runs that have a result."""
+        return tuple(run for run in self.runs if run.status == "finished")
+
+    @cached_property
+    def keys(self) -> tuple[str, ...]:
+        """What differs between the runs: the keys that were swept, or else the config keys with several values."""
+        if all(run.swept for run in self.runs):
+            return tuple(dict.fromkeys(key for run in self.runs for key in run.swept))
+        flat = [flatten(run.config) for run in self.runs]
+        named = [key for key in dict.fromkeys(k for one in flat for k in one) if key.split(".")[0] not in NO_CHOICE]
+        return tuple(key for key in named if len({json.dumps(one.get(key)) for one in flat}) > 1)
+
+    def choice(self, run: Run, key: str) -> str:
+        """The value of a key in a run, as text."""
+        if key in run.swept:
+            return run.swept[key]
+        value = flatten(run.config).get(key, "")
+        return value if isinstance(value, str) else json.dumps(value)
+
+
+def read_run(folder: str | Path) -> Run:
+    """Reads a run folder.
+
+    Raises:
+        RunError: it is none.
+    """
+    folder = Path(folder)
+    if (run := _read(folder)) is None:
+        raise RunError(f"{folder}: no folder of a train run (it has no config.json of one)")
+    return run
+
+
+def read_sweep(*folders: str | Path) -> Sweep:
+    """Reads all runs in a folder, or in several; a run's own folder is one run.
+
+    Raises:
+        RunError: there is no run.
+    """
+    places = [Path(folder) for folder in folders]
+    runs = [run for place in places for run in _below(place)]
+    failures = [json.loads(line) for place in places for line in _lines(place / FAILURES)]
+    if not runs and not failures:
+        raise RunError(f"{', '.join(map(str, places))}: holds no train run")
+    sweep = Sweep(places[0], tuple(runs), tuple(failures))
+    ordered = sorted(runs, key=lambda run: [in_order(sweep.choice(run, key)) for key in sweep.keys])
+    return Sweep(places[0], tuple(ordered), tuple(failures))
+
+
+def in_order(value: str) -> tuple[int, float, str]:
+    """Numbers by size, then words."""
+    number = as_number(value)
+    return (1, 0.0, value) if number is None else (0, number, "")
+
+
+def as_number(value: str) -> float | None:
+    """A choice as a number, where it is one."""
+    try:
+        return float(value)
+    except ValueError:
+        return None
+
+
+def numeric(values: Iterable[str]) -> bool:
+    """Whether all choices are numbers."""
+    return all(as_number(value) is not None for value in values)
+
+
+def _below(folder: Path) -> Sequence[Run]:
+    if (run := _read(folder)) is not None:
+        return [run]
+    if not folder.is_dir():
+        raise RunError(f"{folder}: no such folder")
+    return [run for child in sorted(folder.iterdir()) if child.is_dir() for run in _below(child)]
+
+
+def _read(folder: Path) -> Run | None:
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        result = (folder / "result.json").read_text() if (folder / "result.json").exists() else "{}"
+        return Run(folder, config, json.loads(result)) if "conversations_per_step" in config else None
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError) as error:
+        raise RunError(f"{folder}: config.json or result.json cannot be read: {error}") from error
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.exists() else []

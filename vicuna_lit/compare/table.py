@@ -1,0 +1,122 @@
+"""Runs that differ by their seed alone, as one row: means with their standard errors."""
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vicuna_lit.compare.runs import Run, Sweep
+
+METRICS = ("heldout_loss", "supervised_tokens_per_second", "peak_memory_bytes", "seconds")
+REPEATS = ("seed",)
+"""Keys whose values are repetitions of one setting."""
+SCALES = {"peak_memory_bytes": (2**30, "peak memory, GiB"), "model_bytes": (2**30, "model, GiB")}
+NAMES = {
+    "heldout_loss": "held-out loss",
+    "heldout_loss_before": "held-out loss before",
+    "supervised_tokens_per_second": "supervised tokens/s",
+    "seconds": "seconds",
+    "steps": "steps",
+    "tokens": "tokens",
+    "supervised_tokens": "supervised tokens",
+    "mfu": "MFU",
+}
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean over repetitions and its standard error: s / √n, None for a single run."""
+
+    mean: float
+    error: float | None
+    count: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Mean | None":
+        """None where there is no value."""
+        if not values:
+            return None
+        n, mean = len(values), math.fsum(values) / len(values)
+        error = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1) / n) if n > 1 else None
+        return cls(mean, error, n)
+
+    def __str__(self) -> str:
+        """`1.4320 ± 0.0012`: as many digits as the error justifies, four without one."""
+        if self.error:
+            digits = max(0, 1 - math.floor(math.log10(self.error)))
+            return f"{self.mean:,.{digits}f} ± {self.error:.{digits}f}"
+        return f"{self.mean:,.{max(0, 4 - len(str(int(abs(self.mean)))) + 1) if self.mean else 0}f}"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One combination of choices, over all its repetitions."""
+
+    choices: dict[str, str]
+    """The keys that differ, repetitions left out."""
+    runs: tuple[Run, ...]
+    metrics: dict[str, Mean | None]
+    difference: Mean | None
+    """Held-out loss minus that of the first setting, over repetitions that both have (paired, so what a seed does to
+    both cancels); None for the first."""
+
+    @property
+    def name(self) -> str:
+        """`512`, or `512, fsdp` where several keys differ."""
+        return ", ".join(self.choices.values()) or "all runs"
+
+
+def settings(sweep: Sweep, metrics: Sequence[str] = METRICS, repeats: Sequence[str] = REPEATS) -> tuple[Setting, ...]:
+    """The finished runs of a sweep by setting, in order; the first is what the others are compared with.
+
+    Args:
+        metrics: figures of `result.json`.
+        repeats: keys whose values are repetitions.
+    """
+    keys = [key for key in sweep.keys if key not in repeats]
+    groups: dict[tuple[str, ...], list[Run]] = defaultdict(list)
+    for run in sweep.finished:
+        groups[tuple(sweep.choice(run, key) for key in keys)].append(run)
+    first = next(iter(groups.values()), [])
+    out = []
+    for choices, runs in groups.items():
+        figures = {m: Mean.of([v for run in runs if (v := run.figure(m)) is not None]) for m in metrics}
+        paired = None if runs is first else _paired(sweep, runs, first, repeats)
+        out.append(Setting(dict(zip(keys, choices, strict=True)), tuple(runs), figures, paired))
+    return tuple(out)
+
+
+def _paired(sweep: Sweep, runs: Sequence[Run], others: Sequence[Run], repeats: Sequence[str]) -> Mean | None:
+    def losses(of: Sequence[Run]) -> dict[tuple[str, ...], float | None]:
+        return {tuple(sweep.choice(run, key) for key in repeats): run.figure("heldout_loss") for run in of}
+
+    a, b = losses(runs), losses(others)
+    return Mean.of([x - y for key, x in a.items() if x is not None and (y := b.get(key)) is not None])
+
+
+def rows(found: Sequence[Setting], metrics: Sequence[str] = METRICS) -> list[dict[str, str]]:
+    """The table as text: a row for each setting, columns by their names."""
+    out = []
+    for setting in found:
+        row = {key.split(".")[-1]: value for key, value in setting.choices.items()}
+        row["runs"] = str(len(setting.runs))
+        for metric in metrics:
+            scale, name = SCALES.get(metric, (1, NAMES.get(metric, metric)))
+            row[name] = _scaled(setting.metrics[metric], scale)
+            if metric == "heldout_loss" and len(found) > 1:
+                row["difference, paired"] = str(setting.difference) if setting.difference else "–"
+        out.append(row)
+    return out
+
+
+def markdown(table: Sequence[dict[str, str]]) -> str:
+    """Rows as a Markdown table."""
+    columns = list(table[0])
+    lines = [columns, ["---"] * len(columns), *([row[c].replace("|", "\\|") for c in columns] for row in table)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _scaled(mean: Mean | None, scale: float) -> str:
+    if mean is None:
+        return "–"
+    return str(Mean(mean.mean / scale, mean.error and mean.error / scale, mean.count))

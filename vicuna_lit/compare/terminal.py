@@ -1,0 +1,53 @@
+"""A sweep on the screen."""
+
+from collections import Counter
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from vicuna_lit.compare.runs import Sweep, read_sweep
+from vicuna_lit.compare.table import rows, settings
+from vicuna_lit.folder import RunError
+
+console = Console(soft_wrap=True, highlight=False)
+
+
+def show_table(table: list[dict[str, str]]) -> None:
+    """Prints rows; numbers to the right."""
+    grid = Table(box=None, padding=(0, 2, 0, 0))
+    for column in table[0]:
+        grid.add_column(column, justify="right")
+    for row in table:
+        grid.add_row(*map(Text, row.values()))
+    Console(width=max(120, console.width), highlight=False).print(grid)
+
+
+def show_sweep(folder: Path, since: float) -> int:
+    """What became of the jobs of a sweep; the command's exit code: 1 where one failed since then.
+
+    Args:
+        since: Unix time; what failed before is history.
+    """
+    try:
+        sweep = read_sweep(folder)
+    except RunError:
+        return 0
+    print()
+    if found := settings(sweep):
+        show_table(rows(found))
+    failed = [f for f in sweep.failures if f["time"] >= since]
+    show_unfinished(sweep, failed)
+    if found:
+        console.print(f"all of it, with figures: vicuna-compare {folder}")
+    return 1 if failed else 0
+
+
+def show_unfinished(sweep: Sweep, failed: list[dict]) -> None:
+    """How many runs there are, and why some have no result."""
+    counts = Counter(run.status for run in sweep.runs)
+    console.print(", ".join(f"{n} {status}" for status, n in counts.items()) or "no run has begun")
+    for failure in {f["job"]: f for f in failed}.values():
+        console.print(f"[red]failed[/] {escape(failure['job'] + ': ' + failure['error'])}")
