@@ -14,7 +14,9 @@ from tests.test_history import has_one_row_a_step
 from vicuna_lit.train.times import lost_time
 
 SEED = int(os.environ.get("CHAOS_SEED", random.randrange(10**6)))
-STRATEGIES = {"single": 12, "ddp": 6, "fsdp": 6, "zero2": 6}
+SHARE = int(os.environ.get("CHAOS_SHARE", "1"))
+"""CI takes a half of the interruptions: CHAOS_SHARE=2."""
+STRATEGIES = {"single": 12 // SHARE, "ddp": 6 // SHARE, "fsdp": 6 // SHARE, "zero2": 6 // SHARE}
 STEPS = 40
 SETTINGS = (
     "heldout.every_steps=2", "checkpoint.every_steps=3", "wandb.mode=offline", "tokens_per_device=512",
@@ -25,7 +27,7 @@ SETTINGS = (
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_chaos(strategy, tmp_path, monkeypatch):
-    """At least 30 interruptions over all strategies; CHAOS_SEED=<n> repeats them."""
+    """30 interruptions over all strategies; CHAOS_SEED=<n> repeats them."""
     print(f"CHAOS_SEED={SEED}")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     several = [] if strategy == "single" else ["trainer.devices=2"]
