@@ -41,7 +41,8 @@ FORBIDDEN = {
 ONLY_IN = {
     "lightning": {"train", "data/datamodule.py"},
     "hydra": {"compose.py", "cli.py"},
-    "wandb": {"train/history.py", "evaluate/board.py"},
+    "wandb": {"train/history.py", "train/artifacts.py", "evaluate/board.py"},
+    "wandb_workspaces": {"dashboard.py"},
     "openai": {"evaluate/client.py"},
 }
 
