@@ -39,7 +39,7 @@ def log_to_wandb(config: EvaluateConfig, found: Evaluation, folder: Path) -> Non
         config=columns(settings | {"lineage/models": _ids(behind)}),
         settings=wandb.Settings(silent=True, console="off"),
     )
-    run.summary.update(summary(found))
+    run.log(summary(found))  # into the history too: a panel finds the pairs by a regular expression
     rows = [flatten(asdict(row)) for row in found.table]
     tables = {
         "table": _table(rows),
@@ -62,9 +62,11 @@ def runs_behind(config: EvaluateConfig) -> dict[str, tuple[str, str]]:
             continue
         place = locate(source.path)
         run = place.absolute().parent
-        if place.name == "hf" and (about := read_json(run, "run.json")) is not None:
-            where: Any = (read_json(run, "config.json") or {}).get("wandb", {})
-            parts = (where.get("entity"), where.get("project"), f"model-{about['wandb_id']}:latest")
+        if place.name == "hf" and all((run / file).is_file() for file in ("run.json", "config.json")):
+            about: Any = read_json(run, "run.json")
+            where: Any = read_json(run, "config.json")
+            where = where["wandb"]
+            parts = (where["entity"], where["project"], f"model-{about['wandb_id']}:latest")
             found[source.name or model_name(place)] = about["wandb_id"], "/".join(part for part in parts if part)
     return found
 
