@@ -27,11 +27,10 @@ OVERRIDES = {
 }
 
 
-def model_of(finetune: str, **fields) -> tuple[LlamaForCausalLM, int]:
+def model_of(finetune: str, groups: int = 2) -> tuple[LlamaForCausalLM, int]:
     hf = LlamaConfig(
-        hidden_size=64, intermediate_size=176, num_hidden_layers=3, num_attention_heads=4, vocab_size=256,
+        num_key_value_heads=groups, hidden_size=64, intermediate_size=176, num_hidden_layers=3, num_attention_heads=4, vocab_size=256,
         max_position_embeddings=256, tie_word_embeddings=False,
-        **{"num_key_value_heads": 2} | fields,
     )  # fmt: skip
     model = LlamaForCausalLM._from_config(hf, attn_implementation="eager")
     chosen = (f"finetune={finetune}",) if finetune not in OVERRIDES else ()
@@ -44,7 +43,8 @@ def model_of(finetune: str, **fields) -> tuple[LlamaForCausalLM, int]:
 def counted_by_torch(model: LlamaForCausalLM) -> float:
     """Forward and backward of each conversation; the head on as many positions as are supervised.
 
-    Eager attention is dense: of its products the causal half is useful, and torch counts both halves.
+    Eager attention is dense: of its products the causal half is useful, and torch counts both halves. (The CPU's
+    fused attention, which runs use, torch does not count at all.)
     """
     total = 0.0
     for length, supervised in zip(LENGTHS, SUPERVISED, strict=True):
@@ -66,17 +66,19 @@ def ours(model: LlamaForCausalLM, rank: int) -> Flops:
 
 @pytest.mark.parametrize("finetune", FINETUNE)
 def test_as_many_as_torch_counts(finetune):
+    """To the FLOP; but where the first layer's keys need no gradient, that product is left out, and counted by us."""
     if "lora" in finetune or "adapters" in finetune:
         pytest.importorskip("peft")
     model, rank = model_of(finetune)
     plan = schedule(LENGTHS, SUPERVISED, conversations_per_step=3, tokens_per_device=160)
     (step,) = ours(model, rank).of_steps(plan)
-    assert step == pytest.approx(counted_by_torch(model), rel=0.03)
+    within = 0.02 if finetune == "adapters_on_q_and_v" else 1e-12
+    assert step == pytest.approx(counted_by_torch(model), rel=within)
 
 
 def test_the_textbook_figures():
     """6N a token with all weights trained; 4N with frozen ones under small adapters; attention is half of 12·L·d·ℓ²."""
-    model, _ = model_of("full", num_key_value_heads=4)
+    model, _ = model_of("full", groups=4)
     weights = sum(p.numel() for n, p in model.named_parameters() if "proj" in n)
     flops = ours(model, 0)
     assert flops.per_token == 6 * weights

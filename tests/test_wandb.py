@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from wandb.proto import wandb_internal_pb2
 
 from tests.runs import COMMON, run_here
 from vicuna_lit import dashboard
@@ -19,7 +20,7 @@ from vicuna_lit.compose import load
 from vicuna_lit.evaluate import board
 from vicuna_lit.folder import columns, flatten
 from vicuna_lit.train import artifacts
-from vicuna_lit.train.history import history_rows
+from vicuna_lit.train.history import _records, history_rows
 
 SECRETS = {
     "WANDB_API_KEY": "5ec2e70a" * 5,
@@ -89,6 +90,17 @@ def artifacts_of(folder: Path) -> dict[str, list[Any]]:
     return found
 
 
+def inputs_of(folder: Path) -> list[str]:
+    """The artifacts that a synced record makes the run's inputs; `leet` does not show it."""
+    found = []
+    for data in _records(record(folder).read_bytes()):
+        one: Any = wandb_internal_pb2.Record()  # pyright: ignore[reportAttributeAccessIssue]
+        one.ParseFromString(data)
+        if one.HasField("artifact") and one.artifact.use_after_commit:
+            found.append(one.artifact.name)
+    return found
+
+
 def keys(folder: Path) -> set[str]:
     """Of the history; those of tables and pages without what W&B puts behind them."""
     return {re.sub(r"\._type$", "", key) for _, row in history_rows(record(folder)) for key in row}
@@ -150,6 +162,7 @@ def test_data_run_model_evaluation(trained, evaluated):
     """Each names the one before it."""
     identity = json.loads((trained / "run.json").read_text())
     found = artifacts_of(trained)
+    assert inputs_of(trained) == [found["dataset"][0]["name"]]
     (data,), (model,) = found["dataset"], found["model"]
     file = Path(json.loads((trained / "config.json").read_text())["data"]["path"])
     (entry,) = data["manifest"]["contents"]

@@ -1,7 +1,7 @@
 """The evaluation as a W&B run: summary metrics, tables of pairs, answers and reviews, and which runs made the models.
 
-Online a model that a train run logged is the evaluation's input. Offline W&B knows no inputs (`use_artifact`
-refuses, and `wandb sync` adds none), so the runs' ids also stand in the config and in the evaluation's artifact.
+Online a model that a train run logged is the evaluation's input. Offline nothing can be looked up and W&B's
+`use_artifact` refuses, so the runs' ids also stand in the config and in the evaluation's artifact.
 """
 
 import re

@@ -1,8 +1,8 @@
 """What a run was made from and what it made, as W&B artifacts: data set → run → model.
 
-Online the data set is the run's input. Offline W&B cannot say so: `use_artifact` refuses, a logged artifact is an
-output, and `wandb sync` leaves it one. So the lineage stands in the config (`data_sha256.…`) and in the model's
-metadata too. A run never fails for an artifact.
+The data set is the run's input. Offline `use_artifact` refuses, but the record that it would write can be written
+(`use_after_commit`), by a private method; `wandb sync` then has what it would have had online. The lineage also
+stands in the config (`data_sha256.…`) and in the model's metadata. A run never fails for an artifact.
 """
 
 import json
@@ -36,7 +36,10 @@ def log_data(run: Any, data: ConversationData, fingerprint: str) -> None:
             artifact = _prepared(data.prepared, data.file_hashes)
         else:
             artifact = _files(data, fingerprint)
-        (run.log_artifact if run.settings.mode == "offline" else run.use_artifact)(artifact)
+        if run.settings.mode == "offline":
+            run._log_artifact(artifact, is_user_created=True, use_after_commit=True)
+        else:
+            run.use_artifact(artifact)
 
 
 def log_model(run: Any, config: TrainConfig, data: ConversationData, fingerprint: str, result: Result) -> None:
