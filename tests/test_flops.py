@@ -18,24 +18,25 @@ from vicuna_lit.train.model import build_model
 from vicuna_lit.train.throughput import Throughput, peak_flops
 
 LENGTHS, SUPERVISED = (96, 33, 160), (40, 10, 100)
-FINETUNE = ("full", "head_only", "last_layers", "lora", "first_layer", "embeddings", "adapters_on_q_and_v")
-OVERRIDES = {
-    "last_layers": ("finetune.train=['layers\\.2\\.','^model\\.norm','lm_head']",),
-    "first_layer": ("finetune=last_layers", "finetune.train=['layers\\.0\\.mlp']"),
+FINETUNE = {
+    "full": ("finetune=full",),
+    "head_only": ("finetune=head_only",),
+    "last_layers": ("finetune=last_layers", r"finetune.train=['layers\.2\.','^model\.norm','lm_head']"),
+    "first_layer": ("finetune=last_layers", r"finetune.train=['layers\.0\.mlp']"),
     "embeddings": ("finetune=last_layers", "finetune.train=[embed_tokens]"),
+    "lora": ("finetune=lora",),
     "adapters_on_q_and_v": ("finetune=lora", "finetune.targets=[q_proj,v_proj]"),
 }
 
 
 def model_of(finetune: str, groups: int = 2) -> tuple[LlamaForCausalLM, int]:
+    """A small LLaMA, and the rank of its adapters."""
     hf = LlamaConfig(
-        num_key_value_heads=groups, hidden_size=64, intermediate_size=176, num_hidden_layers=3, num_attention_heads=4, vocab_size=256,
-        max_position_embeddings=256, tie_word_embeddings=False,
+        hidden_size=64, intermediate_size=176, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=groups,
+        vocab_size=256, max_position_embeddings=256, tie_word_embeddings=False,
     )  # fmt: skip
     model = LlamaForCausalLM._from_config(hf, attn_implementation="eager")
-    chosen = (f"finetune={finetune}",) if finetune not in OVERRIDES else ()
-    config = load("train", *chosen, *((f"finetune={finetune}",) if finetune == "last_layers" else ()),
-                  *OVERRIDES.get(finetune, ())).finetune  # fmt: skip
+    config = load("train", *FINETUNE[finetune]).finetune
     choose_trained(model, config)
     return model, config.rank if isinstance(config, LoraConfig) else 0
 
