@@ -19,6 +19,7 @@ FORBIDDEN = {
     "trees": {"torch", "transformers", "lightning", "hydra", "vicuna_lit"},
     "template": {"torch", "transformers", "lightning", "hydra", "vicuna_lit.data", "vicuna_lit.train"},
     "compose": {"torch", "transformers", "lightning", "vicuna_lit.train", "vicuna_lit.data"},
+    "dashboard": {"torch", "transformers", "lightning", "hydra", "vicuna_lit"},
     "cli": {"torch", "transformers", "lightning", "vicuna_lit.train", "vicuna_lit.data"},
     "json_values": {"orjson", "vicuna_lit"},
     "folder": {"torch", "transformers", "lightning", "hydra"},
@@ -51,7 +52,8 @@ FORBIDDEN = {
 ONLY_IN = {
     "lightning": {"train", "data/datamodule.py"},
     "hydra": {"compose.py", "cli.py"},
-    "wandb": {"train/history.py", "evaluate/board.py"},
+    "wandb": {"train/history.py", "train/artifacts.py", "evaluate/board.py", "dashboard.py"},
+    "wandb_workspaces": {"dashboard.py"},
     "openai": {"evaluate/client.py"},
     "matplotlib": {"compare/figures.py"},
 }

@@ -104,33 +104,6 @@ def test_the_exported_folder_in_plain_transformers(run):
     assert [t.role for t in chat.conversation.turns] == ["user", "assistant"]
 
 
-def test_the_wandb_record(run):
-    folder, _ = run
-    record = next((folder / "wandb").glob("offline-run-*/*.wandb"))
-    shown = subprocess.run(
-        [sys.executable, "-m", "wandb", "leet", "inspect", "--json", record.parent], capture_output=True, text=True
-    )
-    assert shown.returncode == 0, shown.stderr
-    text = shown.stdout
-    for key in (
-        "train/loss",
-        "train/lr",
-        "train/grad_norm",
-        "speed/supervised_tokens_per_second",
-        "data/fill",
-        "data/padding_tokens",
-        "memory/step_peak_gib",
-        "heldout/loss_by_turn/1",
-        "heldout/loss_by_position/0-127",
-        "data/masks",
-        "samples/replies",
-        "optimizer.lr",
-        "git_commit",
-        "data_statistics.train.records_kept",
-    ):
-        assert key in text, key
-
-
 def test_what_prepare_wrote_is_read_directly_and_logged(tmp_path):
     data, folder = tmp_path / "data", tmp_path / "run"
     whole = load("prepare", f"raw={QUICKSTART / 'conversations.jsonl'}", f"run.dir={data}", "heldout_fraction=0.1")

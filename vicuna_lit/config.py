@@ -46,6 +46,13 @@ class WandbConfig(Config):
     tags: tuple[str, ...]
 
 
+class TrainWandbConfig(WandbConfig):
+    """The same for a run that makes a model."""
+
+    log_model: Literal["reference", "upload", "none"]
+    """The model as an artifact: its files' paths and checksums, the files themselves, or not at all."""
+
+
 class TextTemplateConfig(Config):
     """A chat template as text with the slots {content} {system} {bos} {eos}; see `conf/template`."""
 

@@ -88,6 +88,21 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return out
 
 
+def columns(values: dict[str, Any]) -> dict[str, Any]:
+    """The same with one number or text each, for W&B's table of runs: it filters and groups by nothing else.
+
+    Lists become JSON; those of dicts are counted through (`models.0.name`). What is empty is left out where it
+    holds counts or settings by name.
+    """
+    out = {}
+    for key, value in flatten(values).items():
+        if isinstance(value, list | tuple) and value and all(isinstance(item, dict) for item in value):
+            out |= columns({key: {str(i): item for i, item in enumerate(value)}})
+        elif value != {}:
+            out[key] = json.dumps(value, ensure_ascii=False) if isinstance(value, list | tuple) else value
+    return out
+
+
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """The fields in which two dumped configs differ, a line each."""
     a, b = flatten(old), flatten(new)

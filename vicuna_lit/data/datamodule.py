@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from vicuna_lit.data.batch import Batch, PlannedRows
 from vicuna_lit.data.build import Account, Examples, build
 from vicuna_lit.data.schedule import Plan, schedule
 from vicuna_lit.data.tokenize import Encoder
-from vicuna_lit.formats import read
+from vicuna_lit.formats import find_files, read
 from vicuna_lit.paths import locate
 from vicuna_lit.train.config import TrainConfig
 
@@ -130,6 +131,25 @@ class ConversationData(L.LightningDataModule):
         for step in range(self.plan.steps):
             digest.update(self.plan.conversations_hash(step).encode())
         return digest.hexdigest()
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """Where the conversations came from, by name; `heldout/…` where `data.heldout_path` names them."""
+        named = self.config.data.heldout_path
+        heldout = {f"heldout/{name}": file for file, name in find_files(locate(named))} if named else {}
+        if self.prepared is not None:
+            names = ("train.jsonl",) if named else ("train.jsonl", "heldout.jsonl")
+            return {name: self.prepared / name for name in names} | heldout
+        return {name: file for file, name in find_files(locate(self.config.data.path))} | heldout
+
+    @cached_property
+    def file_hashes(self) -> dict[str, str]:
+        """sha256 of each of the files, as they are now."""
+        out = {}
+        for name, path in self.files.items():
+            with path.open("rb") as file:
+                out[name] = hashlib.file_digest(file, "sha256").hexdigest()
+        return out
 
     def heldout_rows(self) -> PlannedRows:
         """This rank's held-out rows."""

@@ -37,10 +37,10 @@ def _overrides(config: TrainConfig) -> list[str]:
         f"{{name: {name}, path: '{path}'}}" for name, path in (("base", config.model.path), ("trained", folder / "hf"))
     )
     ours = [f"models=[{models}]", f"run.name='{config.run.name}: base and trained'", f"run.dir='{folder}/evaluation'"]
-    ours += [f"wandb.{key}={getattr(config.wandb, key)}" for key in ("mode", "project")]
+    ours += [f"wandb.{key}={_value(getattr(config.wandb, key))}" for key in ("mode", "project", "entity", "group")]
     return [*ours, *(f"{key}={_value(value)}" for key, value in (config.evaluate.at_end or {}).items())]
 
 
-def _value(value: str | float) -> str:
+def _value(value: str | float | None) -> str:
     """As Hydra reads it."""
     return quoted(value) if isinstance(value, str) else json.dumps(value)

@@ -13,7 +13,7 @@ from vicuna_lit.config import (
     NonNegative,
     RunConfig,
     TemplateConfig,
-    WandbConfig,
+    TrainWandbConfig,
 )
 from vicuna_lit.train.choices import FinetuneConfig, SingleConfig, StrategyConfig
 
@@ -47,6 +47,8 @@ class TrainerConfig(Config):
     """Processes on this machine, one device each; under torchrun its --nproc-per-node."""
     accelerator: Literal["auto", "cpu", "gpu"]
     """auto takes a GPU where there is one."""
+    peak_tflops: PositiveFloat | None
+    """Of one device, dense, at the run's precision, for MFU; null: by Lightning's table, none on CPU."""
 
 
 class CheckpointConfig(Config):
@@ -141,7 +143,7 @@ class TrainConfig(Config):
     """auto goes on from the newest checkpoint in the run's folder, must stops where there is none."""
     heldout: HeldoutConfig
     evaluate: AskedConfig
-    wandb: WandbConfig
+    wandb: TrainWandbConfig
 
     # Field validators, not model validators: these run, and are reported, even where other fields are wrong.
     @field_validator("tokens_per_device")

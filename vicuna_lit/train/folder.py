@@ -20,9 +20,9 @@ from vicuna_lit.train.export import export_dtype, exported_bytes
 from vicuna_lit.train.preemption import notice
 
 LAYOUT = (
-    "strategy", "trainer.devices", "trainer.accelerator", "tokens_per_device", "packing", "attention", "head",
-    "gradient_checkpointing", "offload_activations", "compile", "checkpoint", "resume", "run", "wandb",
-    "on_failure", "objective",
+    "strategy", "trainer.devices", "trainer.accelerator", "trainer.peak_tflops", "tokens_per_device", "packing",
+    "attention", "head", "gradient_checkpointing", "offload_activations", "compile", "checkpoint", "resume", "run",
+    "wandb", "on_failure", "objective",
 )  # fmt: skip
 """What may change between two starts of one run: how it lies on the hardware, and what is written about it."""
 
@@ -44,6 +44,10 @@ class Result:
     supervised_tokens_per_second: float = 0.0
     step_seconds: float = 0.0
     """Median of an optimizer step."""
+    model_tflops_per_second: float | None = None
+    """What one device does for useful tokens (`flops.Flops`); median over the steps, null where not counted."""
+    mfu: float | None = None
+    """The same as a share of the device's peak; null where that is unknown."""
     peak_memory_bytes: int = 0
     """Of one process, the largest over all ranks."""
     model_bytes: int = 0

@@ -1,7 +1,6 @@
 """The W&B run: one id for all starts of a run, and one row of history for each optimizer step."""
 
 import json
-import re
 import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from wandb.proto import wandb_internal_pb2
 from vicuna_lit.config import PACKAGE
 from vicuna_lit.data.datamodule import ConversationData
 from vicuna_lit.data.show import show_mask
-from vicuna_lit.folder import flatten
+from vicuna_lit.folder import columns
 from vicuna_lit.train.config import TrainConfig
 from vicuna_lit.train.times import LostTime
 
@@ -98,11 +97,11 @@ def _records(log: bytes) -> Iterator[bytes]:
 
 
 def start_wandb(config: TrainConfig, data: ConversationData, folder: Path, identity: str) -> Any:
-    """Opens the W&B run with the resolved config, the commit and data statistics."""
-    known = {"git_commit": _git_commit(), "data_statistics": data.statistics()}
-    settings = flatten(config.model_dump(mode="json") | known)
+    """Opens the W&B run with the resolved config, the commit, data statistics and hashes, each a column of its own."""
+    known = {"git_commit": git_commit(), "data_statistics": data.statistics(), "data_sha256": data.file_hashes}
+    settings = columns(config.model_dump(mode="json") | known)
     run = wandb.init(
-        **config.wandb.model_dump(),
+        **config.wandb.model_dump(exclude={"log_model"}),
         name=config.run.name,
         dir=str(folder),
         config=settings,
@@ -113,8 +112,6 @@ def start_wandb(config: TrainConfig, data: ConversationData, folder: Path, ident
     run.config.update(settings, allow_val_change=True)  # the layout may have changed since the last start
     run.define_metric("trainer/global_step")
     run.define_metric("*", step_metric="trainer/global_step")
-    if data.prepared is not None:
-        _log_prepared(run, data.prepared)
     return run
 
 
@@ -127,19 +124,6 @@ def masks_table(data: ConversationData) -> Any:
             example.id, len(example.input_ids), int(example.supervised.sum()), wandb.Html(view._repr_html_())
         )
     return masks
-
-
-def _log_prepared(run: Any, folder: Path) -> None:
-    """The manifest and the card of the data as an artifact: the run's input (offline it can only be logged)."""
-    manifest = json.loads((folder / "manifest.json").read_text())
-    counts = {key: manifest[key] for key in ("records_in", "records_kept", "records_rejected", "rejected_by_reason")}
-    hashes = {name: output["sha256"] for name, output in manifest["outputs"].items()}
-    name = re.sub(r"[^\w.-]", "_", f"data-{folder.resolve().name}")
-    artifact = wandb.Artifact(name, "dataset", metadata=counts | {"sha256": hashes})
-    for file in ("manifest.json", "card.html"):
-        artifact.add_file(str(folder / file))
-    (run.log_artifact if run.settings.mode == "offline" else run.use_artifact)(artifact)
-    run.config.update({"data_sha256": hashes})
 
 
 def replies_table(before: Sequence[Any], after: Sequence[Any]) -> Any:
@@ -156,7 +140,8 @@ def lost_time_table(lost: LostTime) -> Any:
     return wandb.Table(columns=["part", "seconds", "share"], data=rows)
 
 
-def _git_commit() -> str | None:
+def git_commit() -> str | None:
+    """Of the checkout that this code lies in."""
     command = ["git", "-C", str(PACKAGE), "rev-parse", "HEAD"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from vicuna_lit.train.history import History
 from vicuna_lit.train.memory import PeakMemory
+from vicuna_lit.train.throughput import Throughput
 from vicuna_lit.train.times import WORK, Times
 
 COLUMNS = ("step", "loss", "grad_norm", "lr", "supervised_tokens", "conversations_hash")
@@ -26,8 +27,9 @@ class Logbook(L.Callback):
         history: where the same figures go, and those of rows that it lacks.
     """
 
-    def __init__(self, folder: Path, rows: list[Row], history: History, times: Times):
+    def __init__(self, folder: Path, rows: list[Row], history: History, times: Times, throughput: Throughput):
         self.path, self.rows, self.history, self.times = folder / "metrics.csv", rows, history, times
+        self.throughput = throughput
         self.memory = PeakMemory()
         self.seconds = 0.0
         self.step_seconds: list[float] = []
@@ -81,20 +83,19 @@ class Logbook(L.Callback):
         self.seconds += elapsed
         self.step_seconds.append(elapsed)
         self._tokens += tokens
+        speed = self.throughput.figures(step, elapsed)
         values = (step, loss, grad_norm, pl_module.step_lr, tokens, plan.conversations_hash(step - 1))
         self.rows.append(dict(zip(COLUMNS, values, strict=True)))
         if not self.times.writes:
             return
         with self.path.open("a", newline="") as file:
             csv.writer(file).writerow(values)
-        all_tokens = int(plan.step_tokens[step - 1])
         self.history.add(
             step,
             self.figures(self.rows[-1], plan)
+            | speed
             | {
-                "speed/supervised_tokens_per_second": tokens / elapsed,
-                "speed/tokens_per_second": all_tokens / elapsed,
-                "data/fill": all_tokens / plan.capacity,
+                "data/fill": int(plan.step_tokens[step - 1]) / plan.capacity,
                 "data/padding_tokens": plan.padding(step - 1),
                 "memory/step_peak_gib": peak / 2**30,
             }

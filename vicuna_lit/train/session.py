@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import LambdaCallback
 
 from vicuna_lit.data.datamodule import ConversationData
 from vicuna_lit.folder import RunError, flatten, write, write_json
+from vicuna_lit.train.artifacts import log_data, log_model
 from vicuna_lit.train.checkpoint import Checkpoint
 from vicuna_lit.train.config import TrainConfig
 from vicuna_lit.train.exam import Exam
@@ -29,6 +30,7 @@ from vicuna_lit.train.recovery import Recovery
 from vicuna_lit.train.report import render
 from vicuna_lit.train.strategies import keep_signals, trainer_arguments
 from vicuna_lit.train.terminal import conclude, console
+from vicuna_lit.train.throughput import Throughput
 from vicuna_lit.train.times import Times, lost_time
 from vicuna_lit.train.world import World, of_all_ranks, of_first_rank
 
@@ -87,12 +89,14 @@ class Session:
             self.times = Times(self.folder, notice.started)
             self.wandb = start_wandb(self.config, self.data, self.folder, known)
             self.history = History(self.wandb, recorded_step(self.wandb, self.folder))
+            log_data(self.wandb, self.data, self.fingerprint)
             result = self.train()
             self.history.flush()
             figures = flatten(
                 {k: v for k, v in asdict(result).items() if k not in ("data", "replies", "heldout", "heldout_by_step")}
             )
             self.wandb.summary.update({k: v for k, v in figures.items() if v is not None})
+            log_model(self.wandb, self.config, self.data, self.fingerprint, result)
         except Preempted as stop:
             self._leave("preempted", steps=stop.step)
             raise
@@ -118,7 +122,8 @@ class Session:
     def train(self) -> Result:
         """Takes part in the training; the result is the same on every rank but for its times."""
         config, data = self.config, self.data
-        logbook = Logbook(self.folder, self.before.get("rows", []), self.history, self.times)
+        throughput = Throughput(config, self.lm.model, data.plan)
+        logbook = Logbook(self.folder, self.before.get("rows", []), self.history, self.times, throughput)
 
         def about() -> dict[str, Any]:
             marks = {"attempt": self.attempt, "fingerprint": self.fingerprint}
@@ -180,6 +185,8 @@ class Session:
             supervised_tokens=logbook.supervised_tokens,
             supervised_tokens_per_second=logbook.tokens_per_second,
             step_seconds=statistics.median(logbook.step_seconds or [0.0]),
+            model_tflops_per_second=logbook.throughput.tflops_per_second,
+            mfu=logbook.throughput.mfu,
             peak_memory_bytes=max(of_all_ranks(logbook.memory.overall)),
             model_bytes=exported_bytes(self.lm.model, export_dtype(self.config)),
             seconds=lost.total if lost else time.time() - notice.started,
