@@ -11,7 +11,7 @@ from vicuna_lit.compose import load
 from vicuna_lit.data.schedule import schedule
 from vicuna_lit.tokenizer import make_encoder
 from vicuna_lit.train import throughput
-from vicuna_lit.train.config import LoraConfig
+from vicuna_lit.train.choices import LoraConfig
 from vicuna_lit.train.finetune import choose_trained
 from vicuna_lit.train.flops import Flops, count_flops
 from vicuna_lit.train.model import build_model

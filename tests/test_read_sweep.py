@@ -11,7 +11,7 @@ import pytest
 from vicuna_lit.compare import __main__ as command
 from vicuna_lit.compare.report import write_report
 from vicuna_lit.compare.runs import read_run, read_sweep
-from vicuna_lit.compare.table import Mean, rows, settings
+from vicuna_lit.compare.table import Mean, settings, table
 from vicuna_lit.compose import load
 from vicuna_lit.folder import RunError
 
@@ -76,9 +76,9 @@ def test_the_table_and_the_page(folder, capsys, monkeypatch):
     assert "&lt;script&gt;" in page
     assert page.count("<svg") == 5  # loss, by reply, training, speed, memory; no figure by position
     with (folder / "runs.csv").open() as file:
-        table = list(csv.DictReader(file))
-    assert len(table) == 10
-    assert {row["heldout_loss"] for row in table if row["context_length"] == "2048"} == {"1.5", "1.7", "1.9"}
+        runs = list(csv.DictReader(file))
+    assert len(runs) == 10
+    assert {row["heldout_loss"] for row in runs if row["context_length"] == "2048"} == {"1.5", "1.7", "1.9"}
     assert (folder / "figures" / "held-out_loss.svg").read_text().startswith("<svg")
 
 
@@ -95,7 +95,7 @@ def test_runs_started_one_by_one_differ_by_their_configs(tmp_path):
     assert set(sweep.keys) == {"optimizer.lr", "strategy.kind"}
     names = {tuple(s.choices.values()): s for s in settings(sweep)}
     assert {frozenset(k) for k in names} == {frozenset({"0.001", "single"}), frozenset({"0.005", "ddp"})}
-    assert list(rows(settings(sweep))[0])[:2] == [k.split(".")[-1] for k in sweep.keys]
+    assert list(table(settings(sweep))[0])[:2] == [k.split(".")[-1] for k in sweep.keys]
 
 
 def test_one_run(tmp_path):

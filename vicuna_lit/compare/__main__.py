@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from vicuna_lit.compare.runs import read_sweep
-from vicuna_lit.compare.table import METRICS, REPEATS, rows, settings
+from vicuna_lit.compare.table import METRICS, REPEATS, settings, table
 from vicuna_lit.compare.terminal import show_table, show_unfinished
 from vicuna_lit.folder import RunError
 
@@ -25,7 +25,7 @@ def main() -> None:
     try:
         sweep = read_sweep(*given.folders)
         if found := settings(sweep, metrics, repeats):
-            show_table(rows(found, metrics))
+            show_table(table(found, metrics))
         show_unfinished(sweep, list(sweep.failures))
         from vicuna_lit.compare.report import write_report
 

@@ -28,7 +28,14 @@ POINTS = 150
 """Of a training curve; means of neighbours where there are more steps."""
 
 
-def figures(found: Sequence[Setting]) -> dict[str, str]:
+class Drawing(str):
+    """SVG text that draws itself in a notebook."""
+
+    def _repr_svg_(self) -> str:
+        return str(self)
+
+
+def figures(found: Sequence[Setting]) -> dict[str, Drawing]:
     """SVGs by their titles; what has no figures in the results is left out.
 
     Args:
@@ -44,7 +51,7 @@ def figures(found: Sequence[Setting]) -> dict[str, str]:
             "Speed": _draw("speed", lambda axes: _over_choices(axes, found, "supervised_tokens_per_second")),
             "Memory": _draw("memory", lambda axes: _over_choices(axes, found, "peak_memory_bytes")),
         }
-    return {title: svg for title, svg in drawn.items() if svg}
+    return {title: Drawing(svg) for title, svg in drawn.items() if svg}
 
 
 def _draw(salt: str, draw: Callable[[Axes], bool]) -> str | None:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from vicuna_lit.compare.figures import figures
+from vicuna_lit.compare.figures import Drawing, figures
 from vicuna_lit.compare.runs import Sweep
-from vicuna_lit.compare.table import METRICS, REPEATS, Setting, rows, settings
+from vicuna_lit.compare.table import METRICS, REPEATS, Setting, settings, table
 from vicuna_lit.folder import write
 from vicuna_lit.pages import render_page
 
@@ -28,7 +28,7 @@ def write_report(
     return folder / "compare.html"
 
 
-def page(sweep: Sweep, found: Sequence[Setting], drawn: dict[str, str], metrics: Sequence[str]) -> str:
+def page(sweep: Sweep, found: Sequence[Setting], drawn: dict[str, Drawing], metrics: Sequence[str]) -> str:
     """The page as text."""
     return render_page(
         "compare/report.html.jinja",
@@ -36,7 +36,7 @@ def page(sweep: Sweep, found: Sequence[Setting], drawn: dict[str, str], metrics:
         name=sweep.folder.resolve().name,
         sweep=sweep,
         keys=[key for key in sweep.keys if key not in REPEATS],
-        table=rows(found, metrics),
+        table=table(found, metrics),
         first=found[0].name if found else "",
         others=[run for run in sweep.runs if run.status != "finished"],
         failures={f["job"]: f for f in sweep.failures},
@@ -46,15 +46,15 @@ def page(sweep: Sweep, found: Sequence[Setting], drawn: dict[str, str], metrics:
 
 def runs_csv(sweep: Sweep, metrics: Sequence[str] = METRICS) -> str:
     """A row for each run: what differs, its status, every metric unrounded, the losses by reply and by position."""
-    table = []
+    rows = []
     for run in sweep.runs:
         row: dict[str, object] = {key: sweep.choice(run, key) for key in sweep.keys}
         row |= {"status": run.status} | {metric: run.figure(metric) for metric in metrics}
         row |= {f"loss_by_{what}/{k}": v for what in ("turn", "position") for k, v in run.heldout_by(what).items()}
-        table.append(row)
+        rows.append(row)
     out = io.StringIO()
-    columns = dict.fromkeys(key for row in table for key in row)
+    columns = dict.fromkeys(key for row in rows for key in row)
     writer = csv.DictWriter(out, list(columns), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(table)
+    writer.writerows(rows)
     return out.getvalue()

@@ -6,11 +6,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vicuna_lit.folder import RunError, flatten
+
+if TYPE_CHECKING:
+    from vicuna_lit.compare.figures import Drawing
+    from vicuna_lit.compare.table import Table
 
 FAILURES = "failures.jsonl"
 """In a sweep's folder: a line for each job that failed."""
@@ -96,6 +100,23 @@ class Sweep:
             return run.swept[key]
         value = flatten(run.config).get(key, "")
         return value if isinstance(value, str) else json.dumps(value)
+
+    def table(self, *metrics: str) -> "Table":
+        """Means over seeds ± one standard error, a row for each setting; draws itself in a notebook.
+
+        Args:
+            metrics: figures of `result.json`; held-out loss, speed, memory and seconds unless given.
+        """
+        from vicuna_lit.compare.table import METRICS, settings, table
+
+        return table(settings(self, metrics or METRICS), metrics or METRICS)
+
+    def figures(self) -> dict[str, "Drawing"]:
+        """The figures that suit what was swept, by title; each draws itself in a notebook."""
+        from vicuna_lit.compare.figures import figures
+        from vicuna_lit.compare.table import settings
+
+        return figures(settings(self))
 
 
 def read_run(folder: str | Path) -> Run:

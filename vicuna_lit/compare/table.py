@@ -4,6 +4,7 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 
 from vicuna_lit.compare.runs import Run, Sweep
 
@@ -94,9 +95,24 @@ def _paired(sweep: Sweep, runs: Sequence[Run], others: Sequence[Run], repeats: S
     return Mean.of([x - y for key, x in a.items() if x is not None and (y := b.get(key)) is not None])
 
 
-def rows(found: Sequence[Setting], metrics: Sequence[str] = METRICS) -> list[dict[str, str]]:
-    """The table as text: a row for each setting, columns by their names."""
-    out = []
+class Table(list[dict[str, str]]):
+    """Rows of text by column; draws itself in a notebook."""
+
+    def markdown(self) -> str:
+        """As a Markdown table."""
+        columns = list(self[0]) if self else []
+        lines = [columns, ["---"] * len(columns), *([row[c].replace("|", "\\|") for c in columns] for row in self)]
+        return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+    def _repr_html_(self) -> str:
+        head = "".join(f"<th>{escape(column)}</th>" for column in (self[0] if self else ()))
+        body = "".join("<tr>" + "".join(f"<td>{escape(v)}</td>" for v in row.values()) + "</tr>" for row in self)
+        return f"<table><tr>{head}</tr>{body}</table>"
+
+
+def table(found: Sequence[Setting], metrics: Sequence[str] = METRICS) -> Table:
+    """A row for each setting, columns by their names."""
+    out = Table()
     for setting in found:
         row = {key.split(".")[-1]: value for key, value in setting.choices.items()}
         row["runs"] = str(len(setting.runs))
@@ -107,13 +123,6 @@ def rows(found: Sequence[Setting], metrics: Sequence[str] = METRICS) -> list[dic
                 row["difference, paired"] = str(setting.difference) if setting.difference else "–"
         out.append(row)
     return out
-
-
-def markdown(table: Sequence[dict[str, str]]) -> str:
-    """Rows as a Markdown table."""
-    columns = list(table[0])
-    lines = [columns, ["---"] * len(columns), *([row[c].replace("|", "\\|") for c in columns] for row in table)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _scaled(mean: Mean | None, scale: float) -> str:

@@ -9,18 +9,18 @@ from rich.table import Table
 from rich.text import Text
 
 from vicuna_lit.compare.runs import Sweep, read_sweep
-from vicuna_lit.compare.table import rows, settings
+from vicuna_lit.compare.table import settings, table
 from vicuna_lit.folder import RunError
 
 console = Console(soft_wrap=True, highlight=False)
 
 
-def show_table(table: list[dict[str, str]]) -> None:
+def show_table(rows: list[dict[str, str]]) -> None:
     """Prints rows; numbers to the right."""
     grid = Table(box=None, padding=(0, 2, 0, 0))
-    for column in table[0]:
+    for column in rows[0]:
         grid.add_column(column, justify="right")
-    for row in table:
+    for row in rows:
         grid.add_row(*map(Text, row.values()))
     Console(width=max(120, console.width), highlight=False).print(grid)
 
@@ -37,7 +37,7 @@ def show_sweep(folder: Path, since: float) -> int:
         return 0
     print()
     if found := settings(sweep):
-        show_table(rows(found))
+        show_table(table(found))
     failed = [f for f in sweep.failures if f["time"] >= since]
     show_unfinished(sweep, failed)
     if found:

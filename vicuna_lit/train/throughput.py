@@ -9,7 +9,8 @@ from lightning.fabric.utilities.throughput import get_available_flops
 from transformers import PreTrainedModel
 
 from vicuna_lit.data.schedule import Plan
-from vicuna_lit.train.config import LoraConfig, TrainConfig
+from vicuna_lit.train.choices import LoraConfig
+from vicuna_lit.train.config import TrainConfig
 from vicuna_lit.train.flops import count_flops
 
 TRUSTED = re.compile(r"\b(A100|H100(?!.*NVL)|V100|T4|L4)\b")
