@@ -49,12 +49,12 @@ def failures(folder: Path) -> list[dict[str, Any]]:
 def test_a_sweep_goes_on_after_a_failure_and_the_same_command_does_the_rest(tmp_path):
     """One job cannot fit: its memory is limited as the kernel of a small machine would."""
     folder = tmp_path / "sweep"
-    sizes = "model.architecture.intermediate_size=128,6000000"
+    sizes = "model.architecture.intermediate_size=128,100000000"
     limit = lambda: resource.setrlimit(resource.RLIMIT_AS, (9 * 2**30, 9 * 2**30))  # noqa: E731
     done = multirun(folder, sizes, "seed=0", preexec_fn=limit)
     assert done.returncode == 1, done.stderr[-3000:]
     assert "1 finished" in done.stdout
-    assert "intermediate_size=6000000: out of memory" in done.stdout
+    assert "intermediate_size=100000000: out of memory" in done.stdout
     assert [f["cause"] for f in failures(folder)] == ["out_of_memory"]
     assert "gradient_checkpointing=full" in done.stderr
 
