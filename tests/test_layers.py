@@ -23,6 +23,8 @@ FORBIDDEN = {
     "json_values": {"orjson", "vicuna_lit"},
     "folder": {"torch", "transformers", "lightning", "hydra"},
     "tokenizer": {"lightning", "hydra", "vicuna_lit.train", "vicuna_lit.chat"},
+    "masks": {"lightning", "hydra", "vicuna_lit.train", "vicuna_lit.chat"},
+    "notebook": {"vicuna_lit"},
     "prepare": {
         "torch",
         "transformers",
@@ -43,6 +45,7 @@ ONLY_IN = {
     "hydra": {"compose.py", "cli.py"},
     "wandb": {"train/history.py", "evaluate/board.py"},
     "openai": {"evaluate/client.py"},
+    "IPython": {"notebook.py"},
 }
 
 

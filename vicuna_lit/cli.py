@@ -14,7 +14,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from vicuna_lit.compose import ConfigError, check, expand, load
+from vicuna_lit.compose import ConfigError, Job, check, expand, load
 from vicuna_lit.config import CONF_DIR
 from vicuna_lit.conversation import DataError
 from vicuna_lit.folder import RunError
@@ -25,7 +25,7 @@ MOST_CHECKED = 64
 """Jobs of a sweep that are checked before the first starts; each costs a tenth of a second."""
 
 
-def main(job: str, run: Callable[[Any], int]) -> None:
+def main(job: Job, run: Callable[[Any], int]) -> None:
     """Runs a job for each config of the command line; exits with what it returns, or 2 for a bad config."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     overrides = [a for a in sys.argv[1:] if not a.startswith("-")]
@@ -83,7 +83,7 @@ def guarded(job: Callable[[], None], folder: str) -> int:
     return 0
 
 
-def _check_all(job: str, overrides: list[str], multirun: bool) -> None:
+def _check_all(job: Job, overrides: list[str], multirun: bool) -> None:
     task = [o for o in overrides if not o.lstrip("+~").startswith(("hydra.", "hydra/"))]
     problems = []
     try:

@@ -19,7 +19,7 @@ from vicuna_lit.evaluate.prices import price_of
 from vicuna_lit.evaluate.questions import Question
 from vicuna_lit.evaluate.reviews import Review, from_record
 
-console = Console(highlight=False)
+console = Console(highlight=False, force_jupyter=False)
 
 
 class Payer:

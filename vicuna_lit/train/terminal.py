@@ -16,7 +16,7 @@ from vicuna_lit.data.schedule import Plan
 from vicuna_lit.train.config import TrainConfig
 from vicuna_lit.train.folder import Result
 
-console = Console(soft_wrap=True)
+console = Console(soft_wrap=True, force_jupyter=False)
 MOST_REPLIES = 6
 """That are shown on the screen."""
 
