@@ -155,3 +155,8 @@ def test_a_line_in_a_notebook_is_written_over():
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
     NotebookClient(notebook, kernel_name="python3").execute()
     assert [output["data"] for output in notebook.cells[0].outputs] == [{"text/plain": "step 2"}]
+
+
+def test_a_finished_run_is_found_with_steps_as_numbers(folder: Path):
+    again = vl.fit(vl.load("train", *COMMON, "trainer.max_steps=1", f"run.dir={folder.parent}"))
+    assert again.status == "finished" and list(again.heldout_by_step) == [0, 1]

@@ -10,6 +10,7 @@
 Names are imported on first use, so `import vicuna_lit` costs nothing.
 """
 
+import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from vicuna_lit.tokenizer import make_encoder
     from vicuna_lit.train.folder import Result
     from vicuna_lit.train.run import fit
+
+warnings.filterwarnings("ignore", "IProgress not found")  # tqdm's in a notebook; none of its bars is drawn here
 
 _HOMES = {
     "Chat": "chat.engine",

@@ -1,6 +1,17 @@
-"""What a notebook shows in place of a terminal's bar."""
+"""Output in a notebook: text as in a log, and a line in place of a terminal's bar."""
 
 from typing import Any
+
+from rich.console import Console
+
+
+def console(**options: Any) -> Console:
+    """A rich console that writes plain text to a notebook's cell.
+
+    There rich makes a page element of every line, and takes the kernel, which asks for colours, for a terminal.
+    """
+    usual = Console(**options)
+    return Console(**options, force_jupyter=False, force_terminal=False, no_color=True) if usual.is_jupyter else usual
 
 
 class Line:

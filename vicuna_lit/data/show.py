@@ -35,7 +35,7 @@ class MaskView:
         legend = f"{self.supervised} of {len(self.tokens)} tokens supervised (marked)"
         body = "".join(spans)
         style = "font-family:monospace;white-space:pre-wrap;text-align:left;color:#777"
-        return f'<div style="{style}">{body}<br><small>{legend}</small></div>'
+        return f'<div style="{style}"><div>{body}</div><div><small>{legend}</small></div></div>'
 
     def __str__(self) -> str:
         out, inside = [], False
@@ -68,8 +68,9 @@ class MaskGrid:
         lines = [f"<tr><th></th>{head}</tr>"]
         for name, row in self.rows.items():
             cells = "".join(f'<td style="vertical-align:top;text-align:left">{_cell(row[t])}</td>' for t in titles)
-            lines.append(f'<tr><th style="vertical-align:top;text-align:left">{html.escape(name)}</th>{cells}</tr>')
-        return f'<table style="width:100%">{"".join(lines)}</table>'
+            title = f'<th style="vertical-align:top;text-align:left;width:1%">{html.escape(name)}</th>'
+            lines.append(f"<tr>{title}{cells}</tr>")
+        return f'<table style="width:100%;table-layout:auto">{"".join(lines)}</table>'
 
     def __str__(self) -> str:
         return "\n\n".join(f"{name}, {t}:\n{cell}" for name, row in self.rows.items() for t, cell in row.items())
