@@ -69,8 +69,9 @@ def main() -> None:
     if (given.folder / "heldout.jsonl").exists():
         return
     config = vl.load("train", "experiment=smollm2_ablation", f"model.path={given.base}", "data=quickstart")
+    shortest, longest = given.tokens
     count = given.heldout + given.seeds * given.train
-    chosen = draw(vl.make_encoder(config), *given.tokens, given.exchanges, count)
+    chosen = draw(vl.make_encoder(config), shortest, longest, given.exchanges, count)
     given.folder.mkdir(parents=True, exist_ok=True)
     for seed in range(given.seeds):
         start = given.heldout + seed * given.train

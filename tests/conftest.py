@@ -24,10 +24,9 @@ from transformers import AutoTokenizer  # noqa: E402
 
 from tests.runs import QUICKSTART, SHARED  # noqa: E402
 from tests.tokenizers import byte_level, llama3_like, sentencepiece_like, whitespace_dropping  # noqa: E402
-from vicuna_lit.compose import load  # noqa: E402
 from vicuna_lit.config import CONF_DIR  # noqa: E402
 from vicuna_lit.data.tokenize import Encoder  # noqa: E402
-from vicuna_lit.template import TextTemplate  # noqa: E402
+from vicuna_lit.template import TextTemplate, template_named  # noqa: E402
 
 TEMPLATES = sorted(p.stem for p in (CONF_DIR / "template").glob("*.yaml") if p.stem != "tokenizer")
 
@@ -61,7 +60,8 @@ def tokenizer_named(name: str):
 
 def encoder_for(tokenizer, template: str) -> Encoder:
     """A tokenizer with a template of ours; what the template needs as single tokens is added."""
-    config = load("train", f"template={template}").template
+    config = template_named(template)
+    assert config.kind == "text"
     tokenizer.add_special_tokens(
         {"additional_special_tokens": list(config.special)}, replace_extra_special_tokens=False
     )

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -40,12 +41,12 @@ def test_every_choice_composes(group: str):
 
 def test_the_articles_settings():
     for name, size in (("vicuna_7b", 4096), ("vicuna_13b", 5120)):
-        c = load("train", f"experiment={name}", *PLAN)
+        c: Any = load("train", f"experiment={name}", *PLAN)
         assert (c.context_length, c.conversations_per_step, c.trainer.epochs) == (2048, 128, 3)
         assert (c.optimizer.lr, c.optimizer.schedule, c.optimizer.warmup_ratio) == (2e-5, "cosine", 0.03)
         assert (c.optimizer.weight_decay, c.gradient_checkpointing, c.precision) == (0.0, "full", "bf16-mixed")
         assert c.model.architecture["hidden_size"] == size
-    alpaca = load("train", "experiment=alpaca_7b", *PLAN)
+    alpaca: Any = load("train", "experiment=alpaca_7b", *PLAN)
     assert (alpaca.context_length, alpaca.template.name) == (512, "alpaca")
 
 
@@ -169,14 +170,14 @@ def test_cfg_job_and_help():
 @pytest.mark.parametrize("judge", sorted(p.stem for p in (CONF_DIR / "judge").glob("*.yaml")))
 def test_every_judge(judge: str):
     needs = {"local": ["judge.path=x"], "recorded": ["judge.reviews=x"]}.get(judge, [])
-    config = load("evaluate", "models=[a,gpt@https://host/v1/,{name: b, path: c d}]", f"judge={judge}", *needs)
+    config: Any = load("evaluate", "models=[a,gpt@https://host/v1/,{name: b, path: c d}]", f"judge={judge}", *needs)
     assert [source.kind for source in config.models] == ["folder", "endpoint", "folder"]
     assert (config.models[1].url, config.models[2].name) == ("https://host/v1", "b")
 
 
 @pytest.mark.parametrize("prompts", sorted(p.stem for p in (CONF_DIR / "judge/prompts").glob("*.yaml")))
 def test_every_prompt(prompts: str):
-    config = load("evaluate", "models=[a,b]", "judge=endpoint", f"judge/prompts={prompts}")
+    config: Any = load("evaluate", "models=[a,b]", "judge=endpoint", f"judge/prompts={prompts}")
     assert {"default", "coding", "math"} <= set(config.judge.prompts.pairwise.task)
 
 

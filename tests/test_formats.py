@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from vicuna_lit.conversation import ALPACA_INPUT, Conversation, DataError, Rejection, Turn, write_jsonl
 from vicuna_lit.formats import parse, read, records
 from vicuna_lit.json_values import json_values
+from vicuna_lit.paths import MissingPath
 
 SHAREGPT = {"id": "a", "conversations": [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "hello"}]}
 OPENAI = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]}
@@ -264,3 +265,10 @@ def test_written_conversations_read_back(tmp_path):
     write_jsonl(conversations, tmp_path / "x.jsonl")
     assert list(read(tmp_path / "x.jsonl")) == conversations
     assert (tmp_path / "x.jsonl").read_text().count('"weight":0') == 1
+
+
+def test_files_inside_a_package():
+    place = "package://vicuna_lit/quickstart/heldout.jsonl"
+    assert [c.id for c in read(place)][:2] == ["quickstart-640", "quickstart-641"]
+    with pytest.raises(MissingPath, match="pip install --no-deps no-such-package"):
+        list(read("package://no_such_package/x.json"))

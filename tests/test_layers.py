@@ -24,6 +24,8 @@ FORBIDDEN = {
     "json_values": {"orjson", "vicuna_lit"},
     "folder": {"torch", "transformers", "lightning", "hydra"},
     "tokenizer": {"lightning", "hydra", "vicuna_lit.train", "vicuna_lit.chat"},
+    "masks": {"lightning", "hydra", "vicuna_lit.train", "vicuna_lit.chat"},
+    "notebook": {"vicuna_lit"},
     "prepare": {
         "torch",
         "transformers",
@@ -56,6 +58,7 @@ ONLY_IN = {
     "wandb_workspaces": {"dashboard.py"},
     "openai": {"evaluate/client.py"},
     "matplotlib": {"compare/figures.py"},
+    "IPython": {"notebook.py"},
 }
 
 

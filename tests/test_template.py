@@ -5,9 +5,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import TEMPLATES
-from vicuna_lit.compose import load
 from vicuna_lit.conversation import Conversation, Turn
-from vicuna_lit.template import Segment, TemplateError, TextTemplate
+from vicuna_lit.template import Segment, TemplateError, TextTemplate, template_named
 
 GOLDEN = Path(__file__).parent / "golden" / "templates"
 CASES = {
@@ -23,7 +22,9 @@ CASES = {
 
 def template(name: str) -> TextTemplate:
     bos = "<|begin_of_text|>" if name == "llama3" else "<s>"
-    return TextTemplate(load("train", f"template={name}", "system_prompt=null").template, bos, "</s>")
+    config = template_named(name)
+    assert config.kind == "text"
+    return TextTemplate(config, bos, "</s>")
 
 
 def shown(segments: list[Segment]) -> str:

@@ -17,7 +17,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from vicuna_lit.compose import ConfigError, check, expand, load
+from vicuna_lit.compose import ConfigError, Job, check, expand, load
 from vicuna_lit.config import CONF_DIR
 from vicuna_lit.conversation import DataError
 from vicuna_lit.folder import RunError
@@ -48,7 +48,7 @@ class Sweep:
         raise NotImplementedError
 
 
-def main(job: str, run: Callable[[Any], int], sweep: Sweep | None = None) -> None:
+def main(job: Job, run: Callable[[Any], int], sweep: Sweep | None = None) -> None:
     """Runs a job for each config of the command line; exits with what it returns, or 2 for a bad config.
 
     Args:
@@ -123,7 +123,7 @@ def _additions(overrides: list[str]) -> list[str]:
     return added
 
 
-def _sweep_folder(job: str, overrides: list[str]) -> Path:
+def _sweep_folder(job: Job, overrides: list[str]) -> Path:
     """Where the jobs' folders lie."""
     parsed = OverridesParser.create().parse_overrides(expand(overrides))
     fixed = [o.input_line or "" for o in parsed if not o.is_sweep_override()]
@@ -154,7 +154,7 @@ def guarded(job: Callable[[], None], folder: str) -> int:
     return 0
 
 
-def _check_all(job: str, overrides: list[str], multirun: bool) -> None:
+def _check_all(job: Job, overrides: list[str], multirun: bool) -> None:
     task = [o for o in overrides if not o.lstrip("+~").startswith(("hydra.", "hydra/"))]
     searched = any(o.startswith("hydra/sweeper=") and o != "hydra/sweeper=basic" for o in overrides)
     problems = []

@@ -5,7 +5,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
@@ -20,6 +20,7 @@ from vicuna_lit.evaluate.config import EvaluateConfig
 from vicuna_lit.prepare.config import PrepareConfig
 from vicuna_lit.train.config import TrainConfig
 
+Job = Literal["prepare", "train", "evaluate"]
 MOST_OF_A_NAME = 180
 """Characters of a folder's name, most file systems allow 255 bytes."""
 
@@ -44,7 +45,13 @@ class ConfigError(ValueError):
         super().__init__("\n".join(self.problems))
 
 
-def load(job: str, *overrides: str) -> Any:
+@overload
+def load(job: Literal["train"], *overrides: str) -> TrainConfig: ...
+@overload
+def load(job: Literal["prepare"], *overrides: str) -> PrepareConfig: ...
+@overload
+def load(job: Literal["evaluate"], *overrides: str) -> EvaluateConfig: ...
+def load(job: Job, *overrides: str) -> TrainConfig | PrepareConfig | EvaluateConfig:
     """Composes and checks a job's config, as on the command line: `load("train", "model=tiny", "seed=1")`.
 
     Raises:

@@ -17,6 +17,7 @@ import orjson
 
 from vicuna_lit.conversation import ALPACA_INPUT, Conversation, DataError, Rejection, Role, Turn
 from vicuna_lit.json_values import json_values
+from vicuna_lit.paths import locate
 from vicuna_lit.trees import Unusable, chatgpt_messages, oasst_messages
 
 ROLES: dict[str, Role] = {
@@ -45,7 +46,7 @@ def read(path: Paths) -> Iterator[Conversation | Rejection]:
     """Reads files, see `records`; each record becomes a conversation or says why not, see `parse`.
 
     Raises:
-        DataError: there is no such file.
+        DataError, MissingPath: there is no such file.
     """
     for id, record in records(path):
         yield record if isinstance(record, Rejection) else parse(record, id)
@@ -75,8 +76,11 @@ def records(path: Paths) -> Iterator[tuple[str, Any | Rejection]]:
 
 
 def find_files(path: str | Path) -> list[tuple[Path, str]]:
-    """Files with their names: relative to the folder, or to where a pattern begins."""
-    path = Path(path)
+    """Files with their names: relative to the folder, or to where a pattern begins.
+
+    `package://name/file` lies inside an installed package.
+    """
+    path = locate(path) if isinstance(path, str) and path.startswith("package://") else Path(path)
     if path.is_dir():
         files = sorted(p for p in path.rglob("*") if p.suffix in SUFFIXES and p.is_file())
         if not files:

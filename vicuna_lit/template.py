@@ -5,11 +5,14 @@ special-token text in it stays plain text) and which is supervised (the loss is 
 opens an assistant's turn is never supervised; the reply and the stop string behind it are, unless the turn says no.
 """
 
+import difflib
 import re
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
-from vicuna_lit.config import TextTemplateConfig
+from pydantic import TypeAdapter
+
+from vicuna_lit.config import CONF_DIR, TemplateConfig, TextTemplateConfig
 from vicuna_lit.conversation import ALPACA_INPUT, Conversation, Turn
 
 SLOT = re.compile(r"\{(content|system|bos|eos)\}")
@@ -180,6 +183,46 @@ class TextTemplate:
             + "{% else %}{{ raise_exception('no ' + message['role'] + ' turn in this template') }}{% endif %}"
             "{% endfor %}{% if add_generation_prompt %}" + put(c.assistant) + "{% endif %}"
         )
+
+
+def render(
+    conversation: Conversation, template: str | TemplateConfig | Template = "vicuna_v1", generation_prompt: bool = False
+) -> str:
+    """The text of a conversation as the model sees it, special tokens spelled out.
+
+    Args:
+        template: a name of `conf/template`, a config, or one that is bound to a tokenizer, `make_encoder(…).template`.
+            Names and configs get LLaMA's `<s>` and `</s>`.
+        generation_prompt: ends with what opens the assistant's next turn.
+
+    Raises:
+        TemplateError: there is no such template, or it cannot render the conversation.
+    """
+    if isinstance(template, str):
+        template = template_named(template)
+    if not isinstance(template, Template):
+        if template.kind == "tokenizer":
+            raise TemplateError("a tokenizer's own template needs the tokenizer: make_encoder(<its folder>).template")
+        template = TextTemplate(template, "<s>", "</s>")
+    segments = template.prompt(conversation) if generation_prompt else template.render(conversation)
+    return "".join(segment.text for segment in segments)
+
+
+def template_named(name: str) -> TemplateConfig:
+    """A template of `conf/template`.
+
+    Raises:
+        TemplateError: there is none of this name.
+    """
+    from omegaconf import OmegaConf
+
+    names = sorted(file.stem for file in (CONF_DIR / "template").glob("*.yaml"))
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise TemplateError(f"template {name}: no such choice{hint}; choices: {', '.join(names)}")
+    values = OmegaConf.to_container(OmegaConf.load(CONF_DIR / "template" / f"{name}.yaml"))
+    return TypeAdapter(TemplateConfig).validate_python(values)
 
 
 def quote(text: str) -> str:

@@ -6,10 +6,11 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
+from vicuna_lit.config import TemplateConfig, TokenizerTemplateConfig
 from vicuna_lit.data.tokenize import Encoder
 from vicuna_lit.paths import ModelError, locate
 from vicuna_lit.prepare.config import PrepareConfig
-from vicuna_lit.template import Template, TextTemplate
+from vicuna_lit.template import Template, TextTemplate, template_named
 from vicuna_lit.tokenizer_template import TokenizerTemplate
 from vicuna_lit.train.config import TrainConfig
 
@@ -47,15 +48,36 @@ def load_tokenizer(folder: str) -> Any:
     return tokenizer
 
 
-def make_encoder(config: TrainConfig | PrepareConfig) -> Encoder:
-    """The tokenizer of a config bound to its template and system prompt."""
-    tokenizer = load_tokenizer(config.tokenizer_path)
-    template: Template
-    if config.template.kind == "tokenizer":
-        template = TokenizerTemplate(tokenizer, config.system_prompt)
+def make_encoder(
+    tokenizer: TrainConfig | PrepareConfig | str | Path,
+    template: str | TemplateConfig | None = None,
+    system_prompt: str | None = None,
+) -> Encoder:
+    """A tokenizer bound to a template: `make_encoder(config)`, or `make_encoder("my/tokenizer", "chatml")`.
+
+    Args:
+        tokenizer: a config, or the folder of a tokenizer or model, or a `.gguf` file.
+        template: a name of `conf/template`, or a template's config; None: the config's, or the tokenizer's own.
+        system_prompt: for conversations without a system turn; None: the config's, or the template's.
+
+    Raises:
+        ModelError, MissingPath: no tokenizer could be loaded.
+        TemplateError: there is no such template, or the tokenizer lacks a token that it needs.
+    """
+    if isinstance(tokenizer, str | Path):
+        loaded, own, prompt = load_tokenizer(str(tokenizer)), TokenizerTemplateConfig(kind="tokenizer"), None
     else:
-        prompt = config.system_prompt
-        ours = {"default_system": prompt, "default_system_with_input": None}
-        text = config.template if prompt is None else config.template.model_copy(update=ours)
-        template = TextTemplate(text, tokenizer.bos_token or "", tokenizer.eos_token)
-    return Encoder(tokenizer, template)
+        loaded = load_tokenizer(tokenizer.tokenizer_path)
+        own, prompt = tokenizer.template, tokenizer.system_prompt
+    chosen = own if template is None else template_named(template) if isinstance(template, str) else template
+    return Encoder(loaded, bind(loaded, chosen, prompt if system_prompt is None else system_prompt))
+
+
+def bind(tokenizer: Any, template: TemplateConfig, system_prompt: str | None = None) -> Template:
+    """A template with a tokenizer's BOS and EOS, and a system prompt of one's own."""
+    if template.kind == "tokenizer":
+        return TokenizerTemplate(tokenizer, system_prompt)
+    if system_prompt is not None:
+        ours = {"default_system": system_prompt, "default_system_with_input": None}
+        template = template.model_copy(update=ours)
+    return TextTemplate(template, tokenizer.bos_token or "", tokenizer.eos_token)

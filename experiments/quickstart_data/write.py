@@ -185,7 +185,9 @@ def main() -> None:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    template = TextTemplate(load("train").template, bos="", eos="")
+    config = load("train").template
+    assert config.kind == "text"
+    template = TextTemplate(config, bos="", eos="")
     rendered = ("".join(s.text for s in template.render(c)) for c in everything[:TRAIN])
     tokenizer.train_from_iterator(rendered, trainer)
     shutil.rmtree(FOLDER / "tokenizer", ignore_errors=True)

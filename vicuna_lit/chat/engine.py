@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
@@ -11,8 +11,7 @@ from vicuna_lit.config import TemplateConfig
 from vicuna_lit.conversation import Conversation
 from vicuna_lit.data.tokenize import Encoder
 from vicuna_lit.paths import ModelError, locate
-from vicuna_lit.template import TextTemplate
-from vicuna_lit.tokenizer import load_tokenizer, source
+from vicuna_lit.tokenizer import bind, load_tokenizer, source
 from vicuna_lit.tokenizer_template import TokenizerTemplate
 
 
@@ -20,7 +19,7 @@ class Chat:
     """A conversation in progress; `say` adds a user's turn and returns the reply."""
 
     def __init__(self, model: PreTrainedModel, encoder: Encoder, system: str | None = None):
-        self.model, self.encoder = model, encoder
+        self.model, self.encoder, self.system = model, encoder, system
         self.conversation = Conversation.of(system=system)
 
     @classmethod
@@ -41,8 +40,7 @@ class Chat:
             raise ModelError(f"{place}: no model could be loaded: {' '.join(str(error).split())[:200]}") from error
         model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
         if tokenizer.chat_template is None and template is not None and template.kind == "text":
-            bound = TextTemplate(template, tokenizer.bos_token or "", tokenizer.eos_token)
-            return cls(model, Encoder(tokenizer, bound), system)
+            return cls(model, Encoder(tokenizer, bind(tokenizer, template)), system)
         stops = getattr(model.generation_config, "stop_strings", None) or ()
         return cls(model, Encoder(tokenizer, TokenizerTemplate(tokenizer, stop_strings=stops)), system)
 
@@ -59,6 +57,47 @@ class Generated(NamedTuple):
 
     text: str
     cut: bool
+
+
+@overload
+def generate(
+    model: Chat | str | Path, prompts: str, max_new_tokens: int = 128, temperature: float = 0.0, batch_size: int = 8
+) -> str: ...
+@overload
+def generate(
+    model: Chat | str | Path,
+    prompts: list[str] | tuple[str, ...],
+    max_new_tokens: int = 128,
+    temperature: float = 0.0,
+    batch_size: int = 8,
+) -> list[str]: ...
+def generate(
+    model: Chat | str | Path,
+    prompts: str | list[str] | tuple[str, ...],
+    max_new_tokens: int = 128,
+    temperature: float = 0.0,
+    batch_size: int = 8,
+) -> str | list[str]:
+    """The model's reply to each prompt, every one a conversation of its own; one text for one prompt.
+
+    Args:
+        model: a Hugging Face folder or a `.gguf` file, or a `Chat`, whose own conversation stays as it is.
+        temperature: 0: the most likely token each time.
+        batch_size: prompts that are answered at once.
+
+    Raises:
+        ModelError, MissingPath: the model cannot be opened.
+        TemplateError: the template cannot render a prompt.
+    """
+    chat = model if isinstance(model, Chat) else Chat.load(model)
+    asked = [prompts] if isinstance(prompts, str) else list(prompts)
+    talks = [Conversation.of(text, system=chat.system) for text in asked]
+    said = [
+        one.text
+        for start in range(0, len(talks), batch_size)
+        for one in replies(chat.model, chat.encoder, talks[start : start + batch_size], max_new_tokens, temperature)
+    ]
+    return said[0] if isinstance(prompts, str) else said
 
 
 def reply(

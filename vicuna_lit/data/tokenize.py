@@ -11,6 +11,7 @@ import numpy as np
 from tokenizers import Encoding, Tokenizer
 
 from vicuna_lit.conversation import Conversation, Rejection
+from vicuna_lit.data.token_bytes import byte_table
 from vicuna_lit.template import Segment, Template, TemplateError
 
 SENTINEL = 0x10F000
@@ -79,7 +80,7 @@ class Encoder:
         self._is_control[list(copied.values())] = False
         for text, id in copied.items():
             self._id_map[id] = real_ids[text]
-        self._bytes = _byte_table(tokenizer, config)
+        self._bytes = byte_table(tokenizer, config)
         self._tails: dict[str, list[int]] = {"": []}
         self.longest_piece = max(map(len, self._copy.get_vocab()))
 
@@ -215,28 +216,13 @@ def _token_at(encoding: Encoding, char: int, count: int) -> int:
     return min(int(np.searchsorted(starts, char)), count)
 
 
-def _byte_table(tokenizer: Any, config: dict[str, Any]) -> list[bytes] | None:
-    """The bytes of every token, for byte-level and SentencePiece-type decoders; None for others."""
-    decoder = json.dumps(config["decoder"])
-    tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
-    added = {id: t.content.encode() for id, t in tokenizer.added_tokens_decoder.items()}
-    if '"ByteLevel"' in decoder:
-        alphabet = _byte_alphabet()
+def tokenize(conversation: Conversation, encoder: Encoder) -> Example:
+    """The ids and the mask of one conversation.
 
-        def to_bytes(token: str) -> bytes:
-            return bytes(alphabet[c] for c in token) if all(c in alphabet for c in token) else token.encode()
-    elif '"ByteFallback"' in decoder:
-
-        def to_bytes(token: str) -> bytes:
-            byte = re.fullmatch(r"<0x([0-9A-F]{2})>", token)
-            return bytes([int(byte[1], 16)]) if byte else token.replace("▁", " ").encode()
-    else:
-        return None
-    return [added[i] if i in added else to_bytes(t or "") for i, t in enumerate(tokens)]
-
-
-def _byte_alphabet() -> dict[str, int]:
-    """GPT-2's letters for bytes (openai/gpt-2, encoder.py, bytes_to_unicode)."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [b for b in range(256) if b not in printable]
-    return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(others)}
+    Raises:
+        TemplateError: the conversation is rejected; the message says why.
+    """
+    found = encoder.encode([conversation])[0]
+    if isinstance(found, Rejection):
+        raise TemplateError(f"rejected: {found.reason}" + (f": {found.detail}" if found.detail else ""))
+    return found

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.progress import Progress
 
+from vicuna_lit import notebook
 from vicuna_lit.evaluate import generate, judges
 from vicuna_lit.evaluate.answers import Answer, Answers, append, complete
 from vicuna_lit.evaluate.cache import Cache
@@ -19,7 +19,7 @@ from vicuna_lit.evaluate.prices import price_of
 from vicuna_lit.evaluate.questions import Question
 from vicuna_lit.evaluate.reviews import Review, from_record
 
-console = Console(highlight=False)
+console = notebook.console(highlight=False)
 
 
 class Payer:

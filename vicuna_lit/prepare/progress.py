@@ -1,4 +1,4 @@
-"""A bar with rate and time left in a terminal; a line now and then in a log."""
+"""A bar with rate and time left in a terminal, a line in a notebook; a line now and then in a log."""
 
 import sys
 import time
@@ -8,6 +8,8 @@ from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from vicuna_lit.notebook import Line
 
 EVERY_SECONDS = 10
 console = Console(stderr=True)
@@ -26,7 +28,8 @@ def progress(label: str, total: int, unit: str = "records", scale: float = 1.0) 
     """Shows a stage's progress; `scale` divides what is counted into units (1e6 for MB)."""
     start = last = time.perf_counter()
     done, digits = 0, 1 if scale > 1 else 0
-    bar = _bar(label, unit) if console.is_terminal or console.is_jupyter else None
+    bar = _bar(label, unit) if console.is_terminal else None
+    say = Line().write if console.is_jupyter else _log
     if bar:
         bar.add_task(label, total=round(total / scale), rate="")
         bar.start()
@@ -38,11 +41,11 @@ def progress(label: str, total: int, unit: str = "records", scale: float = 1.0) 
         rate = done / max(now - start, 1e-9)
         if bar:
             bar.update(bar.task_ids[0], completed=round(done / scale), rate=f"{rate / scale:,.0f} {unit}/s")
-        elif now - last > EVERY_SECONDS:
+        elif now - last > (1 if console.is_jupyter else EVERY_SECONDS):
             last = now
             left = (total - done) / max(rate, 1e-9)
             figures = f"{done / scale:,.0f} of {total / scale:,.0f} {unit}, {rate / scale:,.0f}/s, {left:,.0f} s left"
-            print(f"{label}: {figures}", file=sys.stderr, flush=True)
+            say(f"{label}: {figures}")
 
     try:
         yield advance
@@ -52,7 +55,11 @@ def progress(label: str, total: int, unit: str = "records", scale: float = 1.0) 
     if not bar:
         seconds = time.perf_counter() - start
         rate = f"{done / scale / max(seconds, 1e-9):,.0f} {unit}/s"
-        print(f"{label}: {done / scale:,.{digits}f} {unit} in {seconds:.1f} s ({rate})", file=sys.stderr, flush=True)
+        say(f"{label}: {done / scale:,.{digits}f} {unit} in {seconds:.1f} s ({rate})")
+
+
+def _log(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def _bar(label: str, unit: str) -> Progress:

@@ -78,6 +78,8 @@ def already_done(config: TrainConfig, folder: Path) -> Result | None:
     if saved is None or values.get("status") != "finished":
         return None
     refuse_other_settings(folder, saved, config.model_dump(mode="json"), LAYOUT)
+    # JSON's keys are texts.
+    values["heldout_by_step"] = {int(step): loss for step, loss in values.get("heldout_by_step", {}).items()}
     return Result(**values)
 
 

@@ -9,6 +9,7 @@ import lightning as L
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from vicuna_lit.notebook import Line
 from vicuna_lit.train.history import History
 from vicuna_lit.train.memory import PeakMemory
 from vicuna_lit.train.throughput import Throughput
@@ -36,6 +37,7 @@ class Logbook(L.Callback):
         """Of the steps that this process took."""
         self._tokens = 0
         self._bar: Progress | None = None
+        self._line = Line()
 
     @property
     def tokens_per_second(self) -> float:
@@ -58,7 +60,7 @@ class Logbook(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Opens the bar."""
         self.memory.step()
-        if self.times.writes and (console.is_terminal or console.is_jupyter):
+        if self.times.writes and console.is_terminal:
             columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[figures]}"), TimeRemainingColumn())
             self._bar = Progress(TextColumn("step"), *columns, console=console, refresh_per_second=4)
             done, total = len(self.rows), pl_module.plan.steps
@@ -127,6 +129,8 @@ class Logbook(L.Callback):
         figures = f"loss {loss:.3f} · {self.tokens_per_second:,.0f} supervised tokens/s"
         if self._bar:
             self._bar.update(self._task, completed=step, figures=figures)
+        elif console.is_jupyter:
+            self._line.write(f"step {step}/{steps} · {figures}")
         elif step == steps or step % max(1, steps // 10) == 0:
             left = self.seconds / len(self.step_seconds) * (steps - step)
             print(f"step {step}/{steps} · {figures} · {left:.0f} s left", file=sys.stderr, flush=True)

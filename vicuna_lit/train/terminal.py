@@ -5,18 +5,18 @@ import math
 import warnings
 from pathlib import Path
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
+from vicuna_lit import notebook
 from vicuna_lit.data.datamodule import ConversationData
 from vicuna_lit.data.schedule import Plan
 from vicuna_lit.train.config import TrainConfig
 from vicuna_lit.train.folder import Result
 
-console = Console(soft_wrap=True)
+console = notebook.console(soft_wrap=True)
 MOST_REPLIES = 6
 """That are shown on the screen."""
 
