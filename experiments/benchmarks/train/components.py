@@ -1,6 +1,6 @@
 """Where the difference comes from: head, attention, fill and tokenising, each against its usual form.
 
-    python experiments/benchmarks/train/components.py
+    python -m experiments.benchmarks.train.components
 
 Each pair runs in one process, in turn, seven times; the ratio is the median of the pairs.
 """
@@ -15,8 +15,8 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 from transformers import AutoTokenizer
-from worker import CONTEXT, DATA, TOKENIZER, config
 
+from experiments.benchmarks.train.job import CONTEXT, DATA, TOKENIZER, Job, config
 from vicuna_lit.conversation import Conversation, trim
 from vicuna_lit.data.datamodule import ConversationData
 from vicuna_lit.formats import read
@@ -68,7 +68,7 @@ def attention(lengths: tuple[int, ...]) -> tuple[float, float, str]:
 
 
 def tokenising(records: list[Conversation]) -> tuple[float, float, str]:
-    encoder = make_encoder(config())
+    encoder = make_encoder(config(Job("ours")))
     tokenizer = AutoTokenizer.from_pretrained(TOKENIZER)
     tokenizer.chat_template = encoder.template.jinja()
     messages = [[{"role": t.role, "content": t.content} for t in c.turns] for c in records]
@@ -81,7 +81,7 @@ def tokenising(records: list[Conversation]) -> tuple[float, float, str]:
 
 
 def main() -> None:
-    c = config("trainer.max_steps=null")
+    c = config(Job("ours"), "trainer.max_steps=null", "data.max_conversations=null")
     data = ConversationData(c, make_encoder(c))
     data.setup()
     lengths = data.train.lengths

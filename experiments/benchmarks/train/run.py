@@ -16,10 +16,13 @@ from pathlib import Path
 
 SYSTEMS = ["ours", "trl_bfd", "trl_padding_free", "hf_flattening", "padded"]
 HERE = Path(__file__).parent
+ROOT = HERE.parents[2]
 
 
 def once(system: str) -> dict[str, float]:
-    done = subprocess.run([sys.executable, HERE / "worker.py", system], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.benchmarks.train.worker", system], capture_output=True, text=True, cwd=ROOT
+    )
     if done.returncode:
         sys.exit(f"{system} failed:\n{done.stderr[-3000:]}")
     return json.loads(done.stdout.strip().splitlines()[-1])

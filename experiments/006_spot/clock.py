@@ -1,0 +1,29 @@
+"""`vicuna-train` on a clock of processor seconds: on a machine that others use too, seconds of the wall measure them.
+
+    CLOCK=<seconds used by earlier starts> python -m experiments.006_spot.clock <overrides>
+
+`times.csv` and what is made of it then count the seconds in which this run's processes really ran.
+"""
+
+import os
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+from vicuna_lit.train import session, times
+from vicuna_lit.train.__main__ import main
+
+BEFORE = float(os.environ["CLOCK"])
+
+
+class OnThisClock(times.Times):
+    """From the start of the process on."""
+
+    def __init__(self, folder: Path, started: float, writes: bool = True):
+        super().__init__(folder, BEFORE, writes)
+
+
+if __name__ == "__main__":
+    times.time = SimpleNamespace(time=lambda: BEFORE + time.process_time())  # pyright: ignore[reportAttributeAccessIssue]
+    session.Times = OnThisClock  # pyright: ignore[reportAttributeAccessIssue]
+    main()
