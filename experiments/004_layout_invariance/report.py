@@ -80,7 +80,9 @@ def figure(rows: list[tables.Row], file: Path) -> None:
     for row in (row for row in rows if row["seed"] == first):
         away = np.array([float(value) for value in row["losses"].split()])
         means = row["layout"].startswith(MEANS)
-        style: Any = {"linewidth": 2} if means else {"linewidth": 1, "color": "tab:blue", "alpha": 0.5}
+        if not away.any():
+            continue  # one row a step: nothing to draw on a logarithmic axis
+        style: Any = {"linewidth": 2, "color": "tab:orange"} if means else {"linewidth": 1, "color": "tab:blue"}
         label = row["layout"] if means else "vicuna_lit, every layout" if row is rows[0] else None
         axes.plot(range(1, len(away) + 1), np.maximum(away, 1e-9), label=label, **style)
     axes.axhline(1e-5, color="grey", linestyle="--", linewidth=0.8)
