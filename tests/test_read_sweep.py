@@ -74,7 +74,7 @@ def test_the_table_and_the_page(folder, capsys, monkeypatch):
     page = (folder / "compare.html").read_text()
     assert "<script" not in page
     assert "&lt;script&gt;" in page
-    assert page.count("<svg") == 5  # loss, by reply, training, speed, memory; no figure by position
+    assert page.count("<svg") == 6  # loss, by reply, its difference, training, speed, memory; no figure by position
     with (folder / "runs.csv").open() as file:
         runs = list(csv.DictReader(file))
     assert len(runs) == 10

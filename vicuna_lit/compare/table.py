@@ -57,9 +57,14 @@ class Setting:
     """The keys that differ, repetitions left out."""
     runs: tuple[Run, ...]
     metrics: dict[str, Mean | None]
-    difference: Mean | None
-    """Held-out loss minus that of the first setting, over repetitions that both have (paired, so what a seed does to
-    both cancels); None for the first."""
+    pairs: tuple[tuple[Run, Run], ...]
+    """Each run with that of the first setting in the same repetition; empty for the first itself."""
+
+    @property
+    def difference(self) -> Mean | None:
+        """Held-out loss minus that of the first setting, within each repetition: what a seed does to both cancels."""
+        losses = [(a.figure("heldout_loss"), b.figure("heldout_loss")) for a, b in self.pairs]
+        return Mean.of([a - b for a, b in losses if a is not None and b is not None])
 
     @property
     def name(self) -> str:
@@ -82,17 +87,16 @@ def settings(sweep: Sweep, metrics: Sequence[str] = METRICS, repeats: Sequence[s
     out = []
     for choices, runs in groups.items():
         figures = {m: Mean.of([v for run in runs if (v := run.figure(m)) is not None]) for m in metrics}
-        paired = None if runs is first else _paired(sweep, runs, first, repeats)
-        out.append(Setting(dict(zip(keys, choices, strict=True)), tuple(runs), figures, paired))
+        pairs = () if runs is first else _pairs(sweep, runs, first, repeats)
+        out.append(Setting(dict(zip(keys, choices, strict=True)), tuple(runs), figures, pairs))
     return tuple(out)
 
 
-def _paired(sweep: Sweep, runs: Sequence[Run], others: Sequence[Run], repeats: Sequence[str]) -> Mean | None:
-    def losses(of: Sequence[Run]) -> dict[tuple[str, ...], float | None]:
-        return {tuple(sweep.choice(run, key) for key in repeats): run.figure("heldout_loss") for run in of}
-
-    a, b = losses(runs), losses(others)
-    return Mean.of([x - y for key, x in a.items() if x is not None and (y := b.get(key)) is not None])
+def _pairs(
+    sweep: Sweep, runs: Sequence[Run], others: Sequence[Run], repeats: Sequence[str]
+) -> tuple[tuple[Run, Run], ...]:
+    a, b = ({tuple(sweep.choice(run, key) for key in repeats): run for run in of} for of in (runs, others))
+    return tuple((run, b[repetition]) for repetition, run in a.items() if repetition in b)
 
 
 class Table(list[dict[str, str]]):
