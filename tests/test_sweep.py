@@ -244,3 +244,20 @@ def test_the_name_of_a_jobs_folder_is_one_name():
     long = [_folder_name("x=" + "y" * 300 + end) for end in "ab"]
     assert len(set(long)) == 2
     assert max(map(len, long)) < 255
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["hydra/launcher=slurn"], "hydra/launcher/slurn"),
+        (["run.dir=somewhere"], "run.dir: jobs of a sweep would share it"),
+        (["hydra/sweeper=optuna", "dry_run=true"], "dry_run: a search chooses its jobs as it goes"),
+    ],
+)
+def test_bad_sweeps_are_said_in_one_line(tmp_path, overrides, said):
+    done = multirun(tmp_path, "seed=0,1", *overrides)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not list(tmp_path.iterdir())

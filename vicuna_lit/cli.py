@@ -124,11 +124,15 @@ def _additions(overrides: list[str]) -> list[str]:
 
 
 def _sweep_folder(job: Job, overrides: list[str]) -> Path:
-    """Where the jobs' folders lie."""
+    """Where the jobs' folders lie; a launcher or sweeper that is not there is bad input."""
     parsed = OverridesParser.create().parse_overrides(expand(overrides))
     fixed = [o.input_line or "" for o in parsed if not o.is_sweep_override()]
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        return Path(compose(job, fixed, return_hydra_config=True).hydra.sweep.dir)
+    try:
+        with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+            return Path(compose(job, fixed, return_hydra_config=True).hydra.sweep.dir)
+    except HydraException as error:
+        said = str(error).strip().splitlines()[0]
+        fail(ConfigError([f"{said} (launchers and sweepers are plugins: pip install 'vicuna_lit[sweep]')"]))
 
 
 def fail(error: Exception) -> NoReturn:
@@ -167,10 +171,15 @@ def _check_all(job: Job, overrides: list[str], multirun: bool) -> None:
             jobs = BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]
     except HydraException as error:
         fail(ConfigError([str(error).splitlines()[0]]))
+    folders = set()
     for one in jobs[:MOST_CHECKED]:
         try:
-            load(job, *one)
+            folders.add(load(job, *one).run.dir)
         except ConfigError as error:
             problems += error.problems
+    if not problems and len(folders) < len(jobs[:MOST_CHECKED]) and any(o.startswith("run.dir=") for o in task):
+        problems.append(
+            "run.dir: jobs of a sweep would share it; hydra.sweep.dir=<folder> names the folder of them all"
+        )
     if problems:
         fail(ConfigError(problems))
