@@ -102,12 +102,6 @@ def _pairs(
 class Table(list[dict[str, str]]):
     """Rows of text by column; draws itself in a notebook."""
 
-    def markdown(self) -> str:
-        """As a Markdown table."""
-        columns = list(self[0]) if self else []
-        lines = [columns, ["---"] * len(columns), *([row[c].replace("|", "\\|") for c in columns] for row in self)]
-        return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
     def _repr_html_(self) -> str:
         head = "".join(f"<th>{escape(column)}</th>" for column in (self[0] if self else ()))
         body = "".join("<tr>" + "".join(f"<td>{escape(v)}</td>" for v in row.values()) + "</tr>" for row in self)
