@@ -21,7 +21,7 @@ def collect(runs: Path) -> list[dict[str, Any]]:
     sweep = read_sweep(runs)
     out = []
     for run in sweep.finished:
-        row: dict[str, Any] = {key: sweep.choice(run, key) for key in sweep.keys}
+        row: dict[str, Any] = {key: sweep.choice(run, key) for key in sweep.keys} | {"seed": run.config["seed"]}
         row |= {metric: run.figure(metric) for metric in METRICS}
         out.append(row | {f"{what}/{k}": v for what in ("turn", "position") for k, v in run.heldout_by(what).items()})
     columns = dict.fromkeys(key for row in out for key in row)

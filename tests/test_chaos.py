@@ -15,7 +15,7 @@ from vicuna_lit.train.times import lost_time
 
 SEED = int(os.environ.get("CHAOS_SEED", random.randrange(10**6)))
 SHARE = int(os.environ.get("CHAOS_SHARE", "1"))
-"""CI takes a half of the interruptions: CHAOS_SHARE=2."""
+"""CI takes a third of the interruptions: CHAOS_SHARE=3."""
 STRATEGIES = {"single": 12 // SHARE, "ddp": 6 // SHARE, "fsdp": 6 // SHARE, "zero2": 6 // SHARE}
 STEPS = 40
 SETTINGS = (

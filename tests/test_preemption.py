@@ -137,24 +137,6 @@ def test_torchrun_passes_the_signal_on(tmp_path, never):
     compare(folder, never)
 
 
-@pytest.mark.slow
-def test_a_sweep_goes_on_where_it_was_stopped(tmp_path):
-    """The finished run is left alone, the interrupted one goes on, the last one follows."""
-    sweep = ["vicuna_lit.train", "-m", *COMMON, "seed=0,1,2", f"hydra.sweep.dir={tmp_path}"]
-    process = command(*sweep)
-    wait_for(lambda: steps_done(tmp_path / "seed=1") >= 4, process)
-    process.send_signal(signal.SIGTERM)
-    out = ended(process, PREEMPTED)
-    assert not (tmp_path / "seed=2").exists()
-    first = (tmp_path / "seed=0" / "metrics.csv").stat().st_mtime_ns
-    out = ended(command(*sweep))
-    assert "already holds this run's result" in " ".join(out.split())
-    assert out.count("going on from step") == 1
-    assert (tmp_path / "seed=0" / "metrics.csv").stat().st_mtime_ns == first
-    for seed in range(3):
-        assert steps_done(tmp_path / f"seed={seed}") == 20
-
-
 def children(pid: int) -> list[int]:
     """Of a launcher, by rank."""
     found: dict[int, int] = {}

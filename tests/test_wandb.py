@@ -262,7 +262,6 @@ def test_a_run_outlives_what_wandb_refuses(tmp_path, monkeypatch, capsys):
         raise OSError("no room in the staging folder")
 
     monkeypatch.setattr(artifacts, "wandb", SimpleNamespace(Artifact=refuse))
-    monkeypatch.setattr(artifacts.console, "file", sys.stdout)
     run_here([*SETTINGS, "trainer.max_steps=1", "evaluate.questions=[]", f"run.dir={tmp_path}/run"])
     assert json.loads((tmp_path / "run/result.json").read_text())["status"] == "finished"
     said = capsys.readouterr().out
@@ -298,7 +297,6 @@ def test_online_the_models_are_inputs(trained, evaluated, tmp_path, capsys, monk
     paths = [tmp_path / "other/hf", tmp_path / "downloaded/hf", evaluated / "answers"]
     config = load("evaluate", f"models=[{{name: a, path: {trained}/hf}},{','.join(map(str, paths))}]")
     run = OnlineRun(f"vicuna_lit/model-{identity}:latest")
-    monkeypatch.setattr(board.console, "file", sys.stdout)
     behind = board.runs_behind(config)
     assert {name: one for name, (one, _) in behind.items()} == {"a": identity, "other": "unsynced"}
     board._log_lineage(run, config, behind, evaluated)

@@ -96,7 +96,8 @@ def _name_job(node: DictConfig, hydra: Any) -> None:
     chosen = dict(o.lstrip("+~").split("=", 1) for o in hydra.overrides.task if "=" in o)
     swept = {key: value.strip("'\"") for key, value in chosen.items() if key not in fixed}
     if "run.dir" not in chosen:
-        OmegaConf.update(node, "run.dir", hydra.runtime.output_dir)
+        folder = Path(hydra.runtime.output_dir)
+        OmegaConf.update(node, "run.dir", str(folder if swept else folder / node.run.name))
     if swept:
         OmegaConf.update(node, "run.name", ",".join(f"{key}={value}" for key, value in swept.items()))
         OmegaConf.update(node, "run.swept", swept, merge=False, force_add=True)

@@ -9,7 +9,7 @@ output=experiments/$name
 if [ "${1:-}" = fast ]; then
   output=$2 runs=$2/runs
   python -m vicuna_lit.train -m hydra.sweep.dir="$runs/sweep" run.name=$name \
-    supervised=replies,last_reply,all_tokens,single_turns seed=0,1 \
+    supervised=replies,last_reply,all_tokens,single_turns seed=0 \
     step_unit=conversation trainer.max_steps=3 "evaluate.questions=[]" data.max_heldout=4
 else
   python -m experiments.base "$runs/base"

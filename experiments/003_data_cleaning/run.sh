@@ -11,7 +11,7 @@ if [ "${1:-}" = fast ]; then
   raw=vicuna_lit/quickstart/conversations.jsonl
   python -m experiments.$name.data "$raw" "$runs/data" --train 40 --heldout 8 --seeds 2
   python -m vicuna_lit.train -m hydra.sweep.dir="$runs/sweep" run.name=$name \
-    'wandb.tags=[raw],[cleaned],[deduplicated]' seed=0,1 \
+    'wandb.tags=[raw],[cleaned],[deduplicated]' seed=0 \
     data=files 'data.path='"$runs"'/data/${wandb.tags.0}_${seed}.jsonl' \
     data.heldout_path="$runs/data/heldout.jsonl" trainer.max_steps=3 "evaluate.questions=[]"
 else

@@ -13,7 +13,7 @@ several="strategy=ddp,fsdp,zero2,zero3 tokens_per_device=512,4096"
 single="packing=true,false tokens_per_device=512,4096"
 if [ "${1:-}" = fast ]; then
   output=$2 runs=$2/runs
-  real="data.max_conversations=60 data.max_heldout=4 trainer.max_steps=4 seed=0,1"
+  real="data.max_conversations=60 data.max_heldout=4 trainer.max_steps=4 seed=0"
   several="strategy=ddp tokens_per_device=512"
   single="packing=true tokens_per_device=512,4096"
 fi
