@@ -8,10 +8,11 @@ committed results.csv holds.
 import argparse
 import csv
 import math
-import statistics
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+from vicuna_lit.compare.table import Mean
 
 BEGIN, END = "<!-- table -->", "<!-- /table -->"
 Row = dict[str, str]
@@ -39,9 +40,9 @@ def markdown(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 def mean_error(values: Iterable[float]) -> tuple[float, float]:
     """The mean and its standard error, which is NaN for a single value."""
-    listed = list(values)
-    error = statistics.stdev(listed) / math.sqrt(len(listed)) if len(listed) > 1 else math.nan
-    return statistics.fmean(listed), error
+    found = Mean.of(list(values))
+    assert found, "no values"
+    return found.mean, math.nan if found.error is None else found.error
 
 
 def plus_minus(values: Iterable[float], form: str = ".2f") -> str:

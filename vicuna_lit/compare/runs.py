@@ -60,10 +60,7 @@ class Run:
 
     def figure(self, name: str) -> float | None:
         """A figure of the result by its name, or None: `heldout_loss`, `lost_time.saving`, `data.train.tokens`."""
-        value: Any = self.result
-        for key in name.split("."):
-            value = value.get(key) if isinstance(value, dict) else None
-        return float(value) if isinstance(value, int | float) else None
+        return figure(self.result, name)
 
     def heldout_by(self, what: str) -> dict[str, float]:
         """The held-out loss by `turn` (`1`, `2`, …, `8+`) or by `position` (`0-127`, `128-255`, …), in order."""
@@ -145,6 +142,14 @@ def read_sweep(*folders: str | Path) -> Sweep:
     sweep = Sweep(places[0], tuple(runs), tuple(failures))
     ordered = sorted(runs, key=lambda run: [in_order(sweep.choice(run, key)) for key in sweep.keys])
     return Sweep(places[0], tuple(ordered), tuple(failures))
+
+
+def figure(result: dict[str, Any], name: str) -> float | None:
+    """A figure of a `result.json` by its dotted name; None where it has no such number."""
+    value: Any = result
+    for key in name.split("."):
+        value = value.get(key) if isinstance(value, dict) else None
+    return float(value) if isinstance(value, int | float) else None
 
 
 def in_order(value: str) -> tuple[int, float, str]:

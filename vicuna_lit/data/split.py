@@ -101,12 +101,9 @@ class _Remainder:
 
     def fitting(self, context_length: int) -> int:
         """How many of the next exchanges fit behind those carried, by the estimates; one at least."""
-        ends = np.cumsum(self.tokens[self.first - self.carry :])
-        return max(
-            1,
-            int(np.searchsorted(ends[: self.most and self.carry + self.most], context_length, side="right"))
-            - self.carry,
-        )
+        last = None if self.most is None else self.first + self.most
+        ends = np.cumsum(self.tokens[self.first - self.carry : last])
+        return max(1, int(np.searchsorted(ends, context_length, side="right")) - self.carry)
 
     def measure(self, encoder: Encoder, result: Example) -> None:
         """Counts the tokens of each exchange of a piece, read off where the supervised spans end."""

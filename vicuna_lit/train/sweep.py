@@ -16,8 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from vicuna_lit.cli import JobFailed
-from vicuna_lit.compare.runs import FAILURES
-from vicuna_lit.folder import read_json, write_json
+from vicuna_lit.compare.runs import FAILURES, figure
+from vicuna_lit.folder import RunError, read_json, write_json
 from vicuna_lit.train.config import TrainConfig
 from vicuna_lit.train.preemption import PREEMPTED, Preempted, notice
 
@@ -57,7 +57,6 @@ def _attempt(config: TrainConfig) -> tuple[int, str | None]:
     Raises:
         SystemExit: told to stop.
     """
-    from vicuna_lit.folder import RunError
     from vicuna_lit.train.afterwards import evaluate_result
     from vicuna_lit.train.folder import already_done
     from vicuna_lit.train.memory import OUT_OF_MEMORY, kernel_kills
@@ -107,9 +106,7 @@ def _objective(config: TrainConfig) -> float | None:
         JobFailed: the result has no such figure.
     """
     result = read_json(Path(config.run.dir), "result.json") or {}
-    value: Any = result
-    for key in config.objective.split("."):
-        value = value.get(key) if isinstance(value, dict) else None
+    value = figure(result, config.objective)
     if value is None and config.objective != "heldout_loss":
         figures = ", ".join(k for k, v in result.items() if isinstance(v, int | float))
         raise JobFailed(f"objective={config.objective}: no figure of result.json, which has {figures}")
