@@ -6,6 +6,8 @@ import random
 
 import pytest
 
+from vicuna_lit.estimate import spot
+
 model = importlib.import_module("experiments.006_spot.model")
 derive = importlib.import_module("experiments.006_spot.derive")
 Job = model.Job
@@ -50,10 +52,10 @@ def test_random_lives_cost_what_daly_says(interval: float):
 
 def test_the_optimum_is_one():
     save, life = 62 / 3600, 2.3
-    best = model.daly(save, life)
+    best = spot.daly(save, life)
     around = [model.expected_hours(Job(24.0, 1 / 6, best * f, save, False), life) for f in (0.7, 1.0, 1.4)]
     assert around[1] == min(around)
-    assert model.young(save, life) == pytest.approx(math.sqrt(2 * save * life))
+    assert spot.young(save, life) == pytest.approx(math.sqrt(2 * save * life))
 
 
 def test_a_trace_is_followed():

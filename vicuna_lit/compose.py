@@ -16,11 +16,12 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
 from vicuna_lit.config import CONF_DIR, Config
+from vicuna_lit.estimate.config import EstimateConfig
 from vicuna_lit.evaluate.config import EvaluateConfig
 from vicuna_lit.prepare.config import PrepareConfig
 from vicuna_lit.train.config import TrainConfig
 
-Job = Literal["prepare", "train", "evaluate"]
+Job = Literal["prepare", "train", "estimate", "evaluate"]
 MOST_OF_A_NAME = 180
 """Characters of a folder's name, most file systems allow 255 bytes."""
 
@@ -33,7 +34,12 @@ def _folder_name(text: str) -> str:
 
 
 OmegaConf.register_new_resolver("folder_name", _folder_name, replace=True)
-JOBS: dict[str, type[Config]] = {"prepare": PrepareConfig, "train": TrainConfig, "evaluate": EvaluateConfig}
+JOBS: dict[str, type[Config]] = {
+    "prepare": PrepareConfig,
+    "train": TrainConfig,
+    "estimate": EstimateConfig,
+    "evaluate": EvaluateConfig,
+}
 """Root configs by the name of their job."""
 
 
@@ -50,8 +56,10 @@ def load(job: Literal["train"], *overrides: str) -> TrainConfig: ...
 @overload
 def load(job: Literal["prepare"], *overrides: str) -> PrepareConfig: ...
 @overload
+def load(job: Literal["estimate"], *overrides: str) -> EstimateConfig: ...
+@overload
 def load(job: Literal["evaluate"], *overrides: str) -> EvaluateConfig: ...
-def load(job: Job, *overrides: str) -> TrainConfig | PrepareConfig | EvaluateConfig:
+def load(job: Job, *overrides: str) -> TrainConfig | PrepareConfig | EstimateConfig | EvaluateConfig:
     """Composes and checks a job's config, as on the command line: `load("train", "model=tiny", "seed=1")`.
 
     Raises:
@@ -84,6 +92,8 @@ def quoted(text: str) -> str:
 def check(job: str, node: DictConfig, problems: Sequence[str] = ()) -> Any:
     """Validates a composed config; `problems` are those already found while composing."""
     try:
+        for key in OmegaConf.missing_keys(node) & JOBS[job].WHERE_MISSING.keys():
+            OmegaConf.update(node, key, JOBS[job].WHERE_MISSING[key])
         missing = sorted(OmegaConf.missing_keys(node))
         values = OmegaConf.to_container(node, resolve=True)
     except OmegaConfBaseException as error:
@@ -132,10 +142,10 @@ def _describe_override(override: str, error: Exception, node: DictConfig) -> str
         options = _options(key)
         if value in options:
             return f"{key}={value}: this command has no {key}"
-        return f"{key}={value}: no such choice{_nearest(value, options)}; choices: {', '.join(options)}"
+        return f"{key}={value}: no such choice{nearest(value, options)}; choices: {', '.join(options)}"
     keys = _keys(OmegaConf.to_container(node, resolve=False))
     if key and key not in keys and "=" in override:
-        return f"{key}: unknown key{_nearest(key, [*keys, *_groups()])}"
+        return f"{key}: unknown key{nearest(key, [*keys, *_groups()])}"
     return f"{override}: {str(error).splitlines()[0]}"
 
 
@@ -143,10 +153,10 @@ def _describe(path: str, item: Any, values: Any) -> str:
     message, given = item["msg"], item["input"]
     match item["type"]:
         case "extra_forbidden":
-            return f"{path}: unknown key{_nearest(path, _keys(values))}"
+            return f"{path}: unknown key{nearest(path, _keys(values))}"
         case "literal_error":
             choices = [c.strip(" '") for c in item["ctx"]["expected"].replace(" or ", ",").split(",")]
-            return f"{path}={given}: no such choice{_nearest(str(given), choices)}; choices: {', '.join(choices)}"
+            return f"{path}={given}: no such choice{nearest(str(given), choices)}; choices: {', '.join(choices)}"
         case "value_error":
             text = message.removeprefix("Value error, ")
             return f"{path}: {text}" if path else text
@@ -183,7 +193,8 @@ def _options(group: str) -> list[str]:
     return sorted(p.stem for p in (CONF_DIR / group).glob("*.yaml"))
 
 
-def _nearest(word: str, names: Sequence[str]) -> str:
+def nearest(word: str, names: Sequence[str]) -> str:
+    """` (did you mean …?)` with the name that is closest to a word, or nothing."""
     names = [n for n in names if n != word]
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
     if not close:

@@ -5,7 +5,7 @@ milliseconds: no torch, no Hydra. `vicuna_lit.compose` turns YAML and overrides 
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
 
@@ -21,6 +21,9 @@ class Config(BaseModel):
     """Frozen, and an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    WHERE_MISSING: ClassVar[dict[str, str]] = {}
+    """Values of keys that must be given, for a job that can do without them."""
 
 
 class RunConfig(Config):

@@ -1,7 +1,7 @@
 """What interruptions cost, computed: a job on machines that last as a trace says, or for exponential times.
 
 Nothing here is measured. `replay` goes through a trace life by life; `expected_hours` is the closed form of Daly (2006)
-for lives that are exponentially distributed; `young` and `daly` are the saving intervals that keep the loss small.
+for lives that are exponentially distributed (`vicuna_lit.estimate.spot`).
 """
 
 import math
@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from experiments import tables
+from vicuna_lit.estimate import spot
 
 
 @dataclass(frozen=True)
@@ -68,20 +69,8 @@ def replay(job: Job, lives: Iterable[tuple[float, float]]) -> Spent:
 
 
 def expected_hours(job: Job, mean_life: float) -> float:
-    """Machine time of a job without notice where machines last exponentially distributed times (Daly 2006, eq. 20)."""
-    m = mean_life
-    return m * math.exp(job.restart / m) * math.expm1((job.interval + job.save) / m) * job.work / job.interval
-
-
-def young(save: float, mean_life: float) -> float:
-    """The interval of Young (1974)."""
-    return math.sqrt(2 * save * mean_life)
-
-
-def daly(save: float, mean_life: float) -> float:
-    """The interval of Daly (2006), eq. 37."""
-    x = save / (2 * mean_life)
-    return young(save, mean_life) * (1 + math.sqrt(x) / 3 + x / 9) - save if x < 1 else mean_life
+    """Machine time of a job without notice where machines last exponentially distributed times."""
+    return spot.expected(job.work, job.restart, job.interval, job.save, mean_life)
 
 
 def traces() -> dict[tuple[str, int], list[tuple[float, float]]]:

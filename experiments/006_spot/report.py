@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from experiments import tables
+from vicuna_lit.estimate.spot import daly, young
 
-from .model import PARTS, Job, Spent, daly, expected_hours, mean_life, replay, traces, young
+from .model import PARTS, Job, Spent, expected_hours, mean_life, replay, traces
 
 SPOT, ON_DEMAND = 9.8, 32.8
 """$ an hour of 8 A100-80GB; a ratio of 0.30, as the article's $300 for $1,000."""

@@ -140,13 +140,13 @@ def schedule(
         raise ValueError(
             f"conversation {longest} has {lengths[longest]} tokens, a row holds tokens_per_device={tokens_per_device}"
         )
-    cost = costs(lengths)
+    cost: list[float] = costs(lengths).tolist()
     members = _members(np.arange(len(lengths)) if groups is None else groups)
     units = order(len(members), conversations_per_step, epochs, max_steps, seed)
     steps = [np.concatenate([members[unit] for unit in step]) for step in units]
     ranks = [_deal(step, cost, world_size) for step in steps]
     capacity = tokens_per_device if packing else 1
-    sizes = lengths if packing else np.ones_like(lengths)
+    sizes: list[int] = (lengths if packing else np.ones_like(lengths)).tolist()
     packed = [[_pack(rank, sizes, capacity) for rank in step] for step in ranks]
     accumulation = max(len(rows) for step in packed for rows in step)
     rows = tuple(tuple(_spread(rank, sizes, cost, capacity, accumulation) for rank in step) for step in packed)
@@ -160,23 +160,23 @@ def _members(groups: np.ndarray) -> list[np.ndarray]:
     return np.split(np.argsort(rank, kind="stable"), np.cumsum(np.bincount(rank))[:-1]) if len(groups) else []
 
 
-def _deal(step: np.ndarray, cost: np.ndarray, ranks: int) -> list[list[int]]:
+def _deal(step: np.ndarray, cost: list[float], ranks: int) -> list[list[int]]:
     """Deals a step to ranks: the dearest conversation first, always to the rank with the least so far."""
     heap: list[tuple[float, int]] = [(0.0, rank) for rank in range(ranks)]
     hands: list[list[int]] = [[] for _ in range(ranks)]
     for c in sorted(step.tolist(), key=lambda c: (-cost[c], c)):
         load, rank = heapq.heappop(heap)
         hands[rank].append(c)
-        heapq.heappush(heap, (load + float(cost[c]), rank))
+        heapq.heappush(heap, (load + cost[c], rank))
     return hands
 
 
-def _pack(hand: list[int], sizes: np.ndarray, capacity: int) -> list[list[int]]:
+def _pack(hand: list[int], sizes: list[int], capacity: int) -> list[list[int]]:
     """As few rows as best-fit decreasing finds."""
     rows: list[list[int]] = []
     free: list[int] = []
     for c in sorted(hand, key=lambda c: (-sizes[c], c)):
-        size = int(sizes[c])
+        size = sizes[c]
         fitting = [(room, i) for i, room in enumerate(free) if room >= size]
         if fitting:
             _, i = min(fitting)
@@ -188,7 +188,7 @@ def _pack(hand: list[int], sizes: np.ndarray, capacity: int) -> list[list[int]]:
     return rows
 
 
-def _spread(rows: list[list[int]], sizes: np.ndarray, cost: np.ndarray, capacity: int, count: int) -> tuple[Row, ...]:
+def _spread(rows: list[list[int]], sizes: list[int], cost: list[float], capacity: int, count: int) -> tuple[Row, ...]:
     """The same conversations in exactly `count` rows of similar cost, dearest row first.
 
     Even rows keep the peak memory low, and row k of every rank costs about the same. Falls back
@@ -197,14 +197,14 @@ def _spread(rows: list[list[int]], sizes: np.ndarray, cost: np.ndarray, capacity
     even: list[list[int]] = [[] for _ in range(count)]
     load, room = [0.0] * count, [capacity] * count
     for c in sorted((c for row in rows for c in row), key=lambda c: (-sizes[c], c)):
-        size = int(sizes[c])
+        size = sizes[c]
         fitting = [(load[i], i) for i in range(count) if room[i] >= size]
         if not fitting:
             even = [*rows, *([] for _ in range(count - len(rows)))]
             break
         _, i = min(fitting)
         even[i].append(c)
-        load[i] += float(cost[c])
+        load[i] += cost[c]
         room[i] -= size
-    even.sort(key=lambda row: (-sum(float(cost[c]) for c in row), row))
+    even.sort(key=lambda row: (-sum(cost[c] for c in row), row))
     return tuple(tuple(sorted(row)) for row in even)

@@ -32,8 +32,8 @@ def log_data(run: Any, data: ConversationData, fingerprint: str) -> None:
     if run.settings.mode == "disabled":
         return
     with _kept_going("the data set"):
-        if data.prepared is not None:
-            artifact = _prepared(data.prepared, data.file_hashes)
+        if data.source.prepared is not None:
+            artifact = _prepared(data.source.prepared, data.source.file_hashes)
         else:
             artifact = _files(data, fingerprint)
         if run.settings.mode == "offline":
@@ -54,7 +54,7 @@ def log_model(run: Any, config: TrainConfig, data: ConversationData, fingerprint
             "base_model": base,
             "parameters": result.model_bytes // export_dtype(config).itemsize,
             "heldout_loss": result.heldout_loss,
-            "data_sha256": data.file_hashes,
+            "data_sha256": data.source.file_hashes,
             "data_fingerprint": fingerprint,
             "git_commit": git_commit(),
         }
@@ -78,10 +78,10 @@ def _prepared(folder: Path, hashes: dict[str, str]) -> Any:
 
 
 def _files(data: ConversationData, fingerprint: str) -> Any:
-    sizes = {name: file.stat().st_size for name, file in data.files.items()}
-    metadata = {"bytes": sizes, "sha256": data.file_hashes, "fingerprint": fingerprint}
+    sizes = {name: file.stat().st_size for name, file in data.source.files.items()}
+    metadata = {"bytes": sizes, "sha256": data.source.file_hashes, "fingerprint": fingerprint}
     artifact = wandb.Artifact(_name(locate(data.config.data.path)), "dataset", metadata=metadata)
-    for name, file in data.files.items():
+    for name, file in data.source.files.items():
         artifact.add_reference(file.absolute().as_uri(), name=name)
     return artifact
 

@@ -127,6 +127,8 @@ class TrainConfig(Config):
     """For conversations without a system turn; null: the template's own."""
     dry_run: bool
     """Print what would run (steps, tokens, layout; of a sweep all jobs and what differs) and stop."""
+    estimate: bool
+    """Of a sweep: say first what each job needs; jobs that do not fit into this machine's memory are not started."""
     on_failure: Literal["stop", "continue", "retry"]
     """What a sweep does when a job fails: ends, goes on, or tries it once more and goes on."""
     objective: str

@@ -98,7 +98,7 @@ def _records(log: bytes) -> Iterator[bytes]:
 
 def start_wandb(config: TrainConfig, data: ConversationData, folder: Path, identity: str) -> Any:
     """Opens the W&B run with the resolved config, the commit, data statistics and hashes, each a column of its own."""
-    known = {"git_commit": git_commit(), "data_statistics": data.statistics(), "data_sha256": data.file_hashes}
+    known = {"git_commit": git_commit(), "data_statistics": data.statistics(), "data_sha256": data.source.file_hashes}
     settings = columns(config.model_dump(mode="json") | known)
     run = wandb.init(
         **config.wandb.model_dump(exclude={"log_model"}),

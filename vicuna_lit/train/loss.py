@@ -35,8 +35,15 @@ def loss_sum(
     chosen = supervised_positions(labels)
     if not chosen.any():
         return (hidden.sum() + head.sum()) * 0
-    with torch.autocast(hidden.device.type, enabled=False):
-        states, weight, targets = hidden[0, :-1][chosen].float(), head.float(), labels[0, 1:][chosen]
+    return chosen_loss(hidden[0, :-1][chosen], head, labels[0, 1:][chosen], how)
+
+
+def chosen_loss(
+    states: Float[Tensor, "S D"], head: Float[Tensor, "V D"], targets: Int[Tensor, " S"], how: str
+) -> Float[Tensor, ""]:
+    """The same of the positions that reach the head, and the tokens that they predict."""
+    with torch.autocast(states.device.type, enabled=False):
+        states, weight = states.float(), head.float()
         match how:
             case "plain":
                 return cross_entropy(states @ weight.T, targets, reduction="sum")

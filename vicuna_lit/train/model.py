@@ -23,22 +23,26 @@ from vicuna_lit.train.loss import loss_sum, token_losses
 T = TypeVar("T")
 
 
-def model_config(config: TrainConfig, encoder: Encoder) -> Any:
+def model_config(config: TrainConfig, tokenizer: Any = None) -> Any:
     """The architecture, with RoPE stretched where the context asks for it and the config allows it.
+
+    Args:
+        tokenizer: None where the sizes alone are wanted: `model.architecture` names the vocabulary then.
 
     Raises:
         ModelError: the context is longer than the model's and `model.rope_scaling` is none.
     """
-    model, tokenizer = config.model, encoder.tokenizer
+    model = config.model
     if model.path is not None:
         hf: Any = AutoConfig.from_pretrained(**source(locate(model.path)))
     else:
-        fields = {"vocab_size": len(tokenizer), "bos_token_id": tokenizer.bos_token_id, **(model.architecture or {})}
+        ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id} if tokenizer else {}
+        fields = {**({"vocab_size": len(tokenizer)} if tokenizer else {}), **ids, **(model.architecture or {})}
         try:
-            hf = LlamaConfig(**fields, eos_token_id=tokenizer.eos_token_id, pad_token_id=None)
+            hf = LlamaConfig(**fields, pad_token_id=None)
         except Exception as error:
             raise ModelError(f"model.architecture: {error}") from error
-    if len(tokenizer) > hf.vocab_size:
+    if tokenizer and len(tokenizer) > hf.vocab_size:
         raise ModelError(
             f"the tokenizer has {len(tokenizer)} tokens, the model {hf.vocab_size}: they do not belong together"
         )
@@ -64,9 +68,18 @@ def model_config(config: TrainConfig, encoder: Encoder) -> Any:
     return hf
 
 
-def build_model(config: TrainConfig, encoder: Encoder, device: str = "cpu") -> PreTrainedModel:
-    """The model in fp32: random weights, loaded ones, or none at all on the meta device."""
-    hf = model_config(config, encoder)
+def build_model(
+    config: TrainConfig, encoder: Encoder | None, device: str = "cpu", layers: int | None = None
+) -> PreTrainedModel:
+    """The model in fp32: random weights, loaded ones, or none at all on the meta device.
+
+    Args:
+        encoder: None where the sizes alone are wanted, see `model_config`.
+        layers: on the meta device, so many of them; None: all.
+    """
+    hf = model_config(config, encoder and encoder.tokenizer)
+    if layers is not None:
+        hf.num_hidden_layers = layers
     if device != "meta":
         attention.require(config.attention, config.precision)
         loss.require(config.head)
@@ -160,8 +173,12 @@ class SupervisedLM(nn.Module):
         return output.last_hidden_state
 
     def forward(self, compute: Callable[..., T], *args: Any) -> T:
-        """`compute(self, *args)`. Every use of the weights runs in here, where sharded strategies gather them."""
-        with torch.autocast(self.head.device.type, torch.bfloat16, enabled=self.autocast):
+        """`compute(self, *args)`. Every use of the weights runs in here, where sharded strategies gather them.
+
+        Nothing is cached: autocast would keep a bf16 copy of every weight until the forward pass ends, of the whole
+        model also where its layers are gathered one by one, and no weight is used twice.
+        """
+        with torch.autocast(self.head.device.type, torch.bfloat16, enabled=self.autocast, cache_enabled=False):
             return compute(self, *args)
 
     def loss_sum(self, batch: Batch) -> Float[Tensor, ""]:

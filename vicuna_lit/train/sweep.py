@@ -124,6 +124,7 @@ class DryRun:
     def add(self, config: TrainConfig) -> None:
         """Plans one job."""
         from vicuna_lit.data.datamodule import ConversationData
+        from vicuna_lit.data.source import Sizes, plan_run
         from vicuna_lit.tokenizer import make_encoder
         from vicuna_lit.train.folder import already_done
         from vicuna_lit.train.terminal import spread
@@ -135,7 +136,7 @@ class DryRun:
         if key not in self._data:
             self._data[key] = ConversationData(config, make_encoder(config))
             self._data[key].setup()
-        plan = self._data[key].planned(config, config.trainer.devices)
+        plan = plan_run(config, Sizes.of(self._data[key].train), config.trainer.devices)
         done = already_done(config.model_copy(update={"dry_run": False}), Path(config.run.dir))
         tokens, supervised = int(plan.step_tokens.sum()), int(plan.step_supervised.sum())
         self.rows.append(

@@ -1,0 +1,90 @@
+"""Who holds how many bytes, moment by moment, while tensors without content are computed with."""
+
+import weakref
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+ACTIVATIONS, ATTENTION = "activations", "attention"
+
+
+class Ledger(TorchDispatchMode):
+    """Counts the storages that are alive inside `with ledger:`, by part, and keeps the highest moment of each phase.
+
+    Works on fake tensors, which have a size and no content, so a step of a 13B model needs no memory. What a
+    kernel allocates inside itself is not seen.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live: Counter[str] = Counter()
+        """Bytes of each part now."""
+        self.peaks: dict[str, Counter[str]] = {}
+        """Of each phase, the same at the moment when their sum was highest."""
+        self.phase = "start"
+        self.part = ACTIVATIONS
+        """What new storages belong to."""
+        self._part_of: dict[int, str | None] = {}
+        """By storage; None: counted otherwise."""
+        self._kept: list[Any] = []
+        self._sum = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        part = ATTENTION if "scaled_dot_product" in str(func) else self.part
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, Tensor):
+                self._enter(leaf, part)
+        return out
+
+    def ignore(self, *tensors: Tensor) -> None:
+        """Leaves tensors out that are counted otherwise."""
+        for tensor in tensors:
+            storage = tensor.untyped_storage()
+            self._part_of[storage._cdata] = None
+            self._kept.append(storage)
+
+    def hold(self, part: str, size: float) -> None:
+        """Adds bytes (or takes them away) that belong to no tensor here."""
+        self.live[part] += int(size)
+        self._sum += int(size)
+        peak = self.peaks.get(self.phase)
+        if peak is None or self._sum > peak.total():
+            self.peaks[self.phase] = self.live.copy()
+
+    def relabel(self, tensor: Tensor, part: str) -> None:
+        """What this tensor holds belongs to another part from now on."""
+        storage = tensor.untyped_storage()
+        before = self._part_of.get(storage._cdata)
+        if before is not None:
+            self._part_of[storage._cdata] = part
+            self.live[before] -= storage.nbytes()
+            self.live[part] += storage.nbytes()
+
+    @contextmanager
+    def within(self, part: str) -> Iterator[None]:
+        """New storages inside the block belong to a part."""
+        before, self.part = self.part, part
+        try:
+            yield
+        finally:
+            self.part = before
+
+    def _enter(self, tensor: Tensor, part: str) -> None:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self._part_of:
+            return
+        self._part_of[key] = part
+        self.hold(part, storage.nbytes())
+        weakref.finalize(storage, self._leave, key, storage.nbytes())
+
+    def _leave(self, key: int, size: int) -> None:
+        part = self._part_of.pop(key)
+        if part is not None:
+            self.hold(part, -size)

@@ -1,0 +1,152 @@
+"""How much memory a device needs: the highest moment of the longest row of the plan, by part."""
+
+import os
+from collections import Counter
+from dataclasses import dataclass
+
+from vicuna_lit.data.schedule import Plan
+from vicuna_lit.estimate.config import EstimateConfig
+from vicuna_lit.estimate.simulate import Row, simulate
+from vicuna_lit.estimate.strategies import Weights, residence
+from vicuna_lit.estimate.tables import Gpu
+from vicuna_lit.train.choices import FSDPConfig, LoraConfig, PartialConfig
+from vicuna_lit.train.config import TrainConfig
+from vicuna_lit.train.model import SupervisedLM, build_model, model_config
+
+FRAGMENTATION, PROCESS = "fragmentation", "process"
+CUDA_CONTEXT = 2**30 * 6 // 10
+"""What a process takes of a GPU before it holds a tensor: kernels, and NCCL's buffers."""
+LEAST, USUAL, MOST = 0.0, 0.04, 0.10
+"""Shares of what tensors hold that CUDA's allocator holds besides: with blocks of all sizes (torchtitan and others
+set `expandable_segments` against it); not measured here."""
+CPU_PROCESS = 560 * 2**20
+"""Resident memory of a train process before its model: Python, torch, Lightning, measured by
+`experiments/007_estimate`; DeepSpeed and PEFT come on top."""
+CPU_DEEPSPEED, CPU_PEFT = 60 * 2**20, 55 * 2**20
+HEAP_BLOCK = 32 * 2**20
+"""glibc takes larger blocks from the kernel and gives them back; smaller ones lie in a heap with holes."""
+HOLES = 22
+"""So many of the largest blocks in it are lost in the heap's holes, as measured there."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one device, the one with the longest row."""
+
+    parts: dict[str, int]
+    """At the highest moment; they add up to `likely`."""
+    low: int
+    likely: int
+    high: int
+    moment: str
+    """`backward pass` or `optimizer step`: when that is."""
+    limit: int
+    on_host: int
+    """Of the CPU's memory, for one process, where the strategy offloads."""
+    row: tuple[int, int]
+    """Tokens of the longest row, and how many of them are supervised."""
+    weights: Weights
+
+    @property
+    def fits(self) -> bool:
+        """Whether the likely peak does."""
+        return self.likely <= self.limit
+
+
+def memory_of(config: EstimateConfig, plan: Plan, weights: Weights, gpu: Gpu | None) -> Memory:
+    """Of a plan's longest row.
+
+    Args:
+        weights: of the whole model.
+        gpu: None: a process on this machine's CPU.
+
+    Raises:
+        ModelError: the model cannot be built.
+    """
+    layers, period = model_config(config).num_hidden_layers, _period(config)
+    peak, moment, row, on_host = Counter(), "", ((1,), 0), 0
+    for later, longest in _cases(plan):
+        held = residence(config, weights, plan.world_size, later, gpu is None)
+        busy = simulate(lambda n: _shortened(config, n), layers, longest, held, period)
+        for this, when in ((busy, "backward pass"), (held.at_step, "optimizer step")):
+            if this.total() > peak.total():
+                peak, moment = this, when
+        row, on_host = max(row, longest, key=_size), held.on_host
+    parts, tokens = {part: size for part, size in peak.items() if size}, _size(row)
+    if gpu is None:
+        return _on_cpu(config, parts, moment, on_host, tokens, weights, plan.world_size)
+    sum_ = sum(parts.values())
+    low, likely, high = (int(sum_ * (1 + share)) + CUDA_CONTEXT for share in (LEAST, USUAL, MOST))
+    parts |= {FRAGMENTATION: int(sum_ * USUAL), PROCESS: CUDA_CONTEXT}
+    return Memory(parts, low, likely, high, moment, gpu.memory, on_host, tokens, weights)
+
+
+def _on_cpu(
+    config: TrainConfig,
+    parts: dict[str, int],
+    moment: str,
+    on_host: int,
+    row: tuple[int, int],
+    weights: Weights,
+    world: int,
+) -> Memory:
+    process = CPU_PROCESS + CPU_DEEPSPEED * (config.strategy.kind == "zero")
+    process += CPU_PEFT * isinstance(config.finetune, LoraConfig)
+    holes = _holes(config, row[0])
+    low = sum(parts.values()) + process
+    parts |= {FRAGMENTATION: holes, PROCESS: process}
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return Memory(parts, low, low + holes, low + 2 * holes, moment, whole // world, on_host, row, weights)
+
+
+def _holes(config: TrainConfig, tokens: int) -> int:
+    """Bytes of glibc's heap that no block fits into."""
+    size = model_config(config)
+    blocks = [tokens * width * 4 for width in (size.hidden_size, size.intermediate_size)]
+    return HOLES * max((b for b in blocks if b < HEAP_BLOCK), default=0)
+
+
+def _cases(plan: Plan) -> list[tuple[bool, Row]]:
+    """The longest of the first rows of all steps, and of those behind, which find gradients there; one for both where
+    they are alike."""
+    first = longest_row(plan, later=False)
+    if plan.accumulation == 1:
+        return [(False, first)]
+    later = longest_row(plan, later=True)
+    if sum(later[0]) > 0.98 * sum(first[0]):
+        return [(True, max(first, later, key=_size))]
+    return [(False, first), (True, later)]
+
+
+def _size(row: Row) -> tuple[int, int]:
+    return sum(row[0]), row[1]
+
+
+def longest_row(plan: Plan, later: bool) -> Row:
+    """Tokens of each conversation of the row with the most tokens, and how many are supervised (the most of those).
+
+    Args:
+        later: of the rows behind the first of a step, which find gradients there; else of the first ones.
+    """
+    lengths, supervised = plan.lengths.tolist(), plan.supervised.tolist()
+    which = slice(1, None) if later else slice(0, 1)
+    rows = {row for step in plan.rows for rank in step for row in rank[which]}
+    row = max(rows, key=lambda row: (sum([lengths[c] for c in row]), sum([supervised[c] for c in row])))
+    return tuple(lengths[c] for c in row) or (1,), sum(supervised[c] for c in row)
+
+
+def _shortened(config: TrainConfig, layers: int) -> SupervisedLM:
+    """The real model on the meta device, with its first layers, in the numbers that it computes in."""
+    model = build_model(config, None, "meta", layers)
+    if isinstance(config.strategy, FSDPConfig) and config.precision == "bf16-true":
+        for parameter in model.parameters():  # the masters are its shards, which are counted by themselves
+            parameter.data = parameter.data.bfloat16()
+    return SupervisedLM.of(model, config)
+
+
+def _period(config: TrainConfig) -> int | None:
+    """After how many layers they repeat; None where some are trained and some are not."""
+    if isinstance(config.finetune, PartialConfig):
+        return None
+    how = config.gradient_checkpointing
+    return int(how.removeprefix("every_")) if how.startswith("every_") else 1

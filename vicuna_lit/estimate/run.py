@@ -1,0 +1,224 @@
+"""The estimate job: a train config in; memory, hours and dollars out, each with its range and its parts."""
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from vicuna_lit.data.schedule import Plan
+from vicuna_lit.data.source import plan_run
+from vicuna_lit.estimate import spot
+from vicuna_lit.estimate.config import EstimateConfig
+from vicuna_lit.estimate.memory import Memory, memory_of
+from vicuna_lit.estimate.sizes import Known, sizes_of
+from vicuna_lit.estimate.strategies import Weights
+from vicuna_lit.estimate.tables import Gpu, Price, gpu_named, price_of
+from vicuna_lit.estimate.time import Time, time_of
+from vicuna_lit.paths import ModelError
+from vicuna_lit.train.choices import LoraConfig
+from vicuna_lit.train.flops import Flops, count_flops
+from vicuna_lit.train.model import build_model
+
+SAVE_RATE = 2e9
+"""Bytes/s at which a machine's checkpoint goes to its disk, all its processes together."""
+STATE_BYTES = 12
+"""Of a trained weight in a checkpoint: the weight and AdamW's two moments in fp32."""
+
+BRIEF = 100
+"""Steps that stand for a long run where many settings are tried."""
+READ = {"data", "template", "system_prompt", "context_length", "supervised", "conversations"}
+"""Keys that say which conversations there are, and how long they are."""
+PLANNED = {"conversations_per_step", "step_unit", "tokens_per_device", "packing", "seed", "trainer", "count"}
+"""Keys that say how they lie in steps and rows."""
+PRICED = {"gpu", "price", "cloud", "prices", "mfu", "calibrate", "hours_between_interruptions", "deadline_hours"}
+"""Keys that memory has nothing to do with, but for its limit."""
+
+
+@dataclass(frozen=True)
+class Spot:
+    """What interruptions do to a run on spot machines."""
+
+    interruptions: float
+    """Expected number."""
+    lost: float
+    """Seconds of machine time that they cost: starts, steps taken again, waiting for saves."""
+    save_seconds: float
+    """That training waits for one checkpoint."""
+    best_interval: float
+    """Seconds between two of them (Daly 2006)."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run needs. Times are in seconds, memory in bytes of one device, money in USD."""
+
+    config: EstimateConfig
+    plan: Plan
+    data: str
+    memory: Memory
+    time: Time | None
+    """None on a CPU, whose speed nobody publishes; `calibrate` or `mfu` have no peak to refer to there."""
+    price: Price | None
+    spot: Spot | None
+    """None on demand."""
+
+    @property
+    def fits(self) -> bool:
+        """Whether the likely peak is within a device's memory."""
+        return self.memory.fits
+
+    @property
+    def seconds(self) -> tuple[float, float, float] | None:
+        """At best, likely, at worst; with what interruptions cost."""
+        if self.time is None:
+            return None
+        lost = self.spot.lost / self.time.likely if self.spot else 0.0
+        return self.time.low * (1 + lost), self.time.likely * (1 + lost), self.time.high * (1 + lost)
+
+    @property
+    def usd(self) -> tuple[float, float, float] | None:
+        """At best, likely, at worst."""
+        if self.seconds is None or self.price is None:
+            return None
+        hourly = self.price.usd * self.config.count / 3600
+        low, likely, high = self.seconds
+        return low * hourly, likely * hourly, high * hourly
+
+    def to_dict(self) -> dict[str, Any]:
+        """As `output=json` prints it: plain values, each figure with its range and parts."""
+        c, m, t = self.config, self.memory, self.time
+        lost = {"interruptions": self.spot.lost} if self.spot else {}
+        return {
+            "name": c.run.name,
+            "fits": self.fits,
+            "peak_memory_bytes": m.likely,
+            "peak_memory": {
+                "low": m.low,
+                "likely": m.likely,
+                "high": m.high,
+                "limit": m.limit,
+                "moment": m.moment,
+                "parts": m.parts,
+                "on_host": m.on_host,
+                "longest_row": {"tokens": m.row[0], "supervised": m.row[1]},
+            },
+            "seconds": self.seconds and self.seconds[1],
+            "time": t
+            and {
+                **dict(zip(("low", "likely", "high"), self.seconds or (), strict=True)),
+                "parts": t.parts | lost,
+                "bound_by": t.bound,
+                "flops": t.flops,
+                "mfu": asdict(t.mfu),
+            },
+            "usd": self.usd and self.usd[1],
+            "cost": self.usd
+            and {
+                **dict(zip(("low", "likely", "high"), self.usd, strict=True)),
+                "per_gpu_hour": self.price and asdict(self.price),
+                "parts": {
+                    part: seconds / 3600 * c.count * self.price.usd
+                    for part, seconds in ((t.parts if t else {}) | lost).items()
+                    if self.price
+                },
+            },
+            "spot": self.spot and asdict(self.spot),
+            "gpu": c.gpu,
+            "count": c.count,
+            "steps": self.plan.steps,
+            "tokens": int(self.plan.step_tokens.sum()),
+            "supervised_tokens": int(self.plan.step_supervised.sum()),
+            "accumulation": self.plan.accumulation,
+            "weights": {"all": m.weights.all, "trained": m.weights.trained},
+            "data": self.data,
+        }
+
+
+class Estimator:
+    """Estimates configs; what several of them share is counted once.
+
+    Args:
+        stands_for: steps of the whole run, where it shall be planned from its first `BRIEF` steps alone: they hold
+            conversations by chance, as all steps do.
+    """
+
+    def __init__(self, stands_for: int | None = None) -> None:
+        self.stands_for = stands_for
+        self._sizes: dict[str, Known] = {}
+        self._plans: dict[str, Plan] = {}
+        self._models: dict[str, tuple[Weights, Flops]] = {}
+        self._memories: dict[str, Memory] = {}
+
+    def estimate(self, config: EstimateConfig) -> Estimate:
+        """What a config needs.
+
+        Raises:
+            ConfigError: the GPU, the price or the run to calibrate by is not known.
+            DataError, MissingPath, ModelError, TemplateError: the data or the model cannot be read.
+        """
+        gpu = None if config.gpu == "cpu" else gpu_named(config.gpu)
+        price = gpu and price_of(gpu.name, config.price, config.cloud, config.prices)
+        known = self._known(config)
+        plan = self._plan(config, known)
+        weights, flops = self._model(config)
+        memory = self._memory(config, plan, weights, gpu)
+        if gpu is None:
+            return Estimate(config, plan, known.source, memory, None, None, None)
+        times = self.stands_for / plan.steps if self.stands_for else 1.0
+        time = time_of(config, plan, times, known.conversations, gpu, memory, flops.of_steps(plan))
+        stops = _spot(config, time, memory) if config.price == "spot" else None
+        return Estimate(config, plan, known.source, memory, time, price, stops)
+
+    def _shortened(self, config: EstimateConfig) -> EstimateConfig:
+        if not self.stands_for or self.stands_for <= BRIEF:
+            return config
+        return config.model_copy(update={"trainer": config.trainer.model_copy(update={"max_steps": BRIEF})})
+
+    def _memory(self, config: EstimateConfig, plan: Plan, weights: Weights, gpu: Gpu | None) -> Memory:
+        key = config.model_dump_json(exclude=PRICED | {"run", "wandb", "data"}) + f"{id(plan)}{gpu is None}"
+        if key not in self._memories:
+            self._memories[key] = memory_of(config, plan, weights, gpu)
+        return replace(self._memories[key], limit=gpu.memory) if gpu else self._memories[key]
+
+    def _model(self, config: EstimateConfig) -> tuple[Weights, Flops]:
+        key = config.model_dump_json(include={"model", "finetune", "precision", "context_length", "strategy"})
+        if key not in self._models:
+            model = build_model(config, None, "meta")
+            rank = config.finetune.rank if isinstance(config.finetune, LoraConfig) else 0
+            named = dict(model.named_parameters(remove_duplicate=False))
+            trained = [name for name, p in named.items() if p.requires_grad]
+            flops = count_flops(model.config, list(named), trained, rank)
+            if flops is None:
+                raise ModelError(f"{type(model).__name__}: its layers are not LLaMA's; what they need is not known")
+            self._models[key] = Weights.of(model, config.finetune.kind == "qlora"), flops
+        return self._models[key]
+
+    def _known(self, config: EstimateConfig) -> Known:
+        key = config.model_dump_json(include=READ) + config.tokenizer_path
+        if key not in self._sizes:
+            self._sizes[key] = sizes_of(config)
+        return self._sizes[key]
+
+    def _plan(self, config: EstimateConfig, known: Known) -> Plan:
+        key = config.model_dump_json(include=READ | PLANNED) + config.tokenizer_path
+        if key not in self._plans:
+            self._plans[key] = plan_run(self._shortened(config), known.sizes, config.count)
+        return self._plans[key]
+
+
+def estimate_run(config: EstimateConfig) -> Estimate:
+    """What a run needs: `estimate_run(load("estimate", "experiment=vicuna_13b", "gpu=h100", "count=8"))`.
+
+    Raises:
+        ConfigError, DataError, MissingPath, ModelError, TemplateError: bad input.
+    """
+    return Estimator().estimate(config)
+
+
+def _spot(config: EstimateConfig, time: Time, memory: Memory) -> Spot:
+    life = config.hours_between_interruptions * 3600
+    save = memory.weights.trained * STATE_BYTES / SAVE_RATE
+    best = spot.daly(save, life)
+    every = config.checkpoint.every_minutes
+    interval = every * 60 if every else best
+    starting = time.parts.get("starting", 0.0)
+    machine = spot.expected(time.likely, starting, min(interval, time.likely), save, life)
+    return Spot(machine / life, max(0.0, machine - time.likely), save, best)

@@ -1,0 +1,161 @@
+"""What a strategy keeps on a device, in bytes: the parts that no activation has to do with.
+
+The sources of the rules: torch 2.13's `fully_shard` and `DistributedDataParallel`, DeepSpeed 0.19's
+`stage_1_and_2.py` and `stage3.py`. `experiments/007_estimate` holds each against a real run.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+
+from vicuna_lit.train.choices import DDPConfig, FSDPConfig, SingleConfig, ZeroConfig
+from vicuna_lit.train.config import TrainConfig
+
+GRADIENTS, WEIGHTS_HERE, COMMUNICATION = "gradients", "gathered weights", "communication"
+
+BUCKET = 500_000_000
+"""Elements of DeepSpeed's bucket of gradients."""
+LIVE = 1_000_000_000
+"""Elements of gathered weights that ZeRO-3 keeps because they are needed again soon."""
+PERSISTENT = 100_000
+"""ZeRO-3 does not shard weights of fewer elements."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A model's on one device, before it is sharded."""
+
+    all: int
+    """Elements."""
+    trained: int
+    """Elements."""
+    bytes: int
+    """Of all in computing; a weight in 4 bits has 0.516 with its scales."""
+    trained_bytes: int
+    """Of a trained weight's element, and of its gradient's."""
+
+    @classmethod
+    def of(cls, model: nn.Module, quantised: bool) -> "Weights":
+        """Counts them.
+
+        Args:
+            quantised: the decoder's frozen matrices are in 4 bits, as `finetune=qlora` loads them.
+        """
+        named = list(model.named_parameters())
+        trained = [p for _, p in named if p.requires_grad]
+        size = 0.0
+        for name, p in named:
+            in_four_bits = quantised and not p.requires_grad and p.ndim == 2 and ".layers." in name
+            size += p.numel() * (0.516 if in_four_bits else p.element_size())
+        count = sum(p.numel() for _, p in named)
+        return cls(count, sum(p.numel() for p in trained), int(size), max(p.element_size() for p in trained))
+
+
+@dataclass(frozen=True)
+class Residence:
+    """How a strategy holds weights and gradients on one device."""
+
+    fixed: Counter[str]
+    """Bytes that stay during forward and backward pass."""
+    at_step: Counter[str]
+    """Bytes while the optimizer works."""
+    gathers: Literal["no", "by layer", "and keeps"] = "no"
+    """Whether whole weights come to the device when they are used, and whether they go again."""
+    gathered_bytes: float = 0.0
+    """Of a gathered weight."""
+    gradients: Literal["kept", "added", "copied", "scattered"] = "kept"
+    """A new gradient stays; is added to the one that is there; is copied into a bucket; or leaves with its layer's."""
+    on_host: int = 0
+    """Bytes in the CPU's memory, where the strategy offloads."""
+
+
+def moments(config: TrainConfig, bytes_each: int) -> float:
+    """Bytes of the optimizer's state for a trained weight."""
+    match config.optimizer.kind:
+        case "adamw":
+            return 2.0 * bytes_each
+        case "adamw_8bit":
+            return 2.0 + 8 / 256  # a scale for each block of 256
+        case _:
+            return 0.0  # adafactor: sums over rows and columns
+
+
+def residence(config: TrainConfig, weights: Weights, world: int, later: bool, on_cpu: bool) -> Residence:
+    """Of a config on `world` devices.
+
+    Args:
+        later: behind the first row of a step, whose gradients are there.
+        on_cpu: memory that is asked for and never written counts nothing there, and offloading moves nothing.
+    """
+    match config.strategy:
+        case SingleConfig() | DDPConfig():
+            return _replicated(config, weights, later)
+        case FSDPConfig(offload=offload):
+            return _fsdp(config, weights, world, later, offload and not on_cpu)
+        case ZeroConfig(stage=3, offload=offload):
+            return _zero3(config, weights, world, offload and not on_cpu, on_cpu)
+        case ZeroConfig():
+            return _zero(config, weights, world, later, on_cpu)
+
+
+def _replicated(config: TrainConfig, w: Weights, later: bool) -> Residence:
+    masters = config.precision == "bf16-true" and config.master_weights
+    state = moments(config, 4 if masters else w.trained_bytes) + 4 * masters
+    fixed = Counter(weights=w.bytes, optimizer=int(w.trained * state))
+    gradients = w.trained * w.trained_bytes
+    stay = config.strategy.kind == "ddp" or later  # DDP keeps its buckets
+    if stay:
+        fixed[GRADIENTS] = gradients
+    at_step = fixed.copy()
+    at_step[GRADIENTS] = gradients + 4 * w.trained * masters  # the copies' gradients, beside the weights'
+    return Residence(fixed, at_step, gradients="added" if stay else "kept")
+
+
+def _fsdp(config: TrainConfig, w: Weights, world: int, later: bool, offload: bool) -> Residence:
+    masters = config.precision == "bf16-true" and config.master_weights
+    own = 4 if masters else w.trained_bytes
+    sharded = Counter(
+        weights=(w.all * 4 if masters else w.bytes) // world,
+        optimizer=int(w.trained * moments(config, own) / world),
+    )
+    step = sharded + Counter(gradients=w.trained * own // world)
+    here, at_step, host = (Counter(), Counter(), step.total()) if offload else (step if later else sharded, step, 0)
+    return Residence(here, at_step, "by layer", 2 if masters else w.bytes / w.all, "scattered", host)
+
+
+def _zero(config: TrainConfig, w: Weights, world: int, later: bool, on_cpu: bool) -> Residence:
+    own = w.trained / world
+    fixed = Counter(
+        weights=w.bytes,
+        optimizer=int(own * (4 + moments(config, 4))),  # with its own part in fp32, a copy also of fp32 weights
+    )
+    buckets = 0 if on_cpu else 2 * BUCKET * w.trained_bytes  # two, to overlap
+    at_step = fixed.copy()
+    at_step[GRADIENTS] = int(2 * own * 4)
+    if getattr(config.strategy, "stage", 1) == 1:
+        fixed[GRADIENTS] = w.trained * w.trained_bytes if later else 0
+        at_step[COMMUNICATION] = buckets
+        at_step[GRADIENTS] = max(at_step[GRADIENTS], w.trained * w.trained_bytes)
+        return Residence(fixed, at_step, gradients="added" if later else "kept")
+    fixed[GRADIENTS] = int(own * w.trained_bytes) if later else 0
+    fixed[COMMUNICATION] = buckets
+    return Residence(fixed, at_step, gradients="copied" if buckets else "kept")
+
+
+def _zero3(config: TrainConfig, w: Weights, world: int, offload: bool, on_cpu: bool) -> Residence:
+    own = w.trained / world
+    sharded = Counter(
+        weights=w.bytes // world,
+        optimizer=int(own * (4 + moments(config, 4))),
+        gradients=int(own * w.trained_bytes),
+    )
+    here = Counter() if offload else sharded.copy()
+    here[COMMUNICATION] = 0 if on_cpu else BUCKET * w.trained_bytes
+    at_step = here.copy()
+    if not offload:
+        at_step[GRADIENTS] += int(own * 4)
+    host = sharded.total() if offload else 0
+    gathers = "and keeps" if w.all <= LIVE else "by layer"
+    return Residence(here, at_step, gathers, w.bytes / w.all, "kept" if on_cpu else "copied", host)
