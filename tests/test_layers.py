@@ -37,6 +37,7 @@ FORBIDDEN = {
         "vicuna_lit.chat",
     },
     "data": {"hydra", "omegaconf", "wandb", "transformers", "vicuna_lit.train", "vicuna_lit.chat"},
+    "estimate": {"hydra", "omegaconf", "lightning", "wandb", "vicuna_lit.chat", "vicuna_lit.prepare"},
     "evaluate": {"hydra", "omegaconf", "lightning", "vicuna_lit.train", "vicuna_lit.prepare"},
     "compare": {
         "torch",

@@ -222,7 +222,7 @@ def test_the_plan_of_a_sweep_reads_the_conversations_once(tmp_path, capsys, monk
     monkeypatch.setattr(sweep, "console", None)
     from vicuna_lit.data import datamodule
 
-    real = datamodule.build
+    real = source.build
     monkeypatch.setattr(datamodule, "build", lambda *a: reads.append(a) or real(*a))
     plans = DryRun()
     for context in (128, 256):

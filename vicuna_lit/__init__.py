@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from vicuna_lit.data.schedule import schedule
     from vicuna_lit.data.show import show_mask
     from vicuna_lit.data.tokenize import Encoder, Example, tokenize
+    from vicuna_lit.estimate.run import Estimate, estimate_run
     from vicuna_lit.evaluate.answers import read_answers
     from vicuna_lit.evaluate.questions import read_questions
     from vicuna_lit.evaluate.recorded import read_reviews
@@ -44,6 +45,7 @@ _HOMES = {
     "ConfigError": "compose",
     "Conversation": "conversation",
     "Encoder": "data.tokenize",
+    "Estimate": "estimate.run",
     "Evaluation": "evaluate.report",
     "Example": "data.tokenize",
     "Prepared": "prepare.run",
@@ -56,6 +58,7 @@ _HOMES = {
     "TemplateError": "template",
     "Turn": "conversation",
     "build": "data.build",
+    "estimate_run": "estimate.run",
     "evaluate_models": "evaluate.run",
     "fit": "train.run",
     "generate": "chat.engine",
@@ -80,6 +83,7 @@ __all__ = [
     "ConfigError",
     "Conversation",
     "Encoder",
+    "Estimate",
     "Evaluation",
     "Example",
     "Prepared",
@@ -90,6 +94,7 @@ __all__ = [
     "TemplateError",
     "Turn",
     "build",
+    "estimate_run",
     "evaluate_models",
     "fit",
     "generate",

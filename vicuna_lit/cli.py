@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
@@ -35,6 +35,9 @@ class JobFailed(Exception):
 class Sweep:
     """What a command does with the jobs of a multirun."""
 
+    def before(self, configs: Sequence[Any], folder: Path) -> None:
+        """Sees the jobs (the first `MOST_CHECKED` of a grid) before any of them starts."""
+
     def job(self, config: Any) -> Any:
         """Runs one job; returns what Hydra's sweeper may optimise.
 
@@ -57,8 +60,9 @@ def main(job: Job, run: Callable[[Any], int], sweep: Sweep | None = None) -> Non
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     overrides = [a for a in sys.argv[1:] if not a.startswith("-")]
     multirun = bool({"-m", "--multirun"} & set(sys.argv))
+    configs = []
     if multirun or len(overrides) == len(sys.argv) - 1:
-        _check_all(job, overrides, multirun)
+        configs = _check_all(job, overrides, multirun)
     sys.argv[1:] = [b for a in sys.argv[1:] for b in expand([a])]
     if multirun:
         sys.argv += _additions(overrides)
@@ -84,9 +88,12 @@ def main(job: Job, run: Callable[[Any], int], sweep: Sweep | None = None) -> Non
         command()
         return
     since, folder = time.time(), _sweep_folder(job, overrides)
+    runs = not {"--help", "--hydra-help", "--info", "--cfg", "-c"} & set(sys.argv)
+    if runs:
+        sweep.before(configs, folder)
     with suppress(JobFailed):  # the job has said it, and the table says it again
         command()
-    if not {"--help", "--hydra-help", "--info", "--cfg", "-c"} & set(sys.argv):
+    if runs:
         sys.exit(sweep.end(folder, since))
 
 
@@ -159,28 +166,39 @@ def guarded(job: Callable[[], None], folder: str) -> int:
     return 0
 
 
-def _check_all(job: Job, overrides: list[str], multirun: bool) -> None:
+def _check_all(job: Job, overrides: list[str], multirun: bool) -> list[Any]:
+    """The configs of the jobs; those of a multirun are called what their runs will be."""
     task = [o for o in overrides if not o.lstrip("+~").startswith(("hydra.", "hydra/"))]
     searched = any(o.startswith("hydra/sweeper=") and o != "hydra/sweeper=basic" for o in overrides)
-    problems = []
+    problems, swept = [], set()
     try:
         jobs = [task]
         if multirun:
             parsed = OverridesParser.create().parse_overrides(expand(task))
             if searched:  # what is searched is not known yet
                 parsed = [o for o in parsed if not o.is_sweep_override()]
+            swept = {o.key_or_group for o in parsed if o.is_sweep_override()}
             jobs = BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]
     except HydraException as error:
         fail(ConfigError([str(error).splitlines()[0]]))
-    folders = set()
+    configs = []
     for one in jobs[:MOST_CHECKED]:
         try:
-            folders.add(load(job, *one).run.dir)
+            config = load(job, *one)
         except ConfigError as error:
             problems += error.problems
+            continue
+        chosen = {k: v.strip("'\"") for k, _, v in (o.lstrip("+~").partition("=") for o in one) if k in swept}
+        configs.append(config.model_copy(update={"run": _named(config.run, chosen)}) if chosen else config)
+    folders = {config.run.dir for config in configs}
     if not problems and len(folders) < len(jobs[:MOST_CHECKED]) and any(o.startswith("run.dir=") for o in task):
         problems.append(
             "run.dir: jobs of a sweep would share it; hydra.sweep.dir=<folder> names the folder of them all"
         )
     if problems:
         fail(ConfigError(problems))
+    return configs
+
+
+def _named(run: Any, chosen: dict[str, str]) -> Any:
+    return run.model_copy(update={"name": ",".join(f"{k}={v}" for k, v in chosen.items()), "swept": chosen})

@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from vicuna_lit.compare.table import Table
 from vicuna_lit.data.schedule import Plan
 from vicuna_lit.data.source import plan_run
 from vicuna_lit.estimate import spot
@@ -81,6 +82,15 @@ class Estimate:
         hourly = self.price.usd * self.config.count / 3600
         low, likely, high = self.seconds
         return low * hourly, likely * hourly, high * hourly
+
+    def table(self) -> Table:
+        """Everything about it, a row for each; draws itself in a notebook."""
+        from vicuna_lit.estimate.terminal import lines
+
+        return Table({"what": name, "estimate": text} for name, text in lines(self).items())
+
+    def _repr_html_(self) -> str:
+        return self.table()._repr_html_()
 
     def to_dict(self) -> dict[str, Any]:
         """As `output=json` prints it: plain values, each figure with its range and parts."""

@@ -183,7 +183,7 @@ class _Group:
         self.arrived += 1
         if self.arrived == len(self.trained):
             self._release()
-            sent = sum(p.numel() * p.element_size() for p in self.trained)
+            sent = sum(p.numel() for p in self.trained) * self.held.sent_bytes
             self.ledger.hold(COMMUNICATION, sent)
             for p in self.trained:
                 p.grad = None

@@ -67,6 +67,8 @@ class Residence:
     """Of a gathered weight."""
     gradients: Literal["kept", "added", "copied", "scattered"] = "kept"
     """A new gradient stays; is added to the one that is there; is copied into a bucket; or leaves with its layer's."""
+    sent_bytes: int = 0
+    """Of a gradient's element while it is sent, where a layer's leave together."""
     on_host: int = 0
     """Bytes in the CPU's memory, where the strategy offloads."""
 
@@ -93,7 +95,7 @@ def residence(config: TrainConfig, weights: Weights, world: int, later: bool, on
         case SingleConfig() | DDPConfig():
             return _replicated(config, weights, later)
         case FSDPConfig(offload=offload):
-            return _fsdp(config, weights, world, later, offload and not on_cpu)
+            return _fsdp(config, weights, world, later, offload, on_cpu)
         case ZeroConfig(stage=3, offload=offload):
             return _zero3(config, weights, world, offload and not on_cpu, on_cpu)
         case ZeroConfig():
@@ -113,7 +115,7 @@ def _replicated(config: TrainConfig, w: Weights, later: bool) -> Residence:
     return Residence(fixed, at_step, gradients="added" if stay else "kept")
 
 
-def _fsdp(config: TrainConfig, w: Weights, world: int, later: bool, offload: bool) -> Residence:
+def _fsdp(config: TrainConfig, w: Weights, world: int, later: bool, offload: bool, on_cpu: bool) -> Residence:
     masters = config.precision == "bf16-true" and config.master_weights
     own = 4 if masters else w.trained_bytes
     sharded = Counter(
@@ -121,8 +123,11 @@ def _fsdp(config: TrainConfig, w: Weights, world: int, later: bool, offload: boo
         optimizer=int(w.trained * moments(config, own) / world),
     )
     step = sharded + Counter(gradients=w.trained * own // world)
-    here, at_step, host = (Counter(), Counter(), step.total()) if offload else (step if later else sharded, step, 0)
-    return Residence(here, at_step, "by layer", 2 if masters else w.bytes / w.all, "scattered", host)
+    here, at_step, host = (step if later else sharded), step, 0
+    if offload and not on_cpu:
+        here, at_step, host = Counter(), Counter(), step.total()
+    sent = own * (2 if on_cpu else 1)  # gloo reduces a copy
+    return Residence(here, at_step, "by layer", 2 if masters else w.bytes / w.all, "scattered", sent, host)
 
 
 def _zero(config: TrainConfig, w: Weights, world: int, later: bool, on_cpu: bool) -> Residence:
@@ -158,4 +163,4 @@ def _zero3(config: TrainConfig, w: Weights, world: int, offload: bool, on_cpu: b
         at_step[GRADIENTS] += int(own * 4)
     host = sharded.total() if offload else 0
     gathers = "and keeps" if w.all <= LIVE else "by layer"
-    return Residence(here, at_step, gathers, w.bytes / w.all, "kept" if on_cpu else "copied", host)
+    return Residence(here, at_step, gathers, w.bytes / w.all, "kept" if on_cpu else "copied", on_host=host)

@@ -77,6 +77,24 @@ def gpu_named(name: str) -> Gpu:
     return Gpu(name, **known[name])
 
 
+def gpu_here() -> str:
+    """This machine's GPU, as `gpus.yaml` calls it; cpu where there is none.
+
+    Raises:
+        ConfigError: it is not in there.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        return "cpu"
+    name = torch.cuda.get_device_name()
+    bare = name.lower().replace(" ", "")
+    for known in sorted(_read(HERE / "gpus.yaml"), key=len, reverse=True):
+        if all(part in bare for part in known.split("-")):
+            return known
+    raise ConfigError([f"estimate: {name} is not known; it can be added to vicuna_lit/estimate/gpus.yaml"])
+
+
 def _nearest_gpu(name: str, known: Any) -> str:
     longer = [gpu for gpu in known if gpu.startswith(name)]
     return f" (did you mean {' or '.join(longer)}?)" if longer else nearest(name, list(known))

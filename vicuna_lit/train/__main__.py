@@ -1,6 +1,7 @@
 """`vicuna-train`: see `vicuna-train --help`."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,13 @@ class Sweep(cli.Sweep):
 
     def __init__(self) -> None:
         self._dry_run: Any = None
+
+    def before(self, configs: Sequence[Any], folder: Path) -> None:
+        """Says what the jobs need, where the config asks for it."""
+        if any(config.estimate and not config.dry_run for config in configs):
+            from vicuna_lit.estimate.sweep import mark
+
+            _saying(lambda: mark(configs, folder))
 
     def job(self, config: Any) -> float | None:
         """Runs or plans one job."""
@@ -96,7 +104,7 @@ def _saying(job: Any) -> Any:
 
     try:
         return job()
-    except (DataError, MissingPath, TemplateError, ModelError, RunError, OSError) as error:
+    except (cli.ConfigError, DataError, MissingPath, TemplateError, ModelError, RunError, OSError) as error:
         if (World.of_environment() or World()).rank:
             sys.exit(2)
         cli.fail(error)

@@ -22,7 +22,7 @@ from vicuna_lit.train.preemption import notice
 LAYOUT = (
     "strategy", "trainer.devices", "trainer.accelerator", "trainer.peak_tflops", "tokens_per_device", "packing",
     "attention", "head", "gradient_checkpointing", "offload_activations", "compile", "checkpoint", "resume", "run",
-    "wandb", "on_failure", "objective",
+    "wandb", "on_failure", "objective", "estimate",
 )  # fmt: skip
 """What may change between two starts of one run: how it lies on the hardware, and what is written about it."""
 

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from vicuna_lit.cli import JobFailed
 from vicuna_lit.compare.runs import FAILURES, figure
+from vicuna_lit.estimate.sweep import cannot_fit
 from vicuna_lit.folder import RunError, read_json, write_json
 from vicuna_lit.train.config import TrainConfig
 from vicuna_lit.train.preemption import PREEMPTED, Preempted, notice
@@ -67,6 +68,8 @@ def _attempt(config: TrainConfig) -> tuple[int, str | None]:
         notice.check()
         if already_done(config, Path(config.run.dir)):
             console.print(f"{config.run.name}: done before", markup=False)
+        elif cannot_fit(config):
+            return OUT_OF_MEMORY, "does_not_fit"
         else:
             launch(config)
         return evaluate_result(config), None
@@ -90,6 +93,7 @@ def _record(config: TrainConfig, code: int, cause: str | None) -> str:
     except ValueError:
         mine, found = False, {}
     how = {BAD_INPUT: "bad input, see above", -9: "killed"}.get(code, f"exit code {code}")
+    how = cannot_fit(config) or how
     error = "out of memory" if cause == "out_of_memory" else found.get("error", how)
     if mine and found.get("status") != "failed":
         write_json(folder / "result.json", {"status": "failed", "error": error, "cause": cause})
