@@ -168,7 +168,7 @@ class Estimator:
         price = gpu and price_of(gpu.name, config.price, config.cloud, config.prices)
         known = self._known(config)
         plan = self._plan(config, known)
-        weights, flops = self._model(config)
+        weights, flops = self.model(config)
         memory = self._memory(config, plan, weights, gpu)
         if gpu is None:
             return Estimate(config, plan, known.source, memory, None, None, None)
@@ -188,7 +188,12 @@ class Estimator:
             self._memories[key] = memory_of(config, plan, weights, gpu)
         return replace(self._memories[key], limit=gpu.memory) if gpu else self._memories[key]
 
-    def _model(self, config: EstimateConfig) -> tuple[Weights, Flops]:
+    def model(self, config: EstimateConfig) -> tuple[Weights, Flops]:
+        """What a config's whole model weighs, and the FLOPs that it needs.
+
+        Raises:
+            ModelError: its layers are not LLaMA's.
+        """
         key = config.model_dump_json(include={"model", "finetune", "precision", "context_length", "strategy"})
         if key not in self._models:
             model = build_model(config, None, "meta")
