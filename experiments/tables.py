@@ -8,7 +8,7 @@ committed results.csv holds.
 import argparse
 import csv
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ BEGIN, END = "<!-- table -->", "<!-- /table -->"
 Row = dict[str, str]
 
 
-def write(file: Path, rows: Sequence[dict[str, Any]]) -> None:
+def write(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Rows of the same keys as CSV; numbers with 9 digits."""
     with file.open("w", newline="") as out:
         writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")

@@ -220,10 +220,10 @@ def test_what_counts_as_out_of_memory():
 def test_the_plan_of_a_sweep_reads_the_conversations_once(tmp_path, capsys, monkeypatch):
     reads = []
     monkeypatch.setattr(sweep, "console", None)
-    from vicuna_lit.data import datamodule
+    from vicuna_lit.data import source
 
     real = source.build
-    monkeypatch.setattr(datamodule, "build", lambda *a: reads.append(a) or real(*a))
+    monkeypatch.setattr(source, "build", lambda *a: reads.append(a) or real(*a))
     plans = DryRun()
     for context in (128, 256):
         for seed in (0, 1):

@@ -1,15 +1,26 @@
 """The runs whose memory is predicted and measured: a LLaMA of 52M weights or more on real conversations."""
 
+import os
+
 ARCHITECTURE = {
     "hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 6, "num_attention_heads": 8,
     "num_key_value_heads": 8, "max_position_embeddings": 8192, "vocab_size": 32000, "tie_word_embeddings": False,
 }  # fmt: skip
+REAL = ["data=sharegpt", "data.max_conversations=40", "data.max_heldout=1", "data.heldout_fraction=0.05"]
+SMALL = ["data=quickstart", "data.max_heldout=1"]
+"""Where `FAST` is set: conversations that need no package."""
 COMMON = [
-    "model=tiny", "data=sharegpt", "data.max_conversations=40", "data.max_heldout=1", "data.heldout_fraction=0.05",
-    *(f"++model.architecture.{key}={value}" for key, value in ARCHITECTURE.items()),
+    "model=tiny", *(f"++model.architecture.{key}={value}" for key, value in ARCHITECTURE.items()),
     "context_length=2048", "tokens_per_device=4096", "conversations_per_step=8", "trainer.max_steps=2",
     "trainer.accelerator=cpu", "evaluate.questions=[]", "checkpoint.every_minutes=null", "wandb.mode=disabled",
 ]  # fmt: skip
+
+
+def common() -> list[str]:
+    """What all runs share."""
+    return [*COMMON, *(SMALL if os.environ.get("FAST") else REAL)]
+
+
 FULL = "gradient_checkpointing=full"
 LARGE = "++model.architecture.vocab_size=128256"
 LONG = ["context_length=8192", "tokens_per_device=8192"]

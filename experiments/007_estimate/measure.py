@@ -13,10 +13,11 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from experiments import tables
 
-from .configs import COMMON, RUNS
+from .configs import RUNS, common
 
 HERE = Path(__file__).parent
 RETURNING = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
@@ -28,7 +29,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=HERE, help="where measured.csv goes")
     options = parser.parse_args()
     file = options.output / "measured.csv"
-    rows = {row["run"]: row for row in tables.read(file)} if file.exists() else {}
+    rows: dict[str, Any] = {row["run"]: row for row in tables.read(file)} if file.exists() else {}
     for name in (n for n in RUNS if options.only in n and n not in rows):
         rows[name] = {"run": name, "default": peak(name, {}), "returning": peak(name, RETURNING)}
         tables.write(file, [rows[n] for n in RUNS if n in rows])
@@ -38,7 +39,7 @@ def main() -> None:
 def peak(name: str, environment: dict[str, str]) -> int:
     """Bytes."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "vicuna_lit.train", *COMMON, *RUNS[name], f"run.dir={folder}/run"]
+        command = [sys.executable, "-m", "vicuna_lit.train", *common(), *RUNS[name], f"run.dir={folder}/run"]
         subprocess.run(
             command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"} | environment, capture_output=True
         )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from vicuna_lit.data.schedule import Plan
 from vicuna_lit.estimate.config import EstimateConfig
 from vicuna_lit.estimate.simulate import Row, simulate
-from vicuna_lit.estimate.strategies import Weights, residence
+from vicuna_lit.estimate.strategies import Place, Weights, residence
 from vicuna_lit.estimate.tables import Gpu
 from vicuna_lit.train.choices import FSDPConfig, LoraConfig, PartialConfig
 from vicuna_lit.train.config import TrainConfig
@@ -39,7 +39,7 @@ class Memory:
     likely: int
     high: int
     moment: str
-    """`backward pass` or `optimizer step`: when that is."""
+    """When that is: the backward pass, or one of `Residence.after`."""
     limit: int
     on_host: int
     """Of the CPU's memory, for one process, where the strategy offloads."""
@@ -65,10 +65,10 @@ def memory_of(config: EstimateConfig, plan: Plan, weights: Weights, gpu: Gpu | N
     """
     layers, period = model_config(config).num_hidden_layers, _period(config)
     peak, moment, row, on_host = Counter(), "", ((1,), 0), 0
-    for later, longest in _cases(plan):
-        held = residence(config, weights, plan.world_size, later, gpu is None)
+    for place, longest in _cases(plan):
+        held = residence(config, weights, plan.world_size, place, gpu is None)
         busy = simulate(lambda n: _shortened(config, n), layers, longest, held, period)
-        for this, when in ((busy, "backward pass"), (held.at_step, "optimizer step")):
+        for when, this in ({"backward pass": busy} | held.after).items():
             if this.total() > peak.total():
                 peak, moment = this, when
         row, on_host = max(row, longest, key=_size), held.on_host
@@ -106,16 +106,16 @@ def _holes(config: TrainConfig, tokens: int) -> int:
     return HOLES * max((b for b in blocks if b < HEAP_BLOCK), default=0)
 
 
-def _cases(plan: Plan) -> list[tuple[bool, Row]]:
+def _cases(plan: Plan) -> list[tuple[Place, Row]]:
     """The longest of the first rows of all steps, and of those behind, which find gradients there; one for both where
     they are alike."""
     first = longest_row(plan, later=False)
     if plan.accumulation == 1:
-        return [(False, first)]
+        return [("only", first)]
     later = longest_row(plan, later=True)
     if sum(later[0]) > 0.98 * sum(first[0]):
-        return [(True, max(first, later, key=_size))]
-    return [(False, first), (True, later)]
+        return [("later", max(first, later, key=_size))]
+    return [("first", first), ("later", later)]
 
 
 def _size(row: Row) -> tuple[int, int]:

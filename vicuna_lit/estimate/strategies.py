@@ -14,6 +14,7 @@ from vicuna_lit.train.choices import DDPConfig, FSDPConfig, SingleConfig, ZeroCo
 from vicuna_lit.train.config import TrainConfig
 
 GRADIENTS, WEIGHTS_HERE, COMMUNICATION = "gradients", "gathered weights", "communication"
+SENDING, STEP = "sending of gradients", "optimizer step"
 
 BUCKET = 500_000_000
 """Elements of DeepSpeed's bucket of gradients."""
@@ -21,6 +22,10 @@ LIVE = 1_000_000_000
 """Elements of gathered weights that ZeRO-3 keeps because they are needed again soon."""
 PERSISTENT = 100_000
 """ZeRO-3 does not shard weights of fewer elements."""
+
+
+Place = Literal["only", "first", "later"]
+"""Of a row in its step; behind the first one the gradients of the rows before are there."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +64,8 @@ class Residence:
 
     fixed: Counter[str]
     """Bytes that stay during forward and backward pass."""
-    at_step: Counter[str]
-    """Bytes while the optimizer works."""
+    after: dict[str, Counter[str]]
+    """Bytes at moments behind the backward pass: when the last gradients are sent, when the optimizer works."""
     gathers: Literal["no", "by layer", "and keeps"] = "no"
     """Whether whole weights come to the device when they are used, and whether they go again."""
     gathered_bytes: float = 0.0
@@ -84,35 +89,35 @@ def moments(config: TrainConfig, bytes_each: int) -> float:
             return 0.0  # adafactor: sums over rows and columns
 
 
-def residence(config: TrainConfig, weights: Weights, world: int, later: bool, on_cpu: bool) -> Residence:
+def residence(config: TrainConfig, weights: Weights, world: int, row: Place, on_cpu: bool) -> Residence:
     """Of a config on `world` devices.
 
     Args:
-        later: behind the first row of a step, whose gradients are there.
+        row: its place in its step.
         on_cpu: memory that is asked for and never written counts nothing there, and offloading moves nothing.
     """
     match config.strategy:
         case SingleConfig() | DDPConfig():
-            return _replicated(config, weights, later)
+            return _replicated(config, weights, row)
         case FSDPConfig(offload=offload):
-            return _fsdp(config, weights, world, later, offload, on_cpu)
+            return _fsdp(config, weights, world, row == "later", offload, on_cpu)
         case ZeroConfig(stage=3, offload=offload):
             return _zero3(config, weights, world, offload and not on_cpu, on_cpu)
         case ZeroConfig():
-            return _zero(config, weights, world, later, on_cpu)
+            return _zero(config, weights, world, row == "later", on_cpu)
 
 
-def _replicated(config: TrainConfig, w: Weights, later: bool) -> Residence:
+def _replicated(config: TrainConfig, w: Weights, row: Place) -> Residence:
     masters = config.precision == "bf16-true" and config.master_weights
     state = moments(config, 4 if masters else w.trained_bytes) + 4 * masters
     fixed = Counter(weights=w.bytes, optimizer=int(w.trained * state))
-    gradients = w.trained * w.trained_bytes
-    stay = config.strategy.kind == "ddp" or later  # DDP keeps its buckets
-    if stay:
-        fixed[GRADIENTS] = gradients
+    gradients, buckets = w.trained * w.trained_bytes, config.strategy.kind == "ddp"
+    # DDP keeps its buckets; gradients move into them with the last row of a step, until then they are beside them.
+    fixed[GRADIENTS] = gradients * (buckets + (row == "later"))
     at_step = fixed.copy()
     at_step[GRADIENTS] = gradients + 4 * w.trained * masters  # the copies' gradients, beside the weights'
-    return Residence(fixed, at_step, gradients="added" if stay else "kept")
+    arriving = "added" if row == "later" else "copied" if buckets and row == "only" else "kept"
+    return Residence(fixed, {STEP: at_step}, gradients=arriving)
 
 
 def _fsdp(config: TrainConfig, w: Weights, world: int, later: bool, offload: bool, on_cpu: bool) -> Residence:
@@ -127,7 +132,7 @@ def _fsdp(config: TrainConfig, w: Weights, world: int, later: bool, offload: boo
     if offload and not on_cpu:
         here, at_step, host = Counter(), Counter(), step.total()
     sent = own * (2 if on_cpu else 1)  # gloo reduces a copy
-    return Residence(here, at_step, "by layer", 2 if masters else w.bytes / w.all, "scattered", sent, host)
+    return Residence(here, {STEP: at_step}, "by layer", 2 if masters else w.bytes / w.all, "scattered", sent, host)
 
 
 def _zero(config: TrainConfig, w: Weights, world: int, later: bool, on_cpu: bool) -> Residence:
@@ -143,10 +148,13 @@ def _zero(config: TrainConfig, w: Weights, world: int, later: bool, on_cpu: bool
         fixed[GRADIENTS] = w.trained * w.trained_bytes if later else 0
         at_step[COMMUNICATION] = buckets
         at_step[GRADIENTS] = max(at_step[GRADIENTS], w.trained * w.trained_bytes)
-        return Residence(fixed, at_step, gradients="added" if later else "kept")
-    fixed[GRADIENTS] = int(own * w.trained_bytes) if later else 0
+        return Residence(fixed, {STEP: at_step}, gradients="added" if later else "kept")
+    sending = fixed.copy()
+    sending[GRADIENTS] = int(own * w.trained_bytes)
+    sending[COMMUNICATION] = buckets or 2 * min(BUCKET, w.trained) * w.trained_bytes  # gloo reduces a copy
+    fixed[GRADIENTS] = sending[GRADIENTS] if later else 0
     fixed[COMMUNICATION] = buckets
-    return Residence(fixed, at_step, gradients="copied" if buckets else "kept")
+    return Residence(fixed, {SENDING: sending, STEP: at_step}, gradients="copied" if buckets else "kept")
 
 
 def _zero3(config: TrainConfig, w: Weights, world: int, offload: bool, on_cpu: bool) -> Residence:
@@ -157,10 +165,13 @@ def _zero3(config: TrainConfig, w: Weights, world: int, offload: bool, on_cpu: b
         gradients=int(own * w.trained_bytes),
     )
     here = Counter() if offload else sharded.copy()
+    at_step = here + Counter(gradients=0 if offload else int(own * 4))
+    bucket = min(BUCKET, w.trained) * w.trained_bytes
+    # The bucket, the same in the order in which ranks get it, and gloo's copy of that.
+    sending = here + Counter({COMMUNICATION: (3 if on_cpu else 2) * bucket})
+    sending[WEIGHTS_HERE] = int(min(w.all, LIVE) * w.bytes / w.all)
     here[COMMUNICATION] = 0 if on_cpu else BUCKET * w.trained_bytes
-    at_step = here.copy()
-    if not offload:
-        at_step[GRADIENTS] += int(own * 4)
-    host = sharded.total() if offload else 0
     gathers = "and keeps" if w.all <= LIVE else "by layer"
-    return Residence(here, at_step, gathers, w.bytes / w.all, "kept" if on_cpu else "copied", on_host=host)
+    after = {SENDING: sending, STEP: at_step}
+    host = sharded.total() if offload else 0
+    return Residence(here, after, gathers, w.bytes / w.all, "kept" if on_cpu else "copied", on_host=host)

@@ -42,7 +42,7 @@ class Layout:
     def conversation(self) -> Int[Tensor, " L"]:
         """Which conversation each token belongs to."""
         sizes = torch.tensor(self.lengths, device=self.device)
-        return torch.arange(len(self.lengths), device=self.device).repeat_interleave(sizes)
+        return torch.arange(len(sizes), device=self.device).repeat_interleave(sizes, output_size=sum(self.lengths))
 
     @cached_property
     def mask(self) -> Bool[Tensor, "L L"]:
