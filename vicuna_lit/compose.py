@@ -15,12 +15,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
+from vicuna_lit.chat.config import ChatConfig
 from vicuna_lit.config import CONF_DIR, Config
 from vicuna_lit.evaluate.config import EvaluateConfig
 from vicuna_lit.prepare.config import PrepareConfig
 from vicuna_lit.train.config import TrainConfig
 
-Job = Literal["prepare", "train", "evaluate"]
+Job = Literal["prepare", "train", "evaluate", "chat"]
 MOST_OF_A_NAME = 180
 """Characters of a folder's name, most file systems allow 255 bytes."""
 
@@ -33,7 +34,12 @@ def _folder_name(text: str) -> str:
 
 
 OmegaConf.register_new_resolver("folder_name", _folder_name, replace=True)
-JOBS: dict[str, type[Config]] = {"prepare": PrepareConfig, "train": TrainConfig, "evaluate": EvaluateConfig}
+JOBS: dict[str, type[Config]] = {
+    "prepare": PrepareConfig,
+    "train": TrainConfig,
+    "evaluate": EvaluateConfig,
+    "chat": ChatConfig,
+}
 """Root configs by the name of their job."""
 
 
@@ -51,18 +57,23 @@ def load(job: Literal["train"], *overrides: str) -> TrainConfig: ...
 def load(job: Literal["prepare"], *overrides: str) -> PrepareConfig: ...
 @overload
 def load(job: Literal["evaluate"], *overrides: str) -> EvaluateConfig: ...
-def load(job: Job, *overrides: str) -> TrainConfig | PrepareConfig | EvaluateConfig:
+@overload
+def load(job: Literal["chat"], *overrides: str) -> ChatConfig: ...
+def load(job: Job, *overrides: str) -> TrainConfig | PrepareConfig | EvaluateConfig | ChatConfig:
     """Composes and checks a job's config, as on the command line: `load("train", "model=tiny", "seed=1")`.
 
     Raises:
         ConfigError: with every problem found, each with its dotted key.
     """
-    node, problems = _compose_all(job, expand(overrides))
+    node, problems = _compose_all(job, expand(job, overrides))
     return check(job, node, problems)
 
 
-def expand(overrides: Sequence[str]) -> list[str]:
-    """`data=<file or folder>` is short for `data=files data.path=<file or folder>`; paths may hold any character."""
+def expand(job: Job, overrides: Sequence[str]) -> list[str]:
+    """`data=<file or folder>` is short for `data=files data.path=<file or folder>`; paths may hold any character.
+
+    So may a chat's `model=` and `against=`; `model` is also a group of `conf/`, which takes no text but its choices.
+    """
     out = []
     for override in overrides:
         key, _, value = override.partition("=")
@@ -71,6 +82,10 @@ def expand(overrides: Sequence[str]) -> list[str]:
             out += ["data=files", f"data.path={path}"]
         elif key == "raw":
             out.append(f"raw={path}")
+        elif job == "chat" and key in ("model", "against") and value[:1] != "{" and value != "null":
+            model, at, url = value.strip("'\"").partition("@http")
+            one = f"model: {quoted(model)}, url: {quoted('http' + url)}" if at else f"path: {quoted(model)}"
+            out.append(f"{key}={{{one}}}")
         else:
             out.append(override)
     return out
