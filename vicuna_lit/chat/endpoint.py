@@ -1,4 +1,4 @@
-"""Models behind OpenAI-compatible servers: vLLM, `transformers serve`, OpenAI, …; streamed, and never waited for in vain."""
+"""Models behind OpenAI-compatible servers: vLLM, `transformers serve`, OpenAI, …; streamed, with a limit to silence."""
 
 import os
 import urllib.error
@@ -66,12 +66,7 @@ class Server:
         """
         how: dict[str, Any] = {self.endpoint.limit: settings.max_new_tokens, "temperature": settings.temperature}
         with self._errors():
-            chunks: Any = self._openai.chat.completions.create(
-                model=self.endpoint.model,
-                messages=asked,  # pyright: ignore[reportArgumentType]
-                stream=True,
-                **how,
-            )
+            chunks = self._create(asked, stream=True, **how)
             finish = None
             with chunks:
                 for chunk in chunks:
@@ -91,11 +86,7 @@ class Server:
         """
         how: dict[str, Any] = {self.endpoint.limit: max_tokens, "temperature": 0.0}
         with self._errors():
-            body: Any = self._openai.chat.completions.create(
-                model=self.endpoint.model,
-                messages=asked,  # pyright: ignore[reportArgumentType]
-                **how,
-            )
+            body = self._create(asked, **how)
             return body.choices[0].message.content or ""
 
     def moderate(self, text: str) -> list[str] | None:
@@ -122,6 +113,10 @@ class Server:
                 raise BackendError(f"{address} answers {error.code}: the server is not ready; try again") from None
         except OSError as error:
             raise BackendError(f"{self.endpoint.url}: nobody answers: {error}; is the server running?") from None
+
+    def _create(self, asked: list[dict[str, str]], **how: Any) -> Any:
+        create: Any = self._openai.chat.completions.create
+        return create(model=self.endpoint.model, messages=asked, **how)
 
     @contextmanager
     def _errors(self) -> Generator[None]:

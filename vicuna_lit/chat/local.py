@@ -44,7 +44,8 @@ class LocalBackend:
         stopped = threading.Event()
         most = min(settings.max_new_tokens, room)
         worker = (conversation.id, ids, arguments(self.chat.encoder, most, settings.temperature), pieces, stopped)
-        threading.Thread(target=self._work, args=worker, daemon=True).start()
+        thread = threading.Thread(target=self._work, args=worker, daemon=True)
+        thread.start()
         new: list[int] = []
         shown = ""
         try:
@@ -61,6 +62,7 @@ class LocalBackend:
             return not ended and len(new) >= most
         finally:
             stopped.set()
+            thread.join()  # at most a token more; an interpreter that ends under a running model aborts
 
     def sent(self, conversation: Conversation) -> Sent:
         """The ids that generation starts from, and the text of each.
@@ -83,7 +85,7 @@ class LocalBackend:
         """Generates; every token goes into the queue, then None or what went wrong."""
         self._baton.take()
         try:
-            read, cache = self._cache_for(id, ids)
+            cache = self._cache_for(id, ids)
             prompt = torch.tensor([ids], device=self.chat.model.device)
             output: Any = self.chat.model.generate(  # pyright: ignore[reportCallIssue]
                 prompt,
@@ -93,27 +95,27 @@ class LocalBackend:
                 stopping_criteria=StoppingCriteriaList([_Pass(self._baton, stopped)]),
                 **how,
             )
-            read = output[0].tolist()
-            self._keep(id, read[: cache.get_seq_length()], cache)
+            self._keep(id, output[0].tolist()[: cache.get_seq_length()], cache)
             pieces.put(None)
         except Exception as error:  # a model may fail in any way, and somebody waits for the queue
             pieces.put(error)
         finally:
             self._baton.give()
 
-    def _cache_for(self, id: str, ids: Sequence[int]) -> tuple[list[int], DynamicCache]:
-        """The keys and values of the prompt's beginning that a conversation has already, at least a token short of it."""
+    def _cache_for(self, id: str, ids: Sequence[int]) -> DynamicCache:
+        """What a conversation has of the prompt's keys and values; at least one token of it is left to read."""
         with self._lock:
             read, cache = self._caches.pop(id, ([], None))
         same = next((i for i, (a, b) in enumerate(zip(read, ids, strict=False)) if a != b), min(len(read), len(ids)))
         same = min(same, len(ids) - 1)
         if cache is not None and same:
             try:
-                cache.crop(same)
-                return list(ids[:same]), cache
-            except (ValueError, NotImplementedError):  # sliding windows forget what a shorter prompt would need
+                if same < len(read):
+                    cache.crop(same - len(read))
+                return cache
+            except RuntimeError:  # sliding windows forget what a shorter prompt would need
                 pass
-        return [], DynamicCache(config=self.chat.model.config)
+        return DynamicCache(config=self.chat.model.config)
 
     def _keep(self, id: str, read: list[int], cache: DynamicCache) -> None:
         with self._lock:
@@ -154,7 +156,7 @@ class _Pass(StoppingCriteria):
     def __init__(self, baton: Baton, stopped: threading.Event):
         self.baton, self.stopped = baton, stopped
 
-    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> Any:
         self.baton.give()
         self.baton.take()
         return torch.full((len(input_ids),), self.stopped.is_set(), device=input_ids.device)
