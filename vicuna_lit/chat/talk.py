@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from vicuna_lit.chat.backends import Backend, Settings, Stream
+from vicuna_lit.chat.backends import Backend, Sent, Settings, Stream
 from vicuna_lit.chat.config import ChatConfig
 from vicuna_lit.chat.exchange import Side, speak
 from vicuna_lit.chat.journal import Journal, now
@@ -59,10 +59,11 @@ class Service:
         return Talk(id, sides, hidden=self.config.blind)
 
     def names(self, talk: Talk) -> list[str]:
-        """The models' names by side, as the person may know them."""
-        if talk.hidden:
-            return [f"Model {'AB'[i]}" for i in range(len(talk.sides))]
-        return [self.backends[side.model].name for side in talk.sides]
+        """What the sides are called; with the models' names, unless they are hidden."""
+        names = [self.backends[side.model].name for side in talk.sides]
+        if len(names) == 1:
+            return names
+        return [place if talk.hidden else f"{place}: {n}" for place, n in zip(("Left", "Right"), names, strict=True)]
 
     def answer(self, talk: Talk, text: str, settings: Settings, client: str) -> Iterator[None]:
         """Answers a prompt; the talk changes, and each item says that it has.
@@ -132,6 +133,24 @@ class Service:
         id = f"{talk.id}-{talk.branch}"
         self._journal.vote(Vote(id, choice, (names[0], names[1]), asked, sides, talk.hidden, how, now()))
         talk.hidden = False
+
+    def sent(self, talk: Talk) -> list[Sent]:
+        """Exactly what each model was sent for the last exchange.
+
+        Raises:
+            Refused: there is none.
+            BackendError: a conversation has no prompt.
+        """
+        if not talk.asked and not talk.turns:
+            raise Refused("Nothing was sent yet.")
+        if talk.hidden:
+            raise Refused("The prompt would give the models away; vote first.")
+        found = []
+        for side in talk.sides:
+            done = side.conversation
+            asked = done.say("user", talk.asked) if talk.asked else replace(done, turns=done.turns[:-1])
+            found.append(self.backends[side.model].sent(asked))
+        return found
 
     def _admit(self, talk: Talk, text: str, settings: Settings, client: str) -> None:
         limits = self.config.limits
