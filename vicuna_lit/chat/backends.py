@@ -2,7 +2,7 @@
 
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from vicuna_lit.chat.config import ChatConfig
 from vicuna_lit.conversation import Conversation
@@ -36,6 +36,7 @@ class Sent:
     """Of a server, which makes the tokens itself."""
 
 
+@runtime_checkable
 class Backend(Protocol):
     """One model. Several conversations may be under way at once, from several threads."""
 

@@ -131,14 +131,14 @@ class Server:
         except openai.APITimeoutError:
             raise BackendError(f"{url} has said nothing for {self._seconds:g} s; try again") from None
         except openai.APIConnectionError as error:
-            why = self._said(error.__cause__ or error)
-            raise BackendError(f"{url}: nobody answers: {why}; is the server running?") from None
+            cause = error.__cause__ or error
+            if "Connect" in type(cause).__name__:
+                raise BackendError(f"{url}: nobody answers: {self._said(cause)}; is the server running?") from None
+            raise BackendError(f"{url} broke off: {self._said(cause)}; try again") from None
         except openai.APIStatusError as error:
             raise BackendError(f"{url} answers {error.status_code}: {self._said(error)}") from None
-        except Exception as error:  # a stream is read with another library, and a body may hold anything
-            if "timeout" in type(error).__name__.lower():
-                raise BackendError(f"{url} has said nothing for {self._seconds:g} s; try again") from None
-            raise BackendError(f"{url} broke off: {self._said(error)}") from None
+        except Exception as error:  # a body may hold anything
+            raise BackendError(f"{url} sends no chat completion: {self._said(error)}") from None
 
     def _said(self, error: BaseException) -> str:
         """An error's words, without the key that some servers repeat."""

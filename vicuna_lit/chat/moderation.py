@@ -7,7 +7,7 @@ import re
 import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from vicuna_lit.chat.backends import BackendError, Stream
 from vicuna_lit.chat.config import GuardConfig, Moderation, NoModerationConfig, OpenAIConfig, WordsConfig
@@ -41,6 +41,7 @@ Report = Callable[[Decision, str], None]
 """Takes every decision, and the text that it is about."""
 
 
+@runtime_checkable
 class Moderator(Protocol):
     """Judges the last turn of a conversation, a user's or an assistant's; the turns before it are known to pass."""
 
@@ -105,6 +106,8 @@ def moderated(stream: Stream, asked: Conversation, moderator: Moderator, report:
                 judge()
                 yield text[shown:]
                 shown = len(text)
+            else:
+                yield ""  # a sign of life, and the moment to stop for whoever reads
         judge()
         report(PASSED, text)
         if text[shown:]:
