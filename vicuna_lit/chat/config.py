@@ -81,6 +81,8 @@ class LimitsConfig(Config):
     """Prompts that are answered at once; the others wait."""
     waiting: PositiveInt
     """Prompts that may wait."""
+    open_pages: PositiveInt
+    """Pages whose conversations are remembered; beyond them the one that was unused for longest is forgotten."""
     timeout_seconds: PositiveFloat
     """Without a word from the model, after which it is given up."""
     kept_conversations: PositiveInt

@@ -1,5 +1,6 @@
 """Models behind OpenAI-compatible servers: vLLM, `transformers serve`, OpenAI, …; streamed, with a limit to silence."""
 
+import logging
 import os
 import urllib.error
 import urllib.request
@@ -14,6 +15,8 @@ from vicuna_lit.conversation import Conversation
 from vicuna_lit.evaluate.config import EndpointConfig
 
 PROBE_SECONDS = 10.0
+for _name in ("openai", "httpx2"):  # else Hydra shows a line for each request
+    logging.getLogger(_name).setLevel(logging.WARNING)
 
 
 class EndpointBackend:

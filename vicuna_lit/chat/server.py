@@ -61,6 +61,7 @@ def make_app(service: Service) -> Any:
 
     blocks = Page(service).blocks.queue(max_size=limits.at_once + limits.waiting, api_open=False)
     blocks.max_threads = 2 * limits.at_once + 8
+    blocks.state_session_capacity = limits.open_pages  # gradio forgets closed pages at no other time
     theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
     gr.mount_gradio_app(
         app, blocks, "/", blocked_paths=["/"], max_file_size=1, show_error=False, ssr_mode=False, footer_links=[],
