@@ -13,6 +13,7 @@ import yaml
 def problems(file: Path) -> list[str]:
     """What is wrong with a service file."""
     written = yaml.safe_load(file.read_text())
+    port = str(written["service"]["ports"])
     task = sky.Task.from_yaml_config(written, secrets_overrides=[(name, "x") for name in written["secrets"]])
     service, found = task.service, []
     if service is None:
@@ -26,7 +27,7 @@ def problems(file: Path) -> list[str]:
     for resources in task.resources:
         if not resources.use_spot or not resources.accelerators:
             found.append(f"{resources}: no spot machine with an accelerator")
-        if str(written["service"]["ports"]) not in (resources.ports or []):
+        if port not in (resources.ports or []):
             found.append(f"{resources}: the port of the service is closed")
     return found
 

@@ -11,7 +11,7 @@ from vicuna_lit.chat.moderation import Flagged
 from vicuna_lit.conversation import Conversation
 
 POLL_SECONDS = 0.1
-FEWEST_SECONDS = 0.05
+FEWEST_SECONDS = 0.1
 """Between two states that are shown: pieces that come faster are shown together."""
 
 
