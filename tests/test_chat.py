@@ -506,21 +506,22 @@ def test_votes_are_judgments(tmp_path):
 
 
 def agreeing(folder: Path) -> None:
-    """Another judge's reviews of the same replies, one in four reversed."""
-    from dataclasses import asdict, replace
-
-    human = read_reviews(folder / "votes.jsonl").reviews
-    flip = {"first": "second", "second": "first", "tie": "tie"}
-    other = [
-        replace(r, judge="model", winner=flip[str(r.winner)] if i % 4 == 0 else r.winner) for i, r in enumerate(human)
-    ]
-    (folder / "other").mkdir()
-    (folder / "other/reviews.jsonl").write_text("".join(json.dumps(asdict(r)) + "\n" for r in other))
-    both = f"judge.reviews=[{folder}/votes.jsonl,{folder}/other/reviews.jsonl]"
+    """Another judge on the same replies, and how far it agrees with the people."""
+    run = folder / "run-votes.jsonl"
+    pair = f"models=[{run}/answers/weak.jsonl,{run}/answers/strong.jsonl]"
+    asked = {v["question_id"] for v in lines(folder / "votes.jsonl") if set(v["models"]) == {"weak", "strong"}}
+    kept = [q for q in lines(run / "questions.jsonl") if q["question_id"] in asked]
+    for question in kept:
+        question["reference"] = ["strong has heard something"]
+    (folder / "asked.jsonl").write_text("".join(json.dumps(q) + "\n" for q in kept))
+    again = [pair, f"questions={folder}/asked.jsonl", "judge=rule", f"run.dir={folder}/rule", "wandb.mode=disabled"]
+    rule = {r.question_id: r.models[r.winner == "second"] for r in evaluate_models(load("evaluate", *again)).reviews}
+    assert set(rule) == asked and set(rule.values()) == {"strong"}
+    both = f"judge.reviews=[{folder}/votes.jsonl,{folder}/rule/reviews.jsonl]"
     result = evaluate_models(load("evaluate", "judge=recorded", both, f"run.dir={folder}/both", "wandb.mode=disabled"))
-    same = sum(a.winner == b.winner for a, b in zip(human, other, strict=True)) / len(human)
-    assert "human" in str(result.agreements[0]) and "model" in str(result.agreements[0])
-    assert any(value == pytest.approx(same) for value in vars_of(result.agreements[0]))
+    human = [r for r in read_reviews(folder / "votes.jsonl").reviews if r.question_id in asked]
+    same = sum(r.winner != "tie" and r.models[r.winner == "second"] == "strong" for r in human) / len(human)
+    assert any(value == pytest.approx(same) for value in vars_of(result.agreements[0])), result.agreements
 
 
 def vars_of(thing: Any) -> list[Any]:

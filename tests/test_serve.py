@@ -92,7 +92,7 @@ def test_the_balancer(tmp_path):
 
 def ready(url: str, count: int) -> None:
     """Waits until so many servers are known to be well."""
-    deadline = time.monotonic() + 10
+    deadline, states = time.monotonic() + 10, []
     while time.monotonic() < deadline:
         try:
             with urllib.request.urlopen(url.removesuffix("/v1") + "/health", timeout=5) as answer:
@@ -153,7 +153,7 @@ def test_skypilot_reads_the_service(tmp_path):
     done = subprocess.run([python, str(SERVE / "check.py")], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "vllm.yaml: ok\n"), done.stdout + done.stderr
     (tmp_path / "check.py").write_text((SERVE / "check.py").read_text())
-    file, fallback = (SERVE / "vllm.yaml").read_text(), "dynamic_ondemand_fallback: true"
+    file = (SERVE / "vllm.yaml").read_text()
     (tmp_path / "spot.yaml").write_text(
         file.replace("dynamic_ondemand_fallback: true", "spot_placer: dynamic_fallback")
     )

@@ -76,7 +76,8 @@ class Page:
             "show_progress_on": self.status,
             "trigger_mode": "once",
         }
-        quick: dict[str, Any] = {"concurrency_limit": None, "show_progress": "hidden", "api_visibility": "private"}
+        # Out of the queue: a page closes its stream when an event ends, and loses one that is just joining it.
+        quick: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
         asked = [self.talk, self.box, *settings]
         gr.on([self.send.click, self.box.submit], self._ask, asked, api_name="ask", **replies)
         retry.click(self._retry, [self.talk, *settings], api_visibility="private", **replies)

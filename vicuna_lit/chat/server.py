@@ -9,6 +9,7 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
 import gradio as gr
 import uvicorn
 from fastapi import FastAPI
+from gradio.themes import Default
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import PlainTextResponse
 
@@ -25,7 +26,9 @@ POLICY = {
     "X-Content-Type-Options": "nosniff",
 }
 SERVED = ("/assets/", "/static/", "/svelte/", "/theme.css", "/config", "/favicon.ico", "/manifest.json", "/health")
-API = tuple(f"/gradio_api/{name}" for name in ("queue/", "heartbeat/", "startup-events", "info", "cancel", "reset"))
+API = tuple(
+    f"/gradio_api/{name}" for name in ("queue/", "run/", "heartbeat/", "startup-events", "info", "cancel", "reset")
+)
 """What the page asks for; gradio's routes for files, uploads, proxies and the rest are closed."""
 
 
@@ -62,7 +65,7 @@ def make_app(service: Service) -> Any:
     blocks = Page(service).blocks.queue(max_size=limits.at_once + limits.waiting, api_open=False)
     blocks.max_threads = 2 * limits.at_once + 8
     blocks.state_session_capacity = limits.open_pages  # gradio forgets closed pages at no other time
-    theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+    theme = Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
     gr.mount_gradio_app(
         app, blocks, "/", blocked_paths=["/"], max_file_size=1, show_error=False, ssr_mode=False, footer_links=[],
         theme=theme, css=CSS, enable_monitoring=False,
