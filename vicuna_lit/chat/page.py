@@ -25,7 +25,7 @@ class Page:
         self.service = service
         config, names = service.config, service.names(service.begin())
         two = len(names) == 2
-        with gr.Blocks(title="vicuna_lit chat", analytics_enabled=False) as self.blocks:
+        with gr.Blocks(title="vicuna_lit chat", analytics_enabled=False, fill_width=True) as self.blocks:
             self.talk = gr.State(None, time_to_live=IDLE_SECONDS)
             about = "Two models, one prompt: which is better?" if two else names[0]
             kept = " Conversations are recorded on the server." if config.record else ""
