@@ -29,6 +29,7 @@ from vicuna_lit.conversation import Conversation, DataError
 from vicuna_lit.evaluate.recorded import read_reviews
 from vicuna_lit.evaluate.run import evaluate_models
 from vicuna_lit.formats import read
+from vicuna_lit.prepare.run import prepare_data
 
 
 def lines(file: Path) -> list[dict[str, Any]]:
@@ -432,14 +433,20 @@ def test_retry_and_edit_are_other_questions(tmp_path):
     assert votes[1]["replies"][0] == ["a has heard: one", "a has heard: two, but better"]
 
 
-def test_each_reply_is_supervised_once(tmp_path):
-    found = service(tmp_path, "system_prompt='Be brief.'")
+def test_conversations_are_training_data(tmp_path):
+    """`vicuna-prepare` keeps the longest of what was appended, so every reply once; what was asked again is another."""
+    found = service(tmp_path / "chat", "system_prompt='Be brief.'")
     talk = found.begin()
-    for text in ("one", "two", "three"):
+    for text in ("How are you today?", "What is the weather like?", "Will it rain tomorrow?"):
         said(found, talk, text)
-    kept = [c for c in read(tmp_path / "conversations.jsonl") if isinstance(c, Conversation)]
-    trained = [t.content for c in kept for t in c.turns if t.role == "assistant" and t.supervised]
-    assert trained == [f"echo has heard: {text}" for text in ("one", "two", "three")]
+    found.take_back(talk)
+    said(found, talk, "Then tell me about the sea instead.")
+    assert len(lines(tmp_path / "chat/conversations.jsonl")) == 4
+    raw = ["raw=" + str(tmp_path / "chat/conversations.jsonl"), "dedup.text=false", "heldout_fraction=0"]
+    prepare_data(load("prepare", *raw, f"run.dir={tmp_path}/clean"))
+    kept = [c for c in read(tmp_path / "clean/train.jsonl") if isinstance(c, Conversation)]
+    assert [len(c.turns) for c in kept] == [7, 7]
+    assert all(t.supervised for c in kept for t in c.turns)
     assert kept[0].turns[0].content == "Be brief."
 
 

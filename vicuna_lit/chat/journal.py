@@ -32,7 +32,7 @@ class Journal:
             complete(self.folder / name)
 
     def conversation(self, conversation: Conversation, model: str) -> None:
-        """A conversation with its newest reply, the only one in it that is supervised: each reply trains once."""
+        """A conversation so far; it replaces the shorter ones of its id, and `vicuna-prepare` keeps the longest."""
         if self._record:
             self._append(CONVERSATIONS, to_record(conversation) | {"model": model, "time": now()})
 

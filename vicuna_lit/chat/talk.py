@@ -185,9 +185,8 @@ class Service:
             return
         stopped = talk.stop.is_set()
         for side in talk.sides:
-            before = tuple(replace(turn, supervised=False) for turn in side.conversation.turns)
             newest = (Turn("user", talk.asked), Turn("assistant", side.reply.strip(), supervised=not stopped))
-            done = replace(side.conversation, turns=(*before, *newest))
+            done = replace(side.conversation, turns=(*side.conversation.turns, *newest))
             side.conversation, side.reply = done, ""
             if not stopped:
                 kept = replace(done, id=f"{talk.id}-{talk.branch}-{side.model}")
