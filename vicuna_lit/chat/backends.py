@@ -96,7 +96,10 @@ def _open(source: Source, name: str, config: ChatConfig) -> Backend:
         from vicuna_lit.chat.endpoint import EndpointBackend
 
         return EndpointBackend(source, name, config.limits.timeout_seconds)
+    from transformers.utils.logging import disable_progress_bar
+
     from vicuna_lit.chat.engine import Chat
     from vicuna_lit.chat.local import LocalBackend
 
+    disable_progress_bar()
     return LocalBackend(Chat.load(source.path, template=config.template), name, config.limits.kept_conversations)

@@ -115,7 +115,8 @@ class Server:
             if error.code >= 500:  # others have no such page, or want a key for it
                 raise BackendError(f"{address} answers {error.code}: the server is not ready; try again") from None
         except OSError as error:
-            raise BackendError(f"{self.endpoint.url}: nobody answers: {error}; is the server running?") from None
+            why = getattr(error, "reason", error)
+            raise BackendError(f"{self.endpoint.url}: nobody answers: {why}; is the server running?") from None
 
     def _create(self, asked: list[dict[str, str]], **how: Any) -> Any:
         create: Any = self._openai.chat.completions.create

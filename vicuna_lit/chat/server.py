@@ -2,6 +2,7 @@
 
 import os
 import socket
+from contextlib import suppress
 from typing import Any
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
@@ -85,10 +86,11 @@ def listen(host: str, port: int) -> socket.socket:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=256)
     except OSError as error:
-        raise RunError(f"{host}:{port}: {error.strerror}; choose another with port=…") from None
+        raise RunError(f"{host}:{port}: {os.strerror(error.errno or 0)}; choose another with port=…") from None
 
 
 def serve(service: Service, place: socket.socket) -> None:
     """Serves the page until it is interrupted."""
     settings = uvicorn.Config(make_app(service), log_level="warning", timeout_graceful_shutdown=2, lifespan="on")
-    uvicorn.Server(settings).run(sockets=[place])
+    with suppress(KeyboardInterrupt):  # which is how it ends
+        uvicorn.Server(settings).run(sockets=[place])
