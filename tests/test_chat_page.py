@@ -103,6 +103,18 @@ def test_streaming_and_stop(browser: Any, url: str, server: FakeServer):
         assert tab.ask("Go on") == "m turn 2: Go on"
 
 
+def test_clearing_while_it_speaks(browser: Any, url: str, server: FakeServer):
+    with Tab(browser, url) as tab:
+        gone = server.abandoned
+        tab.write("slowly 100")
+        tab.wait("0 1 2 3", "#chat0")
+        tab.click("Clear")
+        eventually(lambda: server.abandoned > gone)
+        tab.page.wait_for_timeout(500)
+        assert tab.said() == [] and not tab.page.locator("#stop").is_visible()
+        assert tab.ask("New") == "m turn 1: New"
+
+
 def eventually(condition: Any, seconds: float = 10) -> None:
     deadline = time.monotonic() + seconds
     while not condition():

@@ -29,10 +29,12 @@ class Side:
     """What went wrong with it, or that it was cut off."""
     running: bool = False
     failed: bool = False
+    hidden: bool = False
+    """Whether the model's name is; what goes wrong would tell it."""
 
-    def begin(self) -> None:
+    def begin(self, hidden: bool) -> None:
         """A new reply is under way."""
-        self.reply, self.notice, self.running, self.failed = "", "", True, False
+        self.reply, self.notice, self.running, self.failed, self.hidden = "", "", True, False, hidden
 
     def end(self, notice: str, failed: bool = False) -> None:
         """The reply is over."""
@@ -52,6 +54,8 @@ class Side:
             case Flagged():
                 self.reply = ""
                 self.end(str(event), failed=True)
+            case _ if self.hidden:
+                self.end("The model has failed; try again.", failed=True)
             case BackendError():
                 self.end(str(event), failed=True)
             case _:

@@ -5,7 +5,7 @@ of it stands on one line: what reads it as markdown again finds one block of HTM
 """
 
 import html
-from functools import cache
+from functools import cache, lru_cache
 
 import nh3
 from markdown_it import MarkdownIt
@@ -34,6 +34,12 @@ def markdown(text: str) -> str:
         set_tag_attribute_values={"a": {"target": "_blank"}},
     )
     return _line(f'<div class="said">{clean.strip()}</div>')
+
+
+@lru_cache(maxsize=512)
+def finished(text: str) -> str:
+    """The same for a reply that will not grow; a page shows it again with every piece of the next one."""
+    return markdown(text)
 
 
 def plain(text: str, kind: str = "asked") -> str:

@@ -13,8 +13,6 @@ from vicuna_lit.chat.talk import Refused, Service, Talk
 from vicuna_lit.evaluate.votes import Choice
 
 CSS = Path(__file__).with_name("page.css").read_text()
-IDLE_SECONDS = 3600
-"""After which the conversation of a closed page is forgotten."""
 VOTES: dict[Choice, str] = {"left": "← Left", "right": "Right →", "tie": "Tie", "both bad": "Both bad"}
 
 
@@ -26,7 +24,7 @@ class Page:
         config, names = service.config, service.names(service.begin())
         two = len(names) == 2
         with gr.Blocks(title="vicuna_lit chat", analytics_enabled=False, fill_width=True) as self.blocks:
-            self.talk = gr.State(None, time_to_live=IDLE_SECONDS)
+            self.talk = gr.State(None)
             about = "Two models, one prompt: which is better?" if two else names[0]
             kept = " Conversations are recorded on the server." if config.record else ""
             gr.Markdown(markup.plain("vicuna_lit chat", "title") + markup.plain(about + kept, "about"))
@@ -86,7 +84,7 @@ class Page:
         clear.click(self._clear, self.talk, shown, **quick)
         show.click(self._show, [self.talk, self.sent], [self.status, self.sent], **quick)
         for button, choice in zip(self.votes, get_args(Choice), strict=True):
-            button.click(self._voter(choice), [self.talk, *settings], shown, **quick)
+            button.click(self._voter(choice), self.talk, shown, **quick)
 
     def _ask(
         self, talk: Talk | None, text: str, temperature: float, length: float, request: gr.Request
@@ -106,7 +104,10 @@ class Page:
     def _answer(self, talk: Talk, text: str, settings: Settings, request: gr.Request) -> Iterator[list[Any]]:
         client = request.client.host if request.client else ""
         try:
-            for _ in self.service.answer(talk, text, settings, client):
+            for _ in self.service.answer(talk, text or "", settings, client):
+                if talk.successor:  # gradio shows the last item once more when it ends
+                    yield self._view(talk.successor, box="")
+                    return
                 yield self._view(talk, box="")
         except Refused as refusal:
             yield self._view(talk, box=text, status=markup.plain(str(refusal), "refused"))
@@ -123,9 +124,11 @@ class Page:
             return self._view(talk, status=markup.plain(str(refusal), "refused"))
 
     def _clear(self, talk: Talk | None) -> list[Any]:
+        fresh = self.service.begin()
         if talk:
+            talk.successor = fresh
             talk.stop.set()
-        return self._view(self.service.begin(), box="")
+        return self._view(fresh, box="")
 
     def _show(self, talk: Talk | None, shown: str) -> tuple[str, str]:
         if shown:
@@ -138,10 +141,10 @@ class Page:
             return markup.plain(str(error), "refused"), ""
 
     def _voter(self, choice: Choice) -> Any:
-        def vote(talk: Talk | None, temperature: float, length: float) -> list[Any]:
+        def vote(talk: Talk | None) -> list[Any]:
             talk = talk or self.service.begin()
             try:
-                self.service.vote(talk, choice, Settings(float(temperature), int(length)))
+                self.service.vote(talk, choice)
             except Refused as refusal:
                 return self._view(talk, status=markup.plain(str(refusal), "refused"))
             thanks = f"Thank you: {choice}. {', '.join(self.service.names(talk))}."
@@ -167,7 +170,7 @@ def _messages(talk: Talk, side: Side) -> list[dict[str, str]]:
     found = [
         {"role": turn.role, "content": markup.plain(turn.content)}
         if turn.role == "user"
-        else {"role": turn.role, "content": markup.markdown(turn.content)}
+        else {"role": turn.role, "content": markup.finished(turn.content)}
         for turn in side.conversation.turns
         if turn.role != "system"
     ]

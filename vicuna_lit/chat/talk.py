@@ -4,7 +4,7 @@ import random
 import threading
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 
 from vicuna_lit.chat.backends import Backend, Sent, Settings, Stream
 from vicuna_lit.chat.config import ChatConfig
@@ -33,8 +33,12 @@ class Talk:
     can_vote: bool = False
     hidden: bool = False
     """Whether the names of the models are."""
+    successor: "Talk | None" = None
+    """What the person has begun since; nothing more of this one is shown."""
+    settings: Settings | None = None
+    """Of the last exchange."""
     stop: threading.Event = field(default_factory=threading.Event)
-    _busy: threading.Lock = field(default_factory=threading.Lock)
+    busy: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def turns(self) -> int:
@@ -74,16 +78,16 @@ class Service:
         Raises:
             Refused: before the first item.
         """
-        if not talk._busy.acquire(blocking=False):
+        if not talk.busy.acquire(blocking=False):
             raise Refused("The last prompt is still being answered; stop it first.")
         try:
             text = text.strip()
             self._admit(talk, text, settings, client)
             talk.stop.clear()
-            talk.asked, talk.can_vote = text, False
+            talk.asked, talk.can_vote, talk.settings = text, False, settings
             streams = [self._stream(talk, side, settings) for side in talk.sides]
             for side in talk.sides:
-                side.begin()
+                side.begin(talk.hidden)
             yield from speak(talk.sides, streams, talk.stop, self.config.limits.timeout_seconds)
             self._finish(talk)
             yield
@@ -91,7 +95,7 @@ class Service:
             talk.stop.set()
             for side in talk.sides:
                 side.running = False
-            talk._busy.release()
+            talk.busy.release()
 
     def take_back(self, talk: Talk) -> str:
         """Removes the last exchange, and returns its prompt to be asked again or changed.
@@ -99,7 +103,7 @@ class Service:
         Raises:
             Refused: there is none, or it is being answered.
         """
-        if not talk._busy.acquire(blocking=False):
+        if not talk.busy.acquire(blocking=False):
             raise Refused("The last prompt is still being answered; stop it first.")
         try:
             text, talk.asked = talk.asked, ""
@@ -114,21 +118,21 @@ class Service:
             talk.branch, talk.can_vote = talk.branch + 1, False
             return text
         finally:
-            talk._busy.release()
+            talk.busy.release()
 
-    def vote(self, talk: Talk, choice: Choice, settings: Settings) -> None:
+    def vote(self, talk: Talk, choice: Choice) -> None:
         """Keeps a vote on the last exchange, and shows the names.
 
         Raises:
             Refused: there is nothing to vote on.
         """
-        if not talk.can_vote:
+        if not talk.can_vote or not talk.settings:
             raise Refused("There are no two whole replies to vote on.")
         talk.can_vote = False
         said = [[t.content for t in s.conversation.turns if t.role == "assistant"] for s in talk.sides]
         asked = tuple(t.content for t in talk.sides[0].conversation.turns if t.role == "user")
         names = [self.backends[side.model].name for side in talk.sides]
-        how = {"temperature": settings.temperature, "max_new_tokens": float(settings.max_new_tokens)}
+        how = asdict(talk.settings)
         sides = (tuple(said[0]), tuple(said[1]))
         id = f"{talk.id}-{talk.branch}"
         self._journal.vote(Vote(id, choice, (names[0], names[1]), asked, sides, talk.hidden, how, now()))
