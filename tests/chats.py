@@ -28,8 +28,10 @@ def random_folder(folder: Path, seed: int = 0) -> Path:
     encoder = make_encoder(config)
     torch.manual_seed(seed)
     model = build_model(config, encoder)
-    with torch.no_grad():  # else it would always choose the same token
-        model.lm_head.weight.normal_(std=0.5)
+    with torch.no_grad():  # as it is initialised it would say one token again and again
+        for name, weight in model.named_parameters():
+            if weight.ndim == 2 and "embed" not in name:
+                weight.normal_(std=0.2)
     export.export(model, encoder, folder / "hf")
     return folder / "hf"
 

@@ -146,7 +146,8 @@ def test_more_than_the_context(chat: Chat):
     backend = LocalBackend(chat, "tiny", kept=2)
     with pytest.raises(BackendError, match=r"has \d+ tokens, more than tiny can read; begin a new one"):
         next(backend.reply(Conversation.of("word " * 600), HOW))
-    asked = Conversation.of("word " * 150)
+    talks = (Conversation.of("word " * n) for n in range(100, 600))
+    asked = next(talk for talk in talks if len(chat.encoder.prompt_ids(talk)) > 500)
     room = 512 - len(chat.encoder.prompt_ids(asked))
     with Widths(chat) as widths:
         assert take(backend.reply(asked, Settings(0.0, 4000)))[1]

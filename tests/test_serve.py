@@ -35,22 +35,37 @@ def take(stream: Any) -> tuple[str, bool]:
             return text, end.value
 
 
+def that_stops(folder: Path, talk: Conversation) -> Chat:
+    """Rewrites a folder's model: in the middle of a reply it says its stop token instead of another one."""
+    import torch
+
+    chat = Chat.load(folder)
+    prompt = torch.tensor([chat.encoder.prompt_ids(talk)])
+    ids = chat.model.generate(prompt, max_new_tokens=40, do_sample=False)[0, prompt.shape[1] :].tolist()  # pyright: ignore
+    place = next(i for i, id in enumerate(ids) if i > 3 and id not in ids[:i])
+    with torch.no_grad():
+        weight: Any = chat.model.lm_head.weight
+        weight[chat.encoder.tokenizer.eos_token_id] = 1.01 * weight[ids[place]]
+    chat.model.save_pretrained(folder)
+    return Chat.load(folder)
+
+
 @pytest.mark.slow
 def test_an_exported_folder_in_transformers_serve(tmp_path):
     """Without conversion: the same replies as here, token by token, its stop token, and the most tokens."""
-    folder = random_folder(tmp_path)
-    chat, talk = Chat.load(folder), Conversation.of("My name is Ada.", id="x")
+    folder, talk = random_folder(tmp_path), Conversation.of("My name is Ada.", id="x")
+    chat = that_stops(folder, talk)
     port = free_port()
     program = str(Path(sys.executable).with_name("transformers"))
     command = [program, "serve", str(folder), "--host", "127.0.0.1", "--port", str(port)]
     with process(command, tmp_path / "serve.log", f"http://127.0.0.1:{port}/health", 120):
         backend = open_backends(load("chat", f"model={folder}@http://127.0.0.1:{port}/v1"))[0]
-        for text in ("", "What is my name?"):
-            talk = talk.say("user", text) if text else talk
-            said, cut = take(backend.reply(talk, HOW))
-            assert said.strip() == reply(chat.model, chat.encoder, talk, 40)
-            assert cut
-            talk = talk.say("assistant", said.strip())
+        said, cut = take(backend.reply(talk, HOW))
+        assert said.strip() == reply(chat.model, chat.encoder, talk, 40) != ""
+        assert not cut, "it has come to its stop token"
+        talk = talk.say("assistant", said.strip()).say("user", "What is my name?")
+        said, cut = take(backend.reply(talk, Settings(0.0, 2)))
+        assert cut and said.strip() == reply(chat.model, chat.encoder, talk, 2)
         stream = backend.reply(talk.say("user", "Go on."), Settings(1.0, 400))
         next(stream)
         stream.close()
