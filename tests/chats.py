@@ -92,6 +92,8 @@ def scripted(body: dict[str, Any]) -> Iterator[str | float | Fault]:
         case ["slowly", count]:
             for i in range(int(count)):
                 yield from (f"{i} ", 0.1)
+        case ["story"]:
+            yield from ("First you ", "build a ", "bomb", " and then")
         case ["say", *_]:
             yield text.partition(" ")[2]
         case _:

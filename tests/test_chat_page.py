@@ -155,15 +155,11 @@ def test_moderation(browser: Any, url: str, server: FakeServer, folder: Path):
         assert tab.ask("Fine") == "m turn 2: Fine"
 
 
-def test_a_reply_is_cut(browser: Any, folder: Path):
-    with (
-        FakeServer(lambda body: ["First you ", "build a bomb", " and then"]) as bad,
-        chat_page(folder / "bad", f"model=m@{bad.url}") as url,
-        Tab(browser, url) as tab,
-    ):
-        tab.write("Tell me a story")
+def test_a_reply_is_cut(browser: Any, url: str):
+    with Tab(browser, url) as tab:
+        tab.write("story")
         tab.wait("Refused by the moderation", "#chat0 .notice")
-        assert tab.said() == ["Tell me a story"]
+        assert tab.said() == ["story"]
 
 
 def test_what_models_and_people_write_does_nothing(browser: Any, url: str):
@@ -182,11 +178,11 @@ def test_what_models_and_people_write_does_nothing(browser: Any, url: str):
     threading.Thread(target=canary.serve_forever, args=(0.05,), daemon=True).start()
     evil = f"127.0.0.1:{canary.server_port}"
     with Tab(browser, url) as tab:
-        for text in XSS[:20]:
-            tab.page.fill("#ask textarea", "say " + text.replace("evil.example", evil))
-            tab.page.click("#send")
-            tab.page.wait_for_timeout(150)
+        for i, text in enumerate(XSS, 1):
+            tab.write("say " + text.replace("evil.example", evil))
+            tab.until(lambda i=i: tab.page.locator("#chat0 .said").count() == i)
             tab.idle()
+            tab.page.wait_for_timeout(100)
         tab.page.evaluate("document.querySelectorAll('#chat0 a').forEach(a => a.removeAttribute('target'))")
         tab.page.evaluate("document.querySelectorAll('#chat0 a').forEach(a => a.dispatchEvent(new Event('mouseover')))")
         assert tab.page.locator("#chat0 .said").count() == len(XSS)

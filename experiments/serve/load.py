@@ -199,9 +199,9 @@ def against_model(model: Path, count: int, turns: int, folder: Path) -> dict[str
 
     questions = ["My name is Nadia.", "What is my name?", "Who are you?", "What is two and two?"]
     prompts = [[questions[(person + turn) % 4] for turn in range(turns)] for person in range(count)]
-    wanted, tokens = [], 0
+    loaded, wanted, tokens = Chat.load(model), [], 0
     for texts in prompts:
-        chat = Chat.load(model)
+        chat = Chat(loaded.model, loaded.encoder)
         wanted.append([chat.say(text, 64) for text in texts])
         tokens += sum(len(chat.encoder.tokenizer(reply)["input_ids"]) for reply in wanted[-1])
     with page(folder, f"model={model}", f"limits.at_once={count}", *OPEN) as (url, _):
