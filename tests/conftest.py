@@ -11,10 +11,15 @@ os.environ.setdefault("WANDB_MODE", "offline")
 if "PYTEST_XDIST_WORKER" in os.environ:  # one process per core: more threads would only wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-TRAIN = Path(__file__).parents[1] / "vicuna_lit" / "train"
+PACKAGE = Path(__file__).parents[1] / "vicuna_lit"
 CONFIGS = ("config", "choices")  # pydantic checks those
-CHECKED = [f"vicuna_lit.train.{p.stem}" for p in TRAIN.glob("*.py") if p.stem not in CONFIGS]
-hook = install_import_hook(["vicuna_lit.data", "vicuna_lit.chat", *CHECKED], f"{tests.checker.__name__}.check")
+CHECKED = [
+    f"vicuna_lit.{job}.{p.stem}"
+    for job in ("train", "chat")
+    for p in (PACKAGE / job).glob("*.py")
+    if p.stem not in CONFIGS
+]
+hook = install_import_hook(["vicuna_lit.data", *CHECKED], f"{tests.checker.__name__}.check")
 
 import pytest  # noqa: E402
 

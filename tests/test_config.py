@@ -175,6 +175,14 @@ def test_every_judge(judge: str):
     assert (config.models[1].url, config.models[2].name) == ("https://host/v1", "b")
 
 
+@pytest.mark.parametrize("moderation", names("moderation"))
+def test_every_moderation(moderation: str):
+    needs = ["moderation.model=x"] if moderation == "guard" else []
+    config = load("chat", "model=x", f"moderation={moderation}", *needs)
+    assert config.moderation.kind == moderation
+    assert config.host == "127.0.0.1"
+
+
 @pytest.mark.parametrize("prompts", sorted(p.stem for p in (CONF_DIR / "judge/prompts").glob("*.yaml")))
 def test_every_prompt(prompts: str):
     config: Any = load("evaluate", "models=[a,b]", "judge=endpoint", f"judge/prompts={prompts}")

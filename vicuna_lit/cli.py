@@ -63,9 +63,9 @@ def main(job: Job, run: Callable[[Any], int], sweep: Sweep | None = None) -> Non
     configs = []
     if multirun or len(overrides) == len(sys.argv) - 1:
         configs = _check_all(job, overrides, multirun)
-    sys.argv[1:] = [b for a in sys.argv[1:] for b in expand([a])]
+    sys.argv[1:] = [b for a in sys.argv[1:] for b in expand(job, [a])]
     if multirun:
-        sys.argv += _additions(overrides)
+        sys.argv += _additions(job, overrides)
 
     def body(node: DictConfig) -> Any:
         hydra_config = HydraConfig.get()
@@ -112,9 +112,9 @@ def _name_job(node: DictConfig, hydra: Any) -> None:
         OmegaConf.update(node, "wandb.group", Path(hydra.sweep.dir).name)
 
 
-def _additions(overrides: list[str]) -> list[str]:
+def _additions(job: Job, overrides: list[str]) -> list[str]:
     """What Hydra is told besides, under multirun."""
-    parsed = OverridesParser.create().parse_overrides(expand(overrides))
+    parsed = OverridesParser.create().parse_overrides(expand(job, overrides))
     given = {o.key_or_group: o.get_value_element_as_str() for o in parsed if not o.is_sweep_override()}
     fixed = [f"'{key}'" for key in given]  # keys that do not vary stay out of the jobs' names
     added = [f"hydra.job.config.override_dirname.exclude_keys=[{','.join(fixed)}]"]
@@ -133,7 +133,7 @@ def _additions(overrides: list[str]) -> list[str]:
 
 def _sweep_folder(job: Job, overrides: list[str]) -> Path:
     """Where the jobs' folders lie; a launcher or sweeper that is not there is bad input."""
-    parsed = OverridesParser.create().parse_overrides(expand(overrides))
+    parsed = OverridesParser.create().parse_overrides(expand(job, overrides))
     fixed = [o.input_line or "" for o in parsed if not o.is_sweep_override()]
     try:
         with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
@@ -174,7 +174,7 @@ def _check_all(job: Job, overrides: list[str], multirun: bool) -> list[Any]:
     try:
         jobs = [task]
         if multirun:
-            parsed = OverridesParser.create().parse_overrides(expand(task))
+            parsed = OverridesParser.create().parse_overrides(expand(job, task))
             if searched:  # what is searched is not known yet
                 parsed = [o for o in parsed if not o.is_sweep_override()]
             swept = {o.key_or_group for o in parsed if o.is_sweep_override()}

@@ -15,13 +15,14 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
+from vicuna_lit.chat.config import ChatConfig
 from vicuna_lit.config import CONF_DIR, Config
 from vicuna_lit.estimate.config import EstimateConfig
 from vicuna_lit.evaluate.config import EvaluateConfig
 from vicuna_lit.prepare.config import PrepareConfig
 from vicuna_lit.train.config import TrainConfig
 
-Job = Literal["prepare", "train", "estimate", "evaluate"]
+Job = Literal["prepare", "train", "estimate", "evaluate", "chat"]
 MOST_OF_A_NAME = 180
 """Characters of a folder's name, most file systems allow 255 bytes."""
 
@@ -39,6 +40,7 @@ JOBS: dict[str, type[Config]] = {
     "train": TrainConfig,
     "estimate": EstimateConfig,
     "evaluate": EvaluateConfig,
+    "chat": ChatConfig,
 }
 """Root configs by the name of their job."""
 
@@ -59,18 +61,23 @@ def load(job: Literal["prepare"], *overrides: str) -> PrepareConfig: ...
 def load(job: Literal["estimate"], *overrides: str) -> EstimateConfig: ...
 @overload
 def load(job: Literal["evaluate"], *overrides: str) -> EvaluateConfig: ...
-def load(job: Job, *overrides: str) -> TrainConfig | PrepareConfig | EstimateConfig | EvaluateConfig:
+@overload
+def load(job: Literal["chat"], *overrides: str) -> ChatConfig: ...
+def load(job: Job, *overrides: str) -> TrainConfig | PrepareConfig | EstimateConfig | EvaluateConfig | ChatConfig:
     """Composes and checks a job's config, as on the command line: `load("train", "model=tiny", "seed=1")`.
 
     Raises:
         ConfigError: with every problem found, each with its dotted key.
     """
-    node, problems = _compose_all(job, expand(overrides))
+    node, problems = _compose_all(job, expand(job, overrides))
     return check(job, node, problems)
 
 
-def expand(overrides: Sequence[str]) -> list[str]:
-    """`data=<file or folder>` is short for `data=files data.path=<file or folder>`; paths may hold any character."""
+def expand(job: Job, overrides: Sequence[str]) -> list[str]:
+    """`data=<file or folder>` is short for `data=files data.path=<file or folder>`; paths may hold any character.
+
+    So may a chat's `model=` and `against=`; `model` is also a group of `conf/`, which takes no text but its choices.
+    """
     out = []
     for override in overrides:
         key, _, value = override.partition("=")
@@ -79,6 +86,10 @@ def expand(overrides: Sequence[str]) -> list[str]:
             out += ["data=files", f"data.path={path}"]
         elif key == "raw":
             out.append(f"raw={path}")
+        elif job == "chat" and key in ("model", "against") and value[:1] != "{" and value != "null":
+            model, at, url = value.strip("'\"").partition("@http")
+            one = f"model: {quoted(model)}, url: {quoted('http' + url)}" if at else f"path: {quoted(model)}"
+            out.append(f"{key}={{{one}}}")
         else:
             out.append(override)
     return out

@@ -92,12 +92,12 @@ def generate(
     chat = model if isinstance(model, Chat) else Chat.load(model)
     asked = [prompts] if isinstance(prompts, str) else list(prompts)
     talks = [Conversation.of(text, system=chat.system) for text in asked]
-    said = [
+    answered = [
         one.text
         for start in range(0, len(talks), batch_size)
         for one in replies(chat.model, chat.encoder, talks[start : start + batch_size], max_new_tokens, temperature)
     ]
-    return said[0] if isinstance(prompts, str) else said
+    return answered[0] if isinstance(prompts, str) else answered
 
 
 def reply(
@@ -120,30 +120,43 @@ def replies(
     temperature: float = 0.0,
 ) -> list[Generated]:
     """The model's next turn in several conversations at once; shorter prompts are padded on the left."""
-    tokenizer, stop = encoder.tokenizer, encoder.template.stop
+    tokenizer = encoder.tokenizer
     prompts = [encoder.prompt_ids(conversation) for conversation in conversations]
     longest = max(map(len, prompts))
     padded = [[tokenizer.eos_token_id] * (longest - len(ids)) + ids for ids in prompts]
     mask = [[0] * (longest - len(ids)) + [1] * len(ids) for ids in prompts]
-    stop_id = tokenizer.get_vocab().get(stop)
-    sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
     output: torch.Tensor = model.generate(  # pyright: ignore[reportCallIssue]
         torch.tensor(padded, device=model.device),
         attention_mask=torch.tensor(mask, device=model.device),
-        max_new_tokens=max_new_tokens,
         use_cache=True,
-        eos_token_id=stop_id if stop_id is not None else tokenizer.eos_token_id,
-        pad_token_id=tokenizer.eos_token_id,
-        **({} if stop_id is not None else {"stop_strings": [stop], "tokenizer": tokenizer}),
-        **sampling,
+        **arguments(encoder, max_new_tokens, temperature),
     )
     found = []
     for ids in output[:, longest:].tolist():
-        text = encoder.decode(ids)
-        ended = stop in text or tokenizer.eos_token_id in ids or (stop_id is not None and stop_id in ids)
-        said = text.split(stop)[0].split(tokenizer.eos_token)[0].strip()
-        found.append(Generated(said, not ended and len(ids) >= max_new_tokens))
+        text, ended = said(encoder, ids)
+        found.append(Generated(text.strip(), not ended and len(ids) >= max_new_tokens))
     return found
+
+
+def arguments(encoder: Encoder, max_new_tokens: int, temperature: float) -> dict[str, Any]:
+    """What `generate` is told of the template's stop string and of the sampling."""
+    tokenizer, stop = encoder.tokenizer, encoder.template.stop
+    stop_id = tokenizer.get_vocab().get(stop)
+    return {
+        "max_new_tokens": max_new_tokens,
+        "eos_token_id": stop_id if stop_id is not None else tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.eos_token_id,
+        **({} if stop_id is not None else {"stop_strings": [stop], "tokenizer": tokenizer}),
+        **({"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}),
+    }
+
+
+def said(encoder: Encoder, ids: Sequence[int]) -> tuple[str, bool]:
+    """The text that generated ids say up to the stop string, blanks and all, and whether they have come to it."""
+    stop, eos = encoder.template.stop, encoder.tokenizer.eos_token
+    text = encoder.decode(ids)
+    ended = stop in text or encoder.tokenizer.eos_token_id in ids
+    return text.split(stop)[0].split(eos)[0], ended
 
 
 @torch.no_grad()

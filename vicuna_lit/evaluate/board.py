@@ -117,5 +117,5 @@ def _answers(found: Evaluation) -> list[dict[str, Any]]:
 def _table(rows: list[dict[str, Any]]) -> Any:
     if not rows:
         return None
-    cells = [[" to ".join(map(str, v)) if isinstance(v, tuple) else v for v in row.values()] for row in rows]
+    cells: Any = [[" to ".join(map(str, v)) if isinstance(v, tuple) else v for v in row.values()] for row in rows]
     return wandb.Table(columns=list(rows[0]), data=cells, allow_mixed_types=True)

@@ -34,6 +34,11 @@ class Model:
         return {row["question_id"]: Answer(**row | {"turns": tuple(row["turns"])}) for row in rows}
 
 
+def answers_file(folder: Path, name: str) -> Path:
+    """Where a run keeps a model's answers."""
+    return folder / "answers" / (re.sub(r"[^\w.-]", "_", name) + ".jsonl")
+
+
 def models_of(
     sources: Sequence[FolderSource | EndpointSource], questions: Sequence[Question] | None, folder: Path
 ) -> tuple[list[str], list[Model], Answers]:
@@ -59,7 +64,7 @@ def models_of(
             continue
         name = source.name or (source.model if isinstance(source, EndpointSource) else model_name(locate(source.path)))
         names.append(name)
-        asked.append(Model(name, source, folder / "answers" / (re.sub(r"[^\w.-]", "_", name) + ".jsonl")))
+        asked.append(Model(name, source, answers_file(folder, name)))
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise RunError(
             f"models: two are called {twice[0]}; give each a name of its own, "

@@ -1,7 +1,7 @@
 """Recorded reviews in the published forms → `Review`. What was stored is what counts; what the text says is compared.
 
 FastChat's first form (two scores), QLoRA's (scores, or 1, 2, 3), MT-bench's pairs (both orders in one record) and
-single ratings, PandaLM's human and model verdicts, and our own `reviews.jsonl`.
+single ratings, PandaLM's human and model verdicts, the votes of `vicuna-chat`, and our own `reviews.jsonl`.
 """
 
 import json
@@ -18,6 +18,7 @@ from vicuna_lit.evaluate.answers import Answer, Answers, read_answers
 from vicuna_lit.evaluate.questions import Question
 from vicuna_lit.evaluate.reviews import Review, from_record, without_repeats
 from vicuna_lit.evaluate.verdicts import Scores, Winner
+from vicuna_lit.evaluate.votes import read_votes
 from vicuna_lit.formats import find_files
 
 Row = tuple[str, dict[str, Any]]
@@ -51,8 +52,8 @@ def read_reviews(path: str | Path, answers: Answers | None = None, judge: str | 
         DataError: a record is of no known form, or nothing says whose answers were shown.
     """
     place = q.locate(str(path))
-    if (place / "reviews.jsonl").exists():  # the folder of an evaluation of ours
-        place = place / "reviews.jsonl"
+    for name in ("reviews.jsonl", "votes.jsonl"):  # in the folder of an evaluation or a chat of ours
+        place = place / name if (place / name).exists() else place
     found = Recorded(answers=dict(answers or {}))
     for folder in _nearby(place, _ANSWER_FOLDERS):
         try:
@@ -61,6 +62,7 @@ def read_reviews(path: str | Path, answers: Answers | None = None, judge: str | 
             found.notes.append(f"{folder}: beside the reviews, but no answers: {error}")
     models = {answer.id: m for m, given in found.answers.items() for answer in given.values() if answer.id}
     late: list[Row] = []
+    votes: list[Row] = []
     for file, _ in find_files(place):
         rows = list(q.rows(file, "review"))
         if any("answer1_id" in record for _, record in rows):
@@ -68,9 +70,14 @@ def read_reviews(path: str | Path, answers: Answers | None = None, judge: str | 
         for where, record in rows:
             if "gpt_result" in record:
                 late.append((where, record))
+            elif "vote" in record:
+                votes.append((where, record))
             else:
                 found.reviews += _reviews(where, record, models, found)
     found.reviews += _pandalm_by_model(late, found)
+    given, asked, said = read_votes(votes)
+    found.reviews, found.questions = found.reviews + given, found.questions + asked
+    found.answers |= {model: found.answers.get(model, {}) | theirs for model, theirs in said.items()}
     kept = without_repeats(found.reviews)
     if twice := len(found.reviews) - len(kept):
         found.notes.append(
@@ -121,7 +128,7 @@ def _reviews(where: str, record: dict[str, Any], models: dict[str, str], found: 
             yield from_record(record)
         case _:
             raise DataError(
-                f"{where}: no known form of a review (FastChat, MT-bench, QLoRA, PandaLM, ours); "
+                f"{where}: no known form of a review (FastChat, MT-bench, QLoRA, PandaLM, votes, ours); "
                 f"it has the fields {', '.join(sorted(record))}"
             )
 

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ def evaluate_models(config: EvaluateConfig) -> Evaluation:
     if isinstance(config.judge, RecordedJudgeConfig):
         found = _recorded(config, folder)
         _claim(folder, settings)
+        _keep_what_was_judged(found, folder)
     else:
         found = _asked(config, folder, settings)
     _save(found, folder)
@@ -79,6 +81,17 @@ def _recorded(config: EvaluateConfig, folder: Path) -> Evaluation:
         reviews,
         all_of.notes,
     )
+
+
+def _keep_what_was_judged(found: Evaluation, folder: Path) -> None:
+    """What came with recorded reviews, so that another judge can be asked about the same answers."""
+    if not (found.questions and found.answers):
+        return
+    rows = [{"question_id": q.id} | asdict(q) | {"reference": q.references} for q in found.questions]
+    write(folder / "questions.jsonl", [json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows])
+    (folder / "answers").mkdir(exist_ok=True)
+    for model, given in found.answers.items():
+        write(generate.answers_file(folder, model), map(line, given.values()))
 
 
 def _asked(config: EvaluateConfig, folder: Path, settings: dict[str, Any]) -> Evaluation:

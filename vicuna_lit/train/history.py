@@ -136,7 +136,7 @@ def replies_table(before: Sequence[Any], after: Sequence[Any]) -> Any:
 
 def lost_time_table(lost: LostTime) -> Any:
     """Where the time of all starts went."""
-    rows = [[part, seconds, seconds / lost.total] for part, seconds in lost.parts().items()]
+    rows: Any = [[part, seconds, seconds / lost.total] for part, seconds in lost.parts().items()]
     return wandb.Table(columns=["part", "seconds", "share"], data=rows)
 
 

@@ -1,0 +1,190 @@
+"""Who may say what: prompts are judged before any model sees them, replies before anybody reads them.
+
+Everything fails closed: without a verdict a prompt is refused and a reply is cut.
+"""
+
+import re
+import unicodedata
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from vicuna_lit.chat.backends import BackendError, Stream
+from vicuna_lit.chat.config import GuardConfig, Moderation, NoModerationConfig, OpenAIConfig, WordsConfig
+from vicuna_lit.conversation import Conversation, DataError
+from vicuna_lit.paths import locate
+
+GUARD_TOKENS = 32
+"""A verdict of Llama Guard's kind is a word and a line of categories."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What a moderator has decided on the last turn of a conversation."""
+
+    passed: bool
+    categories: tuple[str, ...] = ()
+    """Why it was flagged."""
+    failed: str = ""
+    """Why there is no verdict; then nothing passes."""
+
+    @property
+    def message(self) -> str:
+        """For the person whose text it was, or who was to read it."""
+        if self.failed:
+            return f"Refused, since it could not be checked: {self.failed}"
+        return "Refused by the moderation" + (f": {', '.join(self.categories)}" if self.categories else "") + "."
+
+
+PASSED = Decision(True)
+Report = Callable[[Decision, str], None]
+"""Takes every decision, and the text that it is about."""
+
+
+@runtime_checkable
+class Moderator(Protocol):
+    """Judges the last turn of a conversation, a user's or an assistant's; the turns before it are known to pass."""
+
+    every_characters: int
+    """How much a reply must grow to be judged again."""
+
+    def judge(self, conversation: Conversation) -> Decision:
+        """Never raises: what goes wrong is a decision that has failed."""
+        ...
+
+
+class Flagged(Exception):
+    """A reply is cut; `decision` says why."""
+
+    def __init__(self, decision: Decision):
+        super().__init__(decision.message)
+        self.decision = decision
+
+
+def make_moderator(config: Moderation) -> Moderator:
+    """
+    Raises:
+        MissingPath, DataError: the list of phrases is not there, or empty.
+    """
+    match config:
+        case NoModerationConfig():
+            return Nobody()
+        case WordsConfig():
+            return Words(config)
+        case OpenAIConfig():
+            return OpenAI(config)
+        case GuardConfig():
+            return Guard(config)
+
+
+def moderated(stream: Stream, asked: Conversation, moderator: Moderator, report: Report) -> Stream:
+    """A reply as far as it has passed; what was not judged yet is held back.
+
+    Args:
+        asked: ends with the user's turn.
+        report: takes the last decision.
+
+    Raises:
+        Flagged: from here on it does not pass.
+    """
+    text, shown, cut = "", 0, False
+
+    def judge() -> None:
+        decision = moderator.judge(asked.say("assistant", text))
+        if not decision.passed:
+            report(decision, text)
+            raise Flagged(decision)
+
+    try:
+        while True:
+            try:
+                text += next(stream)
+            except StopIteration as end:
+                cut = end.value
+                break
+            if len(text) - shown >= moderator.every_characters:
+                judge()
+                yield text[shown:]
+                shown = len(text)
+            else:
+                yield ""  # a sign of life, and the moment to stop for whoever reads
+        judge()
+        report(PASSED, text)
+        if text[shown:]:
+            yield text[shown:]
+        return cut
+    finally:
+        stream.close()
+
+
+class Nobody:
+    """Lets everything pass."""
+
+    every_characters = 1
+
+    def judge(self, conversation: Conversation) -> Decision:
+        """Passed."""
+        return PASSED
+
+
+class Words:
+    """Whole phrases, in any case, width and spacing, and with invisible characters between the letters."""
+
+    every_characters = 1
+
+    def __init__(self, config: WordsConfig):
+        lines = [line.strip() for line in locate(config.phrases).read_text().splitlines()]
+        phrases = [self._plain(line) for line in lines if line and not line.startswith("#")]
+        if not phrases:
+            raise DataError(f"{config.phrases}: holds no phrase; moderation=none switches moderation off")
+        self._phrases = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, phrases))})(?!\w)")
+
+    def judge(self, conversation: Conversation) -> Decision:
+        """Flagged where a phrase of the list occurs."""
+        found = self._phrases.search(self._plain(conversation.turns[-1].content))
+        return Decision(False, ("a phrase of the word list",)) if found else PASSED
+
+    @staticmethod
+    def _plain(text: str) -> str:
+        shown = "".join(c for c in unicodedata.normalize("NFKC", text) if unicodedata.category(c) != "Cf")
+        return " ".join(re.split(r"[\W_]+", shown.casefold())).strip()
+
+
+class OpenAI:
+    """OpenAI's moderation endpoint, which judges one text."""
+
+    def __init__(self, config: OpenAIConfig):
+        from vicuna_lit.chat.endpoint import Server
+
+        self.every_characters, self._server = config.every_characters, Server(config, config.timeout_seconds)
+
+    def judge(self, conversation: Conversation) -> Decision:
+        """Flagged as the endpoint says."""
+        try:
+            categories = self._server.moderate(conversation.turns[-1].content)
+        except BackendError as error:
+            return Decision(False, failed=str(error))
+        return PASSED if categories is None else Decision(False, tuple(categories))
+
+
+class Guard:
+    """A model of Llama Guard's kind, which judges the last turn of a conversation."""
+
+    def __init__(self, config: GuardConfig):
+        from vicuna_lit.chat.endpoint import Server
+
+        self.every_characters, self._server = config.every_characters, Server(config, config.timeout_seconds)
+
+    def judge(self, conversation: Conversation) -> Decision:
+        """Passed where the first word is `safe`, flagged where it is `unsafe`, and without a verdict otherwise."""
+        turns = [{"role": t.role, "content": t.content} for t in conversation.turns if t.role != "system"]
+        try:
+            said = self._server.ask(turns, GUARD_TOKENS).split()
+        except BackendError as error:
+            return Decision(False, failed=str(error))
+        match said:
+            case ["safe"]:
+                return PASSED
+            case ["unsafe", *categories]:
+                return Decision(False, tuple(c for part in categories for c in part.split(",") if c))
+        return Decision(False, failed=f"the moderator answers neither safe nor unsafe: {' '.join(said)[:60]!r}")

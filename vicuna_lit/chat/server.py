@@ -1,0 +1,96 @@
+"""The page on a port: nothing but what the page needs is served, and nothing is fetched from elsewhere."""
+
+import os
+import socket
+from contextlib import suppress
+from typing import Any
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
+
+import gradio as gr
+import uvicorn
+from fastapi import FastAPI
+from gradio.themes import Default
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.responses import PlainTextResponse
+
+from vicuna_lit.chat.page import CSS, Page
+from vicuna_lit.chat.talk import Service
+from vicuna_lit.folder import RunError
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+POLICY = {
+    "Content-Security-Policy": "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' "
+    "'unsafe-inline'; img-src 'self' data:; font-src 'self' data:; connect-src 'self'; frame-src 'none'; "
+    "object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+SERVED = ("/assets/", "/static/", "/svelte/", "/theme.css", "/config", "/favicon.ico", "/manifest.json", "/health")
+API = tuple(
+    f"/gradio_api/{name}" for name in ("queue/", "run/", "heartbeat/", "startup-events", "info", "cancel", "reset")
+)
+"""What the page asks for; gradio's routes for files, uploads, proxies and the rest are closed."""
+
+
+class Fence:
+    """Lets through what the page needs, and tells the browser to load nothing from elsewhere."""
+
+    def __init__(self, app: Any):
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """One request."""
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        path = scope["path"]
+        if path != "/" and not path.startswith((*SERVED, *API)):
+            return await PlainTextResponse("not served", 404)(scope, receive, send)
+
+        async def answer(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] += [(name.lower().encode(), text.encode()) for name, text in POLICY.items()]
+            await send(message)
+
+        return await self.app(scope, receive, answer)
+
+
+def make_app(service: Service) -> Any:
+    """The ASGI application."""
+    limits, app = service.config.limits, FastAPI(openapi_url=None)
+
+    @app.get("/health")
+    def health() -> dict[str, str]:
+        return {"status": "ok"}
+
+    blocks = Page(service).blocks.queue(max_size=limits.at_once + limits.waiting, api_open=False)
+    blocks.max_threads = 2 * limits.at_once + 8
+    blocks.state_session_capacity = limits.open_pages  # gradio forgets closed pages at no other time
+    theme = Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+    gr.mount_gradio_app(
+        app, blocks, "/", blocked_paths=["/"], max_file_size=1, show_error=False, ssr_mode=False, footer_links=[],
+        theme=theme, css=CSS, enable_monitoring=False,
+    )  # fmt: skip
+    fenced = Fence(app)
+    if service.config.host in LOOPBACK:  # else a web page could reach the chat under a name of its own
+        return TrustedHostMiddleware(fenced, allowed_hosts=["127.0.0.1", "localhost", "[::1]"])
+    return fenced
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """
+    Raises:
+        RunError: the port is taken.
+    """
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=256)
+    except OSError as error:
+        raise RunError(f"{host}:{port}: {os.strerror(error.errno or 0)}; choose another with port=…") from None
+
+
+def serve(service: Service, place: socket.socket) -> None:
+    """Serves the page until it is interrupted."""
+    settings = uvicorn.Config(make_app(service), log_level="warning", timeout_graceful_shutdown=2, lifespan="on")
+    with suppress(KeyboardInterrupt):  # which is how it ends
+        uvicorn.Server(settings).run(sockets=[place])
