@@ -23,19 +23,14 @@ def predicted(measured: Path) -> list[dict[str, Any]]:
     estimator, rows = Estimator(), []
     for row in tables.read(measured):
         memory = estimator.estimate(load("estimate", *common(), *RUNS[row["run"]], "gpu=cpu")).memory
-        returning, default = (int(row[kind]) for kind in ("returning", "default"))
+        found: dict[str, Any] = {"run": row["run"]}
         held = memory.likely - memory.parts[FRAGMENTATION]
-        rows.append(
-            {
-                "run": row["run"],
-                "predicted": round(held / MIB),
-                "measured": round(returning / MIB),
-                "error": held / returning - 1,
-                "predicted_default": round(memory.likely / MIB),
-                "measured_default": round(default / MIB),
-                "error_default": memory.likely / default - 1,
-            }
-        )
+        for kind, said, key in (("returning", held, ""), ("default", memory.likely, "_default")):
+            peak = int(row[kind]) if row[kind] else None  # not every run was also made as it is
+            found[f"predicted{key}"] = round(said / MIB)
+            found[f"measured{key}"] = round(peak / MIB) if peak else ""
+            found[f"error{key}"] = said / peak - 1 if peak else ""
+        rows.append(found)
     return rows
 
 
@@ -44,13 +39,14 @@ def memory_table(rows: list[tables.Row]) -> str:
     columns = ["run", "tensors: predicted", "measured", "error", "as it is: predicted", "measured", "error"]
     cells = []
     for row in rows:
-        each = [
-            [row["predicted" + k], row["measured" + k], f"{float(row['error' + k]):+.1%}"] for k in ("", "_default")
-        ]
-        cells.append([row["run"], *each[0], *each[1]])
-    errors = [[abs(float(row["error" + k])) for row in rows] for k in ("", "_default")]
-    summary = [f"median {statistics.median(e):.1%}, worst {max(e):.1%}" for e in errors]
-    return tables.markdown(columns, [*cells, [f"{len(rows)} runs", "", "", summary[0], "", "", summary[1]]])
+        each = []
+        for key in ("", "_default"):
+            error = row["error" + key] and f"{float(row['error' + key]):+.1%}"
+            each += [row["predicted" + key], row["measured" + key] or "–", error or "–"]
+        cells.append([row["run"], *each])
+    errors = [[abs(float(row["error" + k])) for row in rows if row["error" + k]] for k in ("", "_default")]
+    summary = [f"median {statistics.median(e):.1%}, worst {max(e):.1%} ({len(e)} runs)" for e in errors]
+    return tables.markdown(columns, [*cells, ["all", "", "", summary[0], "", "", summary[1]]])
 
 
 def published_table() -> str:
@@ -82,7 +78,8 @@ def figure(rows: list[tables.Row], file: Path) -> None:
     for axis, key, title in zip(
         axes, ("", "_default"), ("what tensors hold", "as it is, with glibc's holes"), strict=True
     ):
-        measured, said = ([float(row[f"{what}{key}"]) / 1024 for row in rows] for what in ("measured", "predicted"))
+        known = [row for row in rows if row[f"measured{key}"]]
+        measured, said = ([float(row[f"{what}{key}"]) / 1024 for row in known] for what in ("measured", "predicted"))
         ends = [0.8 * min(measured), 1.1 * max(measured)]
         axis.fill_between(ends, [0.85 * x for x in ends], [1.15 * x for x in ends], color="#3f6f9f", alpha=0.12, lw=0)
         axis.plot(ends, ends, color="#7a8a99", lw=0.8)

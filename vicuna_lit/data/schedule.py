@@ -140,16 +140,22 @@ def schedule(
         raise ValueError(
             f"conversation {longest} has {lengths[longest]} tokens, a row holds tokens_per_device={tokens_per_device}"
         )
-    cost: list[float] = costs(lengths).tolist()
+    price = costs(lengths)
+    cost: list[float] = price.tolist()
     members = _members(np.arange(len(lengths)) if groups is None else groups)
     units = order(len(members), conversations_per_step, epochs, max_steps, seed)
     steps = [np.concatenate([members[unit] for unit in step]) for step in units]
-    ranks = [_deal(step, cost, world_size) for step in steps]
+    dealt = [_deal(step, price, world_size) for step in steps]
+    # Dealt hands come the longest first; where every conversation is a row of its own, the first one first.
+    hands = dealt if packing else [[sorted(hand) for hand in step] for step in dealt]
     capacity = tokens_per_device if packing else 1
     sizes: list[int] = (lengths if packing else np.ones_like(lengths)).tolist()
-    packed = [[_pack(rank, sizes, capacity) for rank in step] for step in ranks]
+    packed = [[_pack(hand, sizes, capacity) for hand in step] for step in hands]
     accumulation = max(len(rows) for step in packed for rows in step)
-    rows = tuple(tuple(_spread(rank, sizes, cost, capacity, accumulation) for rank in step) for step in packed)
+    rows = tuple(
+        tuple(_spread(hand, tight, sizes, cost, capacity, accumulation) for hand, tight in zip(*both, strict=True))
+        for both in zip(hands, packed, strict=True)
+    )
     return Plan(rows, lengths, supervised, tokens_per_device, sum(map(len, units)) / len(members))
 
 
@@ -160,22 +166,23 @@ def _members(groups: np.ndarray) -> list[np.ndarray]:
     return np.split(np.argsort(rank, kind="stable"), np.cumsum(np.bincount(rank))[:-1]) if len(groups) else []
 
 
-def _deal(step: np.ndarray, cost: list[float], ranks: int) -> list[list[int]]:
+def _deal(step: np.ndarray, cost: np.ndarray, ranks: int) -> list[list[int]]:
     """Deals a step to ranks: the dearest conversation first, always to the rank with the least so far."""
     heap: list[tuple[float, int]] = [(0.0, rank) for rank in range(ranks)]
     hands: list[list[int]] = [[] for _ in range(ranks)]
-    for c in sorted(step.tolist(), key=lambda c: (-cost[c], c)):
-        load, rank = heapq.heappop(heap)
+    dearest = step[np.lexsort((step, -cost[step]))]
+    for c, own in zip(dearest.tolist(), cost[dearest].tolist(), strict=True):
+        load, rank = heap[0]
         hands[rank].append(c)
-        heapq.heappush(heap, (load + cost[c], rank))
+        heapq.heapreplace(heap, (load + own, rank))
     return hands
 
 
 def _pack(hand: list[int], sizes: list[int], capacity: int) -> list[list[int]]:
-    """As few rows as best-fit decreasing finds."""
+    """As few rows as best-fit finds, for a hand with the largest first."""
     rows: list[list[int]] = []
     free: list[int] = []
-    for c in sorted(hand, key=lambda c: (-sizes[c], c)):
+    for c in hand:
         size = sizes[c]
         fitting = [(room, i) for i, room in enumerate(free) if room >= size]
         if fitting:
@@ -188,7 +195,9 @@ def _pack(hand: list[int], sizes: list[int], capacity: int) -> list[list[int]]:
     return rows
 
 
-def _spread(rows: list[list[int]], sizes: list[int], cost: list[float], capacity: int, count: int) -> tuple[Row, ...]:
+def _spread(
+    hand: list[int], rows: list[list[int]], sizes: list[int], cost: list[float], capacity: int, count: int
+) -> tuple[Row, ...]:
     """The same conversations in exactly `count` rows of similar cost, dearest row first.
 
     Even rows keep the peak memory low, and row k of every rank costs about the same. Falls back
@@ -196,7 +205,7 @@ def _spread(rows: list[list[int]], sizes: list[int], cost: list[float], capacity
     """
     even: list[list[int]] = [[] for _ in range(count)]
     load, room = [0.0] * count, [capacity] * count
-    for c in sorted((c for row in rows for c in row), key=lambda c: (-sizes[c], c)):
+    for c in hand:
         size = sizes[c]
         fitting = [(load[i], i) for i in range(count) if room[i] >= size]
         if not fitting:

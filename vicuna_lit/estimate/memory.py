@@ -2,7 +2,8 @@
 
 import os
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from vicuna_lit.data.schedule import Plan
 from vicuna_lit.estimate.config import EstimateConfig
@@ -19,14 +20,18 @@ CUDA_CONTEXT = 2**30 * 6 // 10
 LEAST, USUAL, MOST = 0.0, 0.04, 0.10
 """Shares of what tensors hold that CUDA's allocator holds besides: with blocks of all sizes (torchtitan and others
 set `expandable_segments` against it); not measured here."""
-CPU_PROCESS = 560 * 2**20
-"""Resident memory of a train process before its model: Python, torch, Lightning, measured by
-`experiments/007_estimate`; DeepSpeed and PEFT come on top."""
+CPU_PROCESS = 590 * 2**20
+"""Resident memory of a train process besides its tensors: Python, torch, Lightning, a few conversations, the kernels'
+work space, measured by `experiments/007_estimate`; DeepSpeed and PEFT come on top."""
 CPU_DEEPSPEED, CPU_PEFT = 60 * 2**20, 55 * 2**20
 HEAP_BLOCK = 32 * 2**20
 """glibc takes larger blocks from the kernel and gives them back; smaller ones lie in a heap with holes."""
 HOLES = 22
 """So many of the largest blocks in it are lost in the heap's holes, as measured there."""
+
+
+Steps = tuple[tuple[tuple[Any, ...], ...], ...]
+"""As `Plan.rows`."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +70,10 @@ def memory_of(config: EstimateConfig, plan: Plan, weights: Weights, gpu: Gpu | N
     """
     layers, period = model_config(config).num_hidden_layers, _period(config)
     peak, moment, row, on_host = Counter(), "", ((1,), 0), 0
-    for place, longest in _cases(plan):
+    for place, longest, begun in _cases(plan):
         held = residence(config, weights, plan.world_size, place, gpu is None)
+        if not begun and config.strategy.kind != "zero":  # DeepSpeed makes its state before the first step
+            held = replace(held, fixed=held.fixed - Counter(optimizer=held.fixed["optimizer"]))
         busy = simulate(lambda n: _shortened(config, n), layers, longest, held, period)
         for when, this in ({"backward pass": busy} | held.after).items():
             if this.total() > peak.total():
@@ -96,7 +103,7 @@ def _on_cpu(
     low = sum(parts.values()) + process
     parts |= {FRAGMENTATION: holes, PROCESS: process}
     whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return Memory(parts, low, low + holes, low + 2 * holes, moment, whole // world, on_host, row, weights)
+    return Memory(parts, low, low + holes, low + 3 * holes, moment, whole // world, on_host, row, weights)
 
 
 def _holes(config: TrainConfig, tokens: int) -> int:
@@ -106,13 +113,25 @@ def _holes(config: TrainConfig, tokens: int) -> int:
     return HOLES * max((b for b in blocks if b < HEAP_BLOCK), default=0)
 
 
-def _cases(plan: Plan) -> list[tuple[Place, Row]]:
-    """The longest of the first rows of all steps, and of those behind, which find gradients there; one for both where
-    they are alike."""
-    first = longest_row(plan, later=False)
+def _cases(plan: Plan) -> list[tuple[Place, Row, bool]]:
+    """Rows of which one sets the peak: each with its place in its step, and whether the optimizer has its state, which
+    it makes at the end of the first step."""
+    out: list[tuple[Place, Row, bool]] = []
+    if plan.steps > 1:
+        out = [(place, row, True) for place, row in _longest(plan, plan.rows[1:])]
+    longest = max((sum(row[0]) for _, row, _ in out), default=0)
+    for place, row in _longest(plan, plan.rows[:1]):
+        if sum(row[0]) > longest:
+            out.append((place, row, False))
+    return out
+
+
+def _longest(plan: Plan, steps: Steps) -> list[tuple[Place, Row]]:
+    """The longest of the steps' first rows, and of those behind, which find gradients; one where they are alike."""
+    first = longest_row(plan, steps, slice(0, 1))
     if plan.accumulation == 1:
         return [("only", first)]
-    later = longest_row(plan, later=True)
+    later = longest_row(plan, steps, slice(1, None))
     if sum(later[0]) > 0.98 * sum(first[0]):
         return [("later", max(first, later, key=_size))]
     return [("first", first), ("later", later)]
@@ -122,15 +141,14 @@ def _size(row: Row) -> tuple[int, int]:
     return sum(row[0]), row[1]
 
 
-def longest_row(plan: Plan, later: bool) -> Row:
+def longest_row(plan: Plan, steps: Steps, which: slice) -> Row:
     """Tokens of each conversation of the row with the most tokens, and how many are supervised (the most of those).
 
     Args:
-        later: of the rows behind the first of a step, which find gradients there; else of the first ones.
+        which: of the rows that a rank has in a step.
     """
     lengths, supervised = plan.lengths.tolist(), plan.supervised.tolist()
-    which = slice(1, None) if later else slice(0, 1)
-    rows = {row for step in plan.rows for rank in step for row in rank[which]}
+    rows = {row for step in steps for rank in step for row in rank[which]}
     row = max(rows, key=lambda row: (sum([lengths[c] for c in row]), sum([supervised[c] for c in row])))
     return tuple(lengths[c] for c in row) or (1,), sum(supervised[c] for c in row)
 
