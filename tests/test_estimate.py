@@ -223,6 +223,17 @@ def test_prices_and_gpus_that_are_not_known():
             ask()
 
 
+def test_fp32_runs_on_plain_cores_and_old_cards_have_no_bf16():
+    few = ["experiment=vicuna_7b", "conversations=500", "price=1"]
+    slow, fast = (
+        vl.estimate_run(vl.load("estimate", *few, "gpu=a100-80gb", f"precision={precision}", "mfu=0.4")).time
+        for precision in ("fp32", "bf16-mixed")
+    )
+    assert slow and fast and slow.parts["computing"] / fast.parts["computing"] == pytest.approx(312 / 19.5)
+    with pytest.raises(vl.ConfigError, match="v100-16gb has no bf16"):
+        vl.estimate_run(vl.load("estimate", *few, "gpu=v100-16gb"))
+
+
 def test_published_speeds_are_told_apart():
     a100, l4 = gpu_named("a100-80gb"), gpu_named("l4")
     assert speeds_of(a100, 2048, False).high > speeds_of(a100, 2048, True).likely

@@ -7,7 +7,7 @@ from typing import Any
 from vicuna_lit.compose import ConfigError, load
 from vicuna_lit.estimate.config import EstimateConfig
 from vicuna_lit.estimate.run import Estimate, Estimator
-from vicuna_lit.estimate.tables import gpu_named, price_table
+from vicuna_lit.estimate.tables import price_table
 from vicuna_lit.train.choices import DDPConfig, FSDPConfig, SingleConfig
 
 FSDP = FSDPConfig(kind="fsdp", offload=False)
@@ -112,8 +112,6 @@ def cheapest(found: Estimate) -> list[Change]:
         return []
     out: list[Change] = []
     for gpu in price_table(c.prices)["prices"]:
-        if not gpu_named(gpu).bf16 and c.precision != "fp32":
-            continue
         for count in COUNTS:
             sharded = c.strategy if count > 1 else SingleConfig(kind="single")
             if count > 1 and isinstance(c.strategy, SingleConfig):

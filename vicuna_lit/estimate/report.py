@@ -36,7 +36,7 @@ def write_page(found: Sequence[Estimate], fitting: Sequence[Change], cheaper: Se
         {"gib": gib},
         name=first.config.run.name,
         lines=lines(first) if len(found) == 1 else {},
-        parts=by_size(first.memory.parts) if len(found) == 1 else [],
+        parts=[(k, v) for k, v in by_size(first.memory.parts) if v >= first.memory.likely / 200],
         memory=first.memory,
         rows=[row_of(e) for e in found] if len(found) > 1 else [],
         total=total(found),

@@ -23,6 +23,8 @@ class Gpu:
     name: str
     tflops: float
     """Dense, bf16."""
+    fp32: float
+    """TFLOP/s of its plain cores."""
     memory_gib: float
     bandwidth: float
     """Of its memory, GB/s."""
@@ -31,6 +33,20 @@ class Gpu:
     network: float
     """Of its machine, GB/s in one direction."""
     bf16: bool
+
+    def peak(self, precision: str) -> float:
+        """TFLOP/s at a train config's precision.
+
+        Raises:
+            ConfigError: the card has no bf16.
+        """
+        if precision == "fp32":
+            return self.fp32
+        if not self.bf16:
+            raise ConfigError(
+                [f"gpu={self.name} has no bf16 for precision={precision}; precision=fp32, or another GPU"]
+            )
+        return self.tflops
 
     @property
     def memory(self) -> int:

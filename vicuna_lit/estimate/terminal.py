@@ -57,7 +57,7 @@ def lines(e: Estimate) -> dict[str, str]:
         low, likely, high = e.usd
         where = f"{e.config.price} on {e.price.cloud}" if e.price.cloud else "a price"
         found["cost"] = f"${likely:,.0f} (${low:,.0f} to ${high:,.0f}): {e.config.count} × ${e.price.usd:g}/h, {where}"
-        found["price of"] = e.price.source
+        found["prices"] = e.price.source
     if e.spot:
         s = e.spot
         found["spot"] = (

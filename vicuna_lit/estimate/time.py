@@ -64,12 +64,13 @@ def time_of(
         flops: float64 [steps], useful ones of each step, on all devices together.
 
     Raises:
-        ConfigError: `calibrate` names no run with a speed.
+        ConfigError: `calibrate` names no run with a speed, or the GPU has no bf16 and shall have.
     """
-    speeds = _speeds(config, gpu)
+    peak = gpu.peak(config.precision)
+    speeds = _speeds(config, gpu, peak)
     steps, work = plan.steps * times, float(flops.sum()) * times
     computing = [
-        work * _imbalance(plan) / (plan.world_size * gpu.tflops * 1e12 * share)
+        work * _imbalance(plan) / (plan.world_size * peak * 1e12 * share)
         for share in (speeds.high, speeds.likely, speeds.low)
     ]
     travelling = [
@@ -97,17 +98,17 @@ def time_of(
     return Time(low, likely, high, {k: v for k, v in parts.items() if v}, bound, work, speeds)
 
 
-def _speeds(config: EstimateConfig, gpu: Gpu) -> Speeds:
+def _speeds(config: EstimateConfig, gpu: Gpu, peak: float) -> Speeds:
     if config.mfu is not None:
         return Speeds(config.mfu * 0.9, config.mfu, min(1.0, config.mfu * 1.1), "mfu=… by hand, ± 10%")
     if config.calibrate is not None:
-        return _calibrated(config.calibrate, gpu)
+        return _calibrated(config.calibrate, gpu, peak)
     found = speeds_of(gpu, config.context_length, config.gradient_checkpointing != "none")
     low, likely = found.low * OUR_SHARE**2, found.likely * OUR_SHARE
     return Speeds(low, likely, found.high, f"{found.source}; likely is {OUR_SHARE} of their median")
 
 
-def _calibrated(path: str, gpu: Gpu) -> Speeds:
+def _calibrated(path: str, gpu: Gpu, peak: float) -> Speeds:
     """The speed of a run of one's own."""
     file = Path(path) / "result.json" if Path(path).is_dir() else Path(path)
     try:
@@ -116,9 +117,9 @@ def _calibrated(path: str, gpu: Gpu) -> Speeds:
         raise ConfigError([f"calibrate={path}: {error}"]) from None
     if not speed:
         raise ConfigError([f"calibrate={path}: it has no model_tflops_per_second; did that run finish?"])
-    share = speed / gpu.tflops
+    share = speed / peak
     if share > 1:
-        raise ConfigError([f"calibrate={path}: {speed:.0f} TFLOP/s are more than a {gpu.name} can do ({gpu.tflops:g})"])
+        raise ConfigError([f"calibrate={path}: {speed:.0f} TFLOP/s are more than a {gpu.name} can do ({peak:g})"])
     return Speeds(share * 0.95, share, min(1.0, share * 1.05), f"{file}: {speed:.4g} TFLOP/s, ± 5%")
 
 
