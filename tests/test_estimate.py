@@ -1,6 +1,7 @@
 """Memory, time, price and advice: against real tensors, by hand, and by the command."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from vicuna_lit.estimate import sizes as sizes_module
 from vicuna_lit.estimate.advice import cheapest, to_fit
 from vicuna_lit.estimate.ledger import Ledger
 from vicuna_lit.estimate.refresh import cheapest as cheapest_rows
+from vicuna_lit.estimate.refresh import refresh
 from vicuna_lit.estimate.run import Estimator
 from vicuna_lit.estimate.simulate import _labelled, _phases, simulate
 from vicuna_lit.estimate.sizes import sizes_of
@@ -286,6 +288,25 @@ def test_prices_by_skypilots_rows():
         ["TPU-v4", 1, "GCP", "us-central1", 5.0, 1.0, None],
     ]
     assert cheapest_rows(rows) == {"a100-80gb": {"aws": {"on_demand": 4.0, "spot": 1.0}, "gcp": {"on_demand": 5.0}}}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("SKY_PYTHON" not in os.environ, reason="SkyPilot has an environment of its own: SKY_PYTHON")
+def test_prices_by_skypilots_own_reader(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    schema = "from sky.catalog import constants as c; print(c.CATALOG_SCHEMA_VERSION)"
+    version = subprocess.run([os.environ["SKY_PYTHON"], "-c", schema], capture_output=True, text=True).stdout.strip()
+    folder = tmp_path / ".sky/catalogs" / version / "lambda"
+    folder.mkdir(parents=True)
+    (folder / "vms.csv").write_text(
+        "InstanceType,AcceleratorName,AcceleratorCount,vCPUs,MemoryGiB,Price,Region,GpuInfo,SpotPrice\n"
+        "gpu_8x_a100_80gb,A100-80GB,8.0,240.0,1800.0,22.4,us-east-1,A100,\n"
+        "gpu_8x_h100,H100,8.0,208.0,1800.0,32.0,us-west-3,H100,12.0\n"
+    )
+    said = refresh()
+    assert "2 prices of 2 GPUs" in said and "without aws" in said
+    assert price_of("a100-80gb", "on-demand", "any", "today").usd == 2.8
+    assert price_of("h100", "spot", "any", "today").usd == 1.5
 
 
 def command(*arguments: str, module: str = "vicuna_lit.estimate", cwd: Path | None = None):

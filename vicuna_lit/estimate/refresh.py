@@ -13,14 +13,20 @@ import yaml
 from vicuna_lit.compose import ConfigError
 from vicuna_lit.estimate.sizes import cache_folder
 
-ASK = """
+CLOUDS = ("aws", "gcp", "azure", "lambda", "nebius", "runpod")
+ASK = f"""
 import json
-import math
 from sky import catalog
-found = catalog.list_accelerators(gpus_only=True, name_filter=None, all_regions=True)
-rows = [(i.accelerator_name, i.accelerator_count, i.cloud, i.region, i.price, i.spot_price, i.device_memory)
-        for infos in found.values() for i in infos]
-print("ROWS" + json.dumps(rows))
+rows, failed = [], []
+for cloud in {CLOUDS}:
+    try:
+        found = catalog.list_accelerators(gpus_only=True, clouds=cloud, all_regions=True)
+    except Exception as error:
+        failed.append(f"{{cloud}} ({{type(error).__name__}})")
+        continue
+    rows += [(i.accelerator_name, i.accelerator_count, i.cloud, i.region, i.price, i.spot_price)
+             for infos in found.values() for i in infos]
+print("ROWS" + json.dumps([rows, failed]))
 """
 NAMES = {
     "t4": "T4", "v100-16gb": "V100", "v100-32gb": "V100-32GB", "a10g": "A10G", "a10": "A10", "l4": "L4",
@@ -38,19 +44,20 @@ def refresh() -> str:
     """
     python = os.environ.get("SKY_PYTHON", sys.executable)
     asked = subprocess.run([python, "-c", ASK], capture_output=True, text=True, timeout=600)
-    rows = re.search(r"^ROWS(.*)$", asked.stdout, re.MULTILINE)
-    if asked.returncode or rows is None:
-        why = (asked.stderr.strip().splitlines() or ["no answer"])[-1]
+    answer = re.search(r"^ROWS(.*)$", asked.stdout, re.MULTILINE)
+    rows, failed = json.loads(answer[1]) if answer else ([], (asked.stderr.strip().splitlines() or ["no answer"])[-1:])
+    if not rows:
         raise ConfigError(
-            [f"refresh: no prices from SkyPilot ({why}); it must be installed, here or where SKY_PYTHON points"]
+            [f"refresh: no prices from SkyPilot ({failed[0]}); it must be installed, here or where SKY_PYTHON points"]
         )
-    prices = cheapest(json.loads(rows[1]))
+    prices = cheapest(rows)
     now = datetime.now(UTC).date().isoformat()
     file = cache_folder() / "prices.yaml"
     file.parent.mkdir(parents=True, exist_ok=True)
     table = {"date": now, "source": "SkyPilot's catalogue, the cheapest region", "prices": prices}
     file.write_text(yaml.safe_dump(table, sort_keys=False))
-    return f"{sum(map(len, prices.values()))} prices of {len(prices)} GPUs, {now}: {file}"
+    without = f"; without {', '.join(failed)}" if failed else ""
+    return f"{sum(map(len, prices.values()))} prices of {len(prices)} GPUs, {now}: {file}{without}"
 
 
 def cheapest(rows: list[list]) -> dict[str, dict[str, dict[str, float]]]:
