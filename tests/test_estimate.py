@@ -323,13 +323,31 @@ def test_the_command(tmp_path):
     assert "does not fit" in done.stdout and "finetune=lora" in done.stdout
     page = (tmp_path / "estimate.html").read_text()
     assert "It fits with" in page and not re.search(r"<script|https?://", page)
+    swept = ["context_length=512,2048", "count=4,8", f"hydra.sweep.dir={tmp_path}/m"]
+    done = command("-m", *short, "gpu=a100-40gb", *swept)
+    assert "2 cannot fit: context_length=512,count=4, context_length=2048,count=4" in done.stdout
+    done = command("-m", *short, "gpu=h100", "count=4,8", "output=json", f"hydra.sweep.dir={tmp_path}/j")
+    jobs = json.loads(done.stdout)
+    assert [job["name"] for job in jobs["jobs"]] == ["count=4", "count=8"]
+    assert jobs["usd"] == pytest.approx(sum(job["usd"] for job in jobs["jobs"]))
+    for bad, why in (
+        ("gpu=a100-80", "did you mean a100-80gb"),
+        ("data=/nowhere", "model.tokenizer=<folder>"),
+        ("price=cheap", "on-demand, spot, or USD"),
+    ):
+        done = command("experiment=vicuna_7b", bad)
+        assert done.returncode == 2 and why in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_sweep_does_not_start_what_cannot_fit(tmp_path):
     few = ["trainer.max_steps=1", "evaluate.questions=[]", "trainer.accelerator=cpu", "wandb.mode=disabled"]
     swept = ["model.architecture.hidden_size=64,65536", f"hydra.sweep.dir={tmp_path}"]
     asked = ["experiment=quickstart", "estimate=true", *few, *swept]
     done = command("-m", *asked, module="vicuna_lit.train", cwd=tmp_path)
     assert done.returncode == 1
     table, _, rest = done.stdout.partition("not started, for they cannot fit")
-    assert "2 jobs in" in table and "65536   no" in table and "held-out loss" in rest
+    assert "2 jobs in" in table and re.search(r"65536 +no", table) and "held-out loss" in rest
     assert "hidden_size=65536 failed: needs" in done.stderr
     sweep = vl.read_sweep(tmp_path)
     assert [run.status for run in sweep.finished] == ["finished"]
