@@ -90,7 +90,6 @@ def figure(rows: list[tables.Row], file: Path) -> None:
             getattr(axis, f"{name}axis").set_minor_locator(NullLocator())
     axes[0].set_ylabel("predicted peak, GiB (band: ± 15%)")
     fig.savefig(file, metadata={"Date": None})
-    fig.savefig(file.with_suffix(".png"), dpi=110)
     plt.close(fig)
 
 
