@@ -1,15 +1,15 @@
 """What the jobs of a train sweep need, on this machine, before any of them starts."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from vicuna_lit.compose import load
 from vicuna_lit.estimate.config import EstimateConfig
 from vicuna_lit.estimate.run import Estimator
 from vicuna_lit.estimate.tables import gpu_here
 from vicuna_lit.estimate.terminal import gib, row_of, say, show_all
-from vicuna_lit.folder import read_json, write_json
+from vicuna_lit.folder import write_json
 from vicuna_lit.train.config import TrainConfig
 
 ESTIMATES = "estimates.json"
@@ -38,8 +38,10 @@ def mark(configs: Sequence[TrainConfig], folder: Path) -> None:
 
 def cannot_fit(config: TrainConfig) -> str | None:
     """Why a job of a sweep shall not start; None: it may."""
-    noted: dict[str, Any] = read_json(Path(config.run.dir).parent, ESTIMATES) or {}
-    return noted.get("cannot_fit", {}).get(config.run.name) if config.estimate else None
+    file = Path(config.run.dir).parent / ESTIMATES
+    if not config.estimate or not file.exists():
+        return None
+    return json.loads(file.read_text())["cannot_fit"].get(config.run.name)
 
 
 def _here(config: TrainConfig) -> EstimateConfig:
