@@ -1,5 +1,6 @@
 """`vicuna-estimate`: see `vicuna-estimate --help`."""
 
+import gc
 import json
 import logging
 from pathlib import Path
@@ -10,6 +11,9 @@ from vicuna_lit import cli
 
 def main() -> None:
     """The command."""
+    gc.set_threshold(
+        200_000, 50, 50
+    )  # a plan is a million small objects, all of them kept: looking at them costs a second
     cli.main("estimate", _run, Sweep())
 
 
