@@ -22,8 +22,15 @@ def _run(config: Any) -> int:
 
 
 def _estimate(config: Any) -> None:
+    from vicuna_lit.estimate.ahead import planned_ahead
+
+    with planned_ahead(config) as plan:
+        _answer(config, plan)
+
+
+def _answer(config: Any, plan: Any) -> None:
     from vicuna_lit.estimate.advice import cheapest, to_fit
-    from vicuna_lit.estimate.run import estimate_run
+    from vicuna_lit.estimate.run import Estimator
     from vicuna_lit.estimate.terminal import say, show
 
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # no advice on kernels of which none runs
@@ -31,7 +38,7 @@ def _estimate(config: Any) -> None:
         from vicuna_lit.estimate.refresh import refresh
 
         say(refresh())
-    found = estimate_run(config)
+    found = Estimator(plan=plan).estimate(config)
     fitting = [] if found.fits else to_fit(found)
     cheaper = cheapest(found) if config.deadline_hours else []
     if config.output == "json":

@@ -1,5 +1,6 @@
 """The estimate job: a train config in; memory, hours and dollars out, each with its range and its parts."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -148,10 +149,11 @@ class Estimator:
     Args:
         stands_for: steps of the whole run, where it shall be planned from its first `BRIEF` steps alone: they hold
             conversations by chance, as all steps do.
+        plan: waits for the plan of the first config, where somebody makes it.
     """
 
-    def __init__(self, stands_for: int | None = None) -> None:
-        self.stands_for = stands_for
+    def __init__(self, stands_for: int | None = None, plan: Callable[[], Plan | None] | None = None) -> None:
+        self.stands_for, self._ahead = stands_for, plan
         self._sizes: dict[str, Known] = {}
         self._plans: dict[str, Plan] = {}
         self._models: dict[str, tuple[Weights, Flops]] = {}
@@ -166,8 +168,10 @@ class Estimator:
         """
         gpu = None if config.gpu == "cpu" else gpu_named(config.gpu)
         price = gpu and price_of(gpu.name, config.price, config.cloud, config.prices)
+        made = self._ahead() if self._ahead else None
+        self._ahead = None
         known = self._known(config)
-        plan = self._plan(config, known)
+        plan = self._plan(config, known, made)
         weights, flops = self.model(config)
         memory = self._memory(config, plan, weights, gpu)
         if gpu is None:
@@ -212,10 +216,10 @@ class Estimator:
             self._sizes[key] = sizes_of(config)
         return self._sizes[key]
 
-    def _plan(self, config: EstimateConfig, known: Known) -> Plan:
+    def _plan(self, config: EstimateConfig, known: Known, made: Plan | None) -> Plan:
         key = config.model_dump_json(include=READ | PLANNED) + config.tokenizer_path
         if key not in self._plans:
-            self._plans[key] = plan_run(self._shortened(config), known.sizes, config.count)
+            self._plans[key] = made or plan_run(self._shortened(config), known.sizes, config.count)
         return self._plans[key]
 
 
