@@ -98,3 +98,13 @@ def scripted(body: dict[str, Any]) -> Iterator[str | float | Fault]:
             yield text.partition(" ")[2]
         case _:
             yield from (f"{body['model']} ", f"turn {turns}: ", text)
+
+
+def take(stream: Any) -> tuple[str, bool]:
+    """A whole stream, and whether it was cut off."""
+    text = ""
+    while True:
+        try:
+            text += next(stream)
+        except StopIteration as end:
+            return text, end.value

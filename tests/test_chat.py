@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from experiments.serve.fake import FakeServer, Fault
-from tests.chats import HOW, Scripted, random_folder, said, scripted, service
+from tests.chats import HOW, Scripted, random_folder, said, scripted, service, take
 from vicuna_lit.chat import local
 from vicuna_lit.chat.backends import BackendError, Sent, Settings, open_backends
 from vicuna_lit.chat.engine import Chat, reply
@@ -39,16 +39,6 @@ def lines(file: Path) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def chat(tmp_path_factory) -> Chat:
     return Chat.load(random_folder(tmp_path_factory.mktemp("chat")))
-
-
-def take(stream: Any) -> tuple[str, bool]:
-    """A whole stream, and whether it was cut off."""
-    text = ""
-    while True:
-        try:
-            text += next(stream)
-        except StopIteration as end:
-            return text, end.value
 
 
 class Widths:

@@ -16,7 +16,7 @@ import pytest
 from experiments.serve import load as load_test
 from experiments.serve.fake import FakeServer, Fault
 from experiments.serve.up import Balancer, serve_in_thread
-from tests.chats import HOW, random_folder, scripted
+from tests.chats import HOW, random_folder, scripted, take
 from tests.pages import free_port, process
 from vicuna_lit.chat.backends import BackendError, Settings, open_backends
 from vicuna_lit.chat.engine import Chat, reply
@@ -24,15 +24,6 @@ from vicuna_lit.compose import load
 from vicuna_lit.conversation import Conversation
 
 SERVE = Path(__file__).parents[1] / "experiments" / "serve"
-
-
-def take(stream: Any) -> tuple[str, bool]:
-    text = ""
-    while True:
-        try:
-            text += next(stream)
-        except StopIteration as end:
-            return text, end.value
 
 
 def that_stops(folder: Path, talk: Conversation) -> Chat:

@@ -17,12 +17,11 @@ from vicuna_lit.estimate.time import Time, time_of
 from vicuna_lit.paths import ModelError
 from vicuna_lit.train.choices import LoraConfig
 from vicuna_lit.train.flops import Flops, count_flops
+from vicuna_lit.train.memory import STATE_BYTES
 from vicuna_lit.train.model import build_model
 
 SAVE_RATE = 2e9
 """Bytes/s at which a machine's checkpoint goes to its disk, all its processes together."""
-STATE_BYTES = 12
-"""Of a trained weight in a checkpoint: the weight and AdamW's two moments in fp32."""
 
 BRIEF = 100
 """Steps that stand for a long run where many settings are tried."""

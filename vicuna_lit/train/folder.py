@@ -17,6 +17,7 @@ from vicuna_lit.folder import RunError, check_disk, read_json, refuse_other_sett
 from vicuna_lit.train import checkpoint
 from vicuna_lit.train.config import TrainConfig
 from vicuna_lit.train.export import export_dtype, exported_bytes
+from vicuna_lit.train.memory import STATE_BYTES
 from vicuna_lit.train.preemption import notice
 
 LAYOUT = (
@@ -28,8 +29,6 @@ LAYOUT = (
 
 
 LOCK = ".lock"
-STATE_BYTES = 12
-"""Of a trained weight in a checkpoint: the weight and AdamW's two moments in fp32."""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,9 @@ import torch
 OUT_OF_MEMORY = 34
 """The exit code of a run whose model, step or held-out loss did not fit."""
 
+STATE_BYTES = 12
+"""Of a trained weight in a checkpoint: the weight and AdamW's two moments in fp32."""
+
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, on a GPU or on the CPU."""
