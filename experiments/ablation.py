@@ -10,7 +10,7 @@ from vicuna_lit.compare.runs import in_order, read_sweep
 from vicuna_lit.compare.table import Mean
 
 METRICS = (
-    "heldout_loss_before", "heldout_loss", "steps", "tokens", "supervised_tokens", "peak_memory_bytes",
+    "val_loss_before", "val_loss", "steps", "tokens", "supervised_tokens", "peak_memory_bytes",
     "lost_time.useful", "data.train.exchanges_kept",
 )  # fmt: skip
 Rows = Sequence[tables.Row]
@@ -22,8 +22,8 @@ def collect(runs: Path) -> list[dict[str, Any]]:
     out = []
     for run in sweep.finished:
         row: dict[str, Any] = {key: sweep.choice(run, key) for key in sweep.keys} | {"seed": run.config["seed"]}
-        row |= {metric: run.figure(metric) for metric in METRICS}
-        out.append(row | {f"{what}/{k}": v for what in ("turn", "position") for k, v in run.heldout_by(what).items()})
+        row |= {metric: run.metric(metric) for metric in METRICS}
+        out.append(row | {f"{what}/{k}": v for what in ("turn", "position") for k, v in run.val_by(what).items()})
     columns = dict.fromkeys(key for row in out for key in row)
     return [{column: row.get(column, "") for column in columns} for row in out]
 
@@ -60,18 +60,18 @@ def count(rows: Rows, key: str, value: str, column: str) -> str:
 
 
 def table(rows: Rows, key: str, base: str, more: dict[str, Callable[[str], str]], order: Sequence[str] = ()) -> str:
-    """A row for each choice: the held-out loss, its paired difference from a base, and more columns."""
-    columns = [key, "runs", "held-out loss", f"against {base}, paired", *more]
+    """A row for each choice: the validation loss, its paired difference from a base, and more columns."""
+    columns = [key, "runs", "validation loss", f"against {base}, paired", *more]
     lines = []
     for value in order or values(rows, key):
-        line = [value, sum(row[key] == value for row in rows), mean(rows, key, value, "heldout_loss")]
-        line.append("–" if value == base else signed(paired(rows, key, value, base, "heldout_loss")))
+        line = [value, sum(row[key] == value for row in rows), mean(rows, key, value, "val_loss")]
+        line.append("–" if value == base else signed(paired(rows, key, value, base, "val_loss")))
         lines.append([*line, *(column(value) for column in more.values())])
     return tables.markdown(columns, lines)
 
 
 def differences(rows: Rows, key: str, base: str, file: Path, order: Sequence[str] = ()) -> None:
-    """Two panels: how the held-out loss of each choice differs from the base's, by position and by reply."""
+    """Two panels: how the validation loss of each choice differs from the base's, by position and by reply."""
     import matplotlib.pyplot as plt
 
     figure, panels = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained", sharey=True)
@@ -86,7 +86,7 @@ def differences(rows: Rows, key: str, base: str, file: Path, order: Sequence[str
         axes.axhline(0, color="grey", linewidth=0.8)
         axes.set_xticks(range(len(buckets)), [bucket.partition("/")[2] for bucket in buckets], rotation=30)
         axes.set_xlabel(label)
-    panels[0].set_ylabel(f"held-out loss, difference from {base}")
+    panels[0].set_ylabel(f"validation loss, difference from {base}")
     panels[1].legend(title=key, frameon=False)
     figure.savefig(file, metadata={"Date": None})
     plt.close(figure)

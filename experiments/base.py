@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 import vicuna_lit as vl
-from vicuna_lit.train.model import build_model
+from vicuna_lit.models.causal_lm import build_model
 
 
 def write(folder: Path) -> None:

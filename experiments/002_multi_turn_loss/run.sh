@@ -9,13 +9,13 @@ output=experiments/$name
 if [ "${1:-}" = fast ]; then
   output=$2 runs=$2/runs
   python -m vicuna_lit.train -m hydra.sweep.dir="$runs/sweep" run.name=$name \
-    supervised=replies,last_reply,all_tokens,single_turns seed=0 \
-    step_unit=conversation trainer.max_steps=3 "evaluate.questions=[]" data.max_heldout=4
+    train_on=assistant_messages,last_assistant_message,all_tokens,single_turns seed=0 \
+    step_unit=conversation trainer.max_steps=3 "samples.questions=[]" data.max_validation=4
 else
   python -m experiments.base "$runs/base"
-  python -m experiments.sharegpt "$runs/base" "$runs/data" --train 14 --heldout 7 --tokens 1000 2000 --exchanges 4
+  python -m experiments.sharegpt "$runs/base" "$runs/data" --train 14 --validation 7 --tokens 1000 2000 --exchanges 4
   python -m vicuna_lit.train -m hydra.sweep.dir="$runs/sweep" run.name=$name experiment=smollm2_ablation \
-    supervised=replies,last_reply,all_tokens,single_turns seed=0,1,2 model.path="$runs/base" data=files \
-    'data.path='"$runs"'/data/train_${seed}.jsonl' data.heldout_path="$runs/data/heldout.jsonl"
+    train_on=assistant_messages,last_assistant_message,all_tokens,single_turns seed=0,1,2 model.path="$runs/base" data=files \
+    'data.path='"$runs"'/data/train_${seed}.jsonl' data.validation_path="$runs/data/validation.jsonl"
 fi
 python -m experiments.$name.report --runs "$runs/sweep" --output "$output"

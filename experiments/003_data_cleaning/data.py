@@ -1,6 +1,6 @@
 """The same dump raw, cleaned, and cleaned without near-duplicates; training sets drawn from each in the same order.
 
-    python -m experiments.003_data_cleaning.data <dump> <folder> --train 28 --heldout 14 [--base <model folder>]
+    python -m experiments.003_data_cleaning.data <dump> <folder> --train 28 --validation 14 [--base <model folder>]
 
 A conversation's place in the draw follows from its id alone. So the three sets hold the same conversations but for
 those that cleaning dropped or changed, whose places go to the next ones. Held out are conversations that survive all.
@@ -12,8 +12,8 @@ import json
 from pathlib import Path
 
 import vicuna_lit as vl
-from vicuna_lit.conversation import Conversation, trim, write_jsonl
-from vicuna_lit.formats import read
+from vicuna_lit.data.conversation import Conversation, trim, write_jsonl
+from vicuna_lit.data.readers import read
 
 STEPS = ("html", "filters", "personal_data", "language", "decontamination", "dedup")
 LEVELS = {"raw": STEPS, "cleaned": ("dedup",), "deduplicated": ()}
@@ -23,7 +23,7 @@ LEVELS = {"raw": STEPS, "cleaned": ("dedup",), "deduplicated": ()}
 def prepare(dump: str, folder: Path, left_out: tuple[str, ...]) -> None:
     """All records of the dump at one level of cleaning; nothing is held out or cut here."""
     off = [f"{step}.enabled=false" for step in left_out]
-    config = vl.load("prepare", f"raw={dump}", f"run.dir={folder}", "heldout_fraction=0", "cut.enabled=false", *off)
+    config = vl.load("prepare", f"raw={dump}", f"run.dir={folder}", "validation_fraction=0", "cut.enabled=false", *off)
     vl.prepare_data(config)
 
 
@@ -49,11 +49,11 @@ def main() -> None:
     parser.add_argument("dump")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--train", type=int, required=True)
-    parser.add_argument("--heldout", type=int, required=True)
+    parser.add_argument("--validation", type=int, required=True)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--base", help="model folder, for its tokenizer; without: the quickstart's")
     given = parser.parse_args()
-    if (given.folder / "heldout.jsonl").exists():
+    if (given.folder / "validation.jsonl").exists():
         return
     of_base = ["experiment=smollm2_ablation", f"model.path={given.base}", "data=quickstart"] if given.base else []
     encoder = vl.make_encoder(vl.load("train", *of_base))
@@ -63,8 +63,8 @@ def main() -> None:
         pools[level] = usable(given.folder / level / "train.jsonl", encoder)
     everywhere = set.intersection(*({c.id for c in pool} for pool in pools.values()))
     kept = [c for c in pools["deduplicated"] if c.id in everywhere]
-    heldout = sorted(kept, key=lambda c: place(c, -1))[: given.heldout]
-    apart = {c.id for c in heldout}
+    validation = sorted(kept, key=lambda c: place(c, -1))[: given.validation]
+    apart = {c.id for c in validation}
     shares: dict[str, list[int]] = {}
     for seed in range(given.seeds):
         drawn = {
@@ -74,7 +74,7 @@ def main() -> None:
         for level, chosen in drawn.items():
             write_jsonl(chosen, given.folder / f"{level}_{seed}.jsonl")
             shares.setdefault(level, []).append(len(set(chosen) - set(drawn["raw"])))
-    write_jsonl(heldout, given.folder / "heldout.jsonl")
+    write_jsonl(validation, given.folder / "validation.jsonl")
     counts = {level: len(pool) for level, pool in pools.items()}
     (given.folder / "counts.json").write_text(json.dumps({"usable": counts, "unlike raw": shares}, indent=1))
 

@@ -47,8 +47,8 @@ def collect(runs: Path) -> list[dict[str, Any]]:
                 "steps": len(away),
                 "loss": away.max(),
                 "weights": weights_apart(run, references[seed]),
-                "heldout_loss": run.result["heldout_loss"],
-                "reference_heldout_loss": references[seed].result["heldout_loss"],
+                "val_loss": run.result["val_loss"],
+                "reference_val_loss": references[seed].result["val_loss"],
                 "losses": " ".join(f"{value:.2e}" for value in away),
             }
         )
@@ -66,9 +66,9 @@ def table(rows: list[tables.Row]) -> str:
     for name in dict.fromkeys(row["layout"] for row in rows):
         chosen = [row for row in rows if row["layout"] == name]
         worst = [f"{max(float(row[key]) for row in chosen):.1e}" for key in ("loss", "weights")]
-        heldout = [float(row["heldout_loss"]) - float(row["reference_heldout_loss"]) for row in chosen]
-        lines.append([name, len(chosen), *worst, f"{max(heldout, key=abs):+.1e}"])
-    columns = ["layout", "seeds", "loss of a step, apart by", "final weights, apart by", "held-out loss, difference"]
+        validation = [float(row["val_loss"]) - float(row["reference_val_loss"]) for row in chosen]
+        lines.append([name, len(chosen), *worst, f"{max(validation, key=abs):+.1e}"])
+    columns = ["layout", "seeds", "loss of a step, apart by", "final weights, apart by", "validation loss, difference"]
     return tables.markdown(columns, lines)
 
 

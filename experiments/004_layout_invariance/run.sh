@@ -6,14 +6,14 @@ cd "$(dirname "$0")/../.."
 name=004_layout_invariance
 runs=${RUNS:-runs/$name}
 output=experiments/$name
-common="run.name=$name experiment=quickstart step_unit=piece context_length=512 conversations_per_step=8 optimizer.lr=1e-3
-  evaluate.questions=[] model.architecture={hidden_size:64,intermediate_size:128,num_hidden_layers:2,num_attention_heads:4,num_key_value_heads:2,max_position_embeddings:512}"
-real="data=sharegpt data.max_conversations=60 data.max_heldout=4 trainer.max_steps=30 seed=0,1,2"
+common="run.name=$name experiment=quickstart step_unit=example context_length=512 conversations_per_step=8 optimizer.lr=1e-3
+  samples.questions=[] model.architecture={hidden_size:64,intermediate_size:128,num_hidden_layers:2,num_attention_heads:4,num_key_value_heads:2,max_position_embeddings:512}"
+real="data=sharegpt data.max_conversations=60 data.max_validation=4 trainer.max_steps=30 seed=0,1,2"
 several="strategy=ddp,fsdp,zero2,zero3 tokens_per_device=512,4096"
 single="packing=true,false tokens_per_device=512,4096"
 if [ "${1:-}" = fast ]; then
   output=$2 runs=$2/runs
-  real="data.max_conversations=60 data.max_heldout=4 trainer.max_steps=4 seed=0"
+  real="data.max_conversations=60 data.max_validation=4 trainer.max_steps=4 seed=0"
   several="strategy=ddp tokens_per_device=512"
   single="packing=true tokens_per_device=512,4096"
 fi

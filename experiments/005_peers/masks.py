@@ -12,11 +12,11 @@ import numpy as np
 
 import vicuna_lit
 from experiments.benchmarks.train.job import DATA, TOKENIZER, Job, config
-from vicuna_lit.conversation import Conversation, trim
-from vicuna_lit.data.build import build
-from vicuna_lit.data.tokenize import Example
-from vicuna_lit.formats import read
-from vicuna_lit.tokenizer import make_encoder
+from vicuna_lit.data.conversation import Conversation, trim
+from vicuna_lit.data.dataset import build_dataset
+from vicuna_lit.data.encoder import Example
+from vicuna_lit.data.readers import read
+from vicuna_lit.data.tokenizer import make_encoder
 
 CONTEXT, RECORDS = 2048, 300
 QUICKSTART = Path(vicuna_lit.__file__).parent / "quickstart"
@@ -25,7 +25,7 @@ Row = dict[str, Any]
 
 def ours(records: list[Conversation], encoder: Any, context: int) -> Row:
     """Pieces cut between turns; what is left out is counted by the reason."""
-    examples, account = build(iter(records), encoder, context, None)
+    examples, account = build_dataset(iter(records), encoder, context, None)
     return {
         "supervised": int(examples.supervised_mask.sum()),
         "rows": len(examples),

@@ -2,7 +2,7 @@
 
     python -m experiments.005_peers.report [--runs <folder>] [--output <folder>]
 
-Speed and memory are those of `experiments/benchmarks/train/results.json`.
+Speed and memory are those of `experiments/benchmarks/train/results.json`, of each system's fastest setting in fp32.
 """
 
 import json
@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments import tables
+from experiments.benchmarks.train import report as benchmark
 
-SPEEDS = Path(__file__).parents[1] / "benchmarks/train/results.json"
 NAMES = {
     "ours": "vicuna_lit", "padded": "HF `Trainer`, padded as FastChat", "hf_flattening": "HF `Trainer`, flattened",
     "trl": "TRL `SFTTrainer`", "trl_padding_free": "TRL, padding-free", "trl_bfd": "TRL, packed (bfd)",
@@ -32,24 +32,19 @@ def collect(runs: Path) -> list[dict[str, Any]]:
     for system, counts in masks["systems"].items():
         about = {k: masks[k] for k in ("true", "conversations", "longer", "context")}
         rows.append({"part": "mask", "system": system, **about, **counts, "extra": sum(counts.get("extra", []))})
-    for number, measured in enumerate(json.loads(SPEEDS.read_text())):
-        for system, figures in measured.items():
-            rows.append(
-                {
-                    "part": "speed",
-                    "system": system,
-                    "seed": number,
-                    "speed": ratio(measured, system, "supervised_tokens_per_second"),
-                    "memory": ratio(measured, system, "peak_memory_above_model"),
-                    "supervised": figures["supervised_tokens"],
-                }
-            )
-    return [{column: row.get(column, "") for column in COLUMNS} for row in rows]
+    return [{column: row.get(column, "") for column in COLUMNS} for row in rows + speeds(benchmark.load())]
 
 
-def ratio(measured: dict[str, Any], system: str, key: str) -> float:
-    """Ours over a system's, in one round."""
-    return measured["ours"][key] / measured[system][key]
+def speeds(runs: list[benchmark.Run]) -> list[dict[str, Any]]:
+    """Of each system that the benchmark measured, ours over its: medians."""
+    rows = []
+    for system in NAMES:
+        if not any(run["system"] == system and run["precision"] == "fp32" for run in runs):
+            continue
+        fastest = benchmark.best(runs, (system,), "fp32")
+        figures = {k: statistics.median(benchmark.ratios(runs, fastest, k)) for k in ("speed", "memory")}
+        rows.append({"part": "speed", "system": system, "layout": fastest.micro or "", **figures})
+    return rows
 
 
 def of(rows: list[tables.Row], part: str, system: str) -> list[tables.Row]:

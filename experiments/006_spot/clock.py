@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-from vicuna_lit.train import session, times
-from vicuna_lit.train.__main__ import main
+from vicuna_lit.cli.train import main
+from vicuna_lit.train import record, times
 
 BEFORE = float(os.environ["CLOCK"])
 
@@ -25,5 +25,5 @@ class OnThisClock(times.Times):
 
 if __name__ == "__main__":
     times.time = SimpleNamespace(time=lambda: BEFORE + time.process_time())  # pyright: ignore[reportAttributeAccessIssue]
-    session.Times = OnThisClock  # pyright: ignore[reportAttributeAccessIssue]
+    record.Times = OnThisClock  # pyright: ignore[reportAttributeAccessIssue]
     main()

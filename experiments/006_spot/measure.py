@@ -43,8 +43,9 @@ def command(folder: Path, every: int | None, steps: int) -> list[str]:
     data = REAL if REAL.exists() else QUICKSTART
     return [
         sys.executable, "-m", "experiments.006_spot.clock", "experiment=quickstart", "data=files", f"data.path={data}",
-        "data.max_conversations=120", "data.heldout_fraction=0.05", "data.max_heldout=4", f"trainer.max_steps={steps}",
-        "conversations_per_step=6", "optimizer.lr=1e-3", "evaluate.questions=[]", "wandb.mode=disabled",
+        "data.max_conversations=120", "data.validation_fraction=0.05", "data.max_validation=4",
+        f"trainer.max_steps={steps}",
+        "conversations_per_step=6", "optimizer.lr=1e-3", "samples.questions=[]", "wandb.mode=disabled",
         "checkpoint.every_minutes=null", f"checkpoint.every_steps={every or 'null'}", f"run.dir={folder}",
     ]  # fmt: skip
 
@@ -103,7 +104,7 @@ def once(folder: Path, every: int | None, steps: int, reference: Path | None = N
         "interruptions": taken,
         "machine_seconds": seconds,
         "mismatches": mismatches(folder, reference) if reference else [],
-        "heldout": json.loads((folder / "result.json").read_text())["heldout"]["heldout/loss"],
+        "validation": json.loads((folder / "result.json").read_text())["validation"]["val/loss"],
         "lost_time": asdict(lost),
     }
     (folder / "outcome.json").write_text(json.dumps(row, indent=1))

@@ -29,7 +29,7 @@ def measured(folder: Path, one_save: float) -> list[dict[str, Any]]:
     alone = json.loads((folder.parent / outcome["reference"] / "outcome.json").read_text())
     lost, machine = outcome["lost_time"], outcome["machine_seconds"]
     start = lost["starting"] / lost["starts"]
-    rest = lost["exams"] + lost["data"] + alone["machine_seconds"] - alone["lost_time"]["total"]  # and the export
+    rest = lost["validation"] + lost["data"] + alone["machine_seconds"] - alone["lost_time"]["total"]  # and the export
     parts = {k: lost[k] for k in ("useful", "starting", "replayed", "saving")} | {"rest": rest}
     parts["interrupted"] = machine - sum(parts.values())
     undisturbed = lost["useful"] + start + rest

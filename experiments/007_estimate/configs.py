@@ -6,13 +6,13 @@ ARCHITECTURE = {
     "hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 6, "num_attention_heads": 8,
     "num_key_value_heads": 8, "max_position_embeddings": 8192, "vocab_size": 32000, "tie_word_embeddings": False,
 }  # fmt: skip
-REAL = ["data=sharegpt", "data.max_conversations=40", "data.max_heldout=1", "data.heldout_fraction=0.05"]
-SMALL = ["data=quickstart", "data.max_heldout=1"]
+REAL = ["data=sharegpt", "data.max_conversations=40", "data.max_validation=1", "data.validation_fraction=0.05"]
+SMALL = ["data=quickstart", "data.max_validation=1"]
 """Where `FAST` is set: conversations that need no package."""
 COMMON = [
     "model=tiny", *(f"++model.architecture.{key}={value}" for key, value in ARCHITECTURE.items()),
     "context_length=2048", "tokens_per_device=4096", "conversations_per_step=8", "trainer.max_steps=2",
-    "trainer.accelerator=cpu", "evaluate.questions=[]", "checkpoint.every_minutes=null", "wandb.mode=disabled",
+    "trainer.accelerator=cpu", "samples.questions=[]", "checkpoint.every_minutes=null", "wandb.mode=disabled",
 ]  # fmt: skip
 
 
@@ -35,7 +35,7 @@ RUNS: dict[str, list[str]] = {
     "single, context 8192": [*LONG, "conversations_per_step=2"],
     "single, context 8192, checkpointing": [*LONG, "conversations_per_step=2", FULL],
     "single, vocabulary 128K": [LARGE],
-    "single, vocabulary 64K, full logits": ["++model.architecture.vocab_size=64000", "head=plain"],
+    "single, vocabulary 64K, full logits": ["++model.architecture.vocab_size=64000", "lm_head=plain"],
     "single, LoRA": ["finetune=lora"],
     "single, bf16-mixed": ["precision=bf16-mixed"],
     "single, bf16-true": ["precision=bf16-true"],

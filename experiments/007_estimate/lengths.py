@@ -15,10 +15,10 @@ from pathlib import Path
 
 import sentencepiece
 
-from vicuna_lit.conversation import Conversation
-from vicuna_lit.formats import read
+from vicuna_lit.data.chat_template import template_named
+from vicuna_lit.data.conversation import Conversation
+from vicuna_lit.data.readers import read
 from vicuna_lit.paths import locate
-from vicuna_lit.template import template_named
 
 CONVERSATIONS = 2500
 OUT = Path(__file__).parents[2] / "vicuna_lit/estimate/sharegpt_lengths.csv"

@@ -13,7 +13,7 @@ import numpy as np
 
 from experiments import tables
 from vicuna_lit import load
-from vicuna_lit.data.source import Sizes, plan_run
+from vicuna_lit.data.source import ExampleLengths, plan_run
 from vicuna_lit.estimate.memory import FRAGMENTATION, PROCESS, Memory, memory_of
 from vicuna_lit.estimate.run import Estimator
 from vicuna_lit.estimate.tables import gpu_named
@@ -23,6 +23,7 @@ TITAN = "torchtitan benchmarks/llama3_h100_202412 @31a17bf, max_memory_reserved,
 CHAT = "github.com/lm-sys/FastChat/issues/407, a user's nvidia-smi, GB"
 GB, GIB = 1e9, 2**30
 BARE = [
+    "experiment=quickstart",
     "gradient_checkpointing=none",
     "precision=bf16-true",
     "master_weights=false",
@@ -32,8 +33,8 @@ BARE = [
 ]
 QV = ["finetune=lora", "finetune.rank=8", "finetune.targets=[q_proj,v_proj]"]
 QV4 = ["finetune=qlora", "finetune.rank=8", "finetune.targets=[q_proj,v_proj]"]
-FULL = ["model=llama_7b", "precision=bf16-mixed", "strategy=fsdp", "count=8"]
-TITANS = ["model=llama3_8b", "precision=bf16-true", "strategy=fsdp"]
+FULL = ["experiment=quickstart", "model=llama_7b", "precision=bf16-mixed", "strategy=fsdp", "count=8"]
+TITANS = ["experiment=quickstart", "model=llama3_8b", "precision=bf16-true", "strategy=fsdp"]
 
 ROWS = [
     # name, overrides, tokens of each conversation of a row, published, unit, source
@@ -64,15 +65,15 @@ def peak(overrides: list[str], lengths: list[int], rows: int = 2) -> Memory:
         f"tokens_per_device={sum(lengths)}",
         f"context_length={max(lengths)}",
         "attention=flash",
-        "head=plain",
+        "lm_head=plain",
         "price=1",
     ]
     config = load("estimate", "experiment=vicuna", *overrides, *shape)
     count = len(lengths) * config.count * rows
     tokens = np.full(2 * count, max(lengths))
-    sizes = Sizes(tokens, tokens, np.arange(2 * count))
+    sizes = ExampleLengths(tokens, tokens, np.arange(2 * count), np.zeros(2 * count, int))
     plan = plan_run(config.model_copy(update={"conversations_per_step": count}), sizes, config.count)
-    return memory_of(config, plan, Estimator().model(config)[0], gpu_named(config.gpu))
+    return memory_of(config, plan, Estimator().model(config)[0], gpu_named(config.gpu).memory)
 
 
 def row(name: str, published: float, predicted: float, unit: float, source: str) -> dict[str, object]:

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vicuna_lit.formats import records
+from vicuna_lit.data.readers import records
 from vicuna_lit.paths import locate
 
 HERE = Path(__file__).parent
@@ -41,7 +41,7 @@ def ours(file: Path, folder: Path) -> list[tuple[str, list[str]]]:
     command = [sys.executable, "-m", "vicuna_lit.prepare", f"raw={file}", f"run.dir={folder}", "preset=fastchat"]
     subprocess.run([*command, "cut.enabled=false"], check=True, capture_output=True)
     rejected = {r["record"]: r["reason"] for r in _lines(folder / "rejected.jsonl")}
-    sets = [_lines(folder / "train.jsonl"), _lines(folder / "heldout.jsonl")]
+    sets = [_lines(folder / "train.jsonl"), _lines(folder / "validation.jsonl")]
     kept = {r["id"]: [turn["value"] for turn in r["conversations"]] for lines in sets for r in lines}
     raw = [(f"{file.name}:{i}", str(record["id"])) for i, record in enumerate(json.loads(file.read_text()))]
     assert len(raw) == len(rejected) + len(kept)

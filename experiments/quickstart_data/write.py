@@ -15,12 +15,12 @@ from pathlib import Path
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from vicuna_lit.compose import load
-from vicuna_lit.conversation import Conversation, write_jsonl
-from vicuna_lit.template import TextTemplate
+from vicuna_lit.config.compose import load
+from vicuna_lit.data.chat_template import TextTemplate
+from vicuna_lit.data.conversation import Conversation, write_jsonl
 
 FOLDER = Path(__file__).parents[2] / "vicuna_lit" / "quickstart"
-TRAIN, HELDOUT = 640, 64
+TRAIN, VALIDATION = 640, 64
 VOCABULARY = 1024
 Exchange = tuple[str, str]
 Scene = tuple[list[Exchange], list[Exchange]]
@@ -170,11 +170,11 @@ def main() -> None:
     stream = conversations(seed=2023)
     everything = [
         Conversation.of(*(text for exchange in next(stream) for text in exchange), id=f"quickstart-{i:03d}")
-        for i in range(TRAIN + HELDOUT)
+        for i in range(TRAIN + VALIDATION)
     ]
     FOLDER.mkdir(exist_ok=True)
     write_jsonl(everything[:TRAIN], FOLDER / "conversations.jsonl")
-    write_jsonl(everything[TRAIN:], FOLDER / "heldout.jsonl")
+    write_jsonl(everything[TRAIN:], FOLDER / "validation.jsonl")
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # pyright: ignore[reportAttributeAccessIssue]

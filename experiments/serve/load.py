@@ -68,12 +68,12 @@ class Person:
                 if event.get("msg") in ("process_generating", "process_completed"):
                     data = event["output"]["data"]
                     shown = _grown(shown, data, event["msg"])
-                    if (now := last_reply(shown)) and (not seen or now != seen[-1]):
+                    if (now := last_assistant_message(shown)) and (not seen or now != seen[-1]):
                         first = first or time.perf_counter() - start
                         seen.append(now)
                 if event.get("msg") == "process_completed":
                     assert event["success"], event
-                    return Spoken(last_reply(shown), seen, first, time.perf_counter() - start)
+                    return Spoken(last_assistant_message(shown), seen, first, time.perf_counter() - start)
         raise AssertionError("the stream has ended before the reply")
 
 
@@ -84,7 +84,7 @@ def _grown(shown: list[Any], data: list[Any], kind: str) -> list[Any]:
     return [apply_diff(old, changes) for old, changes in zip(shown, data, strict=True)]
 
 
-def last_reply(outputs: list[Any]) -> str:
+def last_assistant_message(outputs: list[Any]) -> str:
     """The text of the last bubble on the left, without the cursor and the notice."""
     chat = outputs[1]["value"] if outputs and isinstance(outputs[1], dict) else []
     if not chat or chat[-1]["role"] != "assistant":
@@ -195,7 +195,7 @@ def against_fake(count: int, turns: int, folder: Path) -> dict[str, Any]:
 
 def against_model(model: Path, count: int, turns: int, folder: Path) -> dict[str, Any]:
     """So many people at once, and a model in the page's process; each reply is compared with the model's own."""
-    from vicuna_lit.chat.engine import Chat
+    from vicuna_lit.inference.generate import Chat
 
     questions = ["My name is Nadia.", "What is my name?", "Who are you?", "What is two and two?"]
     prompts = [[questions[(person + turn) % 4] for turn in range(turns)] for person in range(count)]

@@ -26,9 +26,9 @@ from experiments.spot.simulate import Outcome, mismatches, of_trainer, random_tr
 
 STEPS, BATCH, EVERY = 20, 8, 3
 COMMON = [
-    "experiment=quickstart", f"conversations_per_step={BATCH}", f"trainer.max_steps={STEPS}", "evaluate.questions=[]",
-    f"checkpoint.every_steps={EVERY}", "heldout.every_steps=2", "wandb.mode=disabled", "data.max_conversations=200",
-    "data.max_heldout=4",
+    "experiment=quickstart", f"conversations_per_step={BATCH}", f"trainer.max_steps={STEPS}", "samples.questions=[]",
+    f"checkpoint.every_steps={EVERY}", "validation.every_steps=2", "wandb.mode=disabled", "data.max_conversations=200",
+    "data.max_validation=4",
 ]  # fmt: skip
 
 
@@ -38,15 +38,15 @@ def train_with_trainer(folder: Path) -> None:
     from transformers import Trainer, TrainerCallback, TrainingArguments
     from transformers.utils import logging
 
-    from vicuna_lit.compose import load
-    from vicuna_lit.data.datamodule import ConversationData
-    from vicuna_lit.tokenizer import make_encoder
-    from vicuna_lit.train.model import build_model
+    from vicuna_lit.config.compose import load
+    from vicuna_lit.data.datamodule import ConversationDataModule
+    from vicuna_lit.data.tokenizer import make_encoder
+    from vicuna_lit.models.causal_lm import build_model
 
     logging.set_verbosity_error()
     config = load("train", *COMMON)
     encoder = make_encoder(config)
-    data = ConversationData(config, encoder)
+    data = ConversationDataModule(config, encoder)
     data.setup()
     torch.manual_seed(0)
     model = build_model(config, encoder)
@@ -139,7 +139,7 @@ def main() -> None:
     if options.train:
         train_with_trainer(options.train)
         return
-    trace = random_trace(options.interruptions, options.seed, heldout_every=2)
+    trace = random_trace(options.interruptions, options.seed, validation_every=2)
     rows: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as scratch:
         for system in ("vicuna_lit", "Trainer"):

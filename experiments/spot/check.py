@@ -18,8 +18,8 @@ def problems(file: Path) -> list[str]:
     found = []
     for resources in task.resources:
         recovery = resources.job_recovery or {}
-        if not resources.use_spot or recovery.get("recover_on_exit_codes") != [33]:
-            found.append(f"{resources}: no spot machine that comes back on 33 alone")
+        if not resources.use_spot or recovery.get("recover_on_exit_codes") != [33, 35]:
+            found.append(f"{resources}: no spot machine that comes back on 33 and 35 alone")
     if not any(resources.accelerators for resources in task.resources):
         found.append("no accelerators")
     modes = {mount: storage.mode.name for mount, storage in task.storage_mounts.items()}

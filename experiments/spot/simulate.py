@@ -8,7 +8,7 @@ Each interruption is one of
     kill      SIGKILL alone, as the out-of-memory killer or a power loss
     truncate  SIGKILL, and the newest checkpoint loses the end of a file, as a bucket that uploads in the background
               would leave it (only where an older one is complete)
-at a moment that the seed draws: while starting, in a step, in a save, or in a held-out loss. A trace names the
+at a moment that the seed draws: while starting, in a step, in a save, or in a validation loss. A trace names the
 moments itself: a line for each, the seconds that the machine lasts and optionally the kind.
 
 The uninterrupted run of the same command in <run.dir>-reference is the yardstick, to the bit.
@@ -32,12 +32,12 @@ from typing import Any
 
 from safetensors.torch import load_file
 
-from vicuna_lit.train.checkpoint import find
+from vicuna_lit.train.checkpoint.format import find
 from vicuna_lit.train.preemption import PREEMPTED
 from vicuna_lit.train.times import lost_time
 
 KINDS = ("notice", "notice", "kill", "truncate")
-MOMENTS = ("start", "step", "save", "exam")
+MOMENTS = ("start", "step", "save", "validation")
 START_SECONDS = 8.0
 """About what imports and data take: the span in which a machine is taken away while starting."""
 
@@ -48,11 +48,11 @@ class Interruption:
 
     kind: str
     moment: str
-    """start, step, save, exam; or `after`: seconds alone."""
+    """start, step, save, validation; or `after`: seconds alone."""
     seconds: float
     """After the moment; of start and after, the seconds that the machine lasts."""
     steps: int = 1
-    """step: behind so many steps of this start; exam: behind a step that this number divides."""
+    """step: behind so many steps of this start; validation: behind a step that this number divides."""
 
 
 @dataclass
@@ -68,14 +68,16 @@ class Outcome:
     mismatches: list[str] = field(default_factory=list)
 
 
-def random_trace(count: int, seed: int, heldout_every: int = 4) -> list[Interruption]:
+def random_trace(count: int, seed: int, validation_every: int = 4) -> list[Interruption]:
     """Interruptions of every kind at every moment."""
     rng = random.Random(seed)
     trace = []
     for i in range(count):
         kind, moment = rng.choice(KINDS), MOMENTS[i % len(MOMENTS)]
         seconds = rng.uniform(0, START_SECONDS) if moment == "start" else rng.uniform(0, 0.03)
-        trace.append(Interruption(kind, moment, seconds, heldout_every if moment == "exam" else rng.randint(1, 3)))
+        trace.append(
+            Interruption(kind, moment, seconds, validation_every if moment == "validation" else rng.randint(1, 3))
+        )
     rng.shuffle(trace)
     return trace
 
@@ -129,7 +131,7 @@ def wait(process: subprocess.Popen[bytes], one: Interruption, folder: Path) -> N
     lives = starts(folder)
     reached: dict[str, Callable[[], bool]] = {
         "step": lambda: steps_done(folder) >= first_step(folder) + one.steps,
-        "exam": lambda: steps_done(folder) > 0 and steps_done(folder) % one.steps == 0,
+        "validation": lambda: steps_done(folder) > 0 and steps_done(folder) % one.steps == 0,
         "save": lambda: being_saved(folder),
     }
     now = reached.get(one.moment)
@@ -201,14 +203,14 @@ def simulate(
 
 
 def mismatches(folder: Path, reference: Path) -> list[str]:
-    """Where a run differs from the one left alone: metrics and ledger, weights, held-out losses, samples."""
+    """Where a run differs from the one left alone: metrics and ledger, weights, validation losses, samples."""
     found = []
     if (folder / "metrics.csv").read_bytes() != (reference / "metrics.csv").read_bytes():
         found.append("metrics.csv")
     ours, theirs = (load_file(f / "hf" / "model.safetensors") for f in (folder, reference))
     found += [name for name in theirs if not (name in ours and ours[name].equal(theirs[name]))]
     ours, theirs = (json.loads((f / "result.json").read_text()) for f in (folder, reference))
-    keys = ("status", "steps", "supervised_tokens", "heldout_by_step", "heldout", "replies", "data")
+    keys = ("status", "steps", "supervised_tokens", "val_by_step", "validation", "replies", "data")
     return found + [key for key in keys if ours[key] != theirs[key]]
 
 
@@ -222,7 +224,7 @@ def report(outcome: Outcome, folder: Path, reference: Path, spot: float, on_dema
     lines = [
         f"interruptions     {len(outcome.interruptions)}: {listed(kinds)}; in {listed(moments)}",
         f"exit codes        {listed(Counter(outcome.exit_codes))}",
-        f"differences       {', '.join(outcome.mismatches) or 'none'} (metrics, weights, held-out losses)",
+        f"differences       {', '.join(outcome.mismatches) or 'none'} (metrics, weights, validation losses)",
         f"steps replayed    {lost.steps_replayed}",
         f"time              {lost.total:.0f} s, {alone.total:.0f} s without interruptions",
         *(f"  {name:<14}  {seconds:8.1f} s  {seconds / lost.total:6.1%}" for name, seconds in lost.parts().items()),

@@ -25,7 +25,8 @@ while :; do  # a trap ends `wait` before the run has ended
   code=$?
   kill -0 "$pid" 2>/dev/null || break
 done
-if [ "$code" -eq 33 ]; then
+# 35 is a fault of the machine: another start may get a better one, but not for ever.
+if [ "$code" -eq 33 ] || { [ "$code" -eq 35 ] && [ "${SLURM_RESTART_COUNT:-0}" -lt 5 ]; }; then
   scontrol requeue "$SLURM_JOB_ID"
 fi
 exit "$code"

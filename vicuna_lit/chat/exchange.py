@@ -6,9 +6,9 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from vicuna_lit.chat.backends import BackendError, Stream
 from vicuna_lit.chat.moderation import Flagged
-from vicuna_lit.conversation import Conversation
+from vicuna_lit.data.conversation import Conversation
+from vicuna_lit.inference.backend import BackendError, Stream
 
 POLL_SECONDS = 0.1
 FEWEST_SECONDS = 0.1
@@ -16,7 +16,7 @@ FEWEST_SECONDS = 0.1
 
 
 @dataclass
-class Side:
+class ModelPane:
     """One of the models in a conversation."""
 
     model: int
@@ -62,8 +62,8 @@ class Side:
                 self.end(f"{type(event).__name__}: {str(event)[:200]}", failed=True)
 
 
-def speak(
-    sides: Sequence[Side], streams: Sequence[Stream], stop: threading.Event, timeout_seconds: float
+def stream_replies(
+    sides: Sequence[ModelPane], streams: Sequence[Stream], stop: threading.Event, timeout_seconds: float
 ) -> Iterator[None]:
     """Reads the streams into the sides until all have ended or were given up; each item says that some have grown.
 
@@ -71,7 +71,7 @@ def speak(
         stop: ends them all; what was said until then stays.
         timeout_seconds: without a word, after which a side is given up.
     """
-    events: queue.SimpleQueue[tuple[Side, str | bool | Exception]] = queue.SimpleQueue()
+    events: queue.SimpleQueue[tuple[ModelPane, str | bool | Exception]] = queue.SimpleQueue()
     over = threading.Event()  # of these streams; `stop` belongs to later ones too
     heard = {id(side): time.monotonic() for side in sides}
     for side, stream in zip(sides, streams, strict=True):
@@ -97,7 +97,7 @@ def speak(
         over.set()
 
 
-def _pump(side: Side, stream: Stream, events: queue.SimpleQueue, over: threading.Event) -> None:
+def _pump(side: ModelPane, stream: Stream, events: queue.SimpleQueue, over: threading.Event) -> None:
     """Reads a stream into the queue; closes it once nobody listens."""
     try:
         while not over.is_set():

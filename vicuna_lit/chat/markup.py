@@ -10,7 +10,7 @@ from functools import cache, lru_cache
 import nh3
 from markdown_it import MarkdownIt
 
-from vicuna_lit.chat.backends import Sent
+from vicuna_lit.inference.backend import Sent
 
 TAGS = set(
     "p br hr strong em s code pre blockquote ul ol li h1 h2 h3 h4 h5 h6 a table thead tbody tr th td div span".split()

@@ -9,11 +9,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from vicuna_lit.chat.backends import BackendError, Stream
-from vicuna_lit.chat.config import GuardConfig, Moderation, NoModerationConfig, OpenAIConfig, WordsConfig
-from vicuna_lit.conversation import Conversation, DataError
+from vicuna_lit.config.chat import (
+    AskedModeratorConfig,
+    GuardConfig,
+    Moderation,
+    NoModerationConfig,
+    OpenAIConfig,
+    WordsConfig,
+)
+from vicuna_lit.data.conversation import Conversation, DataError
+from vicuna_lit.inference.backend import BackendError, Stream
 from vicuna_lit.paths import locate
 
+_INVISIBLE = re.compile(
+    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u2800\u3164\ufe00-\ufe0f"
+    "\ufeff\uffa0\ufff0-\ufff8\x00-\x08\x0e-\x1f\x7f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+)
+"""Unicode's default-ignorable characters, and controls: nothing is seen of them."""
 GUARD_TOKENS = 32
 """A verdict of Llama Guard's kind is a word and a line of categories."""
 
@@ -146,40 +158,44 @@ class Words:
 
     @staticmethod
     def _plain(text: str) -> str:
-        shown = "".join(c for c in unicodedata.normalize("NFKC", text) if unicodedata.category(c) != "Cf")
+        shown = "".join(c for c in unicodedata.normalize("NFKC", _INVISIBLE.sub("", text)) if not _is_unseen(c))
         return " ".join(re.split(r"[\W_]+", shown.casefold())).strip()
 
 
-class OpenAI:
+def _is_unseen(c: str) -> bool:
+    return unicodedata.category(c) in ("Cf", "Cc") and not c.isspace()
+
+
+class _Asked:
+    """A moderator behind an endpoint."""
+
+    def __init__(self, config: AskedModeratorConfig):
+        from vicuna_lit.inference.openai_client import OpenAIClient
+
+        self.every_characters = config.every_characters
+        self._client = OpenAIClient(config, config.timeout_seconds, config.timeout_seconds)
+
+
+class OpenAI(_Asked):
     """OpenAI's moderation endpoint, which judges one text."""
-
-    def __init__(self, config: OpenAIConfig):
-        from vicuna_lit.chat.endpoint import Server
-
-        self.every_characters, self._server = config.every_characters, Server(config, config.timeout_seconds)
 
     def judge(self, conversation: Conversation) -> Decision:
         """Flagged as the endpoint says."""
         try:
-            categories = self._server.moderate(conversation.turns[-1].content)
+            categories = self._client.moderate(conversation.turns[-1].content)
         except BackendError as error:
             return Decision(False, failed=str(error))
         return PASSED if categories is None else Decision(False, tuple(categories))
 
 
-class Guard:
+class Guard(_Asked):
     """A model of Llama Guard's kind, which judges the last turn of a conversation."""
-
-    def __init__(self, config: GuardConfig):
-        from vicuna_lit.chat.endpoint import Server
-
-        self.every_characters, self._server = config.every_characters, Server(config, config.timeout_seconds)
 
     def judge(self, conversation: Conversation) -> Decision:
         """Passed where the first word is `safe`, flagged where it is `unsafe`, and without a verdict otherwise."""
         turns = [{"role": t.role, "content": t.content} for t in conversation.turns if t.role != "system"]
         try:
-            said = self._server.ask(turns, GUARD_TOKENS).split()
+            said = self._client.ask(turns, GUARD_TOKENS).split()
         except BackendError as error:
             return Decision(False, failed=str(error))
         match said:

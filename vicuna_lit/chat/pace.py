@@ -5,7 +5,7 @@ import time
 from collections import deque
 
 
-class Pace:
+class RateLimiter:
     """So many prompts a minute for each client."""
 
     def __init__(self, per_minute: int):

@@ -14,9 +14,9 @@ from gradio.themes import Default
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import PlainTextResponse
 
-from vicuna_lit.chat.page import CSS, Page
-from vicuna_lit.chat.talk import Service
-from vicuna_lit.folder import RunError
+from vicuna_lit.chat.service import ChatService
+from vicuna_lit.chat.web import CSS, Page
+from vicuna_lit.run_folder import RunError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 POLICY = {
@@ -31,9 +31,11 @@ API = tuple(
     f"/gradio_api/{name}" for name in ("queue/", "run/", "heartbeat/", "startup-events", "info", "cancel", "reset")
 )
 """What the page asks for; gradio's routes for files, uploads, proxies and the rest are closed."""
+MOST_BODY = 4 * 2**20
+"""Bytes of a request: a prompt, or what was sent to a model, which the page sends back to have it hidden."""
 
 
-class Fence:
+class SecurityMiddleware:
     """Lets through what the page needs, and tells the browser to load nothing from elsewhere."""
 
     def __init__(self, app: Any):
@@ -47,15 +49,27 @@ class Fence:
         if path != "/" and not path.startswith((*SERVED, *API)):
             return await PlainTextResponse("not served", 404)(scope, receive, send)
 
+        left = MOST_BODY
+
+        async def read() -> Any:
+            nonlocal left
+            message = await receive()
+            left -= len(message.get("body", b""))
+            return message if left >= 0 else {"type": "http.disconnect"}
+
+        said = dict(scope["headers"]).get(b"content-length", b"0")
+        if not said.isdigit() or int(said) > MOST_BODY:
+            return await PlainTextResponse("too long", 413)(scope, receive, send)
+
         async def answer(message: Any) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] += [(name.lower().encode(), text.encode()) for name, text in POLICY.items()]
             await send(message)
 
-        return await self.app(scope, receive, answer)
+        return await self.app(scope, read, answer)
 
 
-def make_app(service: Service) -> Any:
+def make_app(service: ChatService) -> Any:
     """The ASGI application."""
     limits, app = service.config.limits, FastAPI(openapi_url=None)
 
@@ -71,7 +85,7 @@ def make_app(service: Service) -> Any:
         app, blocks, "/", blocked_paths=["/"], max_file_size=1, show_error=False, ssr_mode=False, footer_links=[],
         theme=theme, css=CSS, enable_monitoring=False,
     )  # fmt: skip
-    fenced = Fence(app)
+    fenced = SecurityMiddleware(app)
     if service.config.host in LOOPBACK:  # else a web page could reach the chat under a name of its own
         return TrustedHostMiddleware(fenced, allowed_hosts=["127.0.0.1", "localhost", "[::1]"])
     return fenced
@@ -89,8 +103,13 @@ def listen(host: str, port: int) -> socket.socket:
         raise RunError(f"{host}:{port}: {os.strerror(error.errno or 0)}; choose another with port=…") from None
 
 
-def serve(service: Service, place: socket.socket) -> None:
+def settings_of(app: Any) -> uvicorn.Config:
+    """How the application is served; the proxies whose headers count are those of $FORWARDED_ALLOW_IPS alone."""
+    named = bool(os.environ.get("FORWARDED_ALLOW_IPS"))  # else any client on loopback could name its own address
+    return uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2, lifespan="on", proxy_headers=named)
+
+
+def serve(service: ChatService, place: socket.socket) -> None:
     """Serves the page until it is interrupted."""
-    settings = uvicorn.Config(make_app(service), log_level="warning", timeout_graceful_shutdown=2, lifespan="on")
     with suppress(KeyboardInterrupt):  # which is how it ends
-        uvicorn.Server(settings).run(sockets=[place])
+        uvicorn.Server(settings_of(make_app(service))).run(sockets=[place])

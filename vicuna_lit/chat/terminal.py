@@ -4,13 +4,13 @@ from collections.abc import Callable
 
 from rich.console import Console
 
-from vicuna_lit.chat.backends import Settings
-from vicuna_lit.chat.talk import Refused, Service, Talk
+from vicuna_lit.chat.service import ChatService, ChatSession, Refused
+from vicuna_lit.inference.backend import Settings
 
 HELP = "/retry  /clear  /quit; Ctrl-C stops a reply"
 
 
-def converse(service: Service, read: Callable[[str], str] = input, console: Console | None = None) -> None:
+def converse(service: ChatService, read: Callable[[str], str] = input, console: Console | None = None) -> None:
     """Reads prompts and streams replies until /quit or the end of the input."""
     out, talk, settings = console or Console(highlight=False), service.begin(), service.config.settings
     how = Settings(settings.temperature, settings.max_new_tokens)
@@ -34,7 +34,7 @@ def converse(service: Service, read: Callable[[str], str] = input, console: Cons
             out.print(str(refusal), markup=False, style="yellow")
 
 
-def _say(service: Service, talk: Talk, text: str, how: Settings, out: Console) -> None:
+def _say(service: ChatService, talk: ChatSession, text: str, how: Settings, out: Console) -> None:
     side, shown = talk.sides[0], ""
     answer = service.answer(talk, text, how, "terminal")
     while True:

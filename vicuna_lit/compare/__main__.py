@@ -1,39 +1,6 @@
-"""`vicuna-compare`: see `vicuna-compare --help`."""
+"""`python -m vicuna_lit.compare`."""
 
-import argparse
-import sys
-from pathlib import Path
-
-from vicuna_lit.compare.runs import read_sweep
-from vicuna_lit.compare.table import METRICS, REPEATS, settings, table
-from vicuna_lit.compare.terminal import show_table, show_unfinished
-from vicuna_lit.folder import RunError
-
-
-def main() -> None:
-    """The command."""
-    parser = argparse.ArgumentParser(
-        prog="vicuna-compare",
-        description="Many train runs as one table and one page (compare.html, runs.csv, figures/).",
-    )
-    parser.add_argument("folders", nargs="+", type=Path, help="a sweep's folder, or run folders")
-    parser.add_argument("--metrics", default=",".join(METRICS), help="figures of result.json (%(default)s)")
-    parser.add_argument("--over", default=",".join(REPEATS), help="keys whose values are repetitions (%(default)s)")
-    parser.add_argument("--out", type=Path, help="where the page goes; the first folder unless given")
-    given = parser.parse_args()
-    metrics, repeats = given.metrics.split(","), given.over.split(",")
-    try:
-        sweep = read_sweep(*given.folders)
-        if found := settings(sweep, metrics, repeats):
-            show_table(table(found, metrics))
-        show_unfinished(sweep, list(sweep.failures))
-        from vicuna_lit.compare.report import write_report
-
-        print(write_report(sweep, given.out or given.folders[0], metrics, repeats))
-    except (RunError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-
+from vicuna_lit.cli.compare import main
 
 if __name__ == "__main__":
     main()

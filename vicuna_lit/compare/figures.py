@@ -28,14 +28,14 @@ POINTS = 150
 """Of a training curve; means of neighbours where there are more steps."""
 
 
-class Drawing(str):
+class SvgPlot(str):
     """SVG text that draws itself in a notebook."""
 
     def _repr_svg_(self) -> str:
         return str(self)
 
 
-def figures(found: Sequence[Setting]) -> dict[str, Drawing]:
+def figures(found: Sequence[Setting]) -> dict[str, SvgPlot]:
     """SVGs by their titles; what has no figures in the results is left out.
 
     Args:
@@ -44,16 +44,18 @@ def figures(found: Sequence[Setting]) -> dict[str, Drawing]:
     shown = found[:MOST_LINES]
     with matplotlib.rc_context(STYLE):
         drawn = {
-            "Held-out loss": _draw("loss", lambda axes: _over_choices(axes, found, "heldout_loss")),
-            "Held-out loss by reply": _draw("turn", lambda axes: _by(axes, shown, "turn", "reply of the conversation")),
-            "Held-out loss by position": _draw("position", lambda axes: _by(axes, shown, "position", "token")),
+            "Validation loss": _draw("loss", lambda axes: _over_choices(axes, found, "val_loss")),
+            "Validation loss by reply": _draw(
+                "turn", lambda axes: _by(axes, shown, "turn", "reply of the conversation")
+            ),
+            "Validation loss by position": _draw("position", lambda axes: _by(axes, shown, "position", "token")),
             "Difference by reply": _draw("turns apart", lambda axes: _apart(axes, shown, "turn", "reply")),
             "Difference by position": _draw("positions apart", lambda axes: _apart(axes, shown, "position", "token")),
             "Training": _draw("training", lambda axes: _training(axes, shown)),
             "Speed": _draw("speed", lambda axes: _over_choices(axes, found, "supervised_tokens_per_second")),
             "Memory": _draw("memory", lambda axes: _over_choices(axes, found, "peak_memory_bytes")),
         }
-    return {title: Drawing(svg) for title, svg in drawn.items() if svg}
+    return {title: SvgPlot(svg) for title, svg in drawn.items() if svg}
 
 
 def _draw(salt: str, draw: Callable[[Axes], bool]) -> str | None:
@@ -96,33 +98,33 @@ def _over_choices(axes: Axes, found: Sequence[Setting], metric: str) -> bool:
 
 
 def _by(axes: Axes, found: Sequence[Setting], what: str, label: str) -> bool:
-    """The held-out loss by reply or by position, one line a setting."""
-    names = list(dict.fromkeys(name for s in found for run in s.runs for name in run.heldout_by(what)))
+    """The validation loss by reply or by position, one line a setting."""
+    names = list(dict.fromkeys(name for s in found for run in s.runs for name in run.val_by(what)))
     if len(names) < 2:
         return False
     for colour, setting in zip(_colours(len(found)), found, strict=True):
-        each = [run.heldout_by(what) for run in setting.runs]
+        each = [run.val_by(what) for run in setting.runs]
         means = [(i, Mean.of([one[name] for one in each if name in one])) for i, name in enumerate(names)]
         _curve(axes, [(float(i), mean) for i, mean in means if mean], colour, setting.name, 1)
     axes.set_xticks(range(len(names)), names)
-    axes.set(xlabel=label, ylabel="held-out loss")
+    axes.set(xlabel=label, ylabel="validation loss")
     axes.legend(title=_title(found[0].choices))
     return True
 
 
 def _apart(axes: Axes, found: Sequence[Setting], what: str, label: str) -> bool:
-    """How the held-out loss differs from the first setting's within each repetition, by reply or by position."""
+    """How the validation loss differs from the first setting's within each repetition, by reply or by position."""
     others = [setting for setting in found if setting.pairs]
-    names = list(dict.fromkeys(name for s in others for run, _ in s.pairs for name in run.heldout_by(what)))
+    names = list(dict.fromkeys(name for s in others for run, _ in s.pairs for name in run.val_by(what)))
     if len(names) < 2:
         return False
     for colour, setting in zip(_colours(len(found))[1:], others, strict=False):
-        both = [(run.heldout_by(what), first.heldout_by(what)) for run, first in setting.pairs]
+        both = [(run.val_by(what), first.val_by(what)) for run, first in setting.pairs]
         means = [(i, Mean.of([a[n] - b[n] for a, b in both if n in a and n in b])) for i, n in enumerate(names)]
         _curve(axes, [(float(i), mean) for i, mean in means if mean], colour, setting.name, 1)
     axes.axhline(0, color=GREY, linewidth=0.8)
     axes.set_xticks(range(len(names)), names)
-    axes.set(xlabel=label, ylabel=f"held-out loss, against {found[0].name}")
+    axes.set(xlabel=label, ylabel=f"validation loss, against {found[0].name}")
     axes.legend(title=_title(found[0].choices))
     return True
 

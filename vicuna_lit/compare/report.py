@@ -7,11 +7,11 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from vicuna_lit.compare.figures import Drawing, figures
+from vicuna_lit.compare.figures import SvgPlot, figures
 from vicuna_lit.compare.runs import Sweep
 from vicuna_lit.compare.table import METRICS, REPEATS, Setting, settings, table
-from vicuna_lit.folder import write
 from vicuna_lit.pages import render_page
+from vicuna_lit.run_folder import write
 
 
 def write_report(
@@ -28,7 +28,7 @@ def write_report(
     return folder / "compare.html"
 
 
-def page(sweep: Sweep, found: Sequence[Setting], drawn: dict[str, Drawing], metrics: Sequence[str]) -> str:
+def page(sweep: Sweep, found: Sequence[Setting], drawn: dict[str, SvgPlot], metrics: Sequence[str]) -> str:
     """The page as text."""
     return render_page(
         "compare/report.html.jinja",
@@ -49,8 +49,8 @@ def runs_csv(sweep: Sweep, metrics: Sequence[str] = METRICS) -> str:
     rows = []
     for run in sweep.runs:
         row: dict[str, object] = {key: sweep.choice(run, key) for key in sweep.keys}
-        row |= {"status": run.status} | {metric: run.figure(metric) for metric in metrics}
-        row |= {f"loss_by_{what}/{k}": v for what in ("turn", "position") for k, v in run.heldout_by(what).items()}
+        row |= {"status": run.status} | {metric: run.metric(metric) for metric in metrics}
+        row |= {f"loss_by_{what}/{k}": v for what in ("turn", "position") for k, v in run.val_by(what).items()}
         rows.append(row)
     out = io.StringIO()
     columns = dict.fromkeys(key for row in rows for key in row)

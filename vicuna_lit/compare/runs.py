@@ -10,16 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vicuna_lit.folder import RunError, flatten
+from vicuna_lit.config.base import is_below, other_keys
+from vicuna_lit.config.renamed import with_new_names
+from vicuna_lit.config.train import Computation, Recipe, RunSettings
+from vicuna_lit.run_folder import RunError, flatten
 
 if TYPE_CHECKING:
-    from vicuna_lit.compare.figures import Drawing
+    from vicuna_lit.compare.figures import SvgPlot
     from vicuna_lit.compare.table import Table
 
 FAILURES = "failures.jsonl"
 """In a sweep's folder: a line for each job that failed."""
-NO_CHOICE = ("run", "wandb", "checkpoint", "resume", "on_failure", "objective", "dry_run")
-"""Config keys that do not make a run another one to compare."""
+LAYOUT = other_keys(Computation, Recipe)
+"""Differences that leave the losses alone are named last."""
 
 
 @dataclass(frozen=True)
@@ -58,14 +61,14 @@ class Run:
         columns = {key: [row[key] for row in rows] for key in (rows[0] if rows else ())}
         return {k: np.array(v if k == "conversations_hash" else list(map(float, v))) for k, v in columns.items()}
 
-    def figure(self, name: str) -> float | None:
-        """A figure of the result by its name, or None: `heldout_loss`, `lost_time.saving`, `data.train.tokens`."""
+    def metric(self, name: str) -> float | None:
+        """A figure of the result by its name, or None: `val_loss`, `lost_time.saving`, `data.train.tokens`."""
         return figure(self.result, name)
 
-    def heldout_by(self, what: str) -> dict[str, float]:
-        """The held-out loss by `turn` (`1`, `2`, …, `8+`) or by `position` (`0-127`, `128-255`, …), in order."""
-        prefix = f"heldout/loss_by_{what}/"
-        return {k.removeprefix(prefix): v for k, v in self.result.get("heldout", {}).items() if k.startswith(prefix)}
+    def val_by(self, what: str) -> dict[str, float]:
+        """The validation loss by `turn` (`1`, `2`, …, `8+`) or by `position` (`0-127`, `128-255`, …), in order."""
+        prefix = f"val/loss_by_{what}/"
+        return {k.removeprefix(prefix): v for k, v in self.result.get("validation", {}).items() if k.startswith(prefix)}
 
 
 @dataclass(frozen=True)
@@ -88,8 +91,9 @@ class Sweep:
         if all(run.swept for run in self.runs):
             return tuple(dict.fromkeys(key for run in self.runs for key in run.swept))
         flat = [flatten(run.config) for run in self.runs]
-        named = [key for key in dict.fromkeys(k for one in flat for k in one) if key.split(".")[0] not in NO_CHOICE]
-        return tuple(key for key in named if len({json.dumps(one.get(key)) for one in flat}) > 1)
+        named = dict.fromkeys(key for one in flat for key in one if not is_below(key, RunSettings.model_fields))
+        differing = [key for key in named if len({json.dumps(one.get(key)) for one in flat}) > 1]
+        return tuple(sorted(differing, key=lambda key: is_below(key, LAYOUT)))
 
     def choice(self, run: Run, key: str) -> str:
         """The value of a key in a run, as text."""
@@ -102,13 +106,13 @@ class Sweep:
         """Means over seeds ± one standard error, a row for each setting; draws itself in a notebook.
 
         Args:
-            metrics: figures of `result.json`; held-out loss, speed, memory and seconds unless given.
+            metrics: figures of `result.json`; validation loss, speed, memory and seconds unless given.
         """
         from vicuna_lit.compare.table import METRICS, settings, table
 
         return table(settings(self, metrics or METRICS), metrics or METRICS)
 
-    def figures(self) -> dict[str, "Drawing"]:
+    def plots(self) -> dict[str, "SvgPlot"]:
         """The figures that suit what was swept, by title; each draws itself in a notebook."""
         from vicuna_lit.compare.figures import figures
         from vicuna_lit.compare.table import settings
@@ -181,9 +185,9 @@ def _below(folder: Path) -> Sequence[Run]:
 
 def _read(folder: Path) -> Run | None:
     try:
-        config = json.loads((folder / "config.json").read_text())
+        config = with_new_names(json.loads((folder / "config.json").read_text()))
         result = (folder / "result.json").read_text() if (folder / "result.json").exists() else "{}"
-        return Run(folder, config, json.loads(result)) if "conversations_per_step" in config else None
+        return Run(folder, config, with_new_names(json.loads(result))) if "conversations_per_step" in config else None
     except FileNotFoundError:
         return None
     except (ValueError, TypeError) as error:

@@ -8,13 +8,13 @@ from html import escape
 
 from vicuna_lit.compare.runs import Run, Sweep
 
-METRICS = ("heldout_loss", "supervised_tokens_per_second", "peak_memory_bytes", "seconds")
+METRICS = ("val_loss", "supervised_tokens_per_second", "peak_memory_bytes", "seconds")
 REPEATS = ("seed",)
 """Keys whose values are repetitions of one setting."""
 SCALES = {"peak_memory_bytes": (2**30, "peak memory, GiB"), "model_bytes": (2**30, "model, GiB")}
 NAMES = {
-    "heldout_loss": "held-out loss",
-    "heldout_loss_before": "held-out loss before",
+    "val_loss": "validation loss",
+    "val_loss_before": "validation loss before",
     "supervised_tokens_per_second": "supervised tokens/s",
     "seconds": "seconds",
     "steps": "steps",
@@ -62,8 +62,8 @@ class Setting:
 
     @property
     def difference(self) -> Mean | None:
-        """Held-out loss minus that of the first setting, within each repetition: what a seed does to both cancels."""
-        losses = [(a.figure("heldout_loss"), b.figure("heldout_loss")) for a, b in self.pairs]
+        """Validation loss minus that of the first setting, within each repetition: what a seed does to both cancels."""
+        losses = [(a.metric("val_loss"), b.metric("val_loss")) for a, b in self.pairs]
         return Mean.of([a - b for a, b in losses if a is not None and b is not None])
 
     @property
@@ -86,7 +86,7 @@ def settings(sweep: Sweep, metrics: Sequence[str] = METRICS, repeats: Sequence[s
     first = next(iter(groups.values()), [])
     out = []
     for choices, runs in groups.items():
-        figures = {m: Mean.of([v for run in runs if (v := run.figure(m)) is not None]) for m in metrics}
+        figures = {m: Mean.of([v for run in runs if (v := run.metric(m)) is not None]) for m in metrics}
         pairs = () if runs is first else _pairs(sweep, runs, first, repeats)
         out.append(Setting(dict(zip(keys, choices, strict=True)), tuple(runs), figures, pairs))
     return tuple(out)
@@ -117,7 +117,7 @@ def table(found: Sequence[Setting], metrics: Sequence[str] = METRICS) -> Table:
         for metric in metrics:
             scale, name = SCALES.get(metric, (1, NAMES.get(metric, metric)))
             row[name] = _scaled(setting.metrics[metric], scale)
-            if metric == "heldout_loss" and len(found) > 1:
+            if metric == "val_loss" and len(found) > 1:
                 row["difference, paired"] = str(setting.difference) if setting.difference else "–"
         out.append(row)
     return out

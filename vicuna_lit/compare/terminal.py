@@ -10,7 +10,7 @@ from rich.text import Text
 
 from vicuna_lit.compare.runs import Sweep, read_sweep
 from vicuna_lit.compare.table import settings, table
-from vicuna_lit.folder import RunError
+from vicuna_lit.run_folder import RunError
 
 console = Console(soft_wrap=True, highlight=False)
 

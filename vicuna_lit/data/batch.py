@@ -1,6 +1,10 @@
 """A row of the plan as tensors."""
 
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -8,8 +12,9 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from vicuna_lit.data.build import Examples
-from vicuna_lit.data.schedule import Plan, Row
+from vicuna_lit.data.dataset import Examples
+from vicuna_lit.data.mixture import JoinedExamples
+from vicuna_lit.data.packing import Plan, Row
 
 
 @dataclass(frozen=True)
@@ -18,7 +23,8 @@ class Batch:
 
     `labels` are −100 where not supervised, and the loss shifts them (transformers' convention).
     `position_ids` restart with every conversation; `lengths` are the conversations' tokens, summing
-    to L. `denominator` is the number of supervised tokens in the whole optimizer step.
+    to L. `denominator` is the number of supervised tokens in the whole optimizer step. `sources` has the number of the
+    source of each conversation, from 0; () where nobody asks.
     """
 
     input_ids: Int[Tensor, "1 L"]
@@ -26,17 +32,42 @@ class Batch:
     position_ids: Int[Tensor, "1 L"]
     lengths: tuple[int, ...]
     denominator: int
+    replies_before: tuple[int, ...] = (0,)
+    """For each conversation of the row, see `Example`."""
+    sources: tuple[int, ...] = ()
+
+    @cached_property
+    def predicting(self) -> Int[Tensor, " S"]:
+        """The positions of the row whose next token is supervised."""
+        return (self.labels[0, 1:] != -100).nonzero()[:, 0]
+
+    @cached_property
+    def targets(self) -> Int[Tensor, " S"]:
+        """The tokens that they predict."""
+        return self.labels[0, 1:][self.predicting]
+
+    @cached_property
+    def bounds(self) -> Int[Tensor, " bounds"]:
+        """int32, one more than conversations: where each starts, and where the last ends (`cu_seqlens`)."""
+        return torch.tensor([0, *accumulate(self.lengths)], dtype=torch.int32)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
-        """The batch on a device."""
-        moved = {
-            name: getattr(self, name).to(device, non_blocking=non_blocking)
-            for name in ("input_ids", "labels", "position_ids")
-        }
-        return replace(self, **moved)
+        """What a model reads, on a device; `labels` stay where they are."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> "Batch":
+        """In memory from which a GPU copies without making the program wait."""
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        """What follows from the labels is computed on the CPU, before the copy; a GPU would be waited for."""
+        batch = replace(self, input_ids=change(self.input_ids), position_ids=change(self.position_ids))
+        for name in ("predicting", "targets", "bounds"):
+            batch.__dict__[name] = change(getattr(self, name))
+        return batch
 
 
-def collate(examples: Examples, row: Row, denominator: int) -> Batch:
+def collate(examples: Examples | JoinedExamples, row: Row, denominator: int) -> Batch:
     """Lays the conversations of a row one behind the other.
 
     An empty row (a rank that has no conversation left in this step) becomes one unsupervised token,
@@ -44,7 +75,7 @@ def collate(examples: Examples, row: Row, denominator: int) -> Batch:
     """
     if not row:
         zero = torch.zeros(1, 1, dtype=torch.int64)
-        return Batch(zero, zero - 100, zero, (1,), denominator)
+        return Batch(zero, zero - 100, zero, (1,), denominator, replies_before=(0,), sources=(0,))
     parts = [examples[c] for c in row]
     lengths = tuple(len(e.input_ids) for e in parts)
 
@@ -57,13 +88,15 @@ def collate(examples: Examples, row: Row, denominator: int) -> Batch:
         row_of([np.arange(n) for n in lengths]),
         lengths,
         denominator,
+        replies_before=tuple(e.replies_before for e in parts),
+        sources=tuple(examples.source_of(c) for c in row),
     )
 
 
 class PlannedRows(Dataset[Batch]):
     """One rank's micro-batches in the order of the plan: item `step * accumulation + micro`."""
 
-    def __init__(self, examples: Examples, plan: Plan, rank: int = 0):
+    def __init__(self, examples: Examples | JoinedExamples, plan: Plan, rank: int = 0):
         self.examples, self.plan, self.rank = examples, plan, rank
 
     def __len__(self) -> int:
@@ -73,3 +106,26 @@ class PlannedRows(Dataset[Batch]):
         step, micro = divmod(i, self.plan.accumulation)
         row = self.plan.rows[step][self.rank][micro]
         return collate(self.examples, row, int(self.plan.step_supervised[step]))
+
+
+class PrefetchedRows:
+    """Rows from `start` on; each is made in a thread while the one before it is trained on, and pinned for a GPU."""
+
+    def __init__(self, rows: PlannedRows, start: int = 0):
+        self.rows, self.start = rows, start
+
+    def __len__(self) -> int:
+        return len(self.rows) - self.start
+
+    def __iter__(self) -> Iterator[Batch]:
+        with ThreadPoolExecutor(1, "rows") as thread:
+            coming = [thread.submit(self._row, self.start)] if len(self) else []
+            for i in range(self.start, len(self.rows)):
+                batch = coming.pop().result()
+                if i + 1 < len(self.rows):
+                    coming.append(thread.submit(self._row, i + 1))
+                yield batch
+
+    def _row(self, i: int) -> Batch:
+        batch = self.rows[i]
+        return batch.pin_memory() if torch.cuda.is_initialized() else batch

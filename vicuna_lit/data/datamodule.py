@@ -5,81 +5,123 @@ from typing import Any
 
 import lightning as L
 import numpy as np
-from torch.utils.data import DataLoader
+import torch
 
-from vicuna_lit.data.batch import Batch, PlannedRows
-from vicuna_lit.data.build import Account, Examples
-from vicuna_lit.data.schedule import Plan, schedule
-from vicuna_lit.data.source import Sizes, Source, plan_run
-from vicuna_lit.data.tokenize import Encoder
-from vicuna_lit.train.config import TrainConfig
+from vicuna_lit.config.train import Computation
+from vicuna_lit.data.batch import Batch, PlannedRows, PrefetchedRows
+from vicuna_lit.data.dataset import DataReport
+from vicuna_lit.data.encoder import Encoder
+from vicuna_lit.data.mixture import JoinedExamples, counts, drawn, total
+from vicuna_lit.data.packing import Plan, plan_steps
+from vicuna_lit.data.source import ExampleLengths, Sources, plan_run
+from vicuna_lit.data.tokenizer import make_encoder
 
 
-class ConversationData(L.LightningDataModule):
-    """Reads and tokenises on `setup()`; afterwards `plan`, `train`, `heldout` and their accounts are there."""
+class ConversationDataModule(L.LightningDataModule):
+    """Reads and tokenises on `setup()`; afterwards `plan`, `train`, `validation` and their reports are there.
 
-    train: Examples
-    heldout: Examples
-    account: Account
-    heldout_account: Account
+    A batch is a row: examples that lie one after another, without padding, at most `tokens_per_device` long.
+
+    Args:
+        encoder: None: of the config.
+        rank, world_size: of this process; those of the trainer count where there is one.
+    """
+
+    train: JoinedExamples
+    validation: JoinedExamples
+    accounts: dict[str, DataReport]
+    """By the name of the source; an empty name where there is but one. So are those of the validation set."""
+    validation_accounts: dict[str, DataReport]
     plan: Plan
-    heldout_plan: Plan
+    validation_plan: Plan
 
-    def __init__(self, config: TrainConfig, encoder: Encoder, rank: int = 0, world_size: int = 1):
+    def __init__(self, config: Computation, encoder: Encoder | None = None, rank: int = 0, world_size: int = 1):
         super().__init__()
-        self.config, self.encoder, self.rank, self.world_size = config, encoder, rank, world_size
+        self.config, self.encoder = config, encoder or make_encoder(config)
+        self.rank, self.world_size = rank, world_size
         self.start = 0
-        """Optimizer steps that are done already; their rows are not dealt again."""
-        self.source = Source(config)
+        """Optimizer steps that are done already; training starts after them. `RunRecord` sets it when a run resumes."""
+        self.source = Sources(config)
         self._ready = False
 
     def setup(self, stage: str = "fit") -> None:
-        """Builds everything once; Lightning may call it again.
+        """Reads everything once, and plans it for the processes that there are; Lightning may call it again.
 
         Raises:
             DataError: no usable conversation.
         """
-        if self._ready:
+        planned_for = self.world_size if self._ready else None
+        if self.trainer is not None:
+            self.rank, self.world_size = self.trainer.global_rank, self.trainer.world_size
+        if planned_for == self.world_size:
             return
-        self.train, self.account = self.source.examples(self.encoder, heldout=False)
-        self.heldout, self.heldout_account = self.source.examples(self.encoder, heldout=True)
+        if not self._ready:
+            self.train, self.accounts = self.source.examples(self.encoder, validation=False)
+            self.validation, self.validation_accounts = self.source.examples(self.encoder, validation=True)
         c = self.config
-        self.plan = plan_run(c, Sizes.of(self.train), self.world_size)
-        if len(self.heldout):
-            self.heldout_plan = schedule(
-                self.heldout.lengths,
-                self.heldout.supervised,
-                conversations_per_step=len(self.heldout),
-                tokens_per_device=max(c.tokens_per_device, int(self.heldout.lengths.max())),
+        self.plan = plan_run(c, ExampleLengths.of(self.train), self.world_size)
+        if len(self.validation):
+            self.validation_plan = plan_steps(
+                self.validation.lengths,
+                self.validation.supervised,
+                conversations_per_step=len(self.validation),
+                tokens_per_device=max(c.tokens_per_device, int(self.validation.lengths.max())),
                 world_size=self.world_size,
                 packing=c.packing,
             )
         self._ready = True
 
+    @property
+    def account(self) -> DataReport:
+        """What became of all records to train on."""
+        return total(self.accounts.values())
+
+    @property
+    def drawn(self) -> dict[str, dict[str, Any]]:
+        """What the run takes of each source, see `mixture.drawn`."""
+        order = np.concatenate([np.array(step, np.int64) for step in self.plan.step_conversations])
+        return drawn(self.train, order, self.plan.one_pass)
+
     def statistics(self) -> dict[str, Any]:
-        """Counts of records, exchanges and tokens of both sets, for `result.json` and W&B."""
+        """Counts of records, exchanges and tokens of both sets and, of a mixture, of each source, for `result.json` and
+        W&B."""
+        found: dict[str, Any] = {}
+        sets = {"train": (self.train, self.accounts), "validation": (self.validation, self.validation_accounts)}
+        for name, (examples, accounts) in sets.items():
+            found[name] = total(accounts.values()).summary() | counts(examples)
+            if "" not in accounts:
+                of_each = {source: counts(part) for source, part in examples.parts.items()}
+                found[name]["sources"] = {source: a.summary() | of_each[source] for source, a in accounts.items()}
+        for source, taken in self.drawn.items() if self.config.data.sources else ():
+            found["train"]["sources"][source]["drawn"] = taken
+        return found
 
-        def of(examples: Examples, account: Account) -> dict[str, Any]:
-            supervised = int(examples.supervised_mask.sum())
-            tokens = {"examples": len(examples), "tokens": len(examples.input_ids), "supervised_tokens": supervised}
-            return account.summary() | tokens
-
-        return {"train": of(self.train, self.account), "heldout": of(self.heldout, self.heldout_account)}
-
-    def train_dataloader(self) -> DataLoader[Batch]:
+    def train_dataloader(self) -> PrefetchedRows:
         """This rank's micro-batches, in order; a run that goes on starts where it stopped."""
-        rows = PlannedRows(self.train, self.plan, self.rank)
-        return DataLoader(rows, batch_size=None, sampler=range(self.start * self.plan.accumulation, len(rows)))
+        return PrefetchedRows(PlannedRows(self.train, self.plan, self.rank), self.start * self.plan.accumulation)
+
+    def val_dataloader(self) -> Any:
+        """This rank's held-out rows."""
+        return PrefetchedRows(self.validation_rows()) if len(self.validation) else []
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Copies without waiting: the row's memory is pinned."""
+        return batch.to(device, non_blocking=True)
+
+    def conversations_of(self, step: int) -> list[str]:
+        """The ids of the conversations in an optimizer step, from 1."""
+        return [self.train.id_of(i) for rank in self.plan.rows[step - 1] for row in rank for i in row]
 
     def fingerprint(self) -> str:
         """Names the tokens, the masks and the order in which a run takes them, whatever the layout."""
         digest = hashlib.sha256()
-        for array in (self.train.input_ids, self.train.supervised_mask, self.train.lengths):
-            digest.update(np.ascontiguousarray(array).data)
+        for part in self.train.parts.values():
+            for array in (part.input_ids, part.supervised_mask, part.lengths):
+                digest.update(np.ascontiguousarray(array).data)
         for step in range(self.plan.steps):
             digest.update(self.plan.conversations_hash(step).encode())
         return digest.hexdigest()
 
-    def heldout_rows(self) -> PlannedRows:
+    def validation_rows(self) -> PlannedRows:
         """This rank's held-out rows."""
-        return PlannedRows(self.heldout, self.heldout_plan, self.rank)
+        return PlannedRows(self.validation, self.validation_plan, self.rank)

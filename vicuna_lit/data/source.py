@@ -1,6 +1,5 @@
-"""What a config trains on: its files, the examples in them, and the step plan of those."""
+"""What a config trains on: its sources, their files, the examples in them, and the step plan of those."""
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,17 +7,22 @@ from pathlib import Path
 
 import numpy as np
 
-from vicuna_lit.conversation import Conversation, DataError, Rejection, is_heldout
-from vicuna_lit.data.build import Account, Examples, build
-from vicuna_lit.data.schedule import Plan, schedule
-from vicuna_lit.data.tokenize import Encoder
-from vicuna_lit.formats import find_files, read
-from vicuna_lit.paths import locate
-from vicuna_lit.train.config import TrainConfig
+from vicuna_lit.config.train import Computation
+from vicuna_lit.data.conversation import Conversation, DataError, Rejection, is_validation
+from vicuna_lit.data.dataset import EVERY_REPLY, DataReport, Examples, Masks, NumberedExample, tokenised
+from vicuna_lit.data.encoder import Encoder
+from vicuna_lit.data.files import find_files
+from vicuna_lit.data.mixture import JoinedExamples
+from vicuna_lit.data.order import Shares
+from vicuna_lit.data.packing import Plan, plan_steps
+from vicuna_lit.data.readers import read
+from vicuna_lit.data.token_cache import TokenCache
+from vicuna_lit.file_hashes import Hashes, hashes_of
+from vicuna_lit.paths import place_of
 
 
 @dataclass(frozen=True)
-class Sizes:
+class ExampleLengths:
     """All that a plan needs to know of the examples."""
 
     lengths: np.ndarray
@@ -27,16 +31,24 @@ class Sizes:
     """int64 [examples]: supervised tokens of each."""
     records: np.ndarray
     """int64 [examples]: the number of the conversation that each is a piece of."""
+    sources: np.ndarray
+    """int64 [examples]: the number of the source of each."""
 
     @classmethod
-    def of(cls, examples: Examples) -> "Sizes":
+    def of(cls, examples: JoinedExamples) -> "ExampleLengths":
         """Of tokenised examples."""
-        return cls(examples.lengths, examples.supervised, examples.records)
+        return cls(examples.lengths, examples.supervised, examples.records, examples.sources)
 
 
-def plan_run(config: TrainConfig, sizes: Sizes, world_size: int) -> Plan:
-    """The step plan of a config."""
-    return schedule(
+def plan_run(config: Computation, sizes: ExampleLengths, world_size: int) -> Plan:
+    """The step plan of a config.
+
+    Raises:
+        DataError: the shares of the sources draw nothing, or there is no source to go by.
+    """
+    if config.order == "by_source" and not config.data.sources:
+        raise DataError("order=by_source: data.sources names none; data=mixture, or order=shuffled")
+    return plan_steps(
         sizes.lengths,
         sizes.supervised,
         conversations_per_step=config.conversations_per_step,
@@ -47,75 +59,162 @@ def plan_run(config: TrainConfig, sizes: Sizes, world_size: int) -> Plan:
         max_steps=config.trainer.max_steps,
         packing=config.packing,
         groups=sizes.records if config.step_unit == "conversation" else None,
+        sources=sizes.sources,
+        shares=Shares.of_config(config.data),
+        order=config.order,
     )
 
 
-class Source:
-    """The files of a config, and the conversations in them."""
+class ConversationFiles:
+    """The files of a config with one source, and the conversations in them."""
 
-    def __init__(self, config: TrainConfig):
-        self.config = config
-        self.prepared = _prepared(config.data.path)
+    def __init__(self, config: Computation):
+        if config.data.path is None:
+            raise DataError("data.path is null: a mixture has several sources, see Sources")
+        self.config, self.path = config, config.data.path
+        self.prepared = _prepared(self.path)
         """The folder, where `data.path` is one that `vicuna-prepare` wrote."""
 
-    def examples(self, encoder: Encoder, heldout: bool) -> tuple[Examples, Account]:
-        """Tokenised, with what became of every record.
+    def examples(self, encoder: Encoder, validation: bool) -> tuple[Examples, DataReport]:
+        """Tokenised, with what became of every record; found again in the cache where the same was asked for before.
 
         Raises:
-            DataError: no usable conversation to train on.
+            DataError: a file has changed while it was read.
         """
-        data = self.config.data
-        most = data.max_heldout if heldout else data.max_conversations
-        if data.heldout_path is None and self.prepared is None:
-            records = self._side(heldout)
-        else:
-            records = read(self._file(heldout))
-        c = self.config
-        context = (c.heldout.context_length if heldout else None) or c.context_length
-        examples, account = build(records, encoder, context, most, "replies" if heldout else c.supervised)
-        if not len(examples) and not heldout:
-            raise account.nothing_left(data.path)
+        c, data = self.config, self.config.data
+        context = (c.validation.context_length if validation else None) or c.context_length
+        most = data.max_validation if validation else data.max_conversations
+        masks = EVERY_REPLY if validation else Masks(c.train_on, c.train_on_reasoning)
+        files = hashes_of(self.files)
+
+        def build(account: DataReport) -> Iterator[NumberedExample]:
+            yield from tokenised(self.records(validation), encoder, context, account, most, masks)
+            if hashes_of(self.files) != files:
+                raise DataError(f"{self.path}: a file has changed while it was read; start again when it is whole")
+
+        about = {
+            "files": files,
+            "validation": validation,
+            "read_as": {"prepared": bool(self.prepared), **data.model_dump(mode="json", exclude={"sources", "shares"})},
+            "encoder": encoder.fingerprint,
+            "context_length": context,
+            "masks": masks._asdict(),
+        }
+        examples, account = TokenCache(c.token_cache_gb * 1e9).examples(about, build)
         return examples, account
 
-    def _file(self, heldout: bool) -> Path:
-        """Training or held-out conversations, where they are files of their own."""
-        named = self.config.data.heldout_path
-        if heldout and named is not None:
-            return locate(named)
-        if self.prepared is not None:
-            return self.prepared / ("heldout.jsonl" if heldout else "train.jsonl")
-        return locate(self.config.data.path)
+    def nothing_left(self, account: DataReport) -> DataError:
+        """The error for a source without a single example to train on."""
+        splits = self.prepared is None and self.config.data.validation_path is None
+        if splits and not account.records_in and any(isinstance(record, Conversation) for record in self._side(True)):
+            fraction = f"data.validation_fraction={self.config.data.validation_fraction:g}"
+            return DataError(f"{self.path}: all of its conversations are held out; {fraction} may be smaller")
+        return account.nothing_left(self.path)
 
-    def _side(self, heldout: bool) -> Iterator[Conversation | Rejection]:
+    def records(self, validation: bool) -> Iterator[Conversation | Rejection]:
+        """The conversations of one side as they are read, and why others cannot be."""
+        if self.config.data.validation_path is None and self.prepared is None:
+            return self._side(validation)
+        return read(self._file(validation))
+
+    def _file(self, validation: bool) -> Path:
+        """Training or held-out conversations, where they are files of their own."""
+        named = self.config.data.validation_path
+        if validation and named is not None:
+            return place_of(named)
+        if self.prepared is not None:
+            return self.prepared / (_validation_file(self.prepared) if validation else "train.jsonl")
+        return place_of(self.path)
+
+    def _side(self, validation: bool) -> Iterator[Conversation | Rejection]:
         """The records on one side of the split; broken ones count with the training set."""
-        fraction = self.config.data.heldout_fraction
-        for record in read(locate(self.config.data.path)):
+        fraction = self.config.data.validation_fraction
+        for record in read(place_of(self.path)):
             whole = isinstance(record, Conversation)
-            if (whole and is_heldout(record.id, fraction)) == heldout:
+            if (whole and is_validation(record.split_key, fraction)) == validation:
                 yield record
 
     @property
     def files(self) -> dict[str, Path]:
-        """Where the conversations came from, by name; `heldout/…` where `data.heldout_path` names them."""
-        named = self.config.data.heldout_path
-        heldout = {f"heldout/{name}": file for file, name in find_files(locate(named))} if named else {}
+        """Where the conversations came from, by name; `validation/…` where `data.validation_path` names them."""
+        named = self.config.data.validation_path
+        validation = {f"validation/{name}": file for file, name in find_files(place_of(named))} if named else {}
         if self.prepared is not None:
-            names = ("train.jsonl",) if named else ("train.jsonl", "heldout.jsonl")
-            return {name: self.prepared / name for name in names} | heldout
-        return {name: file for file, name in find_files(locate(self.config.data.path))} | heldout
+            names = ("train.jsonl",) if named else ("train.jsonl", _validation_file(self.prepared))
+            return {name: self.prepared / name for name in names} | validation
+        return {name: file for file, name in find_files(place_of(self.path))} | validation
 
-    @cached_property
-    def file_hashes(self) -> dict[str, str]:
-        """sha256 of each of the files, as they are now."""
-        out = {}
-        for name, path in self.files.items():
-            with path.open("rb") as file:
-                out[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    @property
+    def files_as_given(self) -> dict[str, Path]:
+        """The same by the paths of the config, for messages."""
+        data, out = self.config.data, {}
+        for name, file in self.files.items():
+            inside = name.removeprefix("validation/") if data.validation_path else name
+            given = self.path if inside == name else data.validation_path or ""
+            out[given if place_of(given) == file else f"{given}/{inside}"] = file
         return out
 
 
+class Sources:
+    """All that a config trains on: its sources by their names, or the one of `data.path` under an empty name."""
+
+    def __init__(self, config: Computation):
+        self.config = config
+        self.parts = {
+            name: ConversationFiles(config.model_copy(update={"data": data}))
+            for name, data in config.data.by_source().items()
+        }
+
+    @property
+    def prepared(self) -> Path | None:
+        """The folder of a single source that `vicuna-prepare` wrote."""
+        return None if self.config.data.sources else self.parts[""].prepared
+
+    def examples(self, encoder: Encoder, validation: bool) -> tuple[JoinedExamples, dict[str, DataReport]]:
+        """The examples of all sources, each tokenised and kept for itself, and each one's account.
+
+        Raises:
+            DataError: a source has no usable conversation to train on, or a file has changed while it was read.
+        """
+        shares, parts = Shares.of_config(self.config.data).amounts, self.parts
+        if validation and self.config.data.validation_path:  # one set for all
+            parts = {"": next(iter(parts.values()))}
+        examples, accounts = {}, {}
+        for (name, part), share in zip(parts.items(), shares, strict=False):
+            examples[name], accounts[name] = part.examples(encoder, validation)
+            if not validation and share and not len(examples[name]):
+                raise DataError(f"{f'data.sources {name}: ' if name else ''}{part.nothing_left(accounts[name])}")
+        return JoinedExamples(examples), accounts
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """Where the conversations came from, by name: `sources/<name>/…` where there are several."""
+        found: dict[str, Path] = {}
+        for source, part in self.parts.items():
+            for name, file in part.files.items():
+                shared = not source or (self.config.data.validation_path and name.startswith("validation/"))
+                found[name if shared else f"sources/{source}/{name}"] = file
+        return found
+
+    @property
+    def files_as_given(self) -> dict[str, Path]:
+        """The same by the paths of the config, for messages."""
+        return {name: file for part in self.parts.values() for name, file in part.files_as_given.items()}
+
+    @cached_property
+    def file_hashes(self) -> Hashes:
+        """sha256 of each of the files, as they are now."""
+        return hashes_of(self.files)
+
+
+def _validation_file(prepared: Path) -> str:
+    """An earlier version of `vicuna-prepare` called it otherwise."""
+    old = "heldout.jsonl"
+    return old if (prepared / old).exists() else "validation.jsonl"
+
+
 def _prepared(path: str) -> Path | None:
-    folder = locate(path)
+    folder = place_of(path)
     if not folder.is_dir() or not ((folder / "work").is_dir() or (folder / "manifest.json").exists()):
         return None
     if not (folder / "manifest.json").exists():

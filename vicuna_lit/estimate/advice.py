@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from vicuna_lit.compose import ConfigError, load
-from vicuna_lit.estimate.config import EstimateConfig
+from vicuna_lit.config.choices import DDPConfig, FinetuneConfig, FSDPConfig, SingleConfig
+from vicuna_lit.config.compose import ConfigError, load
+from vicuna_lit.config.estimate import EstimateConfig
 from vicuna_lit.estimate.run import Estimate, Estimator
 from vicuna_lit.estimate.tables import price_table
-from vicuna_lit.train.choices import DDPConfig, FSDPConfig, SingleConfig
 
 FSDP = FSDPConfig(kind="fsdp", offload=False)
 MOST_SHOWN = 4
@@ -29,7 +29,7 @@ class Change:
 def to_fit(found: Estimate) -> list[Change]:
     """The smallest sets of changes with which a run fits, those that keep the mathematics first."""
     estimator = Estimator(found.plan.steps)
-    singles = [(step, tried) for step in _less_memory(found.config) if (tried := _with(estimator, found, [step]))]
+    singles = [(step, tried) for step in _less_memory(found.asked) if (tried := _with(estimator, found, [step]))]
     out = [Change((step.override,), tried, step.same_run) for step, tried in singles if tried.fits]
     by_gain = [step for step, tried in sorted(singles, key=lambda one: one[1].memory.likely)]
     if not any(change.same_run for change in out):
@@ -61,7 +61,7 @@ def _together(estimator: Estimator, found: Estimate, steps: list["_Step"]) -> li
 
 
 def _with(estimator: Estimator, found: Estimate, steps: list["_Step"]) -> Estimate | None:
-    config = found.config
+    config = found.asked
     for step in steps:
         config = config.model_copy(update=step.fields)
     return _tried(estimator, config)
@@ -81,14 +81,14 @@ class _Step:
 
 
 def _less_memory(c: EstimateConfig) -> Iterator[_Step]:
-    if c.gradient_checkpointing != "full":
+    if c.gradient_checkpointing not in ("full", "auto"):
         yield _Step("gradient_checkpointing=full", {"gradient_checkpointing": "full"})
     tokens = c.tokens_per_device // 2
     while tokens >= c.context_length:
         yield _Step(f"tokens_per_device={tokens}", {"tokens_per_device": tokens})
         tokens //= 2
-    if c.head == "plain":
-        yield _Step("head=chunked", {"head": "chunked"})
+    if c.lm_head == "plain":
+        yield _Step("lm_head=chunked", {"lm_head": "chunked"})
     if isinstance(c.strategy, DDPConfig) or getattr(c.strategy, "stage", 3) < 3:
         yield _Step("strategy=fsdp", {"strategy": FSDP})
     if c.gpu != "cpu":
@@ -101,13 +101,23 @@ def _less_memory(c: EstimateConfig) -> Iterator[_Step]:
     if c.precision != "bf16-true":
         yield _Step("precision=bf16-true", {"precision": "bf16-true"}, same_run=False)
     if c.finetune.kind == "full":
-        yield _Step("finetune=lora", {"finetune": load("train", "finetune=lora").finetune}, same_run=False)
+        yield _Step("finetune=lora", {"finetune": _adapters("lora")}, same_run=False)
+    if c.gpu != "cpu" and c.finetune.kind in ("full", "lora") and c.model.kind == "pretrained":
+        alone = c.count == 1 and not isinstance(c.strategy, SingleConfig)
+        fields = {"finetune": _adapters("qlora")} | ({"strategy": SingleConfig(kind="single")} if alone else {})
+        yield _Step(f"finetune=qlora{' strategy=single' * alone}", fields, same_run=False)
+
+
+def _adapters(kind: str) -> FinetuneConfig:
+    """As `conf/finetune` has them."""
+    given = ("model=local", "model.path=any", "data=quickstart", "experiment=vicuna")
+    return load("train", *given, f"finetune={kind}").finetune
 
 
 def cheapest(found: Estimate) -> list[Change]:
     """Ways to run the same mathematics, on every GPU with a price: those that fit and are done by the deadline, the
     cheapest first, each with as few GPUs as will do."""
-    c, estimator = found.config, Estimator(found.plan.steps)
+    c, estimator = found.asked, Estimator(found.plan.steps)
     if isinstance(c.price, float) or c.gpu == "cpu":
         return []
     out: list[Change] = []

@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 
-from vicuna_lit.data.schedule import Plan
+from vicuna_lit.config.estimate import EstimateConfig
+from vicuna_lit.data.packing import Plan
 from vicuna_lit.data.source import plan_run
-from vicuna_lit.estimate.config import EstimateConfig
-from vicuna_lit.estimate.sizes import sizes_of
+from vicuna_lit.estimate.lengths import sizes_of
 
 
 @contextmanager

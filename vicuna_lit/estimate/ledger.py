@@ -2,18 +2,20 @@
 
 import weakref
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 ACTIVATIONS, ATTENTION = "activations", "attention"
 
 
-class Ledger(TorchDispatchMode):
+class MemoryTracker(TorchDispatchMode):
     """Counts the storages that are alive inside `with ledger:`, by part, and keeps the highest moment of each phase.
 
     Works on fake tensors, which have a size and no content, so a step of a 13B model needs no memory. What a
@@ -35,7 +37,10 @@ class Ledger(TorchDispatchMode):
         self._sum = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
+        if func in STAND_INS and isinstance(args[0], FakeTensor):
+            out = STAND_INS[func](*args, **(kwargs or {}))
+        else:
+            out = func(*args, **(kwargs or {}))
         part = ATTENTION if "scaled_dot_product" in str(func) else self.part
         for leaf in tree_leaves(out):
             if isinstance(leaf, Tensor):
@@ -88,3 +93,25 @@ class Ledger(TorchDispatchMode):
         part = self._part_of.pop(key)
         if part is not None:
             self.hold(part, -size)
+
+
+def _grouped_product(a: Tensor, b: Tensor, ends: Tensor, *_: Any) -> Tensor:
+    """What a product by groups (of the tokens of each expert) gives; torch's own stand-in takes bf16 alone."""
+    if b.ndim == 3:  # tokens × weights
+        return a.new_empty(len(a), b.shape[2])
+    return a.new_empty(len(ends), a.shape[0], b.shape[1])  # the gradient of the weights
+
+
+def _added_product(_added_to: Tensor, a: Tensor, b: Tensor, dtype: torch.dtype, *, out: Tensor) -> Tensor:
+    """A product that is added to a matrix of another dtype: as large as one that is written there.
+
+    torch 2.11's own stand-in takes the dtype for a factor, and fails.
+    """
+    return torch.mm(a, b, out_dtype=dtype, out=out)
+
+
+STAND_INS: dict[Any, Callable[..., Tensor]] = {
+    torch.ops.aten._grouped_mm.default: _grouped_product,
+    torch.ops.aten.addmm.dtype_out: _added_product,
+}
+"""What is computed with tensors without content, where torch cannot."""

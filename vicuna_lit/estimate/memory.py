@@ -2,17 +2,21 @@
 
 import os
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
-from vicuna_lit.data.schedule import Plan
-from vicuna_lit.estimate.config import EstimateConfig
+import torch
+from torch import nn
+
+from vicuna_lit.config.choices import FSDPConfig, LastLayersConfig, LoraConfig, PartialConfig
+from vicuna_lit.config.train import Computation
+from vicuna_lit.data.packing import Plan
+from vicuna_lit.estimate.layers import Repeats, repeats
 from vicuna_lit.estimate.simulate import Row, simulate
 from vicuna_lit.estimate.strategies import Place, Weights, residence
-from vicuna_lit.estimate.tables import Gpu
-from vicuna_lit.train.choices import FSDPConfig, LoraConfig, PartialConfig
-from vicuna_lit.train.config import TrainConfig
-from vicuna_lit.train.model import SupervisedLM, build_model, model_config
+from vicuna_lit.models.causal_lm import SupervisedLM, build_model, model_config
+from vicuna_lit.models.mixers import gathered_in_bf16
 
 FRAGMENTATION, PROCESS = "fragmentation", "process"
 CUDA_CONTEXT = 2**30 * 6 // 10
@@ -29,7 +33,7 @@ HEAP_BLOCK = 32 * 2**20
 HOLES = 22
 """So many of the largest blocks in it are lost in the heap's holes, as measured there."""
 
-
+C = TypeVar("C", bound=Computation)
 Steps = tuple[tuple[tuple[Any, ...], ...], ...]
 """As `Plan.rows`."""
 
@@ -44,7 +48,7 @@ class Memory:
     likely: int
     high: int
     moment: str
-    """When that is: the backward pass, or one of `Residence.after`."""
+    """When that is: the backward pass, or one of `StrategyMemory.after`."""
     limit: int
     on_host: int
     """Of the CPU's memory, for one process, where the strategy offloads."""
@@ -58,23 +62,50 @@ class Memory:
         return self.likely <= self.limit
 
 
-def memory_of(config: EstimateConfig, plan: Plan, weights: Weights, gpu: Gpu | None) -> Memory:
+LEVELS = ("none", "every_4", "every_2", "full")
+"""What `gradient_checkpointing=auto` takes the first of that fits; in the order of how much is computed again."""
+
+
+def lightest(memory: Callable[[str], Memory]) -> str:
+    """The first of `LEVELS` that fits at its worst, for a run that ends for lack of memory costs more than the level
+    behind it; full where none does.
+
+    Args:
+        memory: of a level.
+    """
+    return next((level for level in LEVELS[:-1] if (found := memory(level)).high <= found.limit), LEVELS[-1])
+
+
+def lightest_here(config: Computation, plan: Plan) -> str:
+    """For a run on this machine's GPUs; seconds for each level that is tried."""
+    weights = Weights.of(build_model(config, None, "meta"), config.finetune.kind == "qlora")
+    limit = torch.cuda.get_device_properties().total_memory
+    return lightest(lambda level: memory_of(at_level(config, level), plan, weights, limit))
+
+
+def at_level(config: C, level: str) -> C:
+    """With this in the place of its `gradient_checkpointing`."""
+    return config.model_copy(update={"gradient_checkpointing": level})
+
+
+def memory_of(config: Computation, plan: Plan, weights: Weights, gpu: int | None) -> Memory:
     """Of a plan's longest row.
 
     Args:
+        config: with a choice in the place of each `auto` (`automatic.resolved`, `lightest`).
         weights: of the whole model.
-        gpu: None: a process on this machine's CPU.
+        gpu: bytes of one; None: a process on this machine's CPU.
 
     Raises:
         ModelError: the model cannot be built.
     """
-    layers, period = model_config(config).num_hidden_layers, _period(config)
+    layers, repeat = len(weights.kinds), _repeats(config, weights)
     peak, moment, row, on_host = Counter(), "", ((1,), 0), 0
     for place, longest, begun in _cases(plan):
         held = residence(config, weights, plan.world_size, place, gpu is None)
         if not begun and config.strategy.kind != "zero":  # DeepSpeed makes its state before the first step
             held = replace(held, fixed=held.fixed - Counter(optimizer=held.fixed["optimizer"]))
-        busy = simulate(lambda n: _shortened(config, n), layers, longest, held, period)
+        busy = simulate(lambda n: _shortened(config, n), layers, longest, held, repeat, "cuda" if gpu else "cpu")
         for when, this in ({"backward pass": busy} | held.after).items():
             if this.total() > peak.total():
                 peak, moment = this, when
@@ -85,11 +116,11 @@ def memory_of(config: EstimateConfig, plan: Plan, weights: Weights, gpu: Gpu | N
     sum_ = sum(parts.values())
     low, likely, high = (int(sum_ * (1 + share)) + CUDA_CONTEXT for share in (LEAST, USUAL, MOST))
     parts |= {FRAGMENTATION: int(sum_ * USUAL), PROCESS: CUDA_CONTEXT}
-    return Memory(parts, low, likely, high, moment, gpu.memory, on_host, tokens, weights)
+    return Memory(parts, low, likely, high, moment, gpu, on_host, tokens, weights)
 
 
 def _on_cpu(
-    config: TrainConfig,
+    config: Computation,
     parts: dict[str, int],
     moment: str,
     on_host: int,
@@ -106,10 +137,11 @@ def _on_cpu(
     return Memory(parts, low, low + holes, low + 3 * holes, moment, whole // world, on_host, row, weights)
 
 
-def _holes(config: TrainConfig, tokens: int) -> int:
+def _holes(config: Computation, tokens: int) -> int:
     """Bytes of glibc's heap that no block fits into."""
     size = model_config(config)
-    blocks = [tokens * width * 4 for width in (size.hidden_size, size.intermediate_size)]
+    inner = getattr(size, "intermediate_size", None) or 4 * size.hidden_size  # GPT-2 and BLOOM say nothing
+    blocks = [tokens * width * 4 for width in (size.hidden_size, inner)]
     return HOLES * max((b for b in blocks if b < HEAP_BLOCK), default=0)
 
 
@@ -153,18 +185,23 @@ def longest_row(plan: Plan, steps: Steps, which: slice) -> Row:
     return tuple(lengths[c] for c in row) or (1,), sum(supervised[c] for c in row)
 
 
-def _shortened(config: TrainConfig, layers: int) -> SupervisedLM:
+def _shortened(config: Computation, layers: int) -> SupervisedLM:
     """The real model on the meta device, with its first layers, in the numbers that it computes in."""
     model = build_model(config, None, "meta", layers)
     if isinstance(config.strategy, FSDPConfig) and config.precision == "bf16-true":
         for parameter in model.parameters():  # the masters are its shards, which are counted by themselves
             parameter.data = parameter.data.bfloat16()
-    return SupervisedLM.of(model, config)
+    if isinstance(config.strategy, FSDPConfig):
+        for _, linear in gathered_in_bf16(model, config):
+            nn.ModuleList(linear).to(torch.bfloat16)
+    # Neither compiled nor by Liger: those kernels need their hardware, and keep no more than plain layers.
+    return SupervisedLM.of(model, config.model_copy(update={"compile": False, "kernels": "torch"}))
 
 
-def _period(config: TrainConfig) -> int | None:
-    """After how many layers they repeat; None where some are trained and some are not."""
-    if isinstance(config.finetune, PartialConfig):
+def _repeats(config: Computation, weights: Weights) -> Repeats | None:
+    """How layers repeat that are kept alike too; None where a short model would not train what the whole one does."""
+    if isinstance(config.finetune, PartialConfig | LastLayersConfig):
         return None
     how = config.gradient_checkpointing
-    return int(how.removeprefix("every_")) if how.startswith("every_") else 1
+    every = int(how.removeprefix("every_")) if how.startswith("every_") else 1
+    return repeats([(kind, i % every) for i, kind in enumerate(weights.kinds)])

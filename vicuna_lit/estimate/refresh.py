@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 
 import yaml
 
-from vicuna_lit.compose import ConfigError
-from vicuna_lit.estimate.sizes import cache_folder
+from vicuna_lit.config.compose import ConfigError
+from vicuna_lit.file_hashes import cache_folder
 
 CLOUDS = ("aws", "gcp", "azure", "lambda", "nebius", "runpod")
 ASK = f"""

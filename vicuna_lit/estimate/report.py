@@ -8,8 +8,8 @@ from typing import Any
 from vicuna_lit.estimate.advice import Change
 from vicuna_lit.estimate.run import Estimate
 from vicuna_lit.estimate.terminal import by_size, change_row, gib, hours, lines, row_of, say, show_all
-from vicuna_lit.folder import write
 from vicuna_lit.pages import render_page
+from vicuna_lit.run_folder import write
 
 
 def to_json(found: Estimate, fitting: Sequence[Change], cheaper: Sequence[Change]) -> dict[str, Any]:

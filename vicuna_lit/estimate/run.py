@@ -1,36 +1,38 @@
 """The estimate job: a train config in; memory, hours and dollars out, each with its range and its parts."""
 
+import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from transformers import PreTrainedModel
+
 from vicuna_lit.compare.table import Table
-from vicuna_lit.data.schedule import Plan
+from vicuna_lit.config.estimate import EstimateConfig
+from vicuna_lit.config.train import Layout, ModelRecipe, Recipe, StepsRecipe, TokensRecipe
+from vicuna_lit.data.packing import Plan
 from vicuna_lit.data.source import plan_run
 from vicuna_lit.estimate import spot
-from vicuna_lit.estimate.config import EstimateConfig
-from vicuna_lit.estimate.memory import Memory, memory_of
-from vicuna_lit.estimate.sizes import Known, sizes_of
+from vicuna_lit.estimate.lengths import Known, sizes_of
+from vicuna_lit.estimate.memory import Memory, at_level, lightest, memory_of
 from vicuna_lit.estimate.strategies import Weights
-from vicuna_lit.estimate.tables import Gpu, Price, gpu_named, price_of
+from vicuna_lit.estimate.tables import Gpu, NoPriceError, Price, gpu_named, price_of
 from vicuna_lit.estimate.time import Time, time_of
-from vicuna_lit.paths import ModelError
-from vicuna_lit.train.choices import LoraConfig
-from vicuna_lit.train.flops import Flops, count_flops
-from vicuna_lit.train.memory import STATE_BYTES
-from vicuna_lit.train.model import build_model
+from vicuna_lit.models.architecture import model_config
+from vicuna_lit.models.automatic import resolved
+from vicuna_lit.models.causal_lm import build_model
+from vicuna_lit.models.export import STATE_BYTES
+from vicuna_lit.models.flops import Flops, flops_of
+from vicuna_lit.models.proof import prove
 
 SAVE_RATE = 2e9
 """Bytes/s at which a machine's checkpoint goes to its disk, all its processes together."""
 
+NO_SPEED = "not estimated on a CPU, whose speed nobody publishes"
+NO_FLOPS = "not estimated: what a token costs is not known for layers such as this model's"
+
 BRIEF = 100
 """Steps that stand for a long run where many settings are tried."""
-READ = {"data", "template", "system_prompt", "context_length", "supervised", "conversations"}
-"""Keys that say which conversations there are, and how long they are."""
-PLANNED = {"conversations_per_step", "step_unit", "tokens_per_device", "packing", "seed", "trainer", "count"}
-"""Keys that say how they lie in steps and rows."""
-PRICED = {"gpu", "price", "cloud", "prices", "mfu", "calibrate", "hours_between_interruptions", "deadline_hours"}
-"""Keys that memory has nothing to do with, but for its limit."""
 
 
 @dataclass(frozen=True)
@@ -51,15 +53,21 @@ class Spot:
 class Estimate:
     """What a run needs. Times are in seconds, memory in bytes of one device, money in USD."""
 
+    asked: EstimateConfig
     config: EstimateConfig
+    """The same, with a choice in the place of each `auto`."""
     plan: Plan
     data: str
     memory: Memory
     time: Time | None
-    """None on a CPU, whose speed nobody publishes; `calibrate` or `mfu` have no peak to refer to there."""
+    """None where it is not known: see `no_time`."""
+    no_time: str | None
+    """Why."""
     price: Price | None
     spot: Spot | None
     """None on demand."""
+    no_price: str | None = None
+    """Why none is known, where memory and hours are."""
 
     @property
     def fits(self) -> bool:
@@ -111,6 +119,7 @@ class Estimate:
                 "longest_row": {"tokens": m.row[0], "supervised": m.row[1]},
             },
             "seconds": self.seconds and self.seconds[1],
+            "no_time": self.no_time,
             "time": t
             and {
                 **dict(zip(("low", "likely", "high"), self.seconds or (), strict=True)),
@@ -130,7 +139,9 @@ class Estimate:
                     if self.price
                 },
             },
+            "no_price": self.no_price,
             "spot": self.spot and asdict(self.spot),
+            "gradient_checkpointing": c.gradient_checkpointing,
             "gpu": c.gpu,
             "count": c.count,
             "steps": self.plan.steps,
@@ -146,8 +157,8 @@ class Estimator:
     """Estimates configs; what several of them share is counted once.
 
     Args:
-        stands_for: steps of the whole run, where it shall be planned from its first `BRIEF` steps alone: they hold
-            conversations by chance, as all steps do.
+        stands_for: steps of the whole run where only its first `BRIEF` are planned: these hold random conversations, so
+            time is scaled up from them. None: all are planned.
         plan: waits for the plan of the first config, where somebody makes it.
     """
 
@@ -155,30 +166,41 @@ class Estimator:
         self.stands_for, self._ahead = stands_for, plan
         self._sizes: dict[str, Known] = {}
         self._plans: dict[str, Plan] = {}
-        self._models: dict[str, tuple[Weights, Flops]] = {}
+        self._models: dict[str, tuple[PreTrainedModel, Weights, Flops | None]] = {}
         self._memories: dict[str, Memory] = {}
 
     def estimate(self, config: EstimateConfig) -> Estimate:
         """What a config needs.
 
         Raises:
-            ConfigError: the GPU, the price or the run to calibrate by is not known.
+            ConfigError: the GPU, the cloud's price or the run to calibrate by is not known.
             DataError, MissingPath, ModelError, TemplateError: the data or the model cannot be read.
         """
         gpu = None if config.gpu == "cpu" else gpu_named(config.gpu)
-        price = gpu and price_of(gpu.name, config.price, config.cloud, config.prices)
+        price, no_price = _price_of(config, gpu)
         made = self._ahead() if self._ahead else None
         self._ahead = None
         known = self._known(config)
         plan = self._plan(config, known, made)
+        prove(model_config(config))  # what the train job would refuse is refused here, in the same words
         weights, flops = self.model(config)
+        asked, config = config, self._resolved(config, plan, weights, gpu)
         memory = self._memory(config, plan, weights, gpu)
         if gpu is None:
-            return Estimate(config, plan, known.source, memory, None, None, None)
+            return Estimate(asked, config, plan, known.source, memory, None, NO_SPEED, None, None)
+        if flops is None:
+            return Estimate(asked, config, plan, known.source, memory, None, NO_FLOPS, price, None, no_price)
         times = self.stands_for / plan.steps if self.stands_for else 1.0
         time = time_of(config, plan, times, known.conversations, gpu, memory, flops.of_steps(plan))
         stops = _spot(config, time, memory) if config.price == "spot" else None
-        return Estimate(config, plan, known.source, memory, time, price, stops)
+        return Estimate(asked, config, plan, known.source, memory, time, None, price, stops, no_price)
+
+    def _resolved(self, config: EstimateConfig, plan: Plan, weights: Weights, gpu: Gpu | None) -> EstimateConfig:
+        """With what the run would choose on such a GPU."""
+        config = resolved(config, self._built(config)[0], gpu is not None)
+        if config.gradient_checkpointing != "auto":
+            return config
+        return at_level(config, lightest(lambda level: self._memory(at_level(config, level), plan, weights, gpu)))
 
     def _shortened(self, config: EstimateConfig) -> EstimateConfig:
         if not self.stands_for or self.stands_for <= BRIEF:
@@ -186,40 +208,44 @@ class Estimator:
         return config.model_copy(update={"trainer": config.trainer.model_copy(update={"max_steps": BRIEF})})
 
     def _memory(self, config: EstimateConfig, plan: Plan, weights: Weights, gpu: Gpu | None) -> Memory:
-        key = config.model_dump_json(exclude=PRICED | {"run", "wandb", "data"}) + f"{id(plan)}{gpu is None}"
+        key = json.dumps([Recipe.values_of(config), Layout.values_of(config), id(plan), gpu is None])
         if key not in self._memories:
-            self._memories[key] = memory_of(config, plan, weights, gpu)
+            self._memories[key] = memory_of(config, plan, weights, gpu and gpu.memory)
         return replace(self._memories[key], limit=gpu.memory) if gpu else self._memories[key]
 
-    def model(self, config: EstimateConfig) -> tuple[Weights, Flops]:
-        """What a config's whole model weighs, and the FLOPs that it needs.
+    def model(self, config: EstimateConfig) -> tuple[Weights, Flops | None]:
+        """What a config's whole model weighs, and the FLOPs that it needs, where they are known.
 
         Raises:
-            ModelError: its layers are not LLaMA's.
+            ModelError: it cannot be built.
         """
-        key = config.model_dump_json(include={"model", "finetune", "precision", "context_length", "strategy"})
+        return self._built(config)[1:]
+
+    def _built(self, config: EstimateConfig) -> tuple[PreTrainedModel, Weights, Flops | None]:
+        """The same, with the model itself: names and shapes without numbers."""
+        key = json.dumps([ModelRecipe.values_of(config), config.context_length, config.strategy.model_dump()])
         if key not in self._models:
             model = build_model(config, None, "meta")
-            rank = config.finetune.rank if isinstance(config.finetune, LoraConfig) else 0
-            named = dict(model.named_parameters(remove_duplicate=False))
-            trained = [name for name, p in named.items() if p.requires_grad]
-            flops = count_flops(model.config, list(named), trained, rank)
-            if flops is None:
-                raise ModelError(f"{type(model).__name__}: its layers are not LLaMA's; what they need is not known")
-            self._models[key] = Weights.of(model, config.finetune.kind == "qlora"), flops
+            self._models[key] = model, Weights.of(model, config.finetune.kind == "qlora"), flops_of(model)
         return self._models[key]
 
     def _known(self, config: EstimateConfig) -> Known:
-        key = config.model_dump_json(include=READ) + config.tokenizer_path
+        key = json.dumps(_tokens(config))
         if key not in self._sizes:
             self._sizes[key] = sizes_of(config)
         return self._sizes[key]
 
     def _plan(self, config: EstimateConfig, known: Known, made: Plan | None) -> Plan:
-        key = config.model_dump_json(include=READ | PLANNED) + config.tokenizer_path
+        rows = config.tokens_per_device, config.packing, config.count
+        key = json.dumps([_tokens(config), StepsRecipe.values_of(config), rows])
         if key not in self._plans:
             self._plans[key] = made or plan_run(self._shortened(config), known.sizes, config.count)
         return self._plans[key]
+
+
+def _tokens(config: EstimateConfig) -> list[Any]:
+    """What decides which conversations there are, and how long they are."""
+    return [TokensRecipe.values_of(config), config.tokenizer_path, config.conversations]
 
 
 def estimate_run(config: EstimateConfig) -> Estimate:
@@ -229,6 +255,22 @@ def estimate_run(config: EstimateConfig) -> Estimate:
         ConfigError, DataError, MissingPath, ModelError, TemplateError: bad input.
     """
     return Estimator().estimate(config)
+
+
+def _price_of(config: EstimateConfig, gpu: Gpu | None) -> tuple[Price | None, str | None]:
+    """The price, or why there is none: memory and hours are known without it.
+
+    Raises:
+        ConfigError: a cloud that was named has none, or there is no such table.
+    """
+    if gpu is None:
+        return None, None
+    try:
+        return price_of(gpu.name, config.price, config.cloud, config.prices), None
+    except NoPriceError as error:
+        if config.cloud != "any":
+            raise
+        return None, str(error)
 
 
 def _spot(config: EstimateConfig, time: Time, memory: Memory) -> Spot:

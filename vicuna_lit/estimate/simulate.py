@@ -12,13 +12,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.functional import scaled_dot_product_attention
 
 from vicuna_lit.data.batch import Batch
-from vicuna_lit.estimate.ledger import ATTENTION, Ledger
-from vicuna_lit.estimate.strategies import COMMUNICATION, GRADIENTS, WEIGHTS_HERE, Residence
-from vicuna_lit.train import attention
-from vicuna_lit.train.loss import chosen_loss
-from vicuna_lit.train.model import SupervisedLM
+from vicuna_lit.estimate.layers import Repeats
+from vicuna_lit.estimate.ledger import ATTENTION, MemoryTracker
+from vicuna_lit.estimate.strategies import COMMUNICATION, GRADIENTS, WEIGHTS_HERE, StrategyMemory
+from vicuna_lit.models import attention
+from vicuna_lit.models.causal_lm import SupervisedLM
+from vicuna_lit.models.loss import loss_sum
 
-HEAD = "head and logits"
+HEAD, BETWEEN = "head and logits", "between"
 Row = tuple[tuple[int, ...], int]
 """Tokens of each of its conversations, and how many of them all the loss is taken on."""
 
@@ -27,8 +28,9 @@ def simulate(
     make: Callable[[int], SupervisedLM],
     layers: int,
     row: Row,
-    held: Residence,
-    period: int | None,
+    held: StrategyMemory,
+    repeat: Repeats | None,
+    device: str,
 ) -> Counter[str]:
     """Bytes of each part at the highest moment of a micro-batch.
 
@@ -38,26 +40,31 @@ def simulate(
     Args:
         make: a new model on the meta device, with so many layers.
         layers: of the whole model.
-        period: after how many layers they repeat; None: they do not.
+        repeat: how they do; None: they are all run.
+        device: the type that the run will be on, `cuda` or `cpu`: the LM head takes larger chunks on a GPU.
     """
-    few = 2 * (period or 0)
-    if not period or layers <= few + period:
-        return max(_phases(make(layers), row, held, layers).values(), key=Counter.total)
-    short, longer = (_phases(make(n), row, held, period) for n in (few, few + period))
-    return max((_extended(short[k], longer[k], (layers - few) / period) for k in short), key=Counter.total)
+    if repeat is None:
+        return max(_phases(make(layers), row, held, (layers, 0), device).values(), key=Counter.total)
+    first, period, few = repeat.first, repeat.period, repeat.few
+    short, longer = (_phases(make(n), row, held, (first + period, period), device) for n in (few, few + period))
+    ends = [_extended(short[k], longer[k], (layers - few) // period) for k in short if k != BETWEEN]
+    return max(ends, key=Counter.total)
 
 
-def _extended(short: Counter[str], longer: Counter[str], times: float) -> Counter[str]:
-    return Counter({part: int(short[part] + (longer[part] - short[part]) * times) for part in longer | short})
+def _extended(short: Counter[str], longer: Counter[str], times: int) -> Counter[str]:
+    return Counter({part: short[part] + (longer[part] - short[part]) * times for part in longer | short})
 
 
-def _phases(lm: SupervisedLM, row: Row, held: Residence, period: int) -> dict[str, Counter[str]]:
-    """The highest moment of each phase: the first layers and the last ones, forward and backward, and the head."""
+def _phases(
+    lm: SupervisedLM, row: Row, held: StrategyMemory, ends: tuple[int, int], device: str
+) -> dict[str, Counter[str]]:
+    """The highest moment of each phase: so many first layers and last ones, forward and backward, and the head."""
     lengths, supervised = row
-    ledger = Ledger()
+    ledger = MemoryTracker()
     with FakeTensorMode(allow_non_fake_inputs=True), _labelled(ledger):
         lm.to_empty(device="cpu")
         lm.model.tie_weights()
+        _positions_as_they_are(lm)
         ids = torch.empty(1, sum(lengths), dtype=torch.int64)
         ledger.ignore(ids, *lm.parameters(), *lm.buffers())
         for part, size in held.fixed.items():
@@ -66,26 +73,36 @@ def _phases(lm: SupervisedLM, row: Row, held: Residence, period: int) -> dict[st
             if parameter.requires_grad and held.gradients == "added":
                 parameter.grad = torch.empty_like(parameter)
                 ledger.ignore(parameter.grad)
-        _name_phases(lm, ledger, period)
+        _name_phases(lm, ledger, *ends)
         for group in _groups(lm, ledger, held):
             group.watch()
         with ledger:
-            loss = lm(partial(_loss, ledger=ledger, supervised=supervised), Batch(ids, ids, ids, lengths, 1))
+            compute = partial(_loss, ledger=ledger, supervised=supervised, device=device)
+            loss = lm(compute, Batch(ids, ids, ids, lengths, 1))
             loss.backward()
     return ledger.peaks
 
 
-def _loss(lm: SupervisedLM, batch: Batch, ledger: Ledger, supervised: int) -> Tensor:
+def _positions_as_they_are(lm: SupervisedLM) -> None:
+    """Dynamic RoPE asks how far positions reach, which these have not; its frequencies are as many either way."""
+    module: Any
+    for module in lm.modules():
+        if "dynamic" in str(getattr(module, "rope_type", "")):
+            kinds = module.rope_type
+            module.rope_type = dict.fromkeys(kinds, "default") if isinstance(kinds, dict) else "default"
+
+
+def _loss(lm: SupervisedLM, batch: Batch, ledger: MemoryTracker, supervised: int, device: str) -> Tensor:
     """As `SupervisedLM.loss_sum`, of so many positions: without content nobody knows which."""
     hidden = lm.hidden(batch)
     ledger.phase = HEAD
     with ledger.within(HEAD):
         chosen = torch.empty(max(1, supervised), dtype=torch.int64)
-        how = "chunked" if lm.how_head == "liger" else lm.how_head  # both make the logits of some positions at a time
-        return chosen_loss(hidden[0, :-1][chosen], lm.head, chosen, how)
+        how = "exact" if lm.how_head == "liger" else lm.how_head  # both make the logits of some positions at a time
+        return loss_sum(hidden[0].index_select(0, chosen), lm.head, chosen, how, device)
 
 
-def _name_phases(lm: SupervisedLM, ledger: Ledger, period: int) -> None:
+def _name_phases(lm: SupervisedLM, ledger: MemoryTracker, first: int, last: int) -> None:
     layers = list(lm.layers)
 
     def enter(name: str) -> Callable[..., None]:
@@ -95,28 +112,28 @@ def _name_phases(lm: SupervisedLM, ledger: Ledger, period: int) -> None:
         return now
 
     for i, layer in enumerate(layers):
-        near = i if i < period else i - len(layers) if i >= len(layers) - period else None
-        name = "between" if near is None else str(near)
+        near = i if i < first else i - len(layers) if i >= len(layers) - last else None
+        forward, backward = (BETWEEN if near is None else f"{way} {near}" for way in ("forward", "backward"))
 
-        def after(_module: Any, _inputs: Any, output: Tensor, name: str = name) -> None:
+        def after(_module: Any, _inputs: Any, output: Tensor, backward: str = backward) -> None:
             if output.requires_grad:
-                output.register_hook(enter(f"backward {name}"))
+                output.register_hook(enter(backward))
 
-        layer.register_forward_pre_hook(enter(f"forward {name}"))
+        layer.register_forward_pre_hook(enter(forward))
         layer.register_forward_hook(after)
 
 
 @contextmanager
-def _labelled(ledger: Ledger) -> Iterator[None]:
+def _labelled(ledger: MemoryTracker) -> Iterator[None]:
     """Inside the block what attention allocates is counted as such, and no kernel needs its hardware."""
     before = dict(attention.KERNELS)
 
-    def attend(name: str, q: Tensor, k: Tensor, v: Tensor, layout: Any, scale: float | None) -> Tensor:
+    def attend(name: str, q: Tensor, k: Tensor, v: Tensor, layout: Any, form: attention.Form) -> Tensor:
         with ledger.within(ATTENTION):
             if name.startswith("sdpa"):
-                return before[name](q, k, v, layout, scale)
+                return before[name](q, k, v, layout, form)
             grouped = q.shape[1] != k.shape[1]  # flash, varlen, flex: one kernel over the row, which keeps as much
-            return scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=grouped)
+            return scaled_dot_product_attention(q, k, v, is_causal=True, scale=form.scale, enable_gqa=grouped)
 
     attention.KERNELS.update({name: partial(attend, name) for name in before})
     try:
@@ -125,21 +142,30 @@ def _labelled(ledger: Ledger) -> Iterator[None]:
         attention.KERNELS.update(before)
 
 
-def _groups(lm: SupervisedLM, ledger: Ledger, held: Residence) -> list["_Group"]:
+def _groups(lm: SupervisedLM, ledger: MemoryTracker, held: StrategyMemory) -> list["_Group"]:
+    apart = {id(p) for p in lm.layers.parameters() if lm.autocast and p.dtype == torch.bfloat16}
+    parts = [part for layer in lm.layers for part in layer.children()]
     inside = {id(p) for p in lm.layers.parameters()}
-    outside = [p for p in lm.parameters() if id(p) not in inside]
-    layers = [_Group(layer, list(layer.parameters()), ledger, held) for layer in lm.layers]
-    return [*layers, _Group(None, outside, ledger, held)]
+    found: list[tuple[nn.Module | None, list[nn.Parameter]]] = [
+        *((part, [p for p in part.parameters() if id(p) in apart]) for part in parts),
+        *((layer, [p for p in layer.parameters() if id(p) not in apart]) for layer in lm.layers),
+        (None, [p for p in lm.parameters() if id(p) not in inside]),
+    ]
+    return [_Group(module, parameters, ledger, held) for module, parameters in found if parameters]
 
 
 class _Group:
-    """Weights that are gathered, and whose gradients leave, together: a layer's, or all that are in none."""
+    """Weights that are gathered, and whose gradients leave, together: of a layer, a part of one, or all in none."""
 
-    def __init__(self, module: nn.Module | None, parameters: list[nn.Parameter], ledger: Ledger, held: Residence):
+    def __init__(
+        self, module: nn.Module | None, parameters: list[nn.Parameter], ledger: MemoryTracker, held: StrategyMemory
+    ):
         self.module, self.ledger, self.held = module, ledger, held
         self.trained = [p for p in parameters if p.requires_grad]
-        self.size = sum(p.numel() for p in parameters) * held.gathered_bytes
+        self.size = sum(p.numel() * p.element_size() for p in parameters)
         self.here = False
+        self.going_back = False
+        """Whether the gradient has come here: what is computed anew from now on finds the weights, and leaves them."""
         self.arrived = 0
 
     def watch(self) -> None:
@@ -151,7 +177,7 @@ class _Group:
             self._gather()
             return
         self.module.register_forward_pre_hook(lambda *_: self._gather())
-        self.module.register_forward_hook(self._after_forward)
+        self.module.register_forward_hook(self._after_forward, with_kwargs=True)
 
     def _gather(self) -> None:
         if not self.here:
@@ -164,12 +190,20 @@ class _Group:
             self.here = False
             self.ledger.hold(WEIGHTS_HERE, -self.size)
 
-    def _after_forward(self, _module: Any, inputs: Any, output: Tensor) -> None:
+    def _after_forward(self, _module: Any, args: Any, named: dict[str, Any], output: Any) -> None:
+        if self.going_back:
+            return
         self._release()
-        if output.requires_grad:
-            output.register_hook(lambda _: self._gather())
-            if not self.trained and inputs[0].requires_grad:
-                inputs[0].register_hook(lambda _: self._release())
+        came = next(value for value in (*args, *named.values()) if isinstance(value, Tensor))
+        left = output if isinstance(output, Tensor) else output[0]
+        if left.requires_grad:
+            left.register_hook(lambda _: self._come_back())
+            if not self.trained and came.requires_grad:
+                came.register_hook(lambda _: self._release())
+
+    def _come_back(self) -> None:
+        self.going_back = True
+        self._gather()
 
     def _gradient(self, parameter: nn.Parameter) -> None:
         assert parameter.grad is not None

@@ -8,10 +8,12 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import nn
+from transformers import PreTrainedModel
 
-from vicuna_lit.train.choices import DDPConfig, FSDPConfig, SingleConfig, ZeroConfig
-from vicuna_lit.train.config import TrainConfig
+from vicuna_lit.config.choices import DDPConfig, FSDPConfig, SingleConfig, ZeroConfig
+from vicuna_lit.config.train import Computation
+from vicuna_lit.estimate.layers import kinds_of
+from vicuna_lit.models.decoder import LINEAR, decoder_layers
 
 GRADIENTS, WEIGHTS_HERE, COMMUNICATION = "gradients", "gathered weights", "communication"
 SENDING, STEP = "sending of gradients", "optimizer step"
@@ -40,26 +42,27 @@ class Weights:
     """Of all in computing; a weight in 4 bits has 0.516 with its scales."""
     trained_bytes: int
     """Of a trained weight's element, and of its gradient's."""
+    kinds: tuple[int, ...]
+    """Of each layer, as `layers.kinds_of`."""
 
     @classmethod
-    def of(cls, model: nn.Module, quantised: bool) -> "Weights":
+    def of(cls, model: PreTrainedModel, quantised: bool) -> "Weights":
         """Counts them.
 
         Args:
-            quantised: the decoder's frozen matrices are in 4 bits, as `finetune=qlora` loads them.
+            quantised: the decoder's frozen linear layers are in 4 bits, as `finetune=qlora` loads them.
         """
-        named = list(model.named_parameters())
-        trained = [p for _, p in named if p.requires_grad]
-        size = 0.0
-        for name, p in named:
-            in_four_bits = quantised and not p.requires_grad and p.ndim == 2 and ".layers." in name
-            size += p.numel() * (0.516 if in_four_bits else p.element_size())
-        count = sum(p.numel() for _, p in named)
-        return cls(count, sum(p.numel() for p in trained), int(size), max(p.element_size() for p in trained))
+        every = list(model.parameters())
+        trained = [p for p in every if p.requires_grad]
+        linear = [m.weight for m in decoder_layers(model).modules() if isinstance(m, LINEAR)] if quantised else []
+        packed = {id(weight) for weight in linear if not weight.requires_grad}
+        size = sum(p.numel() * (0.516 if id(p) in packed else p.element_size()) for p in every)
+        count, widest = sum(p.numel() for p in every), max(p.element_size() for p in trained)
+        return cls(count, sum(p.numel() for p in trained), int(size), widest, kinds_of(model))
 
 
 @dataclass(frozen=True)
-class Residence:
+class StrategyMemory:
     """How a strategy holds weights and gradients on one device."""
 
     fixed: Counter[str]
@@ -68,8 +71,6 @@ class Residence:
     """Bytes at moments behind the backward pass: when the last gradients are sent, when the optimizer works."""
     gathers: Literal["no", "by layer", "and keeps"] = "no"
     """Whether whole weights come to the device when they are used, and whether they go again."""
-    gathered_bytes: float = 0.0
-    """Of a gathered weight."""
     gradients: Literal["kept", "added", "copied", "scattered"] = "kept"
     """A new gradient stays; is added to the one that is there; is copied into a bucket; or leaves with its layer's."""
     sent_bytes: int = 0
@@ -78,7 +79,7 @@ class Residence:
     """Bytes in the CPU's memory, where the strategy offloads."""
 
 
-def moments(config: TrainConfig, bytes_each: int) -> float:
+def moments(config: Computation, bytes_each: int) -> float:
     """Bytes of the optimizer's state for a trained weight."""
     match config.optimizer.kind:
         case "adamw":
@@ -89,7 +90,7 @@ def moments(config: TrainConfig, bytes_each: int) -> float:
             return 0.0  # adafactor: sums over rows and columns
 
 
-def residence(config: TrainConfig, weights: Weights, world: int, row: Place, on_cpu: bool) -> Residence:
+def residence(config: Computation, weights: Weights, world: int, row: Place, on_cpu: bool) -> StrategyMemory:
     """Of a config on `world` devices.
 
     Args:
@@ -107,7 +108,7 @@ def residence(config: TrainConfig, weights: Weights, world: int, row: Place, on_
             return _zero(config, weights, world, row == "later", on_cpu)
 
 
-def _replicated(config: TrainConfig, w: Weights, row: Place) -> Residence:
+def _replicated(config: Computation, w: Weights, row: Place) -> StrategyMemory:
     masters = config.precision == "bf16-true" and config.master_weights
     state = moments(config, 4 if masters else w.trained_bytes) + 4 * masters
     fixed = Counter(weights=w.bytes, optimizer=int(w.trained * state))
@@ -117,10 +118,10 @@ def _replicated(config: TrainConfig, w: Weights, row: Place) -> Residence:
     at_step = fixed.copy()
     at_step[GRADIENTS] = gradients + 4 * w.trained * masters  # the copies' gradients, beside the weights'
     arriving = "added" if row == "later" else "copied" if buckets and row == "only" else "kept"
-    return Residence(fixed, {STEP: at_step}, gradients=arriving)
+    return StrategyMemory(fixed, {STEP: at_step}, gradients=arriving)
 
 
-def _fsdp(config: TrainConfig, w: Weights, world: int, later: bool, offload: bool, on_cpu: bool) -> Residence:
+def _fsdp(config: Computation, w: Weights, world: int, later: bool, offload: bool, on_cpu: bool) -> StrategyMemory:
     masters = config.precision == "bf16-true" and config.master_weights
     own = 4 if masters else w.trained_bytes
     sharded = Counter(
@@ -132,10 +133,10 @@ def _fsdp(config: TrainConfig, w: Weights, world: int, later: bool, offload: boo
     if offload and not on_cpu:
         here, at_step, host = Counter(), Counter(), step.total()
     sent = own * (2 if on_cpu else 1)  # gloo reduces a copy
-    return Residence(here, {STEP: at_step}, "by layer", 2 if masters else w.bytes / w.all, "scattered", sent, host)
+    return StrategyMemory(here, {STEP: at_step}, "by layer", "scattered", sent, host)
 
 
-def _zero(config: TrainConfig, w: Weights, world: int, later: bool, on_cpu: bool) -> Residence:
+def _zero(config: Computation, w: Weights, world: int, later: bool, on_cpu: bool) -> StrategyMemory:
     own = w.trained / world
     fixed = Counter(
         weights=w.bytes,
@@ -148,16 +149,16 @@ def _zero(config: TrainConfig, w: Weights, world: int, later: bool, on_cpu: bool
         fixed[GRADIENTS] = w.trained * w.trained_bytes if later else 0
         at_step[COMMUNICATION] = buckets
         at_step[GRADIENTS] = max(at_step[GRADIENTS], w.trained * w.trained_bytes)
-        return Residence(fixed, {STEP: at_step}, gradients="added" if later else "kept")
+        return StrategyMemory(fixed, {STEP: at_step}, gradients="added" if later else "kept")
     sending = fixed.copy()
     sending[GRADIENTS] = int(own * w.trained_bytes)
     sending[COMMUNICATION] = buckets or 2 * min(BUCKET, w.trained) * w.trained_bytes  # gloo reduces a copy
     fixed[GRADIENTS] = sending[GRADIENTS] if later else 0
     fixed[COMMUNICATION] = buckets
-    return Residence(fixed, {SENDING: sending, STEP: at_step}, gradients="copied" if buckets else "kept")
+    return StrategyMemory(fixed, {SENDING: sending, STEP: at_step}, gradients="copied" if buckets else "kept")
 
 
-def _zero3(config: TrainConfig, w: Weights, world: int, offload: bool, on_cpu: bool) -> Residence:
+def _zero3(config: Computation, w: Weights, world: int, offload: bool, on_cpu: bool) -> StrategyMemory:
     own = w.trained / world
     sharded = Counter(
         weights=w.bytes // world,
@@ -174,4 +175,4 @@ def _zero3(config: TrainConfig, w: Weights, world: int, offload: bool, on_cpu: b
     gathers = "and keeps" if w.all <= LIVE else "by layer"
     after = {SENDING: sending, STEP: at_step}
     host = sharded.total() if offload else 0
-    return Residence(here, after, gathers, w.bytes / w.all, "kept" if on_cpu else "copied", on_host=host)
+    return StrategyMemory(here, after, gathers, "kept" if on_cpu else "copied", on_host=host)

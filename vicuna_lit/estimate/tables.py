@@ -1,5 +1,6 @@
 """What is known of GPUs, their prices and their speeds: the YAML files of this folder, with their sources."""
 
+import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -7,9 +8,9 @@ from typing import Any
 
 import yaml
 
-from vicuna_lit.compose import ConfigError, nearest
-from vicuna_lit.config import PACKAGE
-from vicuna_lit.estimate.sizes import cache_folder
+from vicuna_lit.config.base import PACKAGE
+from vicuna_lit.config.compose import ConfigError, nearest
+from vicuna_lit.file_hashes import cache_folder
 
 HERE = PACKAGE / "estimate"
 SAME_SPEED = {"h200": "h100"}
@@ -52,6 +53,10 @@ class Gpu:
     def memory(self) -> int:
         """Bytes."""
         return int(self.memory_gib * 2**30)
+
+
+class NoPriceError(ConfigError):
+    """The table has no such price."""
 
 
 @dataclass(frozen=True)
@@ -103,10 +108,18 @@ def gpu_here() -> str:
 
     if not torch.cuda.is_available():
         return "cpu"
-    name = torch.cuda.get_device_name()
-    bare = name.lower().replace(" ", "")
+    return gpu_called(torch.cuda.get_device_name())
+
+
+def gpu_called(name: str) -> str:
+    """A card, by the name that its driver gives it, as `gpus.yaml` calls it.
+
+    Raises:
+        ConfigError: it is not in there.
+    """
+    words = set(re.split(r"[^a-z0-9]+", re.sub(r"\b(rtx) (?=a?\d)", r"\1", name.lower())))
     for known in sorted(_read(HERE / "gpus.yaml"), key=len, reverse=True):
-        if all(part in bare for part in known.split("-")):
+        if set(known.split("-")) <= words:
             return known
     raise ConfigError([f"estimate: {name} is not known; it can be added to vicuna_lit/estimate/gpus.yaml"])
 
@@ -140,7 +153,8 @@ def price_of(gpu: str, price: str | float, cloud: str, which: str) -> Price:
     """What an hour of a GPU costs.
 
     Raises:
-        ConfigError: the table has no such price; the message says which it has.
+        NoPriceError: the table has no such price; the message says which it has.
+        ConfigError: there is no such table.
     """
     if not isinstance(price, str):
         return Price(price, "", "given by hand")
@@ -156,7 +170,7 @@ def price_of(gpu: str, price: str | float, cloud: str, which: str) -> Price:
     where = "" if cloud == "any" else f" of {cloud}"
     others = [name for name, rows in table["prices"].items() if any(kind in row for row in rows.values())]
     near = "" if known else nearest(gpu, others)
-    raise ConfigError([f"price={price}: none{where} for {gpu} is known{near}; {said}; price=<USD per GPU and hour>"])
+    raise NoPriceError([f"price={price}: none{where} for {gpu} is known{near}; {said}; price=<USD per GPU and hour>"])
 
 
 def speeds_of(gpu: Gpu, context_length: int, recomputes: bool) -> Speeds:

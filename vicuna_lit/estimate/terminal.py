@@ -42,7 +42,8 @@ def lines(e: Estimate) -> dict[str, str]:
         "plan": f"{plan.steps:,} steps of {e.config.conversations_per_step}, "
         f"{count_of(plan.step_tokens.sum())} tokens; {layout(e)} × {plan.accumulation} "
         f"row{'s' if plan.accumulation > 1 else ''}, the longest {m.row[0]:,} tokens",
-        "memory": f"{gib(m.likely)} of {gib(m.limit)} ({gib(m.low)} to {gib(m.high)}): {verdict}",
+        "memory": f"{gib(m.likely)} of {gib(m.limit)} ({gib(m.low)} to {gib(m.high)}): {verdict}; "
+        f"gradient checkpointing: {e.config.gradient_checkpointing}",
         "": ", ".join(f"{part} {gib(size)}" for part, size in by_size(m.parts) if size >= m.likely / 200)
         + f" (highest in the {m.moment})",
     }
@@ -58,22 +59,22 @@ def lines(e: Estimate) -> dict[str, str]:
         where = f"{e.config.price} on {e.price.cloud}" if e.price.cloud else "a price"
         found["cost"] = f"${likely:,.0f} (${low:,.0f} to ${high:,.0f}): {e.config.count} × ${e.price.usd:g}/h, {where}"
         found["prices"] = e.price.source
+    if e.no_price:
+        found["cost"] = f"not known; {e.no_price}"
     if e.spot:
         s = e.spot
         found["spot"] = (
             f"{s.interruptions:.1f} interruptions expected (one in {e.config.hours_between_interruptions:g} h), "
             f"{hours(s.lost)} lost to them; best saved every {s.best_interval / 60:.0f} min, in {s.save_seconds:.0f} s"
         )
-    if not e.time:
-        found["time"] = "not estimated on a CPU, whose speed nobody publishes"
+    if e.no_time:
+        found["time"] = e.no_time
     return found
 
 
 def layout(e: Estimate) -> str:
     """`8 × a100-80gb, fsdp_offload`."""
-    strategy = e.config.strategy
-    stage, offload = getattr(strategy, "stage", ""), "_offload" if getattr(strategy, "offload", False) else ""
-    return f"{e.config.count} × {e.config.gpu}, {strategy.kind}{stage}{offload}"
+    return f"{e.config.count} × {e.config.gpu}, {e.config.strategy.label}"
 
 
 def _show_changes(before: Estimate, changes: Sequence[Change]) -> None:
@@ -87,8 +88,8 @@ def change_row(before: Estimate, change: Change) -> tuple[str, ...]:
     """What to change, and what comes of it."""
     e = change.estimate
     row = [" ".join(change.overrides), gib(e.memory.likely)]
-    if e.seconds and e.usd:
-        row += [hours(e.seconds[1]), f"${e.usd[1]:,.0f}"]
+    if e.seconds:
+        row += [hours(e.seconds[1]), *([f"${e.usd[1]:,.0f}"] if e.usd else [])]
         row.append(f"{e.seconds[1] / before.seconds[1]:.2f} of the time" if before.seconds else "")
     return (*row, "the same run" if change.same_run else "another run: other numbers")
 
@@ -109,8 +110,8 @@ def row_of(e: Estimate) -> dict[str, str]:
     """A job of a multirun as a row of a table."""
     row = {key.split(".")[-1]: value for key, value in e.config.run.swept.items()}
     row |= {"fits": "yes" if e.fits else "no", "memory": gib(e.memory.likely), "of": gib(e.memory.limit)}
-    if e.seconds and e.usd:
-        row |= {"time": hours(e.seconds[1]), "cost": f"${e.usd[1]:,.0f}"}
+    if e.seconds:
+        row |= {"time": hours(e.seconds[1])} | ({"cost": f"${e.usd[1]:,.0f}"} if e.usd else {})
     return row
 
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from vicuna_lit.compose import ConfigError
-from vicuna_lit.data.schedule import Plan
-from vicuna_lit.estimate.config import EstimateConfig
+from vicuna_lit.config.choices import FSDPConfig, ZeroConfig
+from vicuna_lit.config.compose import ConfigError
+from vicuna_lit.config.estimate import EstimateConfig
+from vicuna_lit.data.packing import Plan
 from vicuna_lit.estimate.memory import Memory
 from vicuna_lit.estimate.tables import Gpu, Speeds, speeds_of
-from vicuna_lit.train.choices import FSDPConfig, ZeroConfig
 
 PER_MACHINE = 8
 """GPUs of one machine."""
@@ -78,9 +78,11 @@ def time_of(
     ]
     offloading = steps * _offloading(plan, memory)
     stepping = steps * memory.parts.get("optimizer", 0) * 2 / (gpu.bandwidth * 1e9)
-    exams = 2 + (steps // config.heldout.every_steps if config.heldout.every_steps else 0)
-    share = min(config.data.max_heldout or 0, conversations) / conversations
-    examining = exams * share * computing[1] / (plan.epochs * times) / 3  # forward alone
+    every = config.validation.interval(int(steps))
+    validations = 2 + (steps // every if every else 0)
+    most = (config.data.max_validation or 0) * len(config.data.paths)
+    share = min(most, conversations) / conversations
+    examining = validations * share * computing[1] / (plan.epochs * times) / 3  # forward alone
     starting = STARTING + memory.weights.bytes / READING
     around = examining + starting + stepping + offloading
     low, likely, high = (max(a, b) + around for a, b in zip(computing, travelling, strict=True))
@@ -90,7 +92,7 @@ def time_of(
         "waiting for the network": waits,
         "offloading": offloading,
         "optimizer steps": stepping,
-        "held-out losses": examining,
+        "validation losses": examining,
         "starting": starting,
     }
     causes = {"computing": computing[1], "the network": travelling[1], "offloading": offloading}

@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from vicuna_lit.conversation import DataError
+from vicuna_lit.data.conversation import DataError
 from vicuna_lit.evaluate.questions import Question, choices, field, rows, texts
 
 

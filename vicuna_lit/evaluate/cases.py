@@ -5,15 +5,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
+from vicuna_lit.config.evaluate import JudgeConfig, PromptConfig
 from vicuna_lit.evaluate import verdicts
 from vicuna_lit.evaluate.answers import Answer, Answers
-from vicuna_lit.evaluate.config import JudgeConfig, PromptConfig
 from vicuna_lit.evaluate.questions import Question
 from vicuna_lit.evaluate.reviews import Review
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class JudgeTask:
     """One turn of one question with the answers of one model or two, in the order they are shown in."""
 
     question: Question
@@ -42,7 +42,7 @@ class Case:
 
 def cases(
     questions: Sequence[Question], answers: Answers, judge: JudgeConfig, baseline: str | None = None
-) -> Iterator[Case]:
+) -> Iterator[JudgeTask]:
     """Every turn of every question, by each pair of models in both orders or one, or by each model alone.
 
     The one order is drawn by a hash, so that being shown first is nobody's privilege.
@@ -59,10 +59,10 @@ def cases(
                 draw = hashlib.sha256("\0".join((question.id, str(turn), *group)).encode()).digest()[0]
                 orders = [shown, shown[::-1]] if len(shown) == 2 else [shown]
                 for order in orders if judge.both_orders else [orders[draw % len(orders)]]:
-                    yield Case(question, turn, order, reference)
+                    yield JudgeTask(question, turn, order, reference)
 
 
-def messages(case: Case, prompt: PromptConfig) -> list[dict[str, str]]:
+def messages(case: JudgeTask, prompt: PromptConfig) -> list[dict[str, str]]:
     """The request to a judge.
 
     What the models wrote stands between marks that no text can hold, since they come from a hash of all texts.
@@ -97,7 +97,7 @@ def messages(case: Case, prompt: PromptConfig) -> list[dict[str, str]]:
     ]
 
 
-def read(case: Case, prompt: PromptConfig, judge: str, text: str, problem: str | None = None) -> Review:
+def read(case: JudgeTask, prompt: PromptConfig, judge: str, text: str, problem: str | None = None) -> Review:
     """The verdict in a judge's reply, in the form that it was asked for.
 
     Args:
@@ -116,11 +116,11 @@ def read(case: Case, prompt: PromptConfig, judge: str, text: str, problem: str |
         case "number":
             found = case.review(judge, text, winner=verdicts.number(text), problem=problem)
     if not found.parsed and not found.problem:
-        return case.review(judge, text, problem="no verdict in the form that was asked for")
+        return case.review(judge, text, problem=f"no verdict is found; expected was {verdicts.EXPECTED[prompt.form]}")
     return found
 
 
-def both(first: Review, second: Review) -> Review:
+def merge_retry(first: Review, second: Review) -> Review:
     """Of a judge that was asked twice: what it said both times, and the verdict of the second where it has one."""
     kept = second if second.parsed else first
     return replace(kept, text=f"{first.text}\n\n{second.text}".strip())

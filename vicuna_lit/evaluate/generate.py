@@ -3,19 +3,21 @@
 Answers are kept as they come, in `answers/<model>.jsonl` of the run folder; what was kept before a stop stands.
 """
 
+import hashlib
 import re
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vicuna_lit.conversation import Conversation
+from vicuna_lit.config.evaluate import AnswersConfig, EndpointSource, EvaluateConfig, FolderSource
+from vicuna_lit.data.conversation import Conversation
 from vicuna_lit.evaluate.answers import Answer, Answers, check_complete, complete, read_answers
-from vicuna_lit.evaluate.client import Client, together
-from vicuna_lit.evaluate.config import AnswersConfig, EndpointSource, FolderSource, TemplateConfig
 from vicuna_lit.evaluate.questions import Question
-from vicuna_lit.folder import RunError
-from vicuna_lit.paths import locate, model_name
+from vicuna_lit.inference.paid_client import Client, together
+from vicuna_lit.paths import locate_model, model_name
+from vicuna_lit.run_folder import RunError
 
 Keep = Callable[[list[Answer]], None]
 
@@ -29,14 +31,23 @@ class Model:
     file: Path
 
     def answered(self) -> dict[str, Answer]:
-        """What it has answered so far, by question."""
+        """What it has answered so far, by question.
+
+        Raises:
+            RunError: the file is another model's.
+        """
         rows: list[Any] = complete(self.file)
+        if others := {row["model"] for row in rows} - {self.name}:
+            raise RunError(f"{self.file}: holds answers of {', '.join(sorted(others))}, not of {self.name}")
         return {row["question_id"]: Answer(**row | {"turns": tuple(row["turns"])}) for row in rows}
 
 
 def answers_file(folder: Path, name: str) -> Path:
-    """Where a run keeps a model's answers."""
-    return folder / "answers" / (re.sub(r"[^\w.-]", "_", name) + ".jsonl")
+    """Where a run keeps a model's answers; two names never share a file."""
+    plain = re.sub(r"[^\w.-]", "_", name)[:100]
+    if plain != name or name.startswith("."):
+        plain = f"{plain.lstrip('.')}-{hashlib.sha256(name.encode()).hexdigest()[:10]}"
+    return folder / "answers" / f"{plain}.jsonl"
 
 
 def models_of(
@@ -55,17 +66,20 @@ def models_of(
     asked: list[Model] = []
     given: Answers = {}
     for source in sources:
-        if isinstance(source, FolderSource) and _holds_answers(place := locate(source.path)):
+        if isinstance(source, FolderSource) and _holds_answers(place := locate_model(source.path)):
             found = read_answers(place, source.name)
             if questions is not None:
                 check_complete(found, questions)
             given |= found
             names += found
             continue
-        name = source.name or (source.model if isinstance(source, EndpointSource) else model_name(locate(source.path)))
+        name = source.name or (
+            source.model if isinstance(source, EndpointSource) else model_name(locate_model(source.path))
+        )
         names.append(name)
         asked.append(Model(name, source, answers_file(folder, name)))
-    if twice := sorted({name for name in names if names.count(name) > 1}):
+    folded = [name.casefold() for name in names]  # some file systems know no capitals
+    if twice := [name for name in names if folded.count(name.casefold()) > 1]:
         raise RunError(
             f"models: two are called {twice[0]}; give each a name of its own, "
             "models=[{name: a, path: …},{name: b, path: …}]"
@@ -83,26 +97,28 @@ def _holds_answers(place: Path) -> bool:
     raise RunError(f"{place}: no model (config.json) and no answers (*.jsonl) are in this folder")
 
 
-def by_folder(
-    questions: Sequence[Question], model: Model, config: AnswersConfig, template: TemplateConfig, keep: Keep
-) -> None:
+def by_folder(questions: Sequence[Question], model: Model, config: EvaluateConfig, keep: Keep) -> None:
     """Generates on this machine, a batch of questions at once, turn after turn.
 
     Batches are those of all questions, each with its own seed, so that a stop changes no sampled answer.
     """
     import torch
 
-    from vicuna_lit.chat.engine import Chat, replies
+    from vicuna_lit.inference.generate import Chat, replies
+    from vicuna_lit.models.proof import refusal
 
     assert isinstance(model.source, FolderSource)
-    chat, done = Chat.load(model.source.path, template=template), model.answered()
-    for start in range(0, len(questions), config.batch_size):
-        batch = questions[start : start + config.batch_size]
+    chat = Chat.load(model.source.path, template=config.template, date=config.template_date)
+    asked, done = config.answers, model.answered()
+    if why := refusal(model.source.path):
+        print(f"note: {model.name}: {why}", file=sys.stderr)
+    for start in range(0, len(questions), asked.batch_size):
+        batch = questions[start : start + asked.batch_size]
         if all(q.id in done for q in batch):
             continue
         talks = {q.id: Conversation.of() for q in batch}
         said: dict[str, list[tuple[str, bool]]] = {q.id: [] for q in batch}
-        torch.manual_seed(config.seed + start)
+        torch.manual_seed(asked.seed + start)
         for turn in range(max(len(q.turns) for q in batch)):
             now = [q for q in batch if turn < len(q.turns)]
             for q in now:
@@ -110,7 +126,7 @@ def by_folder(
             talking = [talks[q.id] for q in now]
             for q, out in zip(
                 now,
-                replies(chat.model, chat.encoder, talking, config.max_new_tokens, config.temperature or 0.0),
+                replies(chat.model, chat.encoder, talking, asked.max_new_tokens, asked.temperature or 0.0),
                 strict=True,
             ):
                 said[q.id].append(out)

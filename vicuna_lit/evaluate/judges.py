@@ -8,10 +8,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from vicuna_lit.conversation import Conversation, Turn
-from vicuna_lit.evaluate.cases import Case, both, messages, read
-from vicuna_lit.evaluate.client import Client, Messages, together
-from vicuna_lit.evaluate.config import (
+from vicuna_lit.config.evaluate import (
     EndpointJudgeConfig,
     HumanJudgeConfig,
     JudgeConfig,
@@ -19,9 +16,13 @@ from vicuna_lit.evaluate.config import (
     PromptConfig,
     PromptsConfig,
 )
+from vicuna_lit.data.conversation import Conversation, Turn
+from vicuna_lit.evaluate.cases import JudgeTask, merge_retry, messages, read
+from vicuna_lit.evaluate.reply_marks import without_thinking
 from vicuna_lit.evaluate.reviews import Review
 from vicuna_lit.evaluate.verdicts import Scores, Winner
-from vicuna_lit.paths import ModelError, locate, model_name
+from vicuna_lit.inference.paid_client import Client, Messages, together
+from vicuna_lit.paths import ModelError, locate_model, model_name
 
 Keep = Callable[[Review], None]
 RULE = "rule (no judge of quality)"
@@ -34,7 +35,7 @@ def name_of(judge: JudgeConfig) -> str:
         case EndpointJudgeConfig():
             return judge.model
         case LocalJudgeConfig():
-            return model_name(locate(judge.path))
+            return model_name(locate_model(judge.path))
         case HumanJudgeConfig():
             return judge.name
         case _:
@@ -47,30 +48,30 @@ def prompt_of(judge: Any) -> PromptConfig:
     return prompts.pairwise if judge.mode == "pairwise" else prompts.single
 
 
-async def by_endpoint(cases: Sequence[Case], judge: EndpointJudgeConfig, client: Client, keep: Keep) -> None:
+async def by_endpoint(cases: Sequence[JudgeTask], judge: EndpointJudgeConfig, client: Client, keep: Keep) -> None:
     """Asks for all verdicts at once, as far as the client's limits allow; a reply without one is asked once more."""
     prompt, name = prompt_of(judge), name_of(judge)
 
-    async def ask(case: Case, asked: Messages) -> Review:
+    async def ask(case: JudgeTask, asked: Messages) -> Review:
         reply = await client.ask(asked, judge.max_tokens, judge.temperature)
         return read(case, prompt, name, reply.text, reply.finish)
 
-    async def one(case: Case) -> None:
+    async def one(case: JudgeTask) -> None:
         asked = messages(case, prompt)
         review = await ask(case, asked)
         if not review.parsed:
-            said = {"role": "assistant", "content": review.text or "…"}
-            review = both(review, await ask(case, [*asked, said, {"role": "user", "content": prompt.again}]))
+            said = {"role": "assistant", "content": without_thinking(review.text).strip() or "…"}
+            review = merge_retry(review, await ask(case, [*asked, said, {"role": "user", "content": prompt.again}]))
         keep(review)
 
     await together(map(one, cases))
 
 
-def by_local(cases: Sequence[Case], judge: LocalJudgeConfig, keep: Keep) -> None:
-    """Asks a model on this machine, case by case."""
-    from vicuna_lit.chat.engine import Chat, reply
+def by_local(cases: Sequence[JudgeTask], judge: LocalJudgeConfig, keep: Keep, date: str | None = None) -> None:
+    """Asks a model on this machine, case by case; `date` is for templates that write today's."""
+    from vicuna_lit.inference.generate import Chat, reply
 
-    chat, prompt, name = Chat.load(judge.path), prompt_of(judge), name_of(judge)
+    chat, prompt, name = Chat.load(judge.path, date=date), prompt_of(judge), name_of(judge)
     for case in cases:
         turns = [Turn("system" if m["role"] == "system" else "user", m["content"]) for m in messages(case, prompt)]
         asked = Conversation("", tuple(turns))
@@ -79,15 +80,15 @@ def by_local(cases: Sequence[Case], judge: LocalJudgeConfig, keep: Keep) -> None
             continue
         review = read(case, prompt, name, reply(chat.model, chat.encoder, asked, judge.max_tokens))
         if not review.parsed:
-            more = asked.say("assistant", review.text).say("user", prompt.again)
+            more = asked.say("assistant", without_thinking(review.text).strip() or "…").say("user", prompt.again)
             again = reply(chat.model, chat.encoder, more, judge.max_tokens)
-            review = both(review, read(case, prompt, name, again))
+            review = merge_retry(review, read(case, prompt, name, again))
         keep(review)
 
 
-def _most_likely(case: Case, chat: Any, asked: Conversation, name: str) -> Review:
+def _most_likely(case: JudgeTask, chat: Any, asked: Conversation, name: str) -> Review:
     """The letter with the highest probability as the reply's first word; of ratings the expected one, to a tenth."""
-    from vicuna_lit.chat.engine import likelihoods
+    from vicuna_lit.inference.generate import likelihoods
 
     choices = list(_LETTERS) if len(case.answers) == 2 else [str(i) for i in range(1, 11)]
     try:
@@ -104,7 +105,7 @@ def _most_likely(case: Case, chat: Any, asked: Conversation, name: str) -> Revie
     return case.review(name, text, (round(expected, 1),))  # else no two answers would ever tie
 
 
-def by_rule(cases: Sequence[Case], keep: Keep) -> None:
+def by_rule(cases: Sequence[JudgeTask], keep: Keep) -> None:
     """Scores 1 + 9 × the share of the reference's words and numbers that an answer holds."""
     for case in cases:
         wanted = _words(case.question.references[case.turn - 1])
@@ -120,7 +121,9 @@ def _words(text: str) -> set[str]:
     return set(re.findall(r"\d+(?:\.\d+)?|[^\W\d_]{4,}", text.lower()))
 
 
-def by_human(cases: Sequence[Case], judge: HumanJudgeConfig, keep: Keep, ask: Callable[[str], str] = input) -> None:
+def by_human(
+    cases: Sequence[JudgeTask], judge: HumanJudgeConfig, keep: Keep, ask: Callable[[str], str] = input
+) -> None:
     """Shows the answers without names; `q` stops, and the same command goes on."""
     from rich.console import Console
     from rich.markdown import Markdown

@@ -1,12 +1,13 @@
 """What the models are asked: the bundled 80 questions, and the published forms (vicuna_bench, MT-bench)."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vicuna_lit.conversation import DataError, Rejection
-from vicuna_lit.formats import records
+from vicuna_lit.data.conversation import DataError, Rejection
+from vicuna_lit.data.readers import records
 from vicuna_lit.paths import locate
 
 BUNDLED = "package://vicuna_lit/evaluate/questions.jsonl"
@@ -96,12 +97,23 @@ def read_questions(path: str | Path = BUNDLED) -> list[Question]:
     return list(questions.values())
 
 
-def first_of_each(questions: Sequence[Question], most: int | None) -> list[Question]:
-    """The first so many of each category; None: all."""
-    if most is None:
-        return list(questions)
-    by: dict[str, list[Question]] = {}
-    for question in questions:
-        by.setdefault(question.category, []).append(question)
-    kept = {q.id for group in by.values() for q in group[:most]}
+def first_of_each(questions: Sequence[Question], most: int) -> list[Question]:
+    """The first so many of each category."""
+    place = _places(questions)
+    return [q for q in questions if place[q.id] < most]
+
+
+def spread_over_categories(questions: Sequence[Question], most: int | None) -> list[Question]:
+    """So many questions in their order: the first of each category, then the second ones, …; None: all."""
+    place = _places(questions)
+    kept = {q.id for q in sorted(questions, key=lambda q: place[q.id])[:most]}
     return [q for q in questions if q.id in kept]
+
+
+def _places(questions: Sequence[Question]) -> dict[str, int]:
+    """The place of each question in its category, from 0."""
+    seen, place = Counter[str](), dict[str, int]()
+    for question in questions:
+        place[question.id] = seen[question.category]
+        seen[question.category] += 1
+    return place

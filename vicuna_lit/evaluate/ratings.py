@@ -16,17 +16,21 @@ from vicuna_lit.evaluate.statistics import (
     bradley_terry,
     interval,
     length_controlled,
+    not_of_one_value,
     resample,
+    wilson,
 )
 
 HUMAN = "human"
 """Judges whose name begins so are people."""
+SMALL = 30
+"""Questions below which a win rate's interval is Wilson's: the bootstrap's is too narrow."""
 FEWEST = 10
 """Judgments from which a win rate at equal length can be told."""
 
 
 @dataclass(frozen=True)
-class Row:
+class RatingRow:
     """A model against an opponent (or alone), by one judge, on one category or on all, on one turn or on all."""
 
     model: str
@@ -40,7 +44,8 @@ class Row:
     ratio: float | None
     """score / opponent_score: the article's "92% of ChatGPT"."""
     ratio_interval: Interval | None
-    """95%, bootstrap over questions; so are the other intervals."""
+    """95%, bootstrap over questions; so are the other intervals. Win rates of few questions, and of those that all
+    agree, have Wilson's; None where there is no other and all agree."""
     mean_score: float | None
     mean_score_interval: Interval | None
     wins: int | None
@@ -79,7 +84,7 @@ class Judge:
     """Reviews without a verdict."""
 
 
-def table(outcomes: Sequence[Outcome], samples: int, seed: int) -> list[Row]:
+def table(outcomes: Sequence[Outcome], samples: int, seed: int) -> list[RatingRow]:
     """A row for each pair and judge, then one for each category, then one for each turn."""
     groups: dict[tuple[str, str, str | None], list[Outcome]] = defaultdict(list)
     for outcome in outcomes:
@@ -96,7 +101,7 @@ def table(outcomes: Sequence[Outcome], samples: int, seed: int) -> list[Row]:
     return rows + by_category + by_turn
 
 
-def _row(group: list[Outcome], category: str, turn: int | None, samples: int, seed: int) -> Row:
+def _row(group: list[Outcome], category: str, turn: int | None, samples: int, seed: int) -> RatingRow:
     head = group[0]
     pair = head.opponent is not None
     judged = [o for o in group if (o.value is not None if pair else o.scores is not None)]
@@ -107,9 +112,11 @@ def _row(group: list[Outcome], category: str, turn: int | None, samples: int, se
     with np.errstate(divide="ignore", invalid="ignore"):
         ratios, rates, means = drawn[:, 0] / drawn[:, 1], drawn[:, 2] / drawn[:, 3], drawn[:, 0] / drawn[:, 3]
     values = Counter(o.value for o in judged)
+    rate_interval = not_of_one_value(interval(rates)) if len(sums) >= SMALL else None
+    mean_interval = not_of_one_value(interval(means))
     known = [o for o in judged if o.longer is not None]
     controlled = pair and len(known) == len(judged) >= FEWEST
-    return Row(
+    return RatingRow(
         model=head.model,
         opponent=head.opponent,
         judge=head.judge,
@@ -118,14 +125,14 @@ def _row(group: list[Outcome], category: str, turn: int | None, samples: int, se
         score=float(totals[0]) if scored else None,
         opponent_score=float(totals[1]) if scored and pair else None,
         ratio=float(totals[0] / totals[1]) if scored and pair and totals[1] else None,
-        ratio_interval=interval(ratios) if scored and pair else None,
+        ratio_interval=not_of_one_value(interval(ratios)) if scored and pair else None,
         mean_score=float(totals[0] / totals[3]) if scored else None,
-        mean_score_interval=interval(means) if scored else None,
+        mean_score_interval=(mean_interval or wilson(totals[0] / totals[3], len(sums), 10.0)) if scored else None,
         wins=values[1.0] if pair else None,
         ties=values[0.5] if pair else None,
         losses=values[0.0] if pair else None,
         win_rate=float(totals[2] / totals[3]) if pair and judged else None,
-        win_rate_interval=interval(rates) if pair else None,
+        win_rate_interval=(rate_interval or wilson(totals[2] / totals[3], len(sums))) if pair and judged else None,
         length_controlled_win_rate=_length_controlled(known) if controlled else None,
         questions=len(sums),
         judgments=len(judged),
@@ -147,7 +154,7 @@ def _length_controlled(known: Sequence[Outcome]) -> float:
     return length_controlled(np.array([o.value for o in known]), np.array([float(o.longer or 0) for o in known]))
 
 
-def ladder(outcomes: Sequence[Outcome], samples: int, seed: int) -> list[dict[str, Any]]:
+def bradley_terry_ratings(outcomes: Sequence[Outcome], samples: int, seed: int) -> list[dict[str, Any]]:
     """Bradley–Terry ratings of three models or more by each judge: judge, model, rating and its 95% interval.
 
     Models that no chain of comparisons connects have no ratings on one scale: each connected group has its own.

@@ -7,7 +7,7 @@ from typing import Any
 
 from vicuna_lit.evaluate.answers import Answers
 from vicuna_lit.evaluate.questions import Question
-from vicuna_lit.evaluate.ratings import Judge, Row
+from vicuna_lit.evaluate.ratings import Judge, RatingRow
 from vicuna_lit.evaluate.reviews import Review
 from vicuna_lit.pages import render_page
 
@@ -24,8 +24,8 @@ class Evaluation:
     questions: list[Question]
     answers: Answers
     reviews: list[Review]
-    table: list[Row]
-    ladder: list[dict[str, Any]]
+    table: list[RatingRow]
+    ratings: list[dict[str, Any]]
     judges: list[Judge]
     agreements: list[dict[str, Any]]
     notes: list[str] = field(default_factory=list)
@@ -35,27 +35,27 @@ class Evaluation:
         return f"Evaluation({self.name}: {', '.join(self.models)}; {len(self.reviews)} reviews by {judges})"
 
     @property
-    def pairs(self) -> list[Row]:
+    def pairs(self) -> list[RatingRow]:
         """A model against another, over all questions and turns."""
         return [row for row in self.totals if row.opponent is not None]
 
     @property
-    def totals(self) -> list[Row]:
+    def totals(self) -> list[RatingRow]:
         """The rows over all questions and turns."""
         return [row for row in self.table if row.category == "all" and row.turn is None]
 
     @property
-    def categories(self) -> list[Row]:
+    def categories(self) -> list[RatingRow]:
         """The rows by category."""
         return [row for row in self.table if row.category != "all"]
 
     @property
-    def turns(self) -> list[Row]:
+    def turns(self) -> list[RatingRow]:
         """The rows by turn."""
         return [row for row in self.table if row.turn is not None]
 
     @property
-    def doubts(self) -> list[Review]:
+    def flagged_reviews(self) -> list[Review]:
         """Reviews without a verdict, or with one that their text does not bear out."""
         return [review for review in self.reviews if review.problem]
 
@@ -63,10 +63,10 @@ class Evaluation:
 def render(evaluation: Evaluation) -> str:
     """The page as text."""
     pairs = evaluation.pairs
-    by_pair: dict[tuple[str, str | None, str], list[Row]] = defaultdict(list)
+    by_pair: dict[tuple[str, str | None, str], list[RatingRow]] = defaultdict(list)
     for row in evaluation.categories:
         by_pair[row.model, row.opponent, row.judge].append(row)
-    ratings = [end for step in evaluation.ladder for end in (step["interval"] or (step["rating"],) * 2)]
+    ratings = [end for step in evaluation.ratings for end in (step["interval"] or (step["rating"],) * 2)]
     return render_page(
         "evaluate/report.html.jinja",
         {"share": share, "score": score, "between": between, "cut": _cut},

@@ -7,20 +7,35 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+from vicuna_lit.config.base import other_keys
+from vicuna_lit.config.evaluate import EvaluateConfig, EvaluateRecipe, FolderSource, RecordedJudgeConfig
+from vicuna_lit.data.template_date import fixed_date
 from vicuna_lit.evaluate import generate, ratings
 from vicuna_lit.evaluate.answers import Answers, line
-from vicuna_lit.evaluate.board import log_to_wandb
-from vicuna_lit.evaluate.config import EvaluateConfig, FolderSource, RecordedJudgeConfig
+from vicuna_lit.evaluate.identity import files_read
 from vicuna_lit.evaluate.outcomes import outcomes
-from vicuna_lit.evaluate.questions import BUNDLED, Question, first_of_each, read_questions
-from vicuna_lit.evaluate.recorded import Recorded, read_reviews
+from vicuna_lit.evaluate.published_reviews import Recorded, read_reviews
+from vicuna_lit.evaluate.questions import BUNDLED, Question, read_questions, spread_over_categories
 from vicuna_lit.evaluate.report import Evaluation, render
 from vicuna_lit.evaluate.reviews import Review, without_repeats
-from vicuna_lit.evaluate.stages import Payer, answers_of, can_be_opened, console, estimate, reviews_of
-from vicuna_lit.folder import RunError, read_json, refuse_other_settings, write, write_json
+from vicuna_lit.evaluate.stages import BudgetedClients, answers_of, can_be_opened, console, cost_estimate, reviews_of
+from vicuna_lit.file_hashes import Hashes, refuse_other_files
+from vicuna_lit.run_folder import (
+    RunError,
+    check_disk,
+    locked,
+    read_json,
+    refuse_other_settings,
+    write,
+    write_hydra_files,
+    write_json,
+)
+from vicuna_lit.tracking.server import check_wandb
 
-FREE = ("run", "wandb", "requests", "budget_usd", "answers.batch_size", "bootstrap")
-"""What may change between two starts: it decides no answer and no verdict."""
+MAY_CHANGE = other_keys(EvaluateConfig, EvaluateRecipe)
+"""Between two starts."""
+LEAST_BYTES = 64e6
+"""Free on the disk before anything is asked: many times what the largest evaluation of ours has written."""
 
 
 def evaluate_models(config: EvaluateConfig) -> Evaluation:
@@ -29,10 +44,21 @@ def evaluate_models(config: EvaluateConfig) -> Evaluation:
     Raises:
         DataError, RunError, ModelError, MissingPath: bad input; found before anything is paid, as far as it can be.
     """
-    folder = Path(config.run.dir)
+    with locked(Path(config.run.dir)):
+        return _evaluate(config, Path(config.run.dir))
+
+
+def _evaluate(config: EvaluateConfig, folder: Path) -> Evaluation:
+    saved = read_json(folder, "config.json")
+    here = [source.path for source in config.models if isinstance(source, FolderSource)]
+    date = fixed_date(config.template_date, saved, [*here, getattr(config.judge, "path", None)])
+    config = config.model_copy(update={"template_date": date})
     settings = config.model_dump(mode="json")
-    if (saved := read_json(folder, "config.json")) is not None:
-        refuse_other_settings(folder, saved, settings, FREE)
+    if saved is not None:
+        refuse_other_settings(folder, saved, settings, MAY_CHANGE)
+    check_disk(folder, LEAST_BYTES, "an evaluation")
+    check_disk(Path(config.requests.cache).parent, LEAST_BYTES, "the cache of paid replies")
+    check_wandb(config.wandb)
     if isinstance(config.judge, RecordedJudgeConfig):
         found = _recorded(config, folder)
         _claim(folder, settings)
@@ -41,14 +67,20 @@ def evaluate_models(config: EvaluateConfig) -> Evaluation:
         found = _asked(config, folder, settings)
     _save(found, folder)
     if config.wandb.mode != "disabled":
+        from vicuna_lit.evaluate.tracking import log_to_wandb
+
         log_to_wandb(config, found, folder)
     return found
 
 
-def _claim(folder: Path, settings: dict[str, Any]) -> None:
-    """From here on the folder is that of an evaluation with these settings."""
+def _claim(folder: Path, settings: dict[str, Any], files: Hashes | None = None) -> None:
+    """From here on the folder is that of an evaluation with these settings, of these files."""
+    before = read_json(folder, "run.json") or {}
     folder.mkdir(parents=True, exist_ok=True)
+    write_hydra_files(folder)
     write_json(folder / "config.json", settings)
+    if files is not None:
+        write_json(folder / "run.json", before | {"files": files})
 
 
 def _recorded(config: EvaluateConfig, folder: Path) -> Evaluation:
@@ -95,16 +127,25 @@ def _keep_what_was_judged(found: Evaluation, folder: Path) -> None:
 
 
 def _asked(config: EvaluateConfig, folder: Path, settings: dict[str, Any]) -> Evaluation:
-    questions = first_of_each(read_questions(config.questions or BUNDLED), config.max_questions)
+    assert not isinstance(config.judge, RecordedJudgeConfig)
+    questions = spread_over_categories(read_questions(config.questions or BUNDLED), config.max_questions)
     names, models, given = generate.models_of(config.models, questions, folder)
     if config.baseline and config.baseline not in names:
         raise RunError(f"baseline={config.baseline}: no such model; they are {', '.join(names)}")
+    if len(names) == 1 and config.judge.mode == "pairwise":
+        raise RunError(
+            f"models: {names[0]} is the only one; judge.mode=pairwise compares two or more, judge.mode=single rates one"
+        )
     local = [config.judge.path] if config.judge.kind == "local" else []
-    can_be_opened([*(m.source.path for m in models if isinstance(m.source, FolderSource)), *local])
-    with Payer(config, folder) as payer:
+    here = [m.source.path for m in models if isinstance(m.source, FolderSource)]
+    can_be_opened([*here, *local])
+    files = files_read(config, here)
+    other = "run.dir=<another folder> asks and judges anew"
+    refuse_other_files(folder, (read_json(folder, "run.json") or {}).get("files"), files, other)
+    with BudgetedClients(config, folder) as payer:
         payer.check(models)
-        _claim(folder, settings)
-        if left := estimate(config, questions, names, models, given, payer):
+        _claim(folder, settings, files)
+        if left := cost_estimate(config, questions, names, models, given, payer):
             console.print(left)
         for model in models:
             given[model.name] = answers_of(model, questions, config, payer)
@@ -145,7 +186,7 @@ def _rated(
         answers=answers,
         reviews=reviews,
         table=ratings.table(found, *draw),
-        ladder=ratings.ladder(found, *draw),
+        ratings=ratings.bradley_terry_ratings(found, *draw),
         judges=ratings.judges(found),
         agreements=ratings.agreements(found),
         notes=notes,
@@ -156,17 +197,17 @@ def _save(found: Evaluation, folder: Path) -> None:
     rows = [asdict(row) for row in found.table]
     write_json(folder / "table.json", rows)
     text = io.StringIO()
-    sheet = csv.DictWriter(text, [f.name for f in fields(ratings.Row)])
+    sheet = csv.DictWriter(text, [f.name for f in fields(ratings.RatingRow)])
     sheet.writeheader()
     sheet.writerows({k: " ".join(map(str, v)) if isinstance(v, tuple) else v for k, v in row.items()} for row in rows)
     write(folder / "table.csv", [text.getvalue().encode()])
     rest = {
         "models": found.models,
-        "bradley_terry": found.ladder,
+        "bradley_terry": found.ratings,
         "judges": [asdict(judge) for judge in found.judges],
         "agreements": found.agreements,
         "notes": found.notes,
-        "doubts": [asdict(review) for review in found.doubts],
+        "doubts": [asdict(review) for review in found.flagged_reviews],
     }
     write_json(folder / "statistics.json", rest)
     write(folder / "reviews.jsonl", map(line, found.reviews))

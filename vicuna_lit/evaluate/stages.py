@@ -1,6 +1,6 @@
 """The two stages that take time or money: answers and reviews. What is there already is not asked again."""
 
-import asyncio
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,28 +8,30 @@ from typing import Any
 from rich.progress import Progress
 
 from vicuna_lit import notebook
+from vicuna_lit.config.evaluate import EndpointConfig, EndpointSource, EvaluateConfig, RecordedJudgeConfig
 from vicuna_lit.evaluate import generate, judges
 from vicuna_lit.evaluate.answers import Answer, Answers, append, complete
-from vicuna_lit.evaluate.cache import Cache
-from vicuna_lit.evaluate.cases import Case, cases, messages
-from vicuna_lit.evaluate.client import CHARACTERS_PER_TOKEN, Client
-from vicuna_lit.evaluate.config import EndpointConfig, EndpointSource, EvaluateConfig, RecordedJudgeConfig
+from vicuna_lit.evaluate.cases import JudgeTask, cases, messages
 from vicuna_lit.evaluate.generate import Model
-from vicuna_lit.evaluate.prices import price_of
 from vicuna_lit.evaluate.questions import Question
 from vicuna_lit.evaluate.reviews import Review, from_record
+from vicuna_lit.inference.paid_client import Client, run_to_end
+from vicuna_lit.inference.prices import price_of
+from vicuna_lit.inference.reply_cache import Cache
 
+_BYTES_PER_TOKEN = 8
 console = notebook.console(highlight=False)
 
 
-class Payer:
+class BudgetedClients:
     """The endpoints of an evaluation, the cache of their replies, and the bill."""
 
     def __init__(self, config: EvaluateConfig, folder: Path):
         self.config, self.run = config, str(folder.resolve())
         self._cache: Cache | None = None
+        self._most_usd: float | None = None
 
-    def __enter__(self) -> "Payer":
+    def __enter__(self) -> "BudgetedClients":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -39,7 +41,14 @@ class Payer:
     def client(self, endpoint: EndpointConfig) -> Client:
         """For an endpoint."""
         self._cache = self._cache or Cache(Path(self.config.requests.cache))
-        return Client(endpoint, self.config.requests, self._cache, self.run, self.config.budget_usd)
+        client = Client(endpoint, self.config.requests, self._cache, self.run, self.config.budget_usd)
+        client.most_usd = self._most_usd
+        return client
+
+    def promise(self, usd: float) -> None:
+        """From here on this start pays so much at most, whatever the servers do."""
+        if self._cache:
+            self._most_usd = self._cache.spent(self.run).usd + self._cache.reserved(self.run) + usd
 
     def endpoints(self, models: Sequence[Model]) -> list[EndpointConfig]:
         """All that will be asked."""
@@ -50,15 +59,11 @@ class Payer:
     def check(self, models: Sequence[Model]) -> None:
         """
         Raises:
-            EndpointError: an endpoint is down, refuses the key or has no price for the budget; nothing is paid yet.
+            EndpointError, ServerError: an endpoint is down, refuses the key or has no price for the budget; nothing is
+                paid yet.
         """
-
-        async def check(endpoint: EndpointConfig) -> None:
-            async with self.client(endpoint) as client:
-                await client.check()
-
         for endpoint in self.endpoints(models):
-            asyncio.run(check(endpoint))
+            self.client(endpoint).server.check()
 
     def notes(self, models: Sequence[Model]) -> list[str]:
         """What was paid, over all starts of the evaluation."""
@@ -66,7 +71,11 @@ class Payer:
             return []
         bill, unknown = self._cache.spent(self.run), [e.model for e in self.endpoints(models) if price_of(e) is None]
         cost = f"{bill.usd:.4f} USD" + (f" without {', '.join(unknown)}, whose price is not known" if unknown else "")
-        return [f"paid: {cost}, for {bill.input_tokens:,} tokens sent and {bill.output_tokens:,} received"]
+        lost = self._cache.reserved(self.run)
+        aside = (
+            f"; {lost:.4f} USD are set aside for requests without a reply, which may have been billed" if lost else ""
+        )
+        return [f"paid: {cost}, for {bill.input_tokens:,} tokens sent and {bill.output_tokens:,} received{aside}"]
 
 
 def can_be_opened(paths: Sequence[str]) -> None:
@@ -77,32 +86,33 @@ def can_be_opened(paths: Sequence[str]) -> None:
     from transformers import AutoConfig
     from transformers.utils.logging import disable_progress_bar
 
-    from vicuna_lit.paths import ModelError, locate
-    from vicuna_lit.tokenizer import load_tokenizer, source
+    from vicuna_lit.data.tokenizer import load_tokenizer, pretrained_kwargs
+    from vicuna_lit.paths import ModelError, locate_model
 
     disable_progress_bar()
     for path in paths:
         load_tokenizer(path)
-        place = locate(path)
+        place = locate_model(path)
         try:
-            AutoConfig.from_pretrained(**source(place))
+            AutoConfig.from_pretrained(**pretrained_kwargs(place))
         except Exception as error:  # transformers raises many kinds
             raise ModelError(f"{place}: no model could be loaded: {' '.join(str(error).split())[:200]}") from error
         if place.is_dir() and not any(place.glob("*.safetensors")):
             raise ModelError(f"{place}: holds no weights (*.safetensors)")
 
 
-def estimate(
+def cost_estimate(
     config: EvaluateConfig,
     questions: Sequence[Question],
     names: Sequence[str],
     models: Sequence[Model],
     given: Answers,
-    payer: Payer,
+    payer: BudgetedClients,
 ) -> str | None:
     """What is still to be asked and the most that it can cost, before any of it is; None: nothing.
 
-    Verdicts are taken to be asked for twice; empty replies and refusals, which some servers bill, are not foreseen.
+    Verdicts are taken to be asked for twice. More than this is not paid, also where replies are empty or lost: the
+    clients of `payer` hold to it.
     """
     limit = config.answers.max_new_tokens
     longest = _longest(limit)
@@ -132,19 +142,25 @@ def estimate(
                 unknown |= set() if client.priced else {judge.model}
     if not requests:
         return None
+    if not unknown:
+        payer.promise(usd)
     cost = (
-        f"of unknown cost: no price is known for {', '.join(sorted(unknown))}" if unknown else f"at most {usd:.2f} USD"
+        f"of unknown cost: no price is known for {', '.join(sorted(unknown))}"
+        if unknown
+        else f"at most {math.ceil(usd * 1e4) / 1e4:.4f} USD"
     )
     budget = "" if config.budget_usd is None else f"; the budget is {config.budget_usd:g}"
     return f"{requests:,} requests, {cost}{budget}"
 
 
 def _longest(tokens: int) -> str:
-    """A text that is not shorter than so many tokens."""
-    return "x" * int(tokens * CHARACTERS_PER_TOKEN)
+    """A text with as many bytes as so many tokens have at most, of those that models write."""
+    return "x" * (tokens * _BYTES_PER_TOKEN)
 
 
-def answers_of(model: Model, questions: Sequence[Question], config: EvaluateConfig, payer: Payer) -> dict[str, Answer]:
+def answers_of(
+    model: Model, questions: Sequence[Question], config: EvaluateConfig, payer: BudgetedClients
+) -> dict[str, Answer]:
     """A model's answers to all questions; those that are kept from an earlier start stand."""
     left = [q for q in questions if q.id not in model.answered()]
     if left:
@@ -163,16 +179,16 @@ def answers_of(model: Model, questions: Sequence[Question], config: EvaluateConf
                     async with payer.client(source) as client:
                         await generate.by_endpoint(left, model, config.answers, client, keep)
 
-                asyncio.run(ask())
+                run_to_end(ask)
             else:
-                generate.by_folder(questions, model, config.answers, config.template, keep)
+                generate.by_folder(questions, model, config, keep)
     answered = model.answered()
     console.print(f"{model.name}: {len(answered)} questions answered", markup=False)
     return {q.id: answered[q.id] for q in questions}
 
 
 def reviews_of(
-    config: EvaluateConfig, folder: Path, questions: Sequence[Question], answers: Answers, payer: Payer
+    config: EvaluateConfig, folder: Path, questions: Sequence[Question], answers: Answers, payer: BudgetedClients
 ) -> list[Review]:
     """All reviews, in the order of the questions; those that are kept from an earlier start stand."""
     judge, file = config.judge, folder / "reviews.jsonl"
@@ -190,16 +206,17 @@ def reviews_of(
                 done[_key(review)] = review
                 progress.advance(bar)
 
-            _judge(judge, left, payer, keep)
+            _judge(config, left, payer, keep)
     return [done[_key(case)] for case in wanted]
 
 
-def _key(judged: Case | Review) -> Any:
-    id = judged.question.id if isinstance(judged, Case) else judged.question_id
+def _key(judged: JudgeTask | Review) -> Any:
+    id = judged.question.id if isinstance(judged, JudgeTask) else judged.question_id
     return id, judged.turn, judged.models
 
 
-def _judge(judge: Any, left: Sequence[Case], payer: Payer, keep: judges.Keep) -> None:
+def _judge(config: EvaluateConfig, left: Sequence[JudgeTask], payer: BudgetedClients, keep: judges.Keep) -> None:
+    judge: Any = config.judge
     match judge.kind:
         case "endpoint":
 
@@ -207,9 +224,9 @@ def _judge(judge: Any, left: Sequence[Case], payer: Payer, keep: judges.Keep) ->
                 async with payer.client(judge) as client:
                     await judges.by_endpoint(left, judge, client, keep)
 
-            asyncio.run(ask())
+            run_to_end(ask)
         case "local":
-            judges.by_local(left, judge, keep)
+            judges.by_local(left, judge, keep, config.template_date)
         case "human":
             judges.by_human(left, judge, keep)
         case _:

@@ -10,6 +10,8 @@ from vicuna_lit.evaluate.statistics import Interval
 
 MOST = 12
 """Rows of a table; the page has them all."""
+EXAMPLES = 3
+"""Reviews without a verdict that are shown."""
 
 
 def show(found: Evaluation, folder: str) -> None:
@@ -37,11 +39,19 @@ def show(found: Evaluation, folder: str) -> None:
         if judge.decided:
             parts.append(f"the longer answer won {share(judge.longer_won)} of {judge.decided};")
         console.print(*parts, f"{judge.unparsed} reviews without a verdict", markup=False, soft_wrap=True)
+    unread = [review for review in found.flagged_reviews if not review.parsed]
+    for review in unread[:EXAMPLES]:
+        said = " ".join(review.text.split())
+        said = said if len(said) <= 200 else f"{said[:100]} … {said[-100:]}"
+        about = f"question {review.question_id}, turn {review.turn}, {' against '.join(review.models)}"
+        console.print(f"  {about}: {review.problem}; it says: {said!r}", markup=False, soft_wrap=True)
+    if len(unread) > EXAMPLES:
+        console.print(f"  … {len(unread) - EXAMPLES} more without a verdict, in statistics.json under doubts")
     for pair in found.agreements[:MOST]:
         console.print(f"{' and '.join(pair['judges'])}: kappa {pair['kappa']:.3f} on {pair['shared']}", markup=False)
     for note in found.notes:
         console.print(f"note: {note}", markup=False, soft_wrap=True)
-    if doubts := sum(review.parsed for review in found.doubts):
+    if doubts := sum(review.parsed for review in found.flagged_reviews):
         console.print(f"note: {doubts} reviews say another thing than what is stored of them; the stored one counts")
     for name, what in {
         "report.html": "the page: figures, every answer, what the judge said",

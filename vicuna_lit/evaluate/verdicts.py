@@ -1,21 +1,20 @@
 """What a judge wrote → scores or a winner, in every form that was published. Never a guess.
 
-A text in which no form is found, or several that contradict each other, has no verdict: None.
+A text in which no form is found, or several that contradict each other, has no verdict: None. What a model thinks
+before its verdict is passed over.
 """
 
 import re
 from typing import Any, Literal, NamedTuple
 
-Winner = Literal["first", "second", "tie"]
-Form = Literal["scores", "letter", "rating", "number"]
-"""scores: two of them, on the first line or at the end, as the Vicuna article's prompts ask for (FastChat,
-`eval/table/prompt.jsonl`); letter: `[[A]]`, rating: `[[7]]` (MT-bench, Zheng et al. 2023); number: 1, 2 or 3 = tie
-alone on the last line (QLoRA, Dettmers et al. 2023)."""
+from vicuna_lit.evaluate.reply_marks import plain
 
+Winner = Literal["first", "second", "tie"]
 _NUMBER = r"(\d+(?:\.\d+)?)"
 _OUT_OF_TEN = _NUMBER + r"(?:\s*/\s*10)?"
-_MARKS = r"[\s*_`#]*"
-_LINE = re.compile(rf"{_MARKS}{_OUT_OF_TEN}(?:\s*[,;]\s*|\s+){_OUT_OF_TEN}{_MARKS}")
+_MARKS = r"[\s*_`#>$]*"
+_LABEL = r"(?:(?:the |my |final |overall )*(?:scores?|ratings?|verdict|output)(?: are| is)?[*_\s]*[:=])"
+_LINE = re.compile(rf"{_MARKS}(?P<label>{_LABEL}?){_MARKS}{_OUT_OF_TEN}(?:\s*[,;]\s*|\s+){_OUT_OF_TEN}{_MARKS}", re.I)
 _TUPLE = re.compile(rf"\(\s*{_OUT_OF_TEN}\s*,\s*{_OUT_OF_TEN}\s*\)")
 _LAST = re.compile(rf"{_TUPLE.pattern}\W*$")
 _ANNOUNCED = re.compile(rf"(?:output|scores?|tuple)[^().\n]*{_TUPLE.pattern}", re.I)
@@ -38,16 +37,19 @@ class Scores(NamedTuple):
 
 
 def pair_scores(text: str) -> Scores | None:
-    """Two scores: on the first line, as a tuple at the end, or named ("Assistant 1: 7/10")."""
-    lines = [line for line in text.strip().splitlines() if line.strip()]
+    """Two scores: on the first line, as a tuple or with a label at the end, or named ("Assistant 1: 7/10")."""
+    lines = [line for line in plain(text).splitlines() if line.strip()]
     if not lines:
         return None
     if found := _LINE.fullmatch(lines[0]):
-        return _scores(*found.groups())
+        return _scores(*found.groups()[1:])
+    text = "\n".join(lines)
     forms = {_by_assistant(_NAMED, text), _by_assistant(_SPOKEN, text)}
     announced, last = _ANNOUNCED.findall(text), _LAST.findall(lines[-1])
     if announced or last:
         forms.add(_scores(*(announced or last)[-1]))
+    if (found := _LINE.fullmatch(lines[-1])) and found["label"]:
+        forms.add(_scores(*found.groups()[1:]))
     forms.discard(None)
     return forms.pop() if len(forms) == 1 else None
 
@@ -67,23 +69,69 @@ def _scores(first: str, second: str) -> Scores | None:
     return scores if all(0 <= s <= 10 for s in scores) else None
 
 
+_LETTER = re.compile(r"\[\[[\s*_`]*(?:Assistant\s+)?([ABC])[\s*_`]*\]\]")
+_IN_BRACKETS = rf"[\s*_`]*(?:rating|score)?[\s:*_`]*{_NUMBER}(?:\s*/\s*10)?[\s*_`]*"
+_RATED = re.compile(rf"\[\[{_IN_BRACKETS}\]\]", re.I)
+_ONCE_BRACKETED = re.compile(rf"(?<!\[)\[{_IN_BRACKETS}\](?!\]|\()", re.I)
+_SAID = re.compile(
+    rf"(?:^|[.!?:;,\"'{{(*_>#-]\s*|\b(?:my|the|final|overall|a|this)\s+)(?:rating|score|verdict)[\s\"'*_`]{{0,4}}(?::|=|\bis\b|\bof\b)[\s\"'*_`]{{0,4}}{_NUMBER}(?![\d\w]|\.\d|\s*/\s*(?!10\b)\d|%)",
+    re.I,
+)
+_ANNOUNCES = re.compile(
+    r"(?:\b(?:rat(?:e|ed|es|ing)|scores?|scored|verdict|grade|mark|give|giving|assign|award|deserves?|earns?)\b)"
+    r"(?:[\s:=*_`\"'>-]|\b(?:is|of|as|a|an|it|this|the|answer|response|be|would|will|at|to|final|overall|assistant|"
+    r"rating|score)\b){0,12}$",
+    re.I,
+)
+
+
 def letter(text: str) -> Winner | None:
     """`[[A]]`, `[[B]]` or `[[C]]`, the tie."""
-    return _only([{"A": "first", "B": "second", "C": "tie"}[found] for found in re.findall(r"\[\[([ABC])\]\]", text)])
+    return _only([{"A": "first", "B": "second", "C": "tie"}[found] for found in _LETTER.findall(plain(text))])
 
 
 def rating(text: str) -> float | None:
-    """`[[7]]`, from 1 to 10; one pair of brackets will do where there is no other."""
-    found = re.findall(rf"\[\[{_NUMBER}\]\]", text) or re.findall(rf"\[{_NUMBER}\]", text)
-    score = _only([float(value) for value in found])
+    """`[[7]]`, from 1 to 10, where it stands as a verdict: announced, or on a line of its own.
+
+    Where there is none, one pair of brackets in such a place or "Rating: 7" will do. A number in brackets within a
+    sentence is a citation.
+    """
+    lines = [line.strip() for line in plain(text).splitlines() if line.strip()]
+    found = [value for i, line in enumerate(lines) for value in _placed(_RATED, line, i, len(lines))]
+    if not found:
+        found = [value for i, line in enumerate(lines) for value in _placed(_ONCE_BRACKETED, line, i, len(lines))]
+        found += [float(value) for line in lines for value in _SAID.findall(line)]
+    score = _only(found)
     return score if score is not None and 1 <= score <= 10 else None
+
+
+def _placed(pattern: re.Pattern[str], line: str, i: int, lines: int) -> list[float]:
+    """The numbers in brackets of a line that stand as a verdict."""
+    found = []
+    for match in pattern.finditer(line):
+        before, after = line[: match.start()].strip(" \t*_`#>$"), line[match.end() :].strip(" \t*_`#.!$")
+        alone = len(set(pattern.findall(line))) == 1
+        own_line = not before and (not after or (i == 0 and pattern is _RATED and alone))
+        ends = not after and i == lines - 1 and before.endswith((":", "=", "→"))
+        if own_line or ends or _ANNOUNCES.search(before[-80:]):
+            found.append(float(match[1]))
+    return found
 
 
 def number(text: str) -> Winner | None:
     """1, 2, or 3 for a tie, alone on the last line."""
-    found = re.fullmatch(r"\W*([123])\W*", text.strip().rpartition("\n")[2])
+    found = re.fullmatch(r"[^\w\-−]*([123])\W*", plain(text).rpartition("\n")[2])
     winners: dict[str, Winner] = {"1": "first", "2": "second", "3": "tie"}
     return winners[found[1]] if found else None
+
+
+EXPECTED = {
+    "scores": 'two scores from 1 to 10 on the first line, as "8 7"',
+    "letter": "[[A]], [[B]] or [[C]]",
+    "rating": "a rating from 1 to 10 as [[7]]",
+    "number": "1, 2 or 3 alone on the last line",
+}
+"""How each form of verdict is written."""
 
 
 def _only(values: list[Any]) -> Any:

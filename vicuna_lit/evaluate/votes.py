@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from vicuna_lit.conversation import DataError
+from vicuna_lit.data.conversation import DataError
 from vicuna_lit.evaluate.answers import Answer, Answers
 from vicuna_lit.evaluate.questions import Question, field, texts
 from vicuna_lit.evaluate.reviews import Review

@@ -1,56 +1,6 @@
-"""`vicuna-prepare`: see `vicuna-prepare --help`."""
+"""`python -m vicuna_lit.prepare`."""
 
-import sys
-from pathlib import Path
-from typing import Any
-
-from vicuna_lit import cli
-
-
-def main() -> None:
-    """The command."""
-    cli.main("prepare", _run)
-
-
-def _run(config: Any) -> int:
-    from vicuna_lit.prepare.run import prepare_data
-
-    return cli.guarded(lambda: show(prepare_data(config)), config.run.dir)
-
-
-def show(prepared: Any) -> None:
-    """Prints what every step did, and where everything lies."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console, manifest, folder = Console(), prepared.manifest, Path(prepared.run_dir)
-    table = Table(box=None, padding=(0, 2), pad_edge=False)
-    for heading in ("step", "in", "kept", "rejected", "changed"):
-        table.add_column(heading, justify="right" if heading in ("in", "kept") else "left")
-    for step in manifest["steps"]:
-        lists = (", ".join(f"{n:,} {reason}" for reason, n in step[key].items()) for key in ("rejected", "changes"))
-        table.add_row(step["step"], f"{step['in']:,}", f"{step['kept']:,}", *lists)
-    console.print(table, markup=False, highlight=False)
-    train, heldout = manifest["sets"]["train"], manifest["sets"]["heldout"]
-    tokens = f", {train['tokens']:,} tokens ({train['supervised_tokens']:,} supervised)" if train["tokens"] else ""
-    seconds = f" in {prepared.seconds:.1f} s" if prepared.seconds else " (already prepared)"
-    print(
-        f"{manifest['records_in']:,} records → {manifest['records_kept']:,} kept, {manifest['records_rejected']:,} "
-        f"rejected{seconds}; train {train['conversations']:,} conversations as {train['pieces']:,} lines{tokens}, "
-        f"held out {heldout['conversations']:,}"
-    )
-    if not manifest["records_kept"]:
-        print("warning: nothing was kept; rejected.jsonl says why", file=sys.stderr)
-    if train["tokens"] is None:
-        print("  not cut to a context: no tokenizer was given; vicuna-train cuts to its own")
-    for name, what in {
-        "train.jsonl": "and heldout.jsonl: vicuna-train … data=" + str(folder),
-        "rejected.jsonl": "every record that was dropped: step, reason, detail",
-        "manifest.json": "counts, hashes, versions, config",
-        "card.html": "the same as a page, with examples",
-    }.items():
-        print(f"  {folder / name}  {what}")
-
+from vicuna_lit.cli.prepare import main
 
 if __name__ == "__main__":
     main()

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vicuna_lit.conversation import Turn
-from vicuna_lit.folder import flatten
+from vicuna_lit.data.conversation import Turn
 from vicuna_lit.pages import render_page
-from vicuna_lit.prepare.compare import compare
+from vicuna_lit.prepare.diff import compare
+from vicuna_lit.run_folder import flatten
 
 STREAM = 800
 """Width of all records in the funnel, of 1000; the rest is for what leaves to the right."""
@@ -47,10 +47,11 @@ def render_card(manifest: dict[str, Any], samples: Sequence[Sample]) -> str:
         {"number": _number, "share": _share, "size": _size, "shorten": _shorten},
         manifest=manifest,
         steps=steps,
+        not_looked_for=_not_looked_for({step.name for step in steps}),
         whole=manifest.get("records_in") or 0,
         sets=sets,
         train=sets.get("train", {}).get("conversations") or 0,
-        heldout=sets.get("heldout", {}).get("conversations") or 0,
+        validation=sets.get("validation", {}).get("conversations") or 0,
         levels=_funnel(manifest, steps),
         turns=_histogram(histograms.get("turns"), exact=True),
         measure=measure,
@@ -109,6 +110,17 @@ def _step(step: dict[str, Any]) -> Step:
     name = str(step.get("step", "")).replace("_", " ")
     rejected, changes = _ranked(step.get("rejected")), _ranked(step.get("changes"))
     return Step(name, step.get("in") or 0, step.get("kept") or 0, rejected, changes)
+
+
+def _not_looked_for(steps: set[str]) -> list[str]:
+    """What a reader might think was taken out, and no step that ran looks for."""
+    found = "names of persons, addresses of streets, dates of birth, passports, bank accounts, IP addresses"
+    return [
+        found
+        if "personal data" in steps
+        else f"personal data: e-mail addresses, telephone numbers, keys, cards, {found}",
+        *([] if "moderation" in steps else ["unsuitable content: there was no moderation"]),
+    ]
 
 
 @dataclass(frozen=True)

@@ -12,17 +12,29 @@ from dataclasses import replace
 from functools import cache
 from typing import NamedTuple
 
-from vicuna_lit.conversation import Conversation, Rejection, Turn, trim
-from vicuna_lit.prepare.config import FiltersConfig, ModerationConfig, RepetitionConfig, RolesConfig, Scope, TextRule
+from vicuna_lit.config.prepare import (
+    EndsConfig,
+    FiltersConfig,
+    ModerationConfig,
+    RepetitionConfig,
+    RolesConfig,
+    Scope,
+    TextRule,
+)
+from vicuna_lit.data.conversation import Conversation, Rejection, Turn, follows, trim
+from vicuna_lit.prepare.replies import cut_sentences, reply_offences
 
 Tally = Counter[str]
 INVISIBLE = re.compile(r"[\s\u00ad\u200b-\u200f\u2028-\u202f\u2060-\u2064\ufeff\x00-\x1f\x7f-\x9f]*+")
 LEADING_PUNCTUATION = re.compile(r"[\W_]+")
+PLACEHOLDER = re.compile(r"\[(?:EMAIL|PHONE|KEY|CARD)\]")
+WITHOUT_STOP = re.compile(r"^\s*(?:[-*+•#|>]|\d{1,3}[.)] |[^\n]{1,40}:)|^[^\n]{0,60}$|\S+://\S+$")
+"""Lines that end without a full stop: items, rows, headings, short lines (a signature, a verse), links."""
 SHORTEST_REPETITION = 512
 """Bytes; shorter replies compress too unevenly to tell."""
 
 
-class Offence(NamedTuple):
+class RuleViolation(NamedTuple):
     """A turn that breaks a rule, and what that costs."""
 
     turn: int
@@ -56,8 +68,14 @@ def alternate(conversation: Conversation, config: RolesConfig, tally: Tally) -> 
 def _merged(turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
     out: list[Turn] = []
     for turn in turns:
-        if out and out[-1].role == turn.role:
-            out[-1] = replace(turn, content=f"{out[-1].content}\n\n{turn.content}")
+        before = out[-1] if out else None
+        if before and before.role == turn.role and not follows(turn, before):
+            out[-1] = replace(
+                turn,
+                content=f"{before.content}\n\n{turn.content}",
+                reasoning="\n\n".join(filter(None, (before.reasoning, turn.reasoning))),
+                tool_calls=before.tool_calls + turn.tool_calls,
+            )
         else:
             out.append(turn)
     return tuple(out)
@@ -69,14 +87,15 @@ def _ordered(turns: tuple[Turn, ...]) -> int:
     while start < len(turns) and turns[start].role == "assistant":
         start += 1
     for i in range(start, len(turns)):
-        if (turns[i].role == "assistant") != ((i - start) % 2 == 1) or turns[i].role == "system":
+        if not follows(turns[i], turns[i - 1] if i > start else None):
             return i
     return len(turns)
 
 
 def filter_turns(conversation: Conversation, config: FiltersConfig, tally: Tally) -> Conversation | Rejection:
     """Applies every rule; an offence with scope `turn` costs that turn and all that follow it."""
-    result = _punish(conversation, _offences(conversation, config), tally)
+    conversation = cut_sentences(conversation, config.replies, tally)
+    result = _apply_violations(conversation, _offences(conversation, config), tally)
     if isinstance(result, Rejection):
         return result
     spoken = [t for t in result.turns if t.role != "system"]
@@ -91,26 +110,31 @@ def moderate(
 ) -> Conversation | Rejection:
     """Drops or shortens a conversation with a turn that scores above `config.max_score`."""
 
-    def offences() -> Iterator[Offence]:
+    def offences() -> Iterator[RuleViolation]:
         for i, turn in enumerate(conversation.turns):
             score = float(scorer(turn.content))
             if not score <= config.max_score:
-                yield Offence(i, config.scope, "moderation", f"turn {i} scores {score:.4g}")
+                yield RuleViolation(i, config.scope, "moderation", f"turn {i} scores {score:.4g}")
 
-    return _punish(conversation, offences(), tally)
+    return _apply_violations(conversation, offences(), tally)
 
 
-def _punish(conversation: Conversation, offences: Iterator[Offence], tally: Tally) -> Conversation | Rejection:
+def _apply_violations(
+    conversation: Conversation, offences: Iterator[RuleViolation], tally: Tally
+) -> Conversation | Rejection:
     """Rejects, or keeps the turns before the first that offends, up to the last answer among them.
 
     The offences come in the order of their turns; behind a turn that is cut off nothing counts.
     """
-    first: Offence | None = None
+    first: RuleViolation | None = None
     for offence in offences:
         if offence.scope == "off":
             continue
         if first is not None and offence.turn > first.turn:
             break
+        if offence.scope == "count":
+            tally[f"turns counted: {offence.reason}"] += 1
+            continue
         if offence.scope == "conversation":
             return Rejection(conversation.id, offence.reason, offence.detail)
         first = first or offence
@@ -125,19 +149,61 @@ def _punish(conversation: Conversation, offences: Iterator[Offence], tally: Tall
     return replace(conversation, turns=tuple(kept))
 
 
-def _offences(conversation: Conversation, config: FiltersConfig) -> Iterator[Offence]:
+def _offences(conversation: Conversation, config: FiltersConfig) -> Iterator[RuleViolation]:
     rules = [(name.replace("_", " "), rule) for name, rule in config.texts.items() if rule.scope != "off"]
+    yield from _continues(conversation, config.ends)
     for i, turn in enumerate(conversation.turns):
         content = turn.content
-        if config.empty != "off" and not content[:1].isalnum() and INVISIBLE.fullmatch(content):
-            yield Offence(i, config.empty, "empty turn", f"turn {i}, {turn.role}")
+        if config.empty != "off" and not turn.tool_calls and not content[:1].isalnum() and INVISIBLE.fullmatch(content):
+            yield RuleViolation(i, config.empty, "empty turn", f"turn {i}, {turn.role}")
             continue
         lowered = content.lower().replace("’", "'")
         for reason, rule in rules:
             if turn.role in rule.roles and (found := _find(rule, content, lowered)):
-                yield Offence(i, rule.scope, reason, f"turn {i}: {found!r:.60}")
-        if turn.role == "assistant" and (ratio := _repeats(content, config.repetition)):
-            yield Offence(i, config.repetition.scope, "repetition", f"turn {i} compresses {ratio:.1f} times")
+                yield RuleViolation(i, rule.scope, reason, f"turn {i}: {found!r:.60}")
+        if turn.role == "assistant":
+            yield from (RuleViolation(i, *offence) for offence in _offences_of_reply(i, content, config))
+    yield from _unfinished(conversation, config.ends)
+
+
+def _offences_of_reply(i: int, content: str, config: FiltersConfig) -> Iterator[tuple[Scope, str, str]]:
+    for reason, rule, found in reply_offences(config.replies, content):
+        scope = "turn" if rule.scope == "sentence" else rule.scope
+        yield scope, reason, f"turn {i}: {found!r:.60}"
+    if ratio := _repeats(content, config.repetition):
+        yield config.repetition.scope, "repetition", f"turn {i} compresses {ratio:.1f} times"
+    if (share := _placeholders(content)) > config.placeholders.max_share:
+        yield config.placeholders.scope, "placeholders", f"turn {i}: {share:.0%} of it stand for personal data"
+
+
+def _placeholders(content: str) -> float:
+    marks = sum(map(len, PLACEHOLDER.findall(content))) if "[" in content else 0
+    return marks / len("".join(content.split())) if marks else 0.0
+
+
+def _continues(conversation: Conversation, config: EndsConfig) -> Iterator[RuleViolation]:
+    first = next((i for i, turn in enumerate(conversation.turns) if turn.role == "user"), None)
+    if config.continued != "off" and first is not None and len(conversation.turns[first].content) < 64:
+        said = conversation.turns[first].content.strip(" \n\t.!…。'\"").lower()
+        if said in config.words:
+            yield RuleViolation(first, config.continued, "opening goes on with what is not there", f"{said!r}")
+
+
+def _unfinished(conversation: Conversation, config: EndsConfig) -> Iterator[RuleViolation]:
+    last = len(conversation.turns) - 1
+    if config.unfinished == "off" or last < 0 or conversation.turns[last].role != "assistant":
+        return
+    content = conversation.turns[last].content.rstrip()
+    if len(content) >= config.min_characters and breaks_off(content):
+        yield RuleViolation(last, config.unfinished, "reply breaks off", f"turn {last} ends {content[-30:]!r}")
+
+
+def breaks_off(content: str) -> bool:
+    """Whether a text ends within a sentence or a code fence; lines of lists, tables and links need no full stop."""
+    if content.count("```") % 2:
+        return True
+    line = content[content.rfind("\n") + 1 :]
+    return (content[-1:].isalnum() or content[-1:] in ",(") and not WITHOUT_STOP.search(line)
 
 
 def _find(rule: TextRule, content: str, lowered: str) -> str | None:

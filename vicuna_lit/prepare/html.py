@@ -11,11 +11,12 @@ from itertools import islice
 
 from turbohtml import Element, Markdown, Text, escape, parse_fragment
 
-from vicuna_lit.conversation import Conversation
+from vicuna_lit.data.conversation import Conversation
 
 _CONTAINER = re.compile(
     r"""\s*<[a-z][\w-]*\s[^>]*?\bclass\s*=\s*["'][^"']*\b(?:markdown|prose|whitespace-pre-wrap)\b""", re.I
 )
+_HTML = re.compile(r"\b(?:html5?|web ?page|landing page|mark-?up)\b", re.I)
 _OPENS_BLOCK = re.compile(r"\s*<(?:p|div|pre|h[1-6]|ul|ol|table|blockquote)\b", re.I)
 _TYPED = re.compile(
     r"```"  # somebody's markdown, with HTML in it
@@ -56,11 +57,17 @@ def is_html(conversation: Conversation) -> tuple[bool, ...]:
     talked about, and none is converted.
     """
     answers = [turn.content for turn in conversation.turns if turn.role == "assistant" and turn.content.strip()]
-    bare = bool(answers) and all(_is_fragment(content) for content in answers)
+    bare = bool(answers) and all(_is_fragment(content) for content in answers) and not _asked_for(conversation, answers)
     return tuple(
         bool(_CONTAINER.match(turn.content)) or (bare and turn.role == "assistant" and bool(turn.content.strip()))
         for turn in conversation.turns
     )
+
+
+def _asked_for(conversation: Conversation, answers: list[str]) -> bool:
+    """Whether HTML is what was asked for: ChatGPT's page would show it in a box, so without one it was typed."""
+    asked = any(_HTML.search(turn.content) for turn in conversation.turns if turn.role != "assistant")
+    return "{{" in "".join(answers) or (asked and not any("<pre" in answer for answer in answers))
 
 
 def _is_fragment(content: str) -> bool:

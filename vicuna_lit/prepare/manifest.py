@@ -9,12 +9,12 @@ from typing import Any
 
 import orjson
 
-from vicuna_lit.conversation import Conversation
+from vicuna_lit.config.prepare import PrepareConfig, PrepareRecipe
+from vicuna_lit.data.conversation import Conversation
 from vicuna_lit.prepare import shards
 from vicuna_lit.prepare.card import Sample, render_card
-from vicuna_lit.prepare.config import PrepareConfig
-from vicuna_lit.prepare.duplicates import BANDS, PERMUTATIONS, SAMPLED, SHINGLE
-from vicuna_lit.prepare.personal_data import scrub_conversation
+from vicuna_lit.prepare.dedup import BANDS, PERMUTATIONS, SAMPLED, SHINGLE
+from vicuna_lit.prepare.personal_data import redact_conversation
 from vicuna_lit.prepare.stages import SAMPLES
 from vicuna_lit.prepare.steps import StepCount, by_count
 
@@ -25,7 +25,7 @@ def assemble(config: PrepareConfig, folder: Path, work: Path, records: list[int]
     """Joins the shards' files; writes the card, and the manifest last. Returns the manifest."""
     numbers = range(len(records))
     outputs = {}
-    for name in ("train", "heldout", "rejected"):
+    for name in ("train", "validation", "rejected"):
         parts = [work / "cut" / shards.name(i, f"{name}.jsonl") for i in numbers]
         outputs[f"{name}.jsonl"] = shards.concatenate(parts, folder / f"{name}.jsonl")
     cleaned = [orjson.loads((work / "clean" / shards.name(i)).read_bytes()) for i in numbers]
@@ -59,7 +59,7 @@ def _manifest(
         copies = {r: n - sum(c.rejected[r] for c in (*counts.values(), last)) for r, n in reasons.items()}
         counts["dedup"] = StepCount(sum(part["kept"] for part in cleaned), +Counter(copies))
     counts["cut"] = last
-    sets = {side: _set(config, [part["sets"][side] for part in cut]) for side in ("train", "heldout")}
+    sets = {side: _set(config, [part["sets"][side] for part in cut]) for side in ("train", "validation")}
     records_in = counts["read"].records_in if "read" in counts else 0
     lengths = "tokens" if config.cuts else "characters"
     return {
@@ -77,7 +77,7 @@ def _manifest(
         "inputs": fingerprint["inputs"],
         "outputs": outputs,
         "near_duplicates": {"shingle_bytes": SHINGLE, "sampled": SAMPLED, "permutations": PERMUTATIONS, "bands": BANDS},
-        "config": config.identity(),
+        "config": PrepareRecipe.values_of(config),
         "files": fingerprint["files"],
         "versions": {name: version(name) for name in LIBRARIES},
     }
@@ -113,5 +113,5 @@ def _sample(config: PrepareConfig, work: Path, shard: int, row: int) -> Sample:
     with (work / "clean" / shards.name(shard, "jsonl")).open("rb") as lines:
         after = next(shards.from_json(value) for i, _, value, *_ in map(orjson.loads, lines) if i == row)
     if config.personal_data.enabled:
-        before = replace(scrub_conversation(before, config.personal_data.kinds, Counter()), id=before.id)
+        before = replace(redact_conversation(before, config.personal_data.kinds, Counter()), id=before.id)
     return Sample(after.id, before.turns, after.turns)

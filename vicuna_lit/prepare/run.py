@@ -10,23 +10,33 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from hashlib import blake2b, file_digest
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from vicuna_lit.conversation import Conversation, Rejection
-from vicuna_lit.folder import RunError, check_disk, read_json, refuse_other_settings, write_json
-from vicuna_lit.formats import find_files, parse, records
-from vicuna_lit.paths import locate
+from vicuna_lit.config.prepare import PrepareConfig, PrepareRecipe
+from vicuna_lit.data.conversation import Conversation, DataError, Rejection
+from vicuna_lit.data.files import find_files
+from vicuna_lit.data.readers import parse, records, skipped
+from vicuna_lit.paths import locate, place_of
 from vicuna_lit.prepare import shards
-from vicuna_lit.prepare.config import PrepareConfig
-from vicuna_lit.prepare.duplicates import find_duplicates
-from vicuna_lit.prepare.engine import cores, run_all, warm_up
+from vicuna_lit.prepare.dedup import find_duplicates
+from vicuna_lit.prepare.executor import cores, run_all, warm_up
 from vicuna_lit.prepare.manifest import assemble
 from vicuna_lit.prepare.progress import console, progress
 from vicuna_lit.prepare.shards import MOST_CHARACTERS, MOST_RECORDS, Item
 from vicuna_lit.prepare.stages import Job, check, clean, cut
+from vicuna_lit.run_folder import (
+    RunError,
+    check_disk,
+    locked,
+    read_json,
+    refuse_other_settings,
+    write_hydra_files,
+    write_json,
+)
 
 
 @dataclass(frozen=True)
@@ -45,16 +55,24 @@ def prepare_data(config: PrepareConfig) -> Prepared:
     Raises:
         RunError, DataError, MissingPath, ModelError, TemplateError, OSError: bad input, or a disk that fills.
     """
+    if config.template.kind == "auto":
+        from vicuna_lit.data.auto_template import with_template
+
+        config = with_template(config)
+    with locked(Path(config.run.dir)):
+        return _prepare(config, Path(config.run.dir))
+
+
+def _prepare(config: PrepareConfig, folder: Path) -> Prepared:
     clock = time.perf_counter()
-    folder = Path(config.run.dir)
-    raw = [str(locate(p)) if p.startswith("package://") else str(Path(p).expanduser()) for p in _paths(config.raw)]
+    raw = [str(place_of(path)) for path in _paths(config.raw)]
     fingerprint = _fingerprint(config, raw, folder)
-    identity = {"config": config.identity()} | fingerprint
+    identity = {"config": PrepareRecipe.values_of(config)} | fingerprint
     if (done := read_json(folder, "manifest.json")) is not None:
         refuse_other_settings(folder, _readable({k: done.get(k) for k in identity}), _readable(identity))
-        return Prepared(str(folder), done)
+        return Prepared(str(folder), _not_empty(folder, done))
     workers = config.workers or cores()
-    modules = ["vicuna_lit.prepare.stages", *(["vicuna_lit.tokenizer"] if config.cuts else [])]
+    modules = ["vicuna_lit.prepare.stages", *(["vicuna_lit.data.tokenizer"] if config.cuts else [])]
     size = sum(f["bytes"] for f in fingerprint["inputs"])
     work = _open(folder, identity, size)
     text = config.model_dump_json()
@@ -67,7 +85,21 @@ def prepare_data(config: PrepareConfig) -> Prepared:
     _stage("cut", cut, config, text, work, counts, workers)
     manifest = assemble(config, folder, work, counts, fingerprint)
     shutil.rmtree(work)
-    return Prepared(str(folder), manifest, time.perf_counter() - clock)
+    return Prepared(str(folder), _not_empty(folder, manifest), time.perf_counter() - clock)
+
+
+def _not_empty(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+    """
+    Raises:
+        DataError: nothing was kept.
+    """
+    if manifest["records_kept"]:
+        return manifest
+    reasons = ", ".join(f"{count} × {reason}" for reason, count in manifest["rejected_by_reason"].items())
+    raise DataError(
+        f"{folder}: none of {manifest['records_in']} records was kept: {reasons or 'there is none'}; "
+        "rejected.jsonl has each with its reason"
+    )
 
 
 def _readable(identity: dict[str, Any]) -> dict[str, Any]:
@@ -114,6 +146,7 @@ def _open(folder: Path, identity: dict[str, Any], size: int) -> Path:
     check_disk(folder, 4 * size + 1e7, "the work on these files")
     for name in ("raw", "clean", "copies", "cut"):
         (work / name).mkdir(parents=True)
+    write_hydra_files(folder)
     write_json(folder / "config.json", identity["config"])
     write_json(state, identity)
     return work
@@ -138,7 +171,7 @@ def _batches(raw: list[str]) -> Iterator[tuple[list[Item], int]]:
     """Records in shards, and about how many bytes of input each took."""
     items: list[Item] = []
     characters = 0
-    for source, record in records(raw):
+    for source, record in chain(records(raw), ((rejection.id, rejection) for rejection in skipped(raw))):
         item = _item(source, record)
         items.append(item)
         if isinstance(item.conversation, Conversation):
@@ -156,7 +189,8 @@ def _item(source: str, record: Any) -> Item:
         return Item(source, record)
     parsed = parse(record, source)
     if isinstance(parsed, Conversation) and parsed.id == source:
-        text = "\0".join(f"{t.role}\0{t.content}" for t in parsed.turns)
+        said = "\0".join(f"{t.role}\0{t.in_text}" for t in parsed.turns)
+        text = f"{said}\0{parsed.tools}" if parsed.tools else said
         parsed = replace(parsed, id=f"h{blake2b(text.encode(), digest_size=8).hexdigest()}")
     return Item(source, parsed, isinstance(record, dict) and record.get("plugins") is not None)
 

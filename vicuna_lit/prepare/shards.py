@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from vicuna_lit.conversation import Conversation, Rejection, Turn
-from vicuna_lit.folder import write
+from vicuna_lit.config.base import Role
+from vicuna_lit.data.conversation import Conversation, Rejection, ToolCall, Turn
+from vicuna_lit.run_folder import write
 
 MOST_RECORDS, MOST_CHARACTERS = 256, 2_000_000
 """Of a shard: many enough to be worth a process's while, few enough to stay small in memory."""
@@ -47,12 +48,29 @@ def dumps(value: Any) -> bytes:
 
 def to_json(c: Conversation) -> list[Any]:
     """A compact form for files between stages."""
-    return [c.id, [[t.role, t.content] if t.supervised else [t.role, t.content, False] for t in c.turns]]
+    others = [c.tools, c.said]
+    return [c.id, [_turn(turn) for turn in c.turns], *(others if c.said else others[:1] if c.tools else [])]
+
+
+def _turn(t: Turn) -> list[Any]:
+    others = [t.reasoning, t.tool_calls, t.name, t.call_id]
+    if any(others):
+        return [t.role, t.content, t.supervised, *others]
+    return [t.role, t.content] if t.supervised else [t.role, t.content, False]
 
 
 def from_json(value: list[Any]) -> Conversation:
     """The conversation that `to_json` wrote."""
-    return Conversation(value[0], tuple(Turn(*turn) for turn in value[1]))
+    turns = (_read_turn(*turn) for turn in value[1])
+    tools, said = [*value[2:], "", ""][:2]
+    return Conversation(value[0], tuple(turns), tools, said=said)
+
+
+def _read_turn(role: Role, content: str, supervised: bool = True, *others: Any) -> Turn:
+    if not others:
+        return Turn(role, content, supervised)
+    reasoning, calls, name, call_id = others
+    return Turn(role, content, supervised, reasoning, tuple(ToolCall(*call) for call in calls), name, call_id)
 
 
 def write_items(path: Path, items: Iterable[Item]) -> None:

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import orjson
 
-from vicuna_lit.conversation import Conversation, Rejection, is_heldout, to_record
+from vicuna_lit.config.prepare import PrepareConfig
+from vicuna_lit.data.conversation import Conversation, Rejection, is_validation, to_record
 from vicuna_lit.prepare import shards
-from vicuna_lit.prepare.config import PrepareConfig
-from vicuna_lit.prepare.duplicates import signatures
+from vicuna_lit.prepare.dedup import signatures
 from vicuna_lit.prepare.shards import Dropped, dumps
 from vicuna_lit.prepare.steps import LANGUAGE, Step, StepCount, steps
 
@@ -41,7 +41,7 @@ def _pipeline(config: str) -> tuple[PrepareConfig, dict[str, Step]]:
 
 @cache
 def _encoder(config: str) -> Any:
-    from vicuna_lit.tokenizer import make_encoder
+    from vicuna_lit.data.tokenizer import make_encoder
 
     return make_encoder(_pipeline(config)[0])
 
@@ -59,6 +59,7 @@ def clean(job: Job) -> None:
     work = Path(job.work)
     counts = {name: StepCount() for name in ("read", *pipeline)}
     kept: list[Conversation] = []
+    files: list[str] = []
     lines: list[bytes] = []
     dropped: list[bytes] = []
     for row, (source, raw, plugins) in enumerate(shards.read_items(work / "raw" / shards.name(job.shard, "jsonl"))):
@@ -67,11 +68,12 @@ def clean(job: Job) -> None:
             dropped.append(dumps([row, source, step, list(result)]))
         else:
             kept.append(result)
+            files.append(source.rpartition(":")[0])
             lines.append(dumps([row, source, shards.to_json(result), language]))
     folder = work / "clean"
     signed = BytesIO()
     if config.dedup.enabled:
-        np.save(signed, signatures(kept, config.dedup))
+        np.save(signed, signatures(kept, config.dedup, files))
         shards.write(folder / shards.name(job.shard, "npy"), [signed.getvalue()])
     shards.write(folder / shards.name(job.shard, "jsonl"), lines)
     shards.write(folder / shards.name(job.shard, "dropped.jsonl"), dropped)
@@ -123,8 +125,8 @@ def cut(job: Job) -> None:
                 rows.append((row, source, language))
                 conversations.append(shards.from_json(value))
     count = StepCount(records_in=len(conversations))
-    sets = {name: SetCount() for name in ("train", "heldout")}
-    lines: dict[str, list[bytes]] = {"train": [], "heldout": []}
+    sets = {name: SetCount() for name in ("train", "validation")}
+    lines: dict[str, list[bytes]] = {"train": [], "validation": []}
     samples: list[tuple[str, int]] = []
     cut_up = _pieces(job, config, conversations, count)
     for (row, source, language), whole, pieces in zip(rows, conversations, cut_up, strict=True):
@@ -132,7 +134,7 @@ def cut(job: Job) -> None:
             count.rejected[pieces.reason] += 1
             dropped.append(Dropped(row, source, "cut", pieces))
             continue
-        side = "heldout" if is_heldout(whole.id, config.heldout_fraction) else "train"
+        side = "validation" if is_validation(whole.split_key, config.validation_fraction) else "train"
         sets[side].add(whole, pieces, language)
         lines[side] += [dumps(to_record(piece.conversation)) for piece in pieces]
         samples.append((sha256(f"sample {whole.id}".encode()).hexdigest(), row))
@@ -162,7 +164,7 @@ def _pieces(
     if not config.cuts:
         yield from ([Piece(c)] for c in conversations)
         return
-    from vicuna_lit.data.split import split
+    from vicuna_lit.data.splitting import split
 
     everything = split(conversations, _encoder(job.config), config.context_length, config.cut.carried_exchanges)
     for parts in everything:
@@ -171,7 +173,8 @@ def _pieces(
             if isinstance(part.result, Rejection):
                 lost.append(part)
             else:
-                tokens, supervised = len(part.result.input_ids), int(part.result.supervised.sum())
+                tokens = sum(len(example.input_ids) for example in part.result)
+                supervised = sum(int(example.supervised.sum()) for example in part.result)
                 out.append(Piece(part.piece, tokens, supervised))
         if out:
             for part in lost:

@@ -5,14 +5,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from vicuna_lit.conversation import Conversation, Rejection
+from vicuna_lit.config.prepare import PrepareConfig, load_scorer
+from vicuna_lit.data.conversation import Conversation, Rejection
 from vicuna_lit.paths import locate
-from vicuna_lit.prepare.config import PrepareConfig, load_scorer
 from vicuna_lit.prepare.decontaminate import decontaminate, read_questions
 from vicuna_lit.prepare.filters import Tally, alternate, filter_turns, moderate
 from vicuna_lit.prepare.html import is_html, to_markdown
 from vicuna_lit.prepare.language import detect
-from vicuna_lit.prepare.personal_data import scrub_conversation
+from vicuna_lit.prepare.personal_data import redact_conversation
+from vicuna_lit.prepare.tidy import tidy
 
 Step = Callable[[Conversation, Tally], Conversation | Rejection]
 
@@ -59,12 +60,14 @@ def steps(config: PrepareConfig) -> dict[str, Step]:
     out: dict[str, Step] = {}
     if config.html.enabled:
         out["html"] = convert_html
+    if config.tidy.enabled:
+        out["tidy"] = lambda c, tally: tidy(c, config.tidy, tally)
     if config.roles.enabled:
         out["roles"] = lambda c, tally: alternate(c, config.roles, tally)
+    if config.personal_data.enabled:
+        out["personal_data"] = lambda c, tally: redact_conversation(c, config.personal_data.kinds, tally)
     if config.filters.enabled:
         out["filters"] = lambda c, tally: filter_turns(c, config.filters, tally)
-    if config.personal_data.enabled:
-        out["personal_data"] = lambda c, tally: scrub_conversation(c, config.personal_data.kinds, tally)
     if config.moderation.enabled and config.moderation.scorer is not None:
         scorer = load_scorer(config.moderation.scorer)
         out["moderation"] = lambda c, tally: moderate(c, config.moderation, scorer, tally)
@@ -92,7 +95,11 @@ def choose_language(conversation: Conversation, config: PrepareConfig, tally: Ta
     """Keeps or drops by language; the tally says which language is kept."""
     language, confidence = detect(conversation, config.language.min_confidence)
     keep = config.language.keep
-    if language in config.language.drop or (keep is not None and language not in keep):
+    if language == "unknown":
+        dropped = config.language.unknown == "drop"
+    else:
+        dropped = language in config.language.drop or (keep is not None and language not in keep)
+    if dropped:
         return Rejection(conversation.id, "language", f"{language}, confidence {confidence:.2f}")
     tally[f"{LANGUAGE}{language}"] += 1
     return conversation

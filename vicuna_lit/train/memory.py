@@ -1,4 +1,4 @@
-"""Peak memory: allocated on the GPU, resident on the CPU."""
+"""Peak memory: allocated and reserved on the GPU, resident on the CPU."""
 
 import re
 import resource
@@ -6,20 +6,6 @@ from contextlib import suppress
 from pathlib import Path
 
 import torch
-
-OUT_OF_MEMORY = 34
-"""The exit code of a run whose model, step or held-out loss did not fit."""
-
-STATE_BYTES = 12
-"""Of a trained weight in a checkpoint: the weight and AdamW's two moments in fp32."""
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on a GPU or on the CPU."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    words = ("can't allocate memory", "not enough memory", "out of memory")
-    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
 
 
 def kernel_kills() -> int:
@@ -36,17 +22,21 @@ class PeakMemory:
     def __init__(self) -> None:
         self.overall = 0
         """Bytes, up to the last `step`."""
+        self.reserved = 0
+        """Of a GPU, what torch's allocator has taken for itself: it is out of memory when this is all there is."""
 
     def step(self) -> int:
         """The peak in bytes since the last call; the next one starts from what is in use now."""
         peak = _peak()
         self.overall = max(self.overall, peak)
+        if torch.cuda.is_initialized():
+            self.reserved = max(self.reserved, torch.cuda.max_memory_reserved())
         _forget_peak()
         return peak
 
 
 def _peak() -> int:
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():  # a run on the CPU of a machine with GPUs never wakes them
         return torch.cuda.max_memory_allocated()
     try:
         found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
@@ -57,7 +47,7 @@ def _peak() -> int:
 
 
 def _forget_peak() -> None:
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():
         torch.cuda.reset_peak_memory_stats()
         return
     with suppress(OSError):  # no Linux, or not allowed: the peak is then that of the whole process so far

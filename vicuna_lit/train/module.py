@@ -1,20 +1,29 @@
 """The LightningModule: what one optimizer step computes, whatever the layout."""
 
 import math
-from typing import Any
+import warnings
+from typing import Any, TypeVar
 
 import lightning as L
 import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
+from vicuna_lit.config.train import Computation
 from vicuna_lit.data.batch import Batch
-from vicuna_lit.data.schedule import Plan
-from vicuna_lit.train.config import TrainConfig
-from vicuna_lit.train.model import SupervisedLM
+from vicuna_lit.data.encoder import Encoder
+from vicuna_lit.data.packing import Plan
+from vicuna_lit.data.tokenizer import make_encoder
+from vicuna_lit.models.automatic import on_gpu, resolved
+from vicuna_lit.models.causal_lm import SupervisedLM, build_model
+from vicuna_lit.run_folder import RunError
+from vicuna_lit.train.distributed import all_reduce_sum
+from vicuna_lit.train.gradients import sum_in_fp32
 from vicuna_lit.train.optimizer import build_optimizer, lr_factor
-from vicuna_lit.train.strategies import clip, deepspeed_norm, shard
-from vicuna_lit.train.world import sum_over_ranks
+from vicuna_lit.train.strategies import strategy_of
+from vicuna_lit.train.validation_loss import ValidationLoss
+
+Module = TypeVar("Module", bound="SupervisedModule")
 
 
 class SupervisedModule(L.LightningModule):
@@ -24,16 +33,28 @@ class SupervisedModule(L.LightningModule):
     tokens in the whole step. Summed over micro-batches and ranks this is the gradient of one giant batch.
 
     After each optimizer step `step_loss` (nats per supervised token, over the whole step and all ranks) and
-    `step_lr` hold that step's figures, and `grad_norm()` the norm before clipping.
+    `step_lr` hold that step's figures, and `grad_norm()` the norm before clipping. Lightning's callbacks and loggers
+    see `train/loss` and `train/grad_norm` of each step, and `val/loss` of each validation.
+
+    It trains under `fit`, and under anybody's `L.Trainer(max_epochs=1)` with the same losses (one device, or ddp).
+    Override `loss` for another one.
 
     Args:
+        plan: None: the one of the trainer's data.
         start: optimizer steps that are done already. Lightning sees the rest of the plan alone, and counts its
             batches from 0; what follows from the step (rows, learning rate, figures) counts them all.
     """
 
-    def __init__(self, lm: SupervisedLM, config: TrainConfig, plan: Plan, start: int = 0):
+    plan: Plan
+
+    def __init__(self, lm: SupervisedLM, config: Computation, plan: Plan | None = None, start: int = 0):
         super().__init__()
-        self.lm, self.config, self.plan, self.start = lm, config, plan, start
+        self.lm, self.config, self.start = lm, config, start
+        self.strategy = strategy_of(config)
+        if plan is not None:
+            self.plan = plan
+        self.validation = ValidationLoss(config.data.validated_sources)
+        """Of the validation that is under way, or was the last."""
         self.closes_step = False
         self._sum: Tensor = torch.zeros(())
         self._norm: Tensor | None = None
@@ -43,7 +64,62 @@ class SupervisedModule(L.LightningModule):
     def configure_model(self) -> None:
         """Shards the weights where the strategy asks for it."""
         if self.device_mesh is not None:
-            shard(self.lm, self.config, self.device_mesh["data_parallel"])
+            self.strategy.shard(self.lm, self.device_mesh["data_parallel"])
+
+    @classmethod
+    def of(cls: type[Module], config: Computation, encoder: Encoder | None = None) -> Module:
+        """With the config's model; random weights are those of its seed.
+
+        On a GPU `gradient_checkpointing=auto` becomes `full`: choosing a level needs the plan, which is made later.
+
+        Raises:
+            ModelError, TemplateError, MissingPath: the model or the tokenizer cannot be had.
+        """
+        encoder = encoder or make_encoder(config)
+        L.seed_everything(config.seed, verbose=False)
+        model = build_model(config, encoder)
+        config = resolved(config, model, on_gpu(config))
+        if config.gradient_checkpointing == "auto":
+            config = config.model_copy(update={"gradient_checkpointing": "full"})
+        return cls(SupervisedLM.of(model, config), config)
+
+    def setup(self, stage: str) -> None:
+        """Takes the plan of the data."""
+        warnings.filterwarnings("ignore", "It is recommended to use `self.log")  # on all ranks the figures are the same
+        if not hasattr(self, "plan"):
+            self.plan = self.trainer.datamodule.plan  # pyright: ignore[reportAttributeAccessIssue]  # Lightning's
+
+    def on_fit_start(self) -> None:
+        """The accumulation is the plan's.
+
+        Raises:
+            RunError: the trainer has settings that are the config's to make.
+        """
+        trainer: Any = self.trainer
+        trainer.accumulate_grad_batches = self.plan.accumulation
+        trainer.fit_loop.epoch_loop._batches_that_stepped = self.start  # what loggers take for the step
+        if trainer.max_epochs != 1:
+            raise RunError("L.Trainer(max_epochs=1): the plan holds all epochs, as trainer.epochs of the config says")
+        if trainer.gradient_clip_val is not None:
+            raise RunError("L.Trainer(gradient_clip_val=None): optimizer.clip_norm of the config clips")
+        if not str(trainer.precision).startswith("32"):
+            raise RunError(f"L.Trainer(precision={trainer.precision!r}): leave it out, the config's precision counts")
+
+    def on_train_start(self) -> None:
+        """Rejects a start that Lightning itself has resumed.
+
+        Raises:
+            RunError: so.
+        """
+        if self.trainer.fit_loop.epoch_loop.batch_progress.current.ready:
+            raise RunError("a checkpoint of Lightning's does not know the rows that are done: vicuna_lit.fit resumes")
+
+    def loss(self, batch: Batch) -> Tensor:
+        """The row's loss, summed over its supervised tokens; `training_step` divides by those of the whole step.
+
+        A validation takes the cross-entropy of each token, whatever this is.
+        """
+        return self.lm(SupervisedLM.loss_sum, batch)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One micro-batch.
@@ -51,11 +127,35 @@ class SupervisedModule(L.LightningModule):
         Lightning divides the loss by the accumulation, the strategies by the ranks; the factor undoes both.
         """
         self.closes_step = self.step_done(batch_idx) is not None
-        share = self.lm(SupervisedLM.loss_sum, batch) / batch.denominator
+        share = self.loss(batch) / batch.denominator
         self._sum = self._sum.to(share.device) + share.detach()
         if self.closes_step:
-            self.step_loss, self._sum = sum_over_ranks(self._sum), torch.zeros(())
+            self.step_loss, self._sum = all_reduce_sum(self._sum), torch.zeros(())
         return share * (self.plan.accumulation * self.plan.world_size)
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """The step's figures for Lightning's callbacks and loggers; nothing waits for a GPU."""
+        if self.closes_step:
+            self.log("train/loss", self.step_loss, on_step=True, on_epoch=False)
+            if self._norm is not None:
+                self.log("train/grad_norm", self._norm, on_step=True, on_epoch=False)
+
+    def on_validation_epoch_start(self) -> None:
+        """Begins anew."""
+        self.validation = ValidationLoss(self.config.data.validated_sources)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """The loss of every supervised token of a row."""
+        self.validation.add(batch, self.lm(SupervisedLM.token_losses, batch))
+
+    def on_validation_epoch_end(self) -> None:
+        """All ranks' tokens together; Lightning's own means would weigh rows, not tokens.
+
+        What is logged here is for callbacks and own loggers; W&B has its figures from `Validation`.
+        """
+        self.validation.gather()
+        if self.validation.tokens:
+            self.log_dict(self.validation.metrics())
 
     def step_done(self, batch_idx: int) -> int | None:
         """The optimizer step of the run, from 1, that this batch of Lightning's ends; None within a step."""
@@ -67,22 +167,21 @@ class SupervisedModule(L.LightningModule):
         return self.start + (batch_idx + 1) // self.plan.accumulation
 
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
-        """Measures the step's gradient norm and clips to it where the recipe says so."""
+        """Measures the step's gradient norm, and clips it to `optimizer.clip_norm` where that is set."""
         self.step_lr = optimizer.param_groups[0]["lr"]
-        self._norm = clip(self, self.config.optimizer.clip_norm)
+        self._norm = self.strategy.clip(self, optimizer, self.config.optimizer.clip_norm)
 
     def grad_norm(self) -> float:
         """The gradient's norm over all weights in the last step, before clipping."""
-        return deepspeed_norm(self) if self._norm is None else float(self._norm)
+        return self.strategy.norm_of_last_step(self) if self._norm is None else float(self._norm)
 
     def configure_optimizers(self) -> Any:
         """The optimizer of the config; warm-up and decay over the steps of the plan."""
         c = self.config.optimizer
         trained = [p for p in self.lm.parameters() if p.requires_grad]
-        optimizer = build_optimizer(trained, c, master_weights=self._wraps_masters())
+        bf16 = self.strategy.bf16
+        if bf16 != "elsewhere" and (self.plan.accumulation > 1 or self.strategy.sums_over_ranks):
+            sum_in_fp32(trained)
+        optimizer = build_optimizer(trained, c, bf16, self.config.seed)
         scheduler = LambdaLR(optimizer, lambda step: lr_factor(self.start + step, self.plan.steps, c))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-    def _wraps_masters(self) -> bool:
-        """FSDP keeps fp32 shards and DeepSpeed fp32 copies by themselves."""
-        return self.config.master_weights and self.config.strategy.kind in ("single", "ddp")

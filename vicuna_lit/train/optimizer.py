@@ -1,25 +1,35 @@
-"""The optimizer of a config, its learning rate, and fp32 copies of bf16 weights."""
+"""The optimizer of a config, its learning rate, and how bf16 weights are stepped in fp32."""
 
 import math
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from vicuna_lit.tokenizer import need_package
-from vicuna_lit.train.config import OptimizerConfig
+from vicuna_lit.config.train import OptimizerConfig
+from vicuna_lit.data.tokenizer import need_package
+from vicuna_lit.train.rounding import round_by_chance, round_to_nearest
+
+AT_ONCE = 2**24
+"""Elements of gradients and weights that are copied in fp32 for a moment; of one weight, if it has more."""
+Bf16 = Literal["masters", "alone", "elsewhere"]
+"""Who holds fp32 copies of bf16 weights. masters: the optimizer; alone: nobody; elsewhere: the strategy decides."""
 
 
-def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimizerConfig, *, master_weights: bool) -> Optimizer:
+def build_optimizer(
+    parameters: Iterable[nn.Parameter], config: OptimizerConfig, bf16: Bf16 = "elsewhere", seed: int = 0
+) -> Optimizer:
     """The optimizer; weight decay on matrices only.
 
     Args:
-        master_weights: where weights are bf16, work on fp32 copies of them.
+        bf16: how weights that are bf16 are stepped.
+        seed: of the rounding by chance.
     """
     trained = list(parameters)
-    masters = [nn.Parameter(p.detach().float()) if master_weights and p.dtype != torch.float32 else p for p in trained]
+    copied = [bf16 == "masters" and p.dtype == torch.bfloat16 for p in trained]
+    masters = [nn.Parameter(p.detach().float()) if c else p for p, c in zip(trained, copied, strict=True)]
     groups = [
         {"params": [p for p in masters if p.ndim >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in masters if p.ndim < 2], "weight_decay": 0.0},
@@ -32,8 +42,11 @@ def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimizerConfig,
             inner = _adamw_8bit(groups, config)
         case "adafactor":
             inner = torch.optim.Adafactor(groups, config.lr)
-    pairs = [(p, m) for p, m in zip(trained, masters, strict=True) if p is not m]
-    return MasterWeights(inner, pairs) if pairs else inner
+    if any(copied):
+        return MasterWeights(inner, list(zip(trained, masters, strict=True)))
+    if bf16 == "alone" and any(p.dtype == torch.bfloat16 for p in trained):
+        return Bf16Weights(inner, trained, config.rounding, seed, narrow_state=config.kind != "adamw_8bit")
+    return inner
 
 
 def _adamw_8bit(groups: list[dict[str, Any]], config: OptimizerConfig) -> Optimizer:
@@ -43,8 +56,68 @@ def _adamw_8bit(groups: list[dict[str, Any]], config: OptimizerConfig) -> Optimi
     return AdamW8bit(groups, config.lr, config.betas, config.eps)
 
 
-class MasterWeights(Optimizer):
-    """Steps an optimizer on fp32 copies and rounds the bf16 weights from them.
+class InFp32(Optimizer):
+    """Steps an optimizer in fp32 for weights that are bf16, a few at a time.
+
+    Args:
+        inner: does the steps.
+        weights: all trained ones.
+    """
+
+    def __init__(self, inner: Optimizer, weights: list[nn.Parameter]):
+        super().__init__(inner.param_groups, inner.defaults)
+        self.inner, self.weights = inner, weights
+        self.param_groups, self.state = inner.param_groups, inner.state
+        self.factor: Tensor | None = None
+        """By which the next step multiplies the gradients, in fp32; clipping gradients in bf16 would round them."""
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """One step; the closure runs the backward pass. The gradients are used up."""
+        result = None
+        if closure is not None:
+            with torch.enable_grad():
+                result = closure()
+        gradients = [weight.grad for weight in self.weights]
+        for weight in self.weights:
+            weight.grad = None
+        for some in self._some_at_a_time():
+            taken = {i: gradient for i in some if (gradient := self._taken(gradients, i)) is not None}
+            if taken:
+                self._step(taken)
+            taken.clear()
+        self.factor = None
+        return result
+
+    def _some_at_a_time(self) -> Iterator[list[int]]:
+        some, count = [], 0
+        for i, weight in enumerate(self.weights):
+            if some and count + weight.numel() > AT_ONCE:
+                yield some
+                some, count = [], 0
+            some, count = [*some, i], count + weight.numel()
+        yield some
+
+    def _taken(self, gradients: list[Tensor | None], i: int) -> Tensor | None:
+        """A weight's gradient in fp32, clipped, and out of the list, so that it is freed when it was used."""
+        gradient, gradients[i] = gradients[i], None
+        if gradient is None:
+            return None
+        gradient = gradient.float()
+        return gradient if self.factor is None else gradient.mul_(self.factor)
+
+    def _step(self, gradients: dict[int, Tensor]) -> None:
+        """Steps some of the weights, named by their place, with their fp32 gradients."""
+        raise NotImplementedError
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Frees the gradients."""
+        for weight in self.weights:
+            weight.grad = None
+
+
+class MasterWeights(InFp32):
+    """Keeps fp32 copies, and rounds the bf16 weights from them.
 
     In bf16 itself an update of less than 1/256 of a weight would be lost (Micikevicius et al. 2018, §3.1).
 
@@ -54,35 +127,77 @@ class MasterWeights(Optimizer):
     """
 
     def __init__(self, inner: Optimizer, pairs: list[tuple[nn.Parameter, nn.Parameter]]):
-        super().__init__(inner.param_groups, inner.defaults)
-        self.inner, self.pairs = inner, pairs
-        self.param_groups, self.state = inner.param_groups, inner.state
+        super().__init__(inner, [weight for weight, _ in pairs])
+        self.pairs = pairs
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """One step; the closure runs the backward pass and clips the bf16 gradients."""
-        result = None
-        if closure is not None:
-            with torch.enable_grad():
-                result = closure()
-        for weight, master in self.pairs:
-            master.grad = None if weight.grad is None else weight.grad.float()
+    def _step(self, gradients: dict[int, Tensor]) -> None:
+        for i, gradient in gradients.items():
+            self.pairs[i][1].grad = gradient
         self.inner.step()
-        for weight, master in self.pairs:
+        for i in gradients:
+            weight, master = self.pairs[i]
             weight.copy_(master)
             master.grad = None
+
+
+class Bf16Weights(InFp32):
+    """Keeps nothing in fp32: weights, and what the optimizer keeps in their dtype, are fp32 for the moment of their
+    step, and rounded after it.
+
+    Args:
+        narrow_state: the optimizer's state is bf16 between steps; else it has dtypes of its own.
+    """
+
+    def __init__(self, inner: Optimizer, weights: list[nn.Parameter], rounding: str, seed: int, *, narrow_state: bool):
+        super().__init__(inner, weights)
+        self.rounding, self.seed, self.narrow_state = rounding, seed, narrow_state
+        self.steps_done = 0
+        """Of the run; the chances of rounding are a function of it."""
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """One step."""
+        result = super().step(closure)
+        self.steps_done += 1
         return result
 
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Frees the gradients of weights and copies."""
-        self.inner.zero_grad(set_to_none)
-        for weight, _ in self.pairs:
-            weight.grad = None
+    def _step(self, gradients: dict[int, Tensor]) -> None:
+        held = {}
+        for i, gradient in gradients.items():
+            weight, state = self.weights[i], self.state[self.weights[i]]
+            held[i] = weight.data, {key: state[key] for key in self._narrow(i)}
+            state.update({key: value.float() for key, value in held[i][1].items()})
+            weight.data = weight.data.float()
+            weight.grad = gradient
+        self.inner.step()
+        for i, (numbers, before) in held.items():
+            weight, state = self.weights[i], self.state[self.weights[i]]
+            exact, weight.data, weight.grad = weight.data, numbers, None
+            self._round(numbers, exact, i, "weight")
+            for key in self._narrow(i):
+                narrow = before.get(key, torch.empty_like(state[key], dtype=torch.bfloat16))
+                self._round(narrow, state[key], i, key)
+                state[key] = narrow
+
+    def _narrow(self, i: int) -> list[str]:
+        """What of a weight's state is rounded as the weight is."""
+        if not self.narrow_state or self.weights[i].dtype != torch.bfloat16:
+            return []
+        state = self.state[self.weights[i]]
+        return [key for key, value in state.items() if isinstance(value, Tensor) and key != "step"]
+
+    def _round(self, target: Tensor, exact: Tensor, *place: int | str) -> None:
+        if target.dtype != torch.bfloat16 or self.rounding == "nearest":
+            round_to_nearest(target, exact)
+        else:
+            round_by_chance(target, exact, self.seed, self.steps_done, *place)
 
 
 def lr_factor(step: int, steps: int, config: OptimizerConfig) -> float:
-    """The share of the peak rate at a step: linear warm-up from 0, then down to 0 (transformers' curves)."""
-    warmup = math.ceil(config.warmup_ratio * steps)
+    """The share of the peak rate at a step: linear warm-up from 0, then down to 0 (transformers' curves).
+
+    The last step at least comes after the warm-up: where there is but one, it would else be taken at a rate of 0.
+    """
+    warmup = min(math.ceil(config.warmup_ratio * steps), steps - 1)
     if step < warmup:
         return step / warmup
     progress = (step - warmup) / max(1, steps - warmup)

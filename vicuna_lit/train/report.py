@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from vicuna_lit.pages import render_page
-from vicuna_lit.train.folder import Result
+from vicuna_lit.train.run_folder import Result
 from vicuna_lit.train.times import LostTime
+from vicuna_lit.train.validation_loss import BY_SOURCE
 
 WIDTH, HEIGHT = 900, 260
 POINTS = 900
@@ -18,7 +19,7 @@ PARTS = {
     "saving": ("gold", "waiting for checkpoints"),
     "data": ("violet", "waiting for data"),
     "starting": ("grey", "starting"),
-    "exams": ("green", "held-out losses, replies, export"),
+    "validation": ("green", "validation losses, replies, export"),
     "interrupted": ("pale", "interrupted"),
 }
 """The colour and the name of each part of a run's time."""
@@ -29,7 +30,7 @@ class Curve:
     """Losses by step as an SVG path, in a box of WIDTH × HEIGHT."""
 
     path: str
-    heldout: list[tuple[float, float, int, float]]
+    validation: list[tuple[float, float, int, float]]
     """x, y, step, loss"""
     ticks: list[tuple[float, float]]
     """y, loss"""
@@ -47,7 +48,11 @@ def render(result: Result, rows: list[dict[str, Any]], lost: LostTime | None) ->
         {"duration": duration},
         result=result,
         name=Path(result.run_dir).name,
-        curve=curve([float(row["loss"]) for row in rows], result.heldout_by_step),
+        curve=curve([float(row["loss"]) for row in rows], result.val_by_step),
+        sources=[
+            (name, source, result.validation.get(f"{BY_SOURCE}{name}"))
+            for name, source in result.data.get("train", {}).get("sources", {}).items()
+        ],
         lost=lost,
         spans=spans(lost),
         width=WIDTH,
@@ -55,11 +60,11 @@ def render(result: Result, rows: list[dict[str, Any]], lost: LostTime | None) ->
     )
 
 
-def curve(losses: list[float], heldout: dict[int, float]) -> Curve:
+def curve(losses: list[float], validation: dict[int, float]) -> Curve:
     """Scales a run's losses into the box."""
     size = max(1, math.ceil(len(losses) / POINTS))
     means = [(i + 1, sum(part) / len(part)) for i in range(0, len(losses), size) if (part := losses[i : i + size])]
-    values = [v for _, v in means] + list(heldout.values())
+    values = [v for _, v in means] + list(validation.values())
     low, high = min(values), max(values)
     spread = (high - low) or 1.0
 
@@ -69,7 +74,7 @@ def curve(losses: list[float], heldout: dict[int, float]) -> Curve:
     points = [place(step, loss) for step, loss in means]
     path = "M" + " L".join(f"{x:.1f},{y:.1f}" for x, y in points)
     levels = [low + spread * i / 4 for i in range(5)]
-    marks = [(*place(step, loss), step, loss) for step, loss in sorted(heldout.items())]
+    marks = [(*place(step, loss), step, loss) for step, loss in sorted(validation.items())]
     return Curve(path, marks, [(place(0, level)[1], level) for level in levels], len(losses))
 
 

@@ -1,21 +1,16 @@
 """How fast a run is: useful tokens, model FLOP/s of a device, and their share of what the device can do (MFU)."""
 
-import re
 import statistics
 
 import numpy as np
-import torch
-from lightning.fabric.utilities.throughput import get_available_flops
 from transformers import PreTrainedModel
 
-from vicuna_lit.data.schedule import Plan
-from vicuna_lit.train.choices import LoraConfig
-from vicuna_lit.train.config import TrainConfig
-from vicuna_lit.train.flops import count_flops
-
-TRUSTED = re.compile(r"\b(A100|H100(?!.*NVL)|V100|T4|L4)\b")
-"""GPUs whose peak in Lightning's table is that of dense tensor-core products. For others (H200, H100 NVL, A6000, RTX,
-…) it holds the peak with sparsity, or that of the plain cores, and MFU would be off by factors of 2 to 4."""
+from vicuna_lit.config.compose import ConfigError
+from vicuna_lit.config.train import Computation
+from vicuna_lit.data.packing import Plan
+from vicuna_lit.estimate.tables import gpu_here, gpu_named
+from vicuna_lit.models.automatic import on_gpu
+from vicuna_lit.models.flops import flops_of
 
 
 class Throughput:
@@ -25,10 +20,8 @@ class Throughput:
         model: on one process, before it is sharded.
     """
 
-    def __init__(self, config: TrainConfig, model: PreTrainedModel, plan: Plan):
-        named = dict(model.named_parameters(remove_duplicate=False))
-        rank = config.finetune.rank if isinstance(config.finetune, LoraConfig) else 0
-        flops = count_flops(model.config, list(named), [n for n, p in named.items() if p.requires_grad], rank)
+    def __init__(self, config: Computation, model: PreTrainedModel, plan: Plan):
+        flops = flops_of(model)
         self.plan, self.peak = plan, peak_flops(config)
         self.flops: np.ndarray | None = flops and flops.of_steps(plan)
         """float64 [steps], on all devices together; None where the model's cannot be counted."""
@@ -61,12 +54,16 @@ class Throughput:
         return median * 1e12 / self.peak if self.peak and median is not None else None
 
 
-def peak_flops(config: TrainConfig) -> float | None:
-    """FLOP/s of one device at the run's precision: as the config says, else by Lightning's table; None: unknown."""
+def peak_flops(config: Computation) -> float | None:
+    """FLOP/s of one device at the run's precision: as the config says, else as `estimate/gpus.yaml`; None: unknown.
+
+    Lightning's table has sparse peaks for some cards and plain cores for others; MFU would be off by up to 4.
+    """
     if config.trainer.peak_tflops is not None:
         return config.trainer.peak_tflops * 1e12
-    if config.trainer.accelerator == "cpu" or not torch.cuda.is_available():
+    if not on_gpu(config):
         return None
-    if not TRUSTED.search(torch.cuda.get_device_name()):
+    try:
+        return gpu_named(gpu_here()).peak(config.precision) * 1e12
+    except ConfigError:  # no such card in the table, or none with bf16
         return None
-    return get_available_flops(torch.device("cuda"), torch.float32 if config.precision == "fp32" else torch.bfloat16)

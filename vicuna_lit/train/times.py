@@ -6,12 +6,12 @@ from collections import defaultdict
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from vicuna_lit.folder import write
+from vicuna_lit.run_folder import write
 
-COLUMNS = ("life", "step", "what", "seconds", "clock")
-"""`life` counts the starts; `clock` is the Unix time at which the row's spans ended, the last of them at least."""
+COLUMNS = ("attempt", "step", "what", "seconds", "clock")
+"""`attempt` counts the starts; `clock` is the Unix time at which the row's spans ended, the last of them at least."""
 WORK = ("step", "data", "save")
-"""What an optimizer step's time consists of; `start` and `exam` come besides."""
+"""What an optimizer step's time consists of; `start` and `validation` come besides."""
 
 
 class Times:
@@ -22,14 +22,14 @@ class Times:
 
     def __init__(self, folder: Path, started: float, writes: bool = True):
         self.path, self.writes = folder / "times.csv", writes
-        self.life = 1 + max((int(row["life"]) for row in _rows(self.path)), default=0) if writes else 1
+        self.attempt = 1 + max((int(row["attempt"]) for row in _rows(self.path)), default=0) if writes else 1
         if writes and self.path.exists():
             write(self.path, _whole_lines(self.path))
         self._mark = started
         self._spans: dict[str, float] = defaultdict(float)
 
     def lap(self, what: str) -> None:
-        """The time since the last lap went into this: start, data, step, save or exam."""
+        """The time since the last lap went into this: start, data, step, save or validation."""
         now = time.time()
         self._spans[what] += now - self._mark
         self._mark = now
@@ -43,7 +43,7 @@ class Times:
                 rows = csv.writer(file)
                 if new:
                     rows.writerow(COLUMNS)
-                rows.writerows((self.life, step, what, f"{s:.6f}", f"{self._mark:.3f}") for what, s in spans.items())
+                rows.writerows((self.attempt, step, what, f"{s:.6f}", f"{self._mark:.3f}") for what, s in spans.items())
         return spans
 
 
@@ -64,8 +64,8 @@ class LostTime:
     data: float
     """What training waited for data."""
     starting: float
-    exams: float
-    """Held-out losses, sample replies, export."""
+    validation: float
+    """Validation losses, sample replies, export."""
     interrupted: float
     """From the last finished step before an interruption to the next start: a step lost in part, and the time away."""
 
@@ -82,20 +82,20 @@ def lost_time(folder: Path) -> LostTime | None:
     rows = _rows(folder / "times.csv")
     if not rows:
         return None
-    last_life = {int(row["step"]): int(row["life"]) for row in rows if row["what"] == "step"}
+    last_attempt = {int(row["step"]): int(row["attempt"]) for row in rows if row["what"] == "step"}
     sums: dict[str, float] = defaultdict(float)
     replayed = set()
     for row in rows:
-        life, step, what, seconds = int(row["life"]), int(row["step"]), row["what"], float(row["seconds"])
-        if what in WORK and life < last_life.get(step, 0):
+        attempt, step, what, seconds = int(row["attempt"]), int(row["step"]), row["what"], float(row["seconds"])
+        if what in WORK and attempt < last_attempt.get(step, 0):
             sums["replayed"] += seconds
-            replayed.add((life, step))
+            replayed.add((attempt, step))
         else:
             sums[what] += seconds
     opening = [float(row["seconds"]) for row in rows if row["clock"] == rows[0]["clock"]]
     total = max(float(row["clock"]) for row in rows) - float(rows[0]["clock"]) + sum(opening)
     return LostTime(
-        starts=max(int(row["life"]) for row in rows),
+        starts=max(int(row["attempt"]) for row in rows),
         steps_replayed=len(replayed),
         total=total,
         useful=sums["step"],
@@ -103,7 +103,7 @@ def lost_time(folder: Path) -> LostTime | None:
         saving=sums["save"],
         data=sums["data"],
         starting=sums["start"],
-        exams=sums["exam"],
+        validation=sums["validation"],
         interrupted=max(0.0, total - sum(sums.values())),
     )
 
@@ -112,8 +112,11 @@ def _rows(path: Path) -> list[dict[str, str]]:
     """The last line may be torn."""
     if not path.exists():
         return []
-    rows = list(csv.DictReader(line.decode(errors="replace") for line in _whole_lines(path)))
-    return [row for row in rows if None not in row and all(row.get(c) for c in COLUMNS) and row["life"].isdecimal()]
+    header, *lines = [line.decode(errors="replace") for line in _whole_lines(path)] or [""]
+    rows = list(
+        csv.DictReader([header.replace("life", "attempt"), *(line.replace(",exam,", ",validation,") for line in lines)])
+    )
+    return [row for row in rows if None not in row and all(row.get(c) for c in COLUMNS) and row["attempt"].isdecimal()]
 
 
 def _whole_lines(path: Path) -> list[bytes]:

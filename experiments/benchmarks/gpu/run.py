@@ -22,12 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric.utilities.throughput import get_available_flops
 
 from vicuna_lit import load, make_encoder
-from vicuna_lit.conversation import Conversation, write_jsonl
-from vicuna_lit.data.datamodule import ConversationData
-from vicuna_lit.train.model import build_model
+from vicuna_lit.data.conversation import Conversation, write_jsonl
+from vicuna_lit.data.datamodule import ConversationDataModule
+from vicuna_lit.models.causal_lm import build_model
+from vicuna_lit.train import throughput
 
 TOKENIZER = "package://vicuna_lit/quickstart/tokenizer"
 STEPS, CONVERSATIONS = 6, 16
@@ -48,7 +48,7 @@ def settings(model: str, context: int, strategy: str, attention: str, folder: Pa
         f"attention={attention}", f"context_length={context}", f"tokens_per_device={max(context, 8192)}",
         f"conversations_per_step={CONVERSATIONS}", f"trainer.max_steps={STEPS}", f"trainer.devices={devices}",
         "precision=bf16-mixed", "gradient_checkpointing=full", f"data={folder / f'{context}.jsonl'}",
-        "data.heldout_fraction=0", "evaluate.questions=[]", "wandb.mode=disabled", "optimizer.lr=1e-5",
+        "data.validation_fraction=0", "samples.questions=[]", "wandb.mode=disabled", "optimizer.lr=1e-5",
     ]  # fmt: skip
 
 
@@ -71,7 +71,7 @@ def useful_flops(overrides: list[str], devices: int) -> tuple[float, int]:
     """FLOPs and tokens of the whole run."""
     config = load("train", *overrides)
     encoder = make_encoder(config)
-    data = ConversationData(config, encoder, world_size=devices)
+    data = ConversationDataModule(config, encoder, world_size=devices)
     data.setup()
     model = build_model(config, encoder, "meta")
     c, head = model.config, model.get_output_embeddings().weight.numel()  # pyright: ignore[reportOptionalMemberAccess]
@@ -101,7 +101,7 @@ def peak_flops(arguments: argparse.Namespace) -> float | None:
     """Dense bf16 FLOPs per second of one device."""
     if arguments.peak_tflops:
         return arguments.peak_tflops * 1e12
-    return get_available_flops(torch.device("cuda"), torch.bfloat16) if torch.cuda.is_available() else None
+    return throughput.peak_flops(load("train", "precision=bf16-mixed"))
 
 
 def main() -> None:
@@ -118,7 +118,7 @@ def main() -> None:
     if arguments.tiny:
         devices = devices or 2
         arguments.models, arguments.contexts, arguments.attention = "tiny", "256", "sdpa_per_conversation"
-        arguments.strategies = "ddp,fsdp"
+        arguments.strategies = "fsdp"
     elif not devices:
         sys.exit("no NVIDIA GPU here; --tiny shows that the script runs")
     peak = peak_flops(arguments)

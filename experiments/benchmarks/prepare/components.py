@@ -35,8 +35,8 @@ def ours() -> Callable[[Any], Any]:
     from collections import Counter
 
     from vicuna_lit import load
-    from vicuna_lit.conversation import Rejection
-    from vicuna_lit.formats import parse
+    from vicuna_lit.data.conversation import Rejection
+    from vicuna_lit.data.readers import parse
     from vicuna_lit.prepare.steps import steps
 
     pipeline = list(steps(load("prepare", "raw=x", "preset=fastchat")).values())

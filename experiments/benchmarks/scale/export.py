@@ -19,13 +19,12 @@ from torch.distributed.device_mesh import init_device_mesh
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from vicuna_lit import load
-from vicuna_lit.tokenizer import make_encoder
-from vicuna_lit.train.checkpoint import Shards, find, save
-from vicuna_lit.train.export import export, exported_bytes
+from vicuna_lit.data.tokenizer import make_encoder
+from vicuna_lit.models.causal_lm import SupervisedLM
+from vicuna_lit.models.export import export, exported_bytes
+from vicuna_lit.train.checkpoint.format import Shards, find, save
 from vicuna_lit.train.memory import PeakMemory
-from vicuna_lit.train.model import SupervisedLM
-from vicuna_lit.train.state import held
-from vicuna_lit.train.strategies import shard
+from vicuna_lit.train.strategies import strategy_of
 
 
 def sharded(layers: int) -> SupervisedLM:
@@ -36,7 +35,7 @@ def sharded(layers: int) -> SupervisedLM:
             LlamaConfig(hidden_size=2048, intermediate_size=5504, num_hidden_layers=layers, num_attention_heads=16)
         )
     lm = SupervisedLM(model)
-    shard(lm, config, init_device_mesh("cpu", (2,)))
+    strategy_of(config).shard(lm, init_device_mesh("cpu", (2,)))
     return lm
 
 
@@ -54,7 +53,7 @@ def main(layers: int) -> None:
     """Builds, saves, reads back, exports."""
     dist.init_process_group("gloo")
     first, peak = dist.get_rank() == 0, PeakMemory()
-    lm = sharded(layers)
+    lm, strategy = sharded(layers), strategy_of(load("train", "strategy=fsdp", "trainer.devices=2"))
     encoder = make_encoder(load("train"))
     places: list[str | None] = [tempfile.mkdtemp() if first else None]
     dist.broadcast_object_list(places)
@@ -63,12 +62,14 @@ def main(layers: int) -> None:
 
     def read_back() -> None:
         shards = Shards(find(folder / "checkpoints").complete[0])
-        for piece in held(lm, optimizer):
+        for piece in strategy.local_shards(lm, optimizer):
             shards.read_into(piece)
 
     figures = {}
     for name, work in {
-        "save": lambda: save(folder / "checkpoints", 1, dist.get_rank(), 2, held(lm, optimizer), {"attempt": ""}),
+        "save": lambda: save(
+            folder / "checkpoints", 1, dist.get_rank(), 2, strategy.local_shards(lm, optimizer), {"attempt": ""}
+        ),
         "restore": read_back,
         "export": lambda: export(lm.model, encoder, folder / "hf"),
     }.items():

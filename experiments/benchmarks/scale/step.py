@@ -24,9 +24,9 @@ from transformers.utils import logging
 
 import vicuna_lit
 from vicuna_lit.data.batch import Batch
-from vicuna_lit.train.attention import use
+from vicuna_lit.models.attention import use
+from vicuna_lit.models.causal_lm import SupervisedLM
 from vicuna_lit.train.memory import PeakMemory
-from vicuna_lit.train.model import SupervisedLM
 
 MOST_MEMORY = 21 * 2**30
 """Address space of the process; what needs more counts as out of memory."""

@@ -1,4 +1,4 @@
-"""Where the difference comes from: head, attention, fill and tokenising, each against its usual form.
+"""Where the difference comes from: attention, fill and tokenising, each against its usual form; the head has `head.py`.
 
     python -m experiments.benchmarks.train.components
 
@@ -12,19 +12,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
-from torch.nn.functional import cross_entropy, scaled_dot_product_attention
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import AutoTokenizer
 
-from experiments.benchmarks.train.job import CONTEXT, DATA, TOKENIZER, Job, config
-from vicuna_lit.conversation import Conversation, trim
-from vicuna_lit.data.datamodule import ConversationData
-from vicuna_lit.formats import read
-from vicuna_lit.tokenizer import make_encoder
-from vicuna_lit.train.attention import Layout, sdpa_per_conversation
-from vicuna_lit.train.loss import loss_sum
+from experiments.benchmarks.train.job import DATA, TOKENIZER, Job, config
+from vicuna_lit.data.conversation import Conversation, trim
+from vicuna_lit.data.datamodule import ConversationDataModule
+from vicuna_lit.data.readers import read
+from vicuna_lit.data.tokenizer import make_encoder
+from vicuna_lit.models.attention import Form, RowLayout, sdpa_per_conversation
 
 ROUNDS = 7
+CONTEXT = 2048
 
 
 def paired(ours: Callable[[], Any], usual: Callable[[], Any]) -> tuple[float, float, str]:
@@ -42,27 +41,13 @@ def paired(ours: Callable[[], Any], usual: Callable[[], Any]) -> tuple[float, fl
     return statistics.median(a for a, _ in times), statistics.median(b for _, b in times), spread
 
 
-def head() -> tuple[float, float, str]:
-    torch.manual_seed(0)
-    hidden = torch.randn(1, 4096, 384, requires_grad=True)
-    weight = nn.Parameter(torch.randn(32000, 384) / 20)
-    labels = torch.randint(0, 32000, (1, 4096))
-    labels[torch.rand(1, 4096) > 0.75] = -100
-
-    def usual() -> None:
-        logits = (hidden @ weight.T).float()
-        cross_entropy(logits[0, :-1], labels[0, 1:], reduction="sum").backward()
-
-    return paired(lambda: loss_sum(hidden, weight, labels).backward(), usual)
-
-
 def attention(lengths: tuple[int, ...]) -> tuple[float, float, str]:
     q, k, v = (torch.randn(1, 6, sum(lengths), 64, requires_grad=True) for _ in range(3))
     document = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
     mask = (document[:, None] == document[None]).tril()[None, None]
 
     def ours() -> None:
-        sdpa_per_conversation(q, k, v, Layout(lengths, "cpu"), None).sum().backward()
+        sdpa_per_conversation(q, k, v, RowLayout(lengths, "cpu"), Form()).sum().backward()
 
     return paired(ours, lambda: scaled_dot_product_attention(q, k, v, attn_mask=mask).sum().backward())
 
@@ -81,8 +66,8 @@ def tokenising(records: list[Conversation]) -> tuple[float, float, str]:
 
 
 def main() -> None:
-    c = config(Job("ours"), "trainer.max_steps=null", "data.max_conversations=null")
-    data = ConversationData(c, make_encoder(c))
+    c = config(Job("ours", context=CONTEXT), "trainer.max_steps=null", "data.max_conversations=null")
+    data = ConversationDataModule(c, make_encoder(c))
     data.setup()
     lengths = data.train.lengths
     row = tuple(int(n) for n in lengths[: np.searchsorted(np.cumsum(lengths), 4096)])
@@ -92,7 +77,6 @@ def main() -> None:
     records = records[:200]
     print("| component | ours | usual | usual / ours |\n|---|---|---|---|")
     for name, (a, b, ratio) in {
-        "head: 4096 tokens, 75% supervised, vocabulary 32,000 (full logits), s": head(),
         f"attention: {len(row)} conversations in {sum(row)} tokens (dense block mask), s": attention(row),
         f"tokenising with masks: {len(records)} real conversations (apply_chat_template, as TRL), s": tokenising(
             records

@@ -1,5 +1,6 @@
 """What the systems of the benchmark train on, and what is written down while they do."""
 
+import os
 import resource
 import threading
 import time
@@ -7,8 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-START = time.perf_counter()
-CONTEXT = 2048
+CONTEXT = 512
 TOKENIZER = Path(__file__).parents[4] / "shared/data/tokenizers/llama"
 DATA = Path(__file__).parents[4] / "shared/data/conversations/sharegpt_v3_random_a.json"
 ARCHITECTURE: dict[str, Any] = dict(
@@ -31,8 +31,10 @@ class Job:
     """Conversations in a micro-batch. `trl_bfd`: packed rows; `ours`: a row's tokens in contexts, 0 without packing."""
     context: int = CONTEXT
     per_step: int = 3
-    steps: int = 3
+    steps: int = 7
     lr: float = 1e-4
+    precision: str = "fp32"
+    """Or `bf16`: fp32 weights, bf16 matrix products (`bf16-mixed`, `bf16=True`)."""
     seed: int = 0
     """Of the order, and of the weights unless there is a `start`."""
     start: Path | None = None
@@ -63,22 +65,25 @@ def config(job: Job, *overrides: str) -> Any:
     if job.start:
         model = ["model=local", f"model.path={job.start}"]
     return load(
-        "train", *model, f"model.tokenizer={job.tokenizer}", f"data={job.data}", f"seed={job.seed}",
+        "train", "experiment=quickstart", *model,
+        f"model.tokenizer={job.tokenizer}", f"data={job.data}", f"seed={job.seed}",
         "system_prompt=null", f"context_length={job.context}", f"conversations_per_step={job.per_step}",
-        "data.max_heldout=1", "evaluate.questions=[]", "wandb.mode=disabled", f"trainer.max_steps={job.steps}",
+        "data.max_validation=1", "samples.questions=[]", "wandb.mode=disabled",
+        f"trainer.max_steps={job.steps}",
         f"tokens_per_device={(job.micro or 1) * job.context}", f"packing={job.micro != 0}", f"optimizer.lr={job.lr}",
         "optimizer.betas=[0.9, 0.999]", "optimizer.schedule=constant", "optimizer.warmup_ratio=0",
-        f"data.max_conversations={job.per_step * job.steps}", *overrides,
+        f"data.max_conversations={job.per_step * job.steps}",
+        f"precision={'bf16-mixed' if job.precision == 'bf16' else 'fp32'}", *overrides,
     )  # fmt: skip
 
 
 def data_of(job: Job) -> Any:
-    """The `ConversationData` of a job: the conversations, and the order in which ours takes them."""
-    from vicuna_lit.data.datamodule import ConversationData
-    from vicuna_lit.tokenizer import make_encoder
+    """The `ConversationDataModule` of a job: the conversations, and the order in which ours takes them."""
+    from vicuna_lit.data.datamodule import ConversationDataModule
+    from vicuna_lit.data.tokenizer import make_encoder
 
     c = config(job)
-    data = ConversationData(c, make_encoder(c))
+    data = ConversationDataModule(c, make_encoder(c))
     data.setup()
     return data
 
@@ -89,47 +94,82 @@ def conversations(job: Job) -> list[Any]:
     return [data.train[i] for step in data.plan.step_conversations for i in step]
 
 
-class Meter:
-    """Seconds and losses of each optimizer step, and the peak memory above what stood after the model was loaded."""
+class Turns:
+    """One step at a time: says that it is ready, and waits to be told to go on (see `run.py`).
 
-    def __init__(self) -> None:
-        self.steps: list[float] = []
-        self.trained = Trained()
-        self.base = 0
-        self.peak = 0
+    Args:
+        ready, go: file descriptors to write to and to read from.
+    """
+
+    def __init__(self, ready: int, go: int):
+        self.ready, self.go = ready, go
+
+    def wait(self) -> None:
+        os.write(self.ready, b"r")
+        os.read(self.go, 1)
+
+
+class Meter:
+    """Seconds, processor seconds and losses of each optimizer step, and the peak memory above what the model took."""
+
+    def __init__(self, turns: Turns | None = None) -> None:
+        self.turns, self.trained = turns, Trained()
+        self.seconds: list[float] = []
+        self.processor_seconds: list[float] = []
+        self.base = self.peak = self.peak_of_steps = 0
+        self._began = (0.0, 0.0)
         self._open: list[tuple[float, int]] = []
-        self._stop = threading.Event()
+        self._at_work = threading.Event()
 
     def model_is_loaded(self) -> None:
-        self.base = self.peak = _resident()
+        self.base = _resident()
+        self._at_work.set()
         threading.Thread(target=self._watch, daemon=True).start()
-        self.steps.append(time.perf_counter())
+
+    def step_begins(self) -> None:
+        self._at_work.clear()
+        if self.turns:
+            self.turns.wait()
+        self._at_work.set()
+        self._began = time.perf_counter(), time.process_time()
 
     def micro_batch(self, loss: float, supervised: int, tokens: int) -> None:
         self._open.append((loss, supervised))
         self.trained.row_tokens += tokens
 
     def step_is_done(self) -> None:
-        self.steps.append(time.perf_counter())
+        """The next one begins."""
+        self.seconds.append(time.perf_counter() - self._began[0])
+        self.processor_seconds.append(time.process_time() - self._began[1])
+        self.peak_of_steps = self.peak
         self.trained.losses.append(sum(loss for loss, _ in self._open))
         self.trained.supervised.append(sum(count for _, count in self._open))
         self._open = []
+        self.step_begins()
+
+    def training_is_done(self) -> None:
+        self._at_work.clear()
 
     def _watch(self) -> None:
-        while not self._stop.wait(0.02):
+        while self._at_work.wait():
             self.peak = max(self.peak, _resident())
+            time.sleep(0.02)
 
-    def report(self, system: str) -> dict[str, Any]:
-        self._stop.set()
-        seconds = self.steps[-1] - self.steps[1]
+    def report(self, job: Job) -> dict[str, Any]:
+        from vicuna_lit.models.lm_head import cpu_multiplies_bf16
+
         return {
-            "system": system,
-            "supervised_tokens_per_second": sum(self.trained.supervised[1:]) / seconds,
-            "peak_memory_above_model": self.peak - self.base,
-            "seconds_to_first_step": self.steps[1] - START,
-            "supervised_tokens": sum(self.trained.supervised),
+            "system": job.system,
+            "micro": job.micro,
+            "precision": job.precision,
+            "context": job.context,
+            "bf16_units": cpu_multiplies_bf16(),
+            "seconds": self.seconds,
+            "processor_seconds": self.processor_seconds,
+            "supervised": self.trained.supervised,
             "row_tokens": self.trained.row_tokens,
-            "peak_resident": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "losses": self.trained.losses,
+            "peak_memory_above_model": self.peak_of_steps - self.base,
         }
 
 

@@ -1,6 +1,6 @@
 """One system trains once on the same conversations and prints its figures as one line of JSON.
 
-    python -m experiments.benchmarks.train.worker SYSTEM
+    python -m experiments.benchmarks.train.worker SYSTEM [--micro N] [--precision bf16] [--context N]
 
 Every system gets the same model (a LLaMA of 22.9M parameters, vocabulary 32,000), the same real
 conversations cut to the same context, and the same number of conversations per optimizer step.
@@ -8,18 +8,69 @@ Only what a system does by itself differs: layout, attention, head, loop. `exper
 other jobs whether they also compute the same.
 """
 
+import argparse
+import io
 import json
-import sys
 import tempfile
+from contextlib import redirect_stdout
+from pathlib import Path
 from typing import Any
+from unittest import mock
 
-from experiments.benchmarks.train.job import ARCHITECTURE, Job, Meter, Trained, conversations, data_of
+from experiments.benchmarks.train.job import (
+    ARCHITECTURE,
+    CONTEXT,
+    DATA,
+    TOKENIZER,
+    Job,
+    Meter,
+    Trained,
+    Turns,
+    config,
+    conversations,
+    data_of,
+)
 
 
 def ours(job: Job, meter: Meter) -> None:
+    """The job that `vicuna-train` runs: metrics, W&B's record (offline), checkpoints, validations, export.
+
+    The validations before and after, and saving, lie outside the timed steps, as the peers' do.
+    """
+    from safetensors.torch import load_file
+
+    from vicuna_lit.train import run
+
+    class Watched(run.MetricsCallback):
+        def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+            super().on_train_start(trainer, pl_module)
+            meter.model_is_loaded()  # the validation comes behind it, and counts
+            meter.step_begins()
+
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+            _step_of_ours(pl_module, batch_idx, meter)
+
+    with tempfile.TemporaryDirectory() as temporary, mock.patch.object(run, "MetricsCallback", Watched):
+        folder = Path(temporary) / "run"
+        with redirect_stdout(io.StringIO()):
+            run.fit(config(job, f"run.dir={folder}", "wandb.mode=offline", "checkpoint.every_minutes=600"))
+        meter.trained.weights = load_file(folder / "hf/model.safetensors")
+
+
+def _step_of_ours(module: Any, batch_idx: int, meter: Meter) -> None:
+    step, plan = module.step_done(batch_idx), module.plan
+    if step is not None:
+        counts = int(plan.step_supervised[step - 1]), int(plan.step_tokens[step - 1])
+        meter.micro_batch(float(module.step_loss), *counts)
+        meter.step_is_done()
+
+
+def ours_loop(job: Job, meter: Meter) -> None:
+    """The same module in a bare Lightning loop: what the metrics, the record and the rest cost."""
     import lightning as L
 
-    from vicuna_lit.train.model import SupervisedLM, build_model
+    from vicuna_lit.models.causal_lm import SupervisedLM, build_model
     from vicuna_lit.train.module import SupervisedModule
 
     data = data_of(job)
@@ -30,13 +81,10 @@ def ours(job: Job, meter: Meter) -> None:
     class Steps(L.Callback):
         def on_train_start(self, trainer: Any, pl_module: Any) -> None:
             meter.model_is_loaded()
+            meter.step_begins()
 
         def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-            step = pl_module.step_done(batch_idx)
-            if step is not None:
-                counts = int(plan.step_supervised[step - 1]), int(plan.step_tokens[step - 1])
-                meter.micro_batch(float(pl_module.step_loss), *counts)
-                meter.step_is_done()
+            _step_of_ours(pl_module, batch_idx, meter)
 
     trainer = L.Trainer(
         accelerator="cpu", max_epochs=1, max_steps=plan.steps, accumulate_grad_batches=plan.accumulation,
@@ -49,12 +97,12 @@ def ours(job: Job, meter: Meter) -> None:
 
 def _model(job: Job) -> Any:
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
     if job.start:
         return LlamaForCausalLM.from_pretrained(job.start, dtype=torch.float32)
     torch.manual_seed(0)
-    return LlamaForCausalLM(LlamaConfig(vocab_size=32000, **ARCHITECTURE))
+    return LlamaForCausalLM(LlamaConfig(vocab_size=len(AutoTokenizer.from_pretrained(job.tokenizer)), **ARCHITECTURE))
 
 
 def _run(trainer: Any, meter: Meter) -> None:
@@ -64,6 +112,7 @@ def _run(trainer: Any, meter: Meter) -> None:
     class Steps(TrainerCallback):
         def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
             meter.model_is_loaded()
+            meter.step_begins()
 
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
             meter.step_is_done()
@@ -85,7 +134,8 @@ def _run(trainer: Any, meter: Meter) -> None:
 def common(job: Job, micro: int) -> dict[str, Any]:
     """What all peers are told; everything else is their default."""
     return dict(
-        use_cpu=True, bf16=False, gradient_checkpointing=False, learning_rate=job.lr, lr_scheduler_type="constant",
+        use_cpu=True, bf16=job.precision == "bf16", gradient_checkpointing=False, learning_rate=job.lr,
+        lr_scheduler_type="constant",
         num_train_epochs=1, report_to=[], save_strategy="no", logging_steps=1000, disable_tqdm=True, max_grad_norm=1.0,
         per_device_train_batch_size=micro, gradient_accumulation_steps=max(1, job.per_step // micro),
         train_sampling_strategy="sequential",
@@ -93,14 +143,15 @@ def common(job: Job, micro: int) -> dict[str, Any]:
 
 
 def hf(job: Job, meter: Meter) -> None:
-    """The HF Trainer: rows flattened, or padded to the context as FastChat does."""
+    """The HF Trainer: rows flattened, padded to the longest conversation, or to the context as FastChat does."""
     import torch
     from transformers import DataCollatorWithFlattening, Trainer, TrainingArguments
 
     rows = [{"input_ids": e.input_ids.tolist(), "labels": e.labels.tolist()} for e in conversations(job)]
 
     def pad(batch: list[dict[str, list[int]]]) -> dict[str, Any]:
-        ids, labels = (torch.full((len(batch), job.context), value) for value in (0, -100))
+        size = job.context if job.system == "padded" else max(len(row["input_ids"]) for row in batch)
+        ids, labels = (torch.full((len(batch), size), value) for value in (0, -100))
         mask = torch.zeros_like(ids)
         for i, row in enumerate(batch):
             length = len(row["input_ids"])
@@ -110,7 +161,7 @@ def hf(job: Job, meter: Meter) -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(folder, **common(job, job.micro or job.per_step))
-        collator: Any = pad if job.system == "padded" else DataCollatorWithFlattening()
+        collator: Any = DataCollatorWithFlattening() if job.system == "hf_flattening" else pad
         _run(Trainer(_model(job), arguments, collator, train_dataset=rows), meter)  # pyright: ignore[reportArgumentType]
 
 
@@ -140,14 +191,35 @@ def trl(job: Job, meter: Meter) -> None:
         _run(trainer, meter)
 
 
+SYSTEMS = {
+    "ours": ours, "ours_loop": ours_loop, "hf": hf, "hf_flattening": hf, "padded": hf,
+    "trl": trl, "trl_bfd": trl, "trl_padding_free": trl,
+}  # fmt: skip
+
+
 def train(job: Job, meter: Meter | None = None) -> Trained:
     """The system of the job does it."""
     meter = meter or Meter()
-    {"ours": ours, "hf_flattening": hf, "padded": hf}.get(job.system, trl)(job, meter)
+    SYSTEMS[job.system](job, meter)
+    meter.training_is_done()
     return meter.trained
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("system", choices=SYSTEMS)
+    parser.add_argument("--micro", type=int)
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--context", type=int, default=CONTEXT)
+    parser.add_argument("--data", type=Path, default=DATA)
+    parser.add_argument("--tokenizer", type=Path, default=TOKENIZER)
+    parser.add_argument("--turns", nargs=2, type=int, metavar=("READY", "GO"), help="file descriptors, see run.py")
+    options = vars(parser.parse_args())
+    turns = options.pop("turns")
+    job, meter = Job(**options), Meter(Turns(*turns) if turns else None)
+    train(job, meter)
+    print(json.dumps(meter.report(job)))
+
+
 if __name__ == "__main__":
-    METER = Meter()
-    train(Job(sys.argv[1]), METER)
-    print(json.dumps(METER.report(sys.argv[1])))
+    main()

@@ -1,0 +1,88 @@
+"""One process of run.py: what a job does with its conversations before its first step; prints JSON.
+
+python worker.py start <overrides of vicuna-train>
+python worker.py scale <copies> <overrides of vicuna-train>
+"""
+
+import json
+import sys
+import time
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import psutil
+
+from vicuna_lit.config.compose import load
+from vicuna_lit.data import token_cache
+from vicuna_lit.data.batch import PlannedRows
+from vicuna_lit.data.datamodule import ConversationDataModule
+from vicuna_lit.data.dataset import DataReport
+from vicuna_lit.data.mixture import JoinedExamples
+from vicuna_lit.data.source import ConversationFiles, ExampleLengths, plan_run
+from vicuna_lit.data.tokenizer import make_encoder
+
+ROWS = 200
+
+
+def own_memory() -> int:
+    """Bytes of this process alone: pages of a mapped file can be given up at any time."""
+    return psutil.Process().memory_full_info().uss
+
+
+def start(overrides: list[str]) -> dict[str, Any]:
+    """Seconds and memory of `setup()`: both sets and the plan."""
+    config = load("train", *overrides)
+    encoder = make_encoder(config)
+    before, wall, processor = own_memory(), time.perf_counter(), time.process_time()
+    data = ConversationDataModule(config, encoder)
+    data.setup()
+    seconds = {"seconds": time.perf_counter() - wall, "processor_seconds": time.process_time() - processor}
+    sizes = {"examples": len(data.train), "tokens": int(data.train.lengths.sum()), "steps": data.plan.steps}
+    return seconds | sizes | {"mib": (own_memory() - before) / 2**20, "fingerprint": data.fingerprint()}
+
+
+def scale(copies: int, overrides: list[str]) -> dict[str, Any]:
+    """Memory of training data that is so many times as large, mapped, its plan made and some rows taken."""
+    config = load("train", *overrides)
+    examples, account = ConversationFiles(config).examples(make_encoder(config), validation=False)
+    records = examples.records.tolist()
+    with TemporaryDirectory() as folder:
+        entry = Path(folder)
+        numbered = (
+            (records[i] + copy * account.records_kept, examples[i])
+            for copy in range(copies)
+            for i in range(len(examples))
+        )
+        token_cache._write(entry, numbered)
+        hashes = {name: token_cache.sha256_of(entry / name) for name in token_cache.ARRAYS}
+        about = {"sha256": hashes, "account": DataReport().to_json()}
+        (entry / token_cache.ABOUT).write_text(json.dumps(about))
+        del examples, records, numbered
+        before = own_memory()
+        found = token_cache._read(entry)
+        assert found is not None
+        opened, wall = own_memory(), time.perf_counter()
+        plan = plan_run(config, ExampleLengths.of(JoinedExamples({"": found[0]})), 1)
+        planned, seconds = own_memory(), time.perf_counter() - wall
+        taken = sum(int(batch.input_ids.numel()) for batch in islice(_rows(PlannedRows(found[0], plan)), ROWS))
+        return {
+            "conversations": copies * account.records_kept,
+            "tokens": len(found[0].input_ids),
+            "gb": sum((entry / name).stat().st_size for name in token_cache.ARRAYS) / 1e9,
+            "opened_mib": (opened - before) / 2**20,
+            "plan_mib": (planned - opened) / 2**20,
+            "plan_seconds": seconds,
+            f"{ROWS}_rows_mib": (own_memory() - planned) / 2**20,
+            "tokens_of_rows": taken,
+        }
+
+
+def _rows(rows: PlannedRows) -> Any:
+    return (rows[i] for i in range(len(rows)))
+
+
+if __name__ == "__main__":
+    mode, *given = sys.argv[1:]
+    print(json.dumps(start(given) if mode == "start" else scale(int(given[0]), given[1:])))

@@ -1,0 +1,64 @@
+"""A small stand-in of W&B's server: what a client asks to log in, to begin a run and to upload it."""
+
+import re
+import threading
+from typing import Any
+
+from tests.helpers.loopback import Loopback, QuietHandler
+
+KEY = "0123456789" * 4
+
+
+class WandbServer(Loopback):
+    """Answers like W&B, or as `fault` says: a status, or `slow`: nothing for as long as it lives."""
+
+    def __init__(self, fault: int | str | None = None):
+        server = self
+        self.fault = fault
+        self.over = threading.Event()
+        self.asked: list[str] = []
+        """The operations of GraphQL and the paths of files, in order."""
+        self.uploaded: list[bytes] = []
+
+        class Handler(QuietHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                found = re.search(r"(?:query|mutation)\s+(\w+)", body.decode(errors="replace"))
+                operation = found[1] if found and self.path == "/graphql" else self.path
+                server.asked.append(operation)
+                if server.fault == "slow":
+                    server.over.wait()
+                    return
+                if isinstance(server.fault, int):
+                    self.reply(server.fault, {"errors": [{"message": "refused by the stand-in"}]})
+                    return
+                server.uploaded.append(body)
+                self.reply(200, answer(operation, server.address))
+
+            do_GET = do_PUT = do_POST
+
+        super().__init__(Handler)
+
+    def __exit__(self, *_: object) -> None:
+        self.over.set()
+        super().__exit__()
+
+
+def answer(operation: str, address: str) -> Any:
+    """What W&B says to an operation, as far as its client reads it."""
+    project = {"id": "P", "name": "vicuna_lit", "entity": {"id": "E", "name": "me"}}
+    bucket = {"id": "B", "name": "abc", "displayName": "name", "description": None, "config": "{}", "sweepName": None,
+              "project": project, "historyLineCount": 0}  # fmt: skip
+    viewer = {"id": "V", "entity": "me", "username": "me", "email": "", "flags": "{}", "teams": {"edges": []}}
+    data: dict[str, Any] = {
+        "Viewer": {"viewer": viewer},
+        "UpsertBucket": {"upsertBucket": {"bucket": bucket, "inserted": True}},
+        "RunResumeStatus": {"model": None},
+        "CreateRunFiles": {"createRunFiles": {"runID": "B", "uploadHeaders": [], "files": []}},
+    }
+    return {"data": data.get(operation, {})} if operation[0] != "/" else {}
+
+
+def environment(address: str) -> dict[str, str]:
+    """What a client needs to ask it and nobody else."""
+    return {"WANDB_BASE_URL": address, "WANDB_API_KEY": KEY, "WANDB_HTTP_TIMEOUT": "2", "NETRC": "/dev/null"}

@@ -1,0 +1,174 @@
+"""The README and the documentation say what is there: links, names, keys, commands, figures, generated pages."""
+
+import ast
+import csv
+import importlib.util
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import pytest
+
+import vicuna_lit as vl
+from experiments import tables
+from vicuna_lit.config.compose import JOBS, load
+from vicuna_lit.config.reference import entries
+from vicuna_lit.config.renamed import ELSEWHERE
+
+ROOT = Path(__file__).resolve().parents[1]
+while not (ROOT / "pyproject.toml").exists():
+    ROOT = ROOT.parent
+README = (ROOT / "README.md").read_text()
+PAGES = {path.name: path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))}
+TEXTS = PAGES | {"README.md": README, "CONTRIBUTING.md": (ROOT / "CONTRIBUTING.md").read_text()}
+PLACES = {name: ROOT / ("docs" if name in PAGES else "") / name for name in TEXTS}
+MOST_LINES, MOST_BYTES, WIDEST = 130, 9216, 140
+DATA = str(ROOT / "vicuna_lit/quickstart/conversations.jsonl")
+
+
+def blocks(text: str, language: str) -> list[str]:
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.M | re.S)
+    return [content for its, content in found if its == language]
+
+
+def commands(text: str) -> list[str]:
+    """Each command of a text's shell blocks, without its comment."""
+    lines = [line.strip() for block in blocks(text, "") for line in block.splitlines()]
+    return [line.partition("  #")[0].strip() for line in lines if line.startswith(("vicuna-", "python -m vicuna_lit"))]
+
+
+def test_the_readme_is_a_page():
+    assert len(README.splitlines()) <= MOST_LINES
+    assert len(README.encode()) <= MOST_BYTES
+    assert not [line for line in README.splitlines() if len(line) > WIDEST]
+    assert "No GPU" in README.splitlines()[2], "what was verified on which hardware comes first"
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_every_link_leads_somewhere(name: str):
+    for target in re.findall(r"\]\(([^)\s]+)\)", TEXTS[name]):
+        if "://" in target:
+            continue
+        file, _, anchor = target.partition("#")
+        found = PLACES[name].parent / file if file else PLACES[name]
+        assert found.exists(), target
+        if anchor:
+            heads = re.findall(r"^#+ (.+)$", found.read_text(), re.M)
+            assert anchor in {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}, target
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_every_file_that_is_named_exists(name: str):
+    tests = {path.name for path in (ROOT / "tests").rglob("test_*.py")}
+    assert set(re.findall(r"\btest_\w+\.py", TEXTS[name])) <= tests
+    for file in re.findall(r"`((?:experiments|conf|vicuna_lit|notebooks)/[\w./-]+)`", TEXTS[name]):
+        assert (ROOT / file).exists(), file
+
+
+@pytest.mark.parametrize("name", sorted({*TEXTS} - {"decisions.md", "families.md"}))
+def test_every_command_has_the_keys_that_it_is_given(name: str):
+    known = {job: {entry.key for entry in entries(job)} | {"experiment", "preset"} for job in JOBS}
+    for command in commands(TEXTS[name]):
+        job = re.split(r"[ .]", command.removeprefix("python -m vicuna_lit.").removeprefix("vicuna-"))[0]
+        if job not in known:
+            continue
+        for key in re.findall(r"(?<![\w.{\[/-])'?\"?([a-z_0-9.]+)=", command.partition("|")[0]):
+            key = re.sub(r"\.\d+\b.*", "", key)  # an item of a list
+            assert key in known[job] or key.startswith(("hydra", "model.architecture")), (command, key)
+
+
+@pytest.mark.parametrize("command", [c for c in commands(README) if c.startswith("vicuna-train")])
+def test_the_readmes_commands_plan_what_they_say(command: str, tmp_path: Path):
+    """Its two set-up lines are run by whoever accepts a release; here each command plans with files that are there."""
+    filled = command.replace("<HF folder>", "x").replace("data=<file or folder>", f"data={DATA}")
+    tiny = ["model=tiny", "model.tokenizer=package://vicuna_lit/quickstart/tokenizer", "model.path=null"]
+    words = [word for word in shlex.split(filled)[1:] if not word.startswith("model.path")]
+    more = tiny if "model.path" in filled else []
+    done = subprocess.run(
+        [sys.executable, "-m", "vicuna_lit.train", *words, *more, "dry_run=true", "context_length=512"],
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "steps" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_readmes_python_runs(tmp_path: Path):
+    code = "\n".join(blocks(README, "python"))
+    assert len(code.strip().splitlines()) <= 9
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_python_in_the_documentation_parses_and_names_what_there_is(name: str):
+    for code in blocks(TEXTS[name], "python"):
+        ast.parse(code)
+        assert set(re.findall(r"\bvl\.(\w+)", code)) <= set(vl.__all__)
+
+
+def test_the_generated_pages_are_up_to_date():
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs/generate.py")
+    assert spec and spec.loader
+    generate: Any = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generate)
+    for page, content in generate.pages().items():
+        assert page.read_text() == content, f"{page.name}: python docs/generate.py"
+
+
+def test_other_tools_names_lead_to_keys_that_exist():
+    known = {entry.key for entry in entries("train")}
+    for theirs, ours in ELSEWHERE.items():
+        key = re.match(r"[a-z_.]+", ours)
+        assert key and (key[0] in known or ours.startswith("nothing")), (theirs, ours)
+        assert theirs not in known, f"{theirs} is a key of ours"
+
+
+def test_what_stands_beside_another_tools_config_composes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    Path("chats.jsonl").touch()
+    page = PAGES["coming_from.md"]
+    ours = [" ".join(block.split()) for block in blocks(page, "") if block.startswith("vicuna-train")]
+    trl, factory = (load("train", *shlex.split(command)[1:]) for command in ours)
+    assert (trl.conversations_per_step, trl.optimizer.lr, trl.precision) == (128, 2e-5, "bf16-mixed")
+    assert (trl.strategy.kind, factory.strategy.kind, trl.trainer.devices) == ("ddp", "zero", 8)
+    assert trl == load("train", *shlex.split(ours[0])[1:9], "experiment=vicuna"), "the rest is what it says anyway"
+    experiment = next(block for block in blocks(page, "yaml") if "override /model" in block)
+    (tmp_path / "conf/experiment").mkdir(parents=True)
+    (tmp_path / "conf/experiment/mine.yaml").write_text(experiment)
+    done = subprocess.run(
+        [sys.executable, "-m", "vicuna_lit.train", "--config-dir", "conf", "experiment=mine", "--cfg", "job"],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "rank: 16" in done.stdout and "conversations_per_step: 16" in done.stdout
+
+
+def test_decisions_are_numbered_without_a_gap_and_dated():
+    text = PAGES["decisions.md"]
+    found = re.findall(r"^### D(\d{3})\. .+\n\*\d{4}-\d\d-\d\d\* · \S", text, re.M)
+    assert sorted(map(int, found)) == list(range(1, len(found) + 1))
+    assert len(found) == len(re.findall(r"^### ", text, re.M))
+    negative = re.findall(r"^### (D\d{3})\. .*\(negative\)$", text, re.M)
+    listed = re.search(r"^Negative results: (.+)\.$", text, re.M)
+    assert listed and sorted(listed[1].split(", ")) == sorted(negative)
+
+
+def test_the_headline_figures_are_those_of_the_files_behind_them():
+    context = tables.of_readme((ROOT / "experiments/001_context_length/README.md").read_text())
+    row = next(line for line in context.splitlines() if line.startswith("| 2048 "))
+    mean, error = map(float, row.split("|")[4].split("±"))
+    assert f"−{-mean:.4f} ± {error:.4f} validation loss" in README
+    peers = tables.of_readme((ROOT / "experiments/005_peers/README.md").read_text())
+    cells = {line.split("|")[1].strip(): [c.strip() for c in line.split("|")] for line in peers.splitlines()}
+    trainer, trl = cells["HF `Trainer`, flattened"], cells["TRL `SFTTrainer`"]
+    assert f"{trainer[9]} / {trl[9]} times; memory {trainer[10]} / {trl[10]} |" in README
+    with (ROOT / "experiments/007_estimate/results.csv").open(newline="") as file:
+        errors = [abs(float(row["error"])) for row in csv.DictReader(file)]
+    figures = f"median error {median(errors):.1%}, worst {max(errors):.1%}"
+    for text in (README, PAGES["estimate.md"], PAGES["evidence.md"]):
+        assert figures in text and f"{len(errors)} r" in text

@@ -1,0 +1,74 @@
+"""Every experiment: its table is that of its committed figures, and its command runs, at a small size."""
+
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments import tables
+
+ROOT = Path(__file__).parents[2]
+EXPERIMENTS = sorted(file.parent for file in (ROOT / "experiments").glob("0*/report.py"))
+
+
+def table_rows(table: str) -> list[str]:
+    """Rows of figures: what stands below a rule."""
+    below, rows = False, []
+    for line in table.splitlines():
+        if below and line.startswith("| "):
+            rows.append(line)
+        below = line.startswith("|---") or (below and line.startswith("|"))
+    return rows
+
+
+@pytest.mark.parametrize("folder", EXPERIMENTS, ids=lambda folder: folder.name)
+def test_the_table_is_that_of_the_figures(folder: Path):
+    report = importlib.import_module(f"experiments.{folder.name}.report")
+    table = report.table(tables.read(folder / "results.csv"))
+    assert tables.of_readme((folder / "README.md").read_text()) == table
+    assert table_rows(table)
+
+
+@pytest.mark.parametrize("folder", EXPERIMENTS, ids=lambda folder: folder.name)
+def test_it_has_all_its_parts(folder: Path):
+    readme = (folder / "README.md").read_text()
+    for part in ("run.sh", "figure.svg", "**Question", "**Finding", "**What would falsify it"):
+        assert part in readme, part
+    figure = (folder / "figure.svg").read_text()
+    assert "<text" in figure, "letters as letters: svg.fonttype none"
+    assert len(figure) < 200_000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("folder", EXPERIMENTS, ids=lambda folder: folder.name)
+def test_the_command_runs(folder: Path, tmp_path):
+    before = {file: file.read_bytes() for file in folder.iterdir() if file.is_file()}
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "WANDB_MODE": "disabled"}
+    done = subprocess.run(
+        ["bash", str(folder / "run.sh"), "fast", str(tmp_path)], capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    assert tables.read(tmp_path / "results.csv")
+    assert table_rows(tables.of_readme((tmp_path / "README.md").read_text()))
+    assert (tmp_path / "figure.svg").exists()
+    assert {file: file.read_bytes() for file in before} == before, "fast leaves the committed files alone"
+
+
+def test_a_table_replaces_the_one_before():
+    text = f"a\n{tables.BEGIN}\nold\n{tables.END}\nb\n"
+    new = tables.into_readme(text, tables.markdown(["x", "y"], [["one", 1]]))
+    assert tables.of_readme(new) == "| x | y |\n|---|---:|\n| one | 1 |"
+    assert new.startswith("a\n")
+    assert new.endswith("\nb\n")
+    assert tables.into_readme(new, "old") == text
+    with pytest.raises(ValueError, match="README"):
+        tables.of_readme("no markers")
+
+
+def test_mean_and_error():
+    assert tables.mean_error([1.0, 2.0, 3.0]) == pytest.approx((2.0, 1 / 3**0.5))
+    assert tables.plus_minus([1.0, 2.0, 3.0]) == "2.00 ± 0.58"
+    assert tables.plus_minus([2.0]) == "2.00"

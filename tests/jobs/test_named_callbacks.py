@@ -1,0 +1,140 @@
+"""Callbacks, debugging and trainers by name, as users of Lightning and Hydra type them; conversations of a script."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import vicuna_lit as vl
+from tests.helpers.runs import COMMON, curve
+from vicuna_lit.config.train import Layout, Recipe, TrainConfig
+from vicuna_lit.run_folder import RunError
+from vicuna_lit.tracking.records import history_rows
+from vicuna_lit.train.tracking.history_logger import HistoryLogger
+from vicuna_lit.train.tracking.wandb_run import History
+
+SHORT = (*COMMON, "tokens_per_device=512", "validation.every_steps=2")
+STOPPING = ("callbacks=[early_stopping]", "callbacks.early_stopping.patience=2", "callbacks.early_stopping.min_delta=9")
+
+
+def config(folder: Path, *more: str) -> TrainConfig:
+    return vl.load("train", *SHORT, f"run.dir={folder / 'run'}", *more)
+
+
+def said(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "run/result.json").read_text())
+
+
+def test_early_stopping_by_name_ends_the_run_and_says_why(tmp_path, capsys):
+    result = vl.fit(config(tmp_path, *STOPPING, "trainer.max_steps=8"))
+    assert (result.status, result.steps) == ("finished", 4)
+    assert result.ended_early and "val/loss did not improve" in result.ended_early
+    assert said(tmp_path)["ended_early"] == result.ended_early
+    assert "ended after step 4: EarlyStopping" in capsys.readouterr().out
+    curve(tmp_path / "run", 4)
+    assert vl.fit(config(tmp_path, *STOPPING, "trainer.max_steps=8")).steps == 4, "found, not trained again"
+    with pytest.raises(RunError, match=r"callbacks\.early_stopping\.min_delta"):
+        vl.fit(config(tmp_path, *STOPPING, "trainer.max_steps=8", "callbacks.early_stopping.min_delta=0.1"))
+
+
+def test_early_stopping_that_sees_nothing_is_refused(tmp_path):
+    with pytest.raises(vl.ConfigError, match=r"validation\.every_steps="):
+        config(tmp_path, *STOPPING, "validation.every_steps=null")
+    with pytest.raises(RunError, match="no conversation is held out"):
+        vl.fit(config(tmp_path, *STOPPING, "data.validation_fraction=0"))
+
+
+def test_what_looks_on_changes_nothing_and_what_decides_is_recipe(tmp_path):
+    watched = config(tmp_path, "callbacks=[lr_monitor,profiler]")
+    assert watched.recipe == config(tmp_path).recipe and watched.layout == config(tmp_path).layout
+    assert config(tmp_path, *STOPPING).recipe != config(tmp_path).recipe
+    assert "callbacks" in Recipe.model_fields and "callbacks" not in Layout.model_fields
+
+
+def test_lr_monitor_and_own_figures_reach_the_wandb_history_and_the_profile_the_folder(tmp_path):
+    vl.fit(config(tmp_path, "callbacks=[lr_monitor,profiler]", "trainer.max_steps=3", "wandb.mode=offline"))
+    rows = dict(history_rows(next(tmp_path.glob("run/wandb/offline-run-*/*.wandb"))))
+    with (tmp_path / "run/metrics.csv").open() as file:
+        rates = {int(row["step"]): float(row["lr"]) for row in csv.DictReader(file)}
+    assert {step: row["lr-AdamW/pg1"] for step, row in rows.items() if step} == pytest.approx(rates)
+    assert "run_training_batch" in (tmp_path / "run/fit-profile.txt").read_text()
+
+
+class FakeRun:
+    def __init__(self):
+        self.rows: dict[int, dict[str, Any]] = {}
+
+    def log(self, row: dict[str, Any], step: int, commit: bool) -> None:
+        assert step not in self.rows
+        self.rows[step] = row
+
+
+def test_figures_that_the_run_writes_are_not_written_twice():
+    history = History(run := FakeRun())
+    history.add(1, {"train/loss": 0.1 + 0.2})
+    HistoryLogger(history).log_metrics({"train/loss": 0.30000001192, "mine": 2.0, "epoch": 0.0}, 0)
+    history.flush()
+    assert run.rows == {1: {"train/loss": 0.1 + 0.2, "mine": 2.0, "trainer/global_step": 1}}
+
+
+@pytest.mark.parametrize("name", ["fdr", "limit", "overfit", "profiler"])
+def test_each_way_of_debugging_composes_with_every_recipe(name: str):
+    for recipe in ("quickstart", "vicuna_7b"):
+        own = () if recipe == "quickstart" else ("model.path=/weights", "data.path=/data")
+        c = vl.load("train", f"experiment={recipe}", f"debug={name}", *own, "trainer.max_steps=2")
+        assert c.run.dir.startswith(f"runs/debug/{name}_") and c.wandb.mode == "disabled"
+        assert c.trainer.max_steps == 2, "what is typed wins"
+        assert (c.callbacks.profiler is not None) == (name == "profiler")
+
+
+def test_a_fast_run_goes_through_everything(tmp_path):
+    result = vl.fit(vl.load("train", "debug=fdr", f"run.dir={tmp_path / 'run'}", "trainer=cpu"))
+    assert (result.status, result.steps) == ("finished", 1)
+    assert result.val_loss is not None and (tmp_path / "run/hf/model.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_overfitting_learns_its_conversations_by_heart(tmp_path):
+    vl.fit(vl.load("train", "debug=overfit", f"run.dir={tmp_path / 'run'}"))
+    losses, _ = curve(tmp_path / "run", 150)
+    assert losses[-1] < 0.1 < losses[0]
+
+
+def test_trainers_by_name():
+    assert vl.load("train", "trainer=cpu").trainer.accelerator == "cpu"
+    assert vl.load("train", "trainer=gpu").trainer.accelerator == "gpu"
+    assert vl.load("train", "trainer=ddp", "trainer.devices=2").strategy.kind == "ddp"
+    with pytest.raises(vl.ConfigError, match=r"trainer=tpu: no such choice.*cpu, ddp, gpu"):
+        vl.load("train", "trainer=tpu")
+
+
+RECORDS = [
+    {"messages": [{"role": "user", "content": f"What is {n} + 1?"}, {"role": "assistant", "content": str(n + 1)}]}
+    for n in range(40)
+]
+
+
+def test_conversations_of_a_script_are_those_of_a_file(tmp_path):
+    (tmp_path / "file.jsonl").write_text("".join(json.dumps(record) + "\n" for record in RECORDS))
+    few = ("trainer.max_steps=3", "data.validation_fraction=0")
+    read = vl.fit(config(tmp_path / "read", *few, f"data.path={tmp_path / 'file.jsonl'}"))
+    given = vl.fit(config(tmp_path / "given", *few), data=RECORDS)
+    parsed = [one for one in vl.read(tmp_path / "file.jsonl") if isinstance(one, vl.Conversation)]
+    objects = vl.fit(config(tmp_path / "objects", *few), data=parsed)
+    assert given.steps == read.steps == objects.steps == 3
+    curves = [curve(tmp_path / name / "run", 3) for name in ("read", "given", "objects")]
+    assert curves[0] == curves[1] == curves[2]
+
+
+def test_a_script_with_other_conversations_is_another_run(tmp_path):
+    few = ("trainer.max_steps=2",)
+    assert vl.fit(config(tmp_path, *few), data=RECORDS).status == "finished"
+    assert vl.fit(config(tmp_path, *few), data=iter(RECORDS)).steps == 2, "found again"
+    with pytest.raises(RunError, match=r"data\.path"):
+        vl.fit(config(tmp_path, *few), data=RECORDS[:30])
+    with pytest.raises(RunError, match="no conversation in it"):
+        vl.fit(config(tmp_path / "new", *few), data=[])
+    with pytest.raises(RunError, match="cannot be kept as JSON"):
+        vl.fit(config(tmp_path / "new", *few), data=[{"messages": object()}])

@@ -1,0 +1,233 @@
+"""What a Lightning user brings: an own Trainer, callbacks, loggers and losses, with the numbers that `fit` gives."""
+
+import csv
+import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+import vicuna_lit as vl
+from tests.helpers.runs import COMMON, curve
+from vicuna_lit.data.batch import Batch
+from vicuna_lit.run_folder import RunError, write_json
+from vicuna_lit.train import run_folder
+from vicuna_lit.train.extensions import Extensions
+
+STEPS = 6
+SHORT = (*COMMON, f"trainer.max_steps={STEPS}", "tokens_per_device=512", "validation.every_steps=2")
+
+
+def config(folder: Path, *more: str) -> Any:
+    return vl.load("train", *SHORT, *more, f"run.dir={folder / 'run'}")
+
+
+def rows(folder: Path, key: str) -> dict[int, float]:
+    """A metric of Lightning's `metrics.csv` by step, from 1."""
+    with (folder / "lightning/metrics.csv").open() as file:
+        return {int(row["step"]) + 1: float(row[key]) for row in csv.DictReader(file) if row.get(key)}
+
+
+def logger(folder: Path) -> CSVLogger:
+    return CSVLogger(folder / "lightning", name="", version="")
+
+
+def trainer(folder: Path, **more: Any) -> L.Trainer:
+    quiet: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    settings = {"max_epochs": 1, "accelerator": "cpu", "devices": 1, "log_every_n_steps": 1, "logger": logger(folder)}
+    return L.Trainer(**quiet | settings | more)
+
+
+def test_an_own_trainer_computes_what_fit_computes(tmp_path):
+    result = vl.fit(config(tmp_path))
+    losses, norms = curve(tmp_path / "run", STEPS)
+    data = vl.ConversationDataModule(config(tmp_path))
+    module = vl.SupervisedModule.of(config(tmp_path), data.encoder)
+    own = trainer(tmp_path)
+    own.fit(module, data)
+    assert list(rows(tmp_path, "train/loss").values()) == pytest.approx(losses, rel=1e-6)  # Lightning logs fp32
+    assert list(rows(tmp_path, "train/grad_norm").values()) == pytest.approx(norms, rel=1e-6)
+    assert float(own.callback_metrics["val/loss"]) == pytest.approx(result.val_loss, rel=1e-6)
+    assert result.val_loss == module.validation.loss, "to the bit"
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+import vicuna_lit as vl
+from tests.jobs.test_own_trainer import config, trainer
+
+folder = Path(sys.argv[1])
+settings = config(folder)
+trainer(folder, devices=2, strategy="ddp").fit(vl.SupervisedModule.of(settings), vl.ConversationDataModule(settings))
+"""
+
+
+@pytest.mark.slow
+def test_an_own_trainer_under_ddp(tmp_path):
+    vl.fit(config(tmp_path))
+    losses, norms = curve(tmp_path / "run", STEPS)
+    (tmp_path / "script.py").write_text(SCRIPT)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [*torchrun, str(tmp_path / "script.py"), str(tmp_path)],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert list(rows(tmp_path, "train/loss").values()) == pytest.approx(losses, rel=1e-5)
+    assert list(rows(tmp_path, "train/grad_norm").values()) == pytest.approx(norms, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"max_epochs": 2}, "the plan holds all epochs"),
+        ({"gradient_clip_val": 1.0}, "optimizer.clip_norm of the config clips"),
+        ({"precision": "bf16-mixed"}, "the config's precision counts"),
+    ],
+)
+def test_settings_that_are_the_configs_are_refused(settings: dict[str, Any], said: str, tmp_path):
+    data = vl.ConversationDataModule(config(tmp_path))
+    with pytest.raises(RunError, match=said):
+        trainer(tmp_path, **settings).fit(vl.SupervisedModule.of(config(tmp_path), data.encoder), data)
+
+
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
+def test_lightning_does_not_resume_what_it_cannot(tmp_path):
+    data = vl.ConversationDataModule(config(tmp_path))
+    saves = ModelCheckpoint(tmp_path / "saved", "{step}", every_n_train_steps=2, save_top_k=-1)
+    first = trainer(tmp_path, callbacks=[saves], enable_checkpointing=True)
+    first.fit(vl.SupervisedModule.of(config(tmp_path), data.encoder), data)
+    with pytest.raises(RunError, match=r"vicuna_lit\.fit resumes"):
+        trainer(tmp_path / "again").fit(
+            vl.SupervisedModule.of(config(tmp_path), data.encoder), data, ckpt_path=tmp_path / "saved/step=2.ckpt"
+        )
+
+
+def test_callbacks_and_loggers_under_fit(tmp_path):
+    result = vl.fit(
+        config(tmp_path),
+        callbacks=[LearningRateMonitor("step")],
+        loggers=[CSVLogger(tmp_path / "lightning", name="", version="")],
+    )
+    with (tmp_path / "run/metrics.csv").open() as file:
+        written = list(csv.DictReader(file))
+    assert list(rows(tmp_path, "train/loss")) == list(range(1, STEPS + 1))
+    assert list(rows(tmp_path, "lr-AdamW/pg1").values()) == pytest.approx([float(row["lr"]) for row in written])
+    seen = rows(tmp_path, "val/loss")
+    assert seen[2] == pytest.approx(result.val_by_step[2]) and seen[4] == pytest.approx(result.val_by_step[4])
+
+
+class Stops(L.Callback):
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if pl_module.step_done(batch_idx) == 3:
+            raise KeyboardInterrupt
+
+
+def test_early_stopping_ends_the_run_and_counts_on_after_a_stop(tmp_path):
+    """No improvement of 10 nats: the second look in a row that says so ends the run, whichever start it falls into."""
+    how = ("checkpoint.every_steps=1",)
+    stopping = EarlyStopping("val/loss", min_delta=10.0, patience=2)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        vl.fit(config(tmp_path, *how), callbacks=[stopping, Stops()])
+    again = EarlyStopping("val/loss", min_delta=10.0, patience=2)
+    result = vl.fit(config(tmp_path, *how), callbacks=[again])
+    assert (result.status, result.steps, again.wait_count) == ("finished", 4, 2)
+    curve(tmp_path / "run", 4)
+    assert set(result.val_by_step) == {0, 2, 4}
+
+
+class Smoothed(vl.SupervisedModule):
+    """Label smoothing (Szegedy et al. 2016)."""
+
+    def loss(self, batch: Batch) -> Tensor:
+        logits = self.lm(vl.SupervisedLM.logits, batch)
+        return cross_entropy(logits, batch.targets, reduction="sum", label_smoothing=0.1)
+
+
+class Same(vl.SupervisedModule):
+    """The usual loss, by way of the logits."""
+
+    def loss(self, batch: Batch) -> Tensor:
+        return cross_entropy(self.lm(vl.SupervisedLM.logits, batch), batch.targets, reduction="sum")
+
+
+def test_an_own_loss_is_another_run(tmp_path):
+    vl.fit(config(tmp_path / "ours"))
+    vl.fit(config(tmp_path / "same"), module=Same)
+    vl.fit(config(tmp_path / "smoothed", "tokens_per_device=256"), module=Smoothed)
+    vl.fit(config(tmp_path / "packed"), module=Smoothed)
+    ours, same, smoothed, packed = (
+        curve(tmp_path / name / "run", STEPS)[0] for name in ("ours", "same", "smoothed", "packed")
+    )
+    assert same == pytest.approx(ours, rel=1e-6)
+    assert packed == pytest.approx(smoothed, rel=1e-6), "the layout leaves it alone too"
+    assert abs(smoothed[0] - ours[0]) > 1e-3
+    with pytest.raises(RunError, match=r"module: 'tests\.jobs\.test_own_trainer\.Smoothed' → None"):
+        vl.fit(config(tmp_path / "smoothed"))
+    assert (
+        json.loads((tmp_path / "smoothed/run/config.json").read_text())["module"]
+        == "tests.jobs.test_own_trainer.Smoothed"
+    )
+
+
+def test_several_processes_need_torchrun(tmp_path):
+    with pytest.raises(RunError, match="torchrun --nproc-per-node 2"):
+        vl.fit(config(tmp_path, "strategy=ddp", "trainer.devices=2"), callbacks=[Stops()])
+
+
+def test_a_state_that_json_cannot_hold_is_said():
+    class Odd(L.Callback):
+        def state_dict(self) -> dict[str, Any]:
+            return {"what": torch.Generator()}
+
+    with pytest.raises(RunError, match="holds a Generator"):
+        Extensions(callbacks=(Odd(),)).state()
+
+
+EDITED = """
+import vicuna_lit as vl
+
+class Scaled(vl.SupervisedModule):
+    def loss(self, batch):
+        return {factor} * super().loss(batch)
+"""
+
+
+def test_an_edited_loss_is_another_run(tmp_path, monkeypatch):
+    """A finished run of what stood there before is no result of what stands there now."""
+    monkeypatch.syspath_prepend(tmp_path)
+    identities = []
+    for factor in (1, 2):
+        name = f"losses{factor}"
+        (tmp_path / f"{name}.py").write_text(EDITED.format(factor=factor))
+        scaled = importlib.import_module(name).Scaled
+        scaled.__module__ = "losses"
+        monkeypatch.setitem(sys.modules, "losses", sys.modules[name])
+        identities.append(Extensions(module=scaled).identity)
+    assert identities[0]["module"] == identities[1]["module"] == "losses.Scaled"
+    settings = config(tmp_path, "data.path=nowhere")
+    (tmp_path / "run").mkdir()
+    write_json(tmp_path / "run/config.json", run_folder.settings(settings, identities[0]))
+    assert run_folder.changed_layout(settings, tmp_path / "run", identities[0]) == []
+    with pytest.raises(RunError, match="module_sha256"):
+        run_folder.changed_layout(settings, tmp_path / "run", identities[1])
+
+
+def test_a_loss_without_a_source_is_said():
+    namespace: dict[str, Any] = {"vl": vl, "__name__": "nowhere"}
+    exec("class Typed(vl.SupervisedModule): pass", namespace)
+    with pytest.raises(RunError, match="Typed: put it into a file"):
+        _ = Extensions(module=namespace["Typed"]).identity

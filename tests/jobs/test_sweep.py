@@ -1,0 +1,285 @@
+"""Multiruns: each job in processes of its own, none lost silently, and the same command goes on."""
+
+import itertools
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.helpers import commands
+from tests.helpers.runs import COMMON
+from vicuna_lit.cli import train_sweep as sweep
+from vicuna_lit.cli.app import JobFailed
+from vicuna_lit.cli.train_sweep import DryRun, run_job
+from vicuna_lit.compare.runs import read_sweep
+from vicuna_lit.config.compose import load
+from vicuna_lit.config.texts import folder_name
+from vicuna_lit.machine import OUT_OF_MEMORY, is_out_of_memory
+from vicuna_lit.train import distributed as world
+from vicuna_lit.train.distributed import ProcessesFailed
+from vicuna_lit.train.preemption import PREEMPTED, Preempted
+
+SHORT = (*COMMON, "trainer.max_steps=4", "data.max_validation=2")
+
+
+def multirun(folder: Path, *overrides: str, **how: Any) -> subprocess.CompletedProcess[str]:
+    return commands.run(*command(folder, *overrides), timeout=400, **how)
+
+
+def command(folder: Path, *overrides: str) -> list[str]:
+    given = {o.partition("=")[0] for o in overrides}
+    common = [o for o in SHORT if o.partition("=")[0] not in given]
+    return ["vicuna_lit.train", "-m", f"hydra.sweep.dir={folder}", *common, *overrides]
+
+
+def job(folder: Path, *overrides: str) -> Any:
+    return load("train", *SHORT, f"run.dir={folder / 'job'}", "run.name=job", *overrides)
+
+
+def failures(folder: Path) -> list[dict[str, Any]]:
+    path = folder / "failures.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+@pytest.mark.slow
+@pytest.mark.promise(
+    "A sweep goes on after a failure, names a lack of memory, is stopped by Ctrl-C and goes on to the same metrics"
+)
+def test_a_sweep_goes_on_after_a_failure_and_the_same_command_does_the_rest(tmp_path):
+    """One job cannot fit: its memory is limited as the kernel of a small machine would."""
+    folder = tmp_path / "sweep"
+    sizes = "model.architecture.intermediate_size=128,100000000"
+    limit = lambda: resource.setrlimit(resource.RLIMIT_AS, (9 * 2**30, 9 * 2**30))  # noqa: E731
+    asked = [sys.executable, "-m", *command(folder, sizes, "seed=0")]
+    done = subprocess.run(asked, capture_output=True, text=True, timeout=400, preexec_fn=limit)
+    assert done.returncode == 1, done.stderr[-3000:]
+    assert "1 finished" in done.stdout
+    assert "intermediate_size=100000000: out of memory" in done.stdout
+    assert [f["cause"] for f in failures(folder)] == ["out_of_memory"]
+    assert "gradient_checkpointing=full" in done.stderr
+
+    again = multirun(folder, "model.architecture.intermediate_size=128,64", "seed=0", "wandb.mode=offline")
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert again.stderr.count("done before") == 1
+    runs = {run.swept["model.architecture.intermediate_size"]: run for run in read_sweep(folder).finished}
+    assert runs.keys() == {"64", "128"}
+    new = runs["64"]
+    assert new.swept == {"model.architecture.intermediate_size": "64"} == new.config["run"]["swept"]
+    assert new.config["wandb"]["group"] == "sweep"
+    assert new.name == "model.architecture.intermediate_size=64"
+    assert len(list((new.folder / "wandb").glob("offline-run-*"))) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.promise(
+    "A sweep goes on after a failure, names a lack of memory, is stopped by Ctrl-C and goes on to the same metrics"
+)
+def test_ctrl_c_stops_the_sweep_and_the_same_command_goes_on(tmp_path):
+    """In the first job of two, each of two processes; what comes out is what an undisturbed sweep gives."""
+    overrides = ("strategy=ddp", "trainer.devices=2", "seed=0,1", "trainer.max_steps=12", "checkpoint.every_steps=2")
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = commands.start(*command(tmp_path / "a", *overrides), env=environment, together=True)
+    first = tmp_path / "a" / "seed=0" / "metrics.csv"
+    ends = time.monotonic() + 120
+    while time.monotonic() < ends and not (first.exists() and first.read_text().count("\n") > 3):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == PREEMPTED, said[-3000:]
+    assert "the same command goes on" in said
+    assert not (tmp_path / "a" / "seed=1" / "metrics.csv").exists()
+    for folder in ("a", "b"):
+        done = multirun(tmp_path / folder, *overrides, env=environment)
+        assert done.returncode == 0, done.stderr[-3000:]
+    for seed in (0, 1):
+        a, b = (tmp_path / f / f"seed={seed}" for f in ("a", "b"))
+        assert (a / "metrics.csv").read_text() == (b / "metrics.csv").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.promise("A search goes on to the same trials")
+def test_a_search_by_optuna_goes_on_to_the_same_trials(tmp_path):
+    """Its sampler has a seed and finished jobs are found again: no state of its own is needed."""
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    search = (
+        "hydra/sweeper=optuna", "hydra.sweeper.sampler.seed=3", "hydra.sweeper.direction=minimize",
+        "optimizer.lr=tag(log,interval(1e-4,1e-2))", "hydra.sweeper.n_jobs=1",
+    )  # fmt: skip
+    two = multirun(tmp_path / "s", *search, "hydra.sweeper.n_trials=2")
+    assert two.returncode == 0, two.stderr[-3000:]
+    first = {run.name: run.result["val_loss"] for run in read_sweep(tmp_path / "s").runs}
+    assert len(first) == 2
+    three = multirun(tmp_path / "s", *search, "hydra.sweeper.n_trials=3")
+    assert three.returncode == 0, three.stderr[-3000:]
+    assert three.stderr.count("done before") == 2
+    found = {run.name: run.result["val_loss"] for run in read_sweep(tmp_path / "s").runs}
+    assert len(found) == 3
+    assert first.items() <= found.items()
+    best = (tmp_path / "s" / "optimization_results.yaml").read_text()
+    assert f"{min(found.values())}"[:10] in best
+
+
+@pytest.mark.slow
+@pytest.mark.promise("joblib, submitit (local) and Ray run the jobs that Hydra's basic launcher runs")
+def test_hydras_launchers_run_the_same_jobs(tmp_path):
+    """Somewhere else: worker processes, a local stand-in of SLURM, a Ray cluster of this machine."""
+    losses = {}
+    for launcher in ("basic", "joblib", "submitit_local", "ray"):
+        plugin = f"hydra_plugins.hydra_{launcher.removesuffix('_local')}_launcher"
+        if launcher != "basic" and find_spec("hydra_plugins") and not find_spec(plugin):
+            continue
+        done = multirun(tmp_path / launcher, "seed=0,1", f"hydra/launcher={launcher}", "trainer.max_steps=2")
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+        sweep = read_sweep(tmp_path / launcher)
+        assert [run.name for run in sweep.finished] == ["seed=0", "seed=1"]
+        losses[launcher] = [run.result["val_loss"] for run in sweep.runs]
+    print(f"launchers: {', '.join(losses)}")
+    for found in losses.values():
+        assert found == pytest.approx(losses["basic"], rel=1e-6)
+
+
+def endings(monkeypatch, *codes: Any) -> list[str]:
+    """The launcher ends as told, once after the other."""
+    left, calls = list(codes), []
+
+    def launch(config: Any, environment: Any) -> None:
+        calls.append(config.run.name)
+        end = left.pop(0)
+        if isinstance(end, Exception):
+            raise end
+        if end:
+            raise ProcessesFailed(end)
+        folder = Path(config.run.dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "result.json").write_text(json.dumps({"status": "finished", "val_loss": 1.5, "steps": 4}))
+
+    monkeypatch.setattr(world, "launch", launch)
+    return calls
+
+
+def test_on_failure(tmp_path, monkeypatch):
+    calls = endings(monkeypatch, 1, 0)
+    assert run_job(job(tmp_path, "on_failure=retry")) == 1.5
+    assert len(calls) == 2
+    calls = endings(monkeypatch, 1, 1)
+    with pytest.raises(JobFailed, match="job failed: exit code 1"):
+        run_job(job(tmp_path / "b", "on_failure=retry"))
+    assert len(calls) == 2
+    for hopeless in (OUT_OF_MEMORY, 2):
+        calls = endings(monkeypatch, hopeless)
+        with pytest.raises(JobFailed):
+            run_job(job(tmp_path / str(hopeless), "on_failure=retry"))
+        assert len(calls) == 1
+    endings(monkeypatch, 7)
+    with pytest.raises(SystemExit) as stop:
+        run_job(job(tmp_path / "c", "on_failure=stop"))
+    assert stop.value.code == 7
+    endings(monkeypatch, Preempted(3))
+    with pytest.raises(SystemExit) as stop:
+        run_job(job(tmp_path / "d"))
+    assert stop.value.code == PREEMPTED
+
+
+def test_a_job_that_the_kernel_killed_for_its_memory(tmp_path, monkeypatch):
+    from vicuna_lit.train import memory
+
+    kills = iter([3, 4, 4, 4])
+    monkeypatch.setattr(memory, "kernel_kills", lambda: next(kills))
+    for name, cause in (("a", "out_of_memory"), ("b", None)):
+        endings(monkeypatch, -9)
+        with pytest.raises(JobFailed):
+            run_job(job(tmp_path / name))
+        assert failures(tmp_path / name)[-1]["cause"] == cause
+
+
+def test_a_failure_never_touches_another_runs_folder(tmp_path, monkeypatch):
+    folder = tmp_path / "job"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"seed": 1}')
+    (folder / "result.json").write_text('{"status": "finished", "val_loss": 1.0}')
+    with pytest.raises(JobFailed, match="bad input"):
+        run_job(job(tmp_path))
+    assert json.loads((folder / "result.json").read_text())["status"] == "finished"
+    assert failures(tmp_path)[0]["code"] == 2
+
+
+def test_a_failed_evaluation_keeps_the_result_of_the_training(tmp_path, monkeypatch):
+    from vicuna_lit.cli import evaluate_after
+
+    endings(monkeypatch, 0)
+    (tmp_path / "job").mkdir()
+    (tmp_path / "job/config.json").write_text(json.dumps(job(tmp_path).model_dump(mode="json")))
+    monkeypatch.setattr(evaluate_after, "evaluate_result", lambda *_: 1)
+    with pytest.raises(JobFailed, match="trained, but evaluate_after failed: exit code 1"):
+        run_job(job(tmp_path))
+    assert json.loads((tmp_path / "job/result.json").read_text())["status"] == "finished"
+    assert failures(tmp_path)[0]["code"] == 1
+
+
+def test_the_objective_is_a_figure_of_the_result(tmp_path, monkeypatch):
+    endings(monkeypatch, 0, 0)
+    assert run_job(job(tmp_path, "objective=steps")) == 4
+    with pytest.raises(JobFailed, match=r"objective=stepps: no figure of result\.json"):
+        run_job(job(tmp_path / "b", "objective=stepps"))
+
+
+def test_what_counts_as_out_of_memory():
+    assert is_out_of_memory(MemoryError())
+    assert is_out_of_memory(
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 9 bytes")
+    )
+    assert not is_out_of_memory(RuntimeError("shapes do not match"))
+
+
+def test_the_plan_of_a_sweep_reads_the_conversations_once(tmp_path, capsys, monkeypatch):
+    reads = []
+    monkeypatch.setattr(sweep, "console", None)
+    from vicuna_lit.data import source
+
+    monkeypatch.setenv("VICUNA_LIT_CACHE", str(tmp_path / "cache"))
+    real = source.tokenised
+    monkeypatch.setattr(source, "tokenised", lambda *a: reads.append(a) or real(*a))
+    plans = DryRun()
+    for context, seed in itertools.product((128, 256), (0, 1)):
+        swept = [f"+run.swept.context_length='{context}'", f"+run.swept.seed='{seed}'"]
+        changed = [f"context_length={context}", f"seed={seed}", f"run.dir={tmp_path / str(context) / str(seed)}"]
+        common = [o for o in SHORT if not o.startswith("context_length")]
+        plans.add(load("train", *common, *changed, *swept))
+    assert len(reads) == 4  # training and held-out conversations of each context
+    plans.show(tmp_path)
+    said = capsys.readouterr().out
+    assert "4 jobs" in said
+    for word in ("context_length", "seed", "steps", "tokens", "supervised", "to do"):
+        assert word in said
+
+
+def test_the_name_of_a_jobs_folder_is_one_name():
+    assert folder_name("data.path=/a/b c.json,seed=0") == "data.path=_a_b_c.json,seed=0"
+    long = [folder_name("x=" + "y" * 300 + end) for end in "ab"]
+    assert len(set(long)) == 2
+    assert max(map(len, long)) < 255
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["hydra/launcher=slurn"], "hydra/launcher/slurn"),
+        (["run.dir=somewhere"], "run.dir: jobs of a sweep would share it"),
+        (["hydra/sweeper=optuna", "dry_run=true"], "dry_run: a search chooses its jobs as it goes"),
+    ],
+)
+def test_bad_sweeps_are_said_in_one_line(tmp_path, overrides, said):
+    done = multirun(tmp_path, "seed=0,1", *overrides)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,99 @@
+"""The templates and tokenizers that models ship with: what is trained on is what they would generate.
+
+They are others' and not in this repository; CONTRIBUTING.md says where to put them. Without them nothing runs here but
+what lies in the shared data."""
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from transformers import AutoTokenizer
+
+from tests.helpers.jinja_templates import OTHERS, check, encoder_with, spans
+from tests.helpers.runs import SHARED
+from tests.helpers.talks import TALKS
+from vicuna_lit.data.conversation import Conversation, Rejection, Turn
+from vicuna_lit.data.encoder import Encoder, Example
+
+TOKENIZERS = sorted(
+    folder
+    for place in (OTHERS, SHARED / "tokenizers")
+    if place.is_dir()
+    for folder in place.iterdir()
+    if (folder / "tokenizer.json").exists()
+    and ((folder / "chat_template.jinja").exists() or "chat_template" in (folder / "tokenizer_config.json").read_text())
+)
+TEMPLATES = sorted(OTHERS.glob("*.jinja")) if OTHERS.is_dir() else []
+REASONS = (
+    "drops the reasoning",
+    "drops tool_calls",
+    "drops the tools",
+    "drops, repeats or reorders a turn",
+    "chat template refuses it",
+    "generation prompt is not a prefix",
+    "straddles the mask",
+)
+"""Why a template cannot be trained with, of all that one is asked for here."""
+
+
+@cache
+def encoder_of(path: Path) -> Encoder:
+    if path.suffix == ".jinja":
+        return encoder_with(path.read_text())
+    return encoder_with("", AutoTokenizer.from_pretrained(path))
+
+
+def encoder_or_skip(path: Path) -> Encoder:
+    try:
+        return encoder_of(path)
+    except ValueError as refusal:
+        assert "puts no stop token" in str(refusal) or "not a prefix" in str(refusal)
+        pytest.skip(str(refusal))
+
+
+@pytest.mark.parametrize("talk", TALKS)
+@pytest.mark.parametrize("path", [*TOKENIZERS, *TEMPLATES], ids=lambda path: path.name)
+def test_a_stock_template_trains_on_what_it_would_generate(path, talk):
+    encoder = encoder_or_skip(path)
+    found = check(encoder, TALKS[talk])
+    if isinstance(found, Rejection):
+        assert any(reason in f"{found.reason}: {found.detail}" for reason in REASONS)
+
+
+@pytest.mark.parametrize("path", TOKENIZERS, ids=lambda path: path.name)
+def test_blanks_code_and_every_script_get_the_ids_of_the_reference(path):
+    """Case 18: a tokenizer with tokens for runs of blanks, or with a normaliser, refuses nothing for them."""
+    encoder = encoder_or_skip(path)
+    texts = (
+        "def f():\n    return 1\n\n\n\n        x",
+        "two  blanks, a\ttab and \u00a0 another",
+        "cafe\u0301 \u212b \ufb01 👩‍👩‍👧 你好，世界。 Привет ▁ ▁▁",
+        "1234567 3.14 <b>bold</b> <table> $x^2$ `a`  \n  - b\n\n\n- c",
+        "don't WON'T I'LL 'quoted' ... --- ===",
+        "𝔘𝔫𝔦 \u200b\u200d\u2028\ufeff\U000e0041",
+    )
+    for text in texts:
+        turns = (Turn("user", text), Turn("assistant", text), Turn("user", "ok"), Turn("assistant", text))
+        found = check(encoder, Conversation("x", turns))
+        assert isinstance(found, list), found
+
+
+@pytest.mark.parametrize("path", TOKENIZERS, ids=lambda path: path.name)
+def test_control_tokens_that_people_write_never_become_any(path):
+    encoder = encoder_or_skip(path)
+    special = [t for t in encoder.template.special if t.isascii()]
+    typed = "".join(special[:40]) + " and " + special[0]
+    clean = Conversation("x", (Turn("user", "a"), Turn("assistant", "b"), Turn("user", "c"), Turn("assistant", "d")))
+    attacked = Conversation("x", tuple(Turn(t.role, f"{t.content} {typed}.") for t in clean.turns))
+    ids = set(encoder.tokenizer.convert_tokens_to_ids(list(encoder.template.special)))
+
+    def control(example: Example) -> list[int]:
+        return [int(i) for i in example.input_ids if int(i) in ids]
+
+    for plain, other in zip(*encoder.unfold([clean, attacked]), strict=True):
+        assert isinstance(plain, Example)
+        assert isinstance(other, Example)
+        assert control(other) == control(plain)
+        assert len(spans(other)) == len(spans(plain))
+        assert np.flatnonzero(other.supervised).size > np.flatnonzero(plain.supervised).size

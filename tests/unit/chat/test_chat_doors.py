@@ -1,0 +1,52 @@
+"""The page's doors: bodies have an end, and no header of a client says who it is."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from vicuna_lit.chat import server
+
+
+def served(chunks: list[bytes], **headers: str) -> tuple[list[int], int]:
+    """The statuses that were sent, and the bytes that the application has read."""
+    read, statuses, left = 0, [], list(chunks)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        nonlocal read
+        while True:
+            message = await receive()
+            read += len(message.get("body", b""))
+            if message["type"] == "http.disconnect" or not message.get("more_body"):
+                break
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": left.pop(0), "more_body": bool(left)}
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            statuses.append(message["status"])
+
+    scope = {
+        "type": "http", "method": "POST", "path": "/gradio_api/queue/join",
+        "headers": [(name.replace("_", "-").encode(), text.encode()) for name, text in headers.items()],
+    }  # fmt: skip
+    asyncio.run(server.SecurityMiddleware(app)(scope, receive, send))
+    return statuses, read
+
+
+def test_a_body_that_is_too_long_is_not_read():
+    assert served([b"{}"], content_length="2") == ([200], 2)
+    for said in (str(server.MOST_BODY + 1), "many", "-1"):
+        assert served([b"x"], content_length=said) == ([413], 0)
+    _, read = served([b"x" * 2**20] * 64)  # in chunks, without a length
+    assert read <= server.MOST_BODY
+
+
+@pytest.mark.parametrize(("variable", "trusts"), [(None, False), ("10.0.0.1", True)])
+def test_addresses_that_a_header_names_are_taken_from_named_proxies_alone(variable, trusts, monkeypatch):
+    monkeypatch.delenv("FORWARDED_ALLOW_IPS", raising=False)
+    if variable:
+        monkeypatch.setenv("FORWARDED_ALLOW_IPS", variable)
+    assert server.settings_of(None).proxy_headers is trusts

@@ -1,0 +1,133 @@
+"""Run folders → one table and one page."""
+
+import csv
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vicuna_lit.cli import compare as command
+from vicuna_lit.compare.report import write_report
+from vicuna_lit.compare.runs import read_run, read_sweep
+from vicuna_lit.compare.table import Mean, settings, table
+from vicuna_lit.config.compose import load
+from vicuna_lit.run_folder import RunError
+
+
+def run(folder: Path, loss: float | None, *overrides: str, swept: dict[str, str] | None = None, **more: Any) -> Path:
+    """A run folder as the train job leaves it, but for the training."""
+    config = load("train", "run.name=job", *overrides).model_dump(mode="json")
+    config["run"] |= {"swept": swept or {}, "name": folder.name}
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    if loss is not None:
+        validation = {"val/loss": loss, "val/loss_by_turn/1": loss - 0.1, "val/loss_by_turn/2": loss + 0.1}
+        figures = {"val_loss": loss, "supervised_tokens_per_second": 1000 * loss, "peak_memory_bytes": 2**30}
+        result = {"status": "finished", "seconds": 9.0, "validation": validation} | figures
+        (folder / "result.json").write_text(json.dumps(result | more))
+        (folder / "metrics.csv").write_text(
+            "step,loss,grad_norm,lr,supervised_tokens,conversations_hash\n1,2.5,1.0,0.1,10,ab\n2,1.5,0.5,0.05,12,cd\n"
+        )
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for context, losses in {"2048": (1.5, 1.7, 1.9), "512": (2.0, 2.25, 2.35), "1024": (1.6, 1.8, None)}.items():
+        for seed, loss in enumerate(losses):
+            swept = {"context_length": context, "seed": str(seed)}
+            name = f"context_length={context},seed={seed}"
+            run(tmp_path / "s" / name, loss, f"context_length={context}", f"seed={seed}", swept=swept)
+    return tmp_path / "s"
+
+
+@pytest.mark.promise("A sweep's table has means, errors and paired differences, and hostile names are text on its page")
+def test_settings_are_means_over_seeds_in_the_order_of_the_key(folder):
+    sweep = read_sweep(folder)
+    assert sweep.keys == ("context_length", "seed")
+    found = settings(sweep)
+    assert [s.choices for s in found] == [{"context_length": c} for c in ("512", "1024", "2048")]
+    assert [len(s.runs) for s in found] == [3, 2, 3]
+    loss = found[0].metrics["val_loss"]
+    assert loss and loss.mean == pytest.approx(2.2)
+    assert loss.error == pytest.approx(math.sqrt((0.04 + 0.0025 + 0.0225) / 2 / 3))
+    assert found[0].difference is None
+    two, three = found[1].difference, found[2].difference
+    assert two and two.count == 2
+    assert two.mean == pytest.approx(((1.6 - 2.0) + (1.8 - 2.25)) / 2)
+    assert three and three.mean == pytest.approx(-0.5)
+    assert three.error == pytest.approx(math.sqrt((0.0**2 + 0.05**2 + 0.05**2) / 2 / 3))
+
+
+@pytest.mark.promise("A sweep's table has means, errors and paired differences, and hostile names are text on its page")
+def test_the_table_and_the_page(folder, capsys, monkeypatch):
+    hostile = "<script>alert(1)</script>"
+    run(folder / "bad", None, swept={"context_length": hostile, "seed": "0"})
+    (folder / "failures.jsonl").write_text(
+        json.dumps({"job": "gone", "error": hostile, "cause": None, "code": 1, "time": 5.0}) + "\n"
+    )
+    monkeypatch.setattr("sys.argv", ["vicuna-compare", str(folder)])
+    command.main()
+    said = capsys.readouterr().out
+    assert "2.20 ± 0.10" in said
+    assert "8 finished, 2 unfinished" in said
+    page = (folder / "compare.html").read_text()
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
+    assert page.count("<svg") == 6  # loss, by reply, its difference, training, speed, memory; no figure by position
+    with (folder / "runs.csv").open() as file:
+        runs = list(csv.DictReader(file))
+    assert len(runs) == 10
+    assert {row["val_loss"] for row in runs if row["context_length"] == "2048"} == {"1.5", "1.7", "1.9"}
+    assert (folder / "figures" / "validation_loss.svg").read_text().startswith("<svg")
+
+
+def test_figures_are_the_same_every_time(folder):
+    sweep = read_sweep(folder)
+    once = write_report(sweep, folder / "a").read_bytes()
+    assert write_report(sweep, folder / "b").read_bytes() == once
+
+
+def test_runs_started_one_by_one_differ_by_their_configs(tmp_path):
+    run(tmp_path / "a", 1.0, "optimizer.lr=1e-3", "run.dir=x")
+    run(tmp_path / "b", 2.0, "optimizer.lr=5e-3", "strategy=ddp", "run.dir=y", "wandb.mode=disabled")
+    sweep = read_sweep(tmp_path / "a", tmp_path / "b")
+    assert set(sweep.keys) == {"optimizer.lr", "strategy.kind"}
+    names = {tuple(s.choices.values()): s for s in settings(sweep)}
+    assert {frozenset(k) for k in names} == {frozenset({"0.001", "single"}), frozenset({"0.005", "ddp"})}
+    assert list(table(settings(sweep))[0])[:2] == [k.split(".")[-1] for k in sweep.keys]
+
+
+def test_one_run(tmp_path):
+    folder = run(tmp_path / "a", 1.25, lost_time={"saving": 0.5})
+    one = read_run(folder)
+    assert one.status == "finished"
+    assert one.metrics["loss"].tolist() == [2.5, 1.5]
+    assert one.metrics["conversations_hash"].tolist() == ["ab", "cd"]
+    assert one.val_by("turn") == {"1": 1.15, "2": 1.35}
+    assert (one.metric("lost_time.saving"), one.metric("nothing"), one.metric("validation")) == (0.5, None, None)
+
+
+def test_bad_folders(tmp_path):
+    with pytest.raises(RunError, match="no folder of a train run"):
+        read_run(tmp_path)
+    with pytest.raises(RunError, match="holds no train run"):
+        read_sweep(tmp_path)
+    with pytest.raises(RunError, match="no such folder"):
+        read_sweep(tmp_path / "nowhere")
+    (run(tmp_path / "a", 1.0) / "result.json").write_text("{")
+    with pytest.raises(RunError, match="cannot be read"):
+        read_sweep(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ([1.4320], "1.4320"), ([12345.0], "12,345"), ([0.0], "0"), ([1.0, 1.0], "1.0000"),
+        ([1.0, 1.002], "1.0010 ± 0.0010"), ([100.0, 140.0], "120 ± 20"), ([-0.5, -0.6], "-0.550 ± 0.050"),
+    ],
+)  # fmt: skip
+def test_means_have_as_many_digits_as_their_errors_justify(values, text):
+    assert str(Mean.of(values)) == text

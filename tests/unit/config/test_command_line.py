@@ -1,0 +1,210 @@
+"""Hydra's own ways on the command line: folders of the user's, globs, sweeps from an experiment, names."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.helpers.encoders import QUICKSTART
+from vicuna_lit.cli.command_line import CommandLine, jobs_of, read
+from vicuna_lit.config.compose import ConfigError, load
+
+MINE = """# @package _global_
+run:
+  name: mine
+seed: 5
+context_length: 256
+"""
+SWEEP = """# @package _global_
+defaults:
+  - quickstart
+hydra:
+  mode: MULTIRUN
+  sweeper:
+    params:
+      context_length: 256,512
+      template: glob(vicuna*)
+      seed: 0,1
+run:
+  name: sweep_of_mine
+"""
+
+
+@pytest.fixture
+def conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of the user's, in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    for name, text in {
+        "experiment/mine": MINE,
+        "experiment/abl": SWEEP,
+        "template/vicuna_mine": "defaults: [vicuna_v1]\nname: vicuna_mine\n",
+        "judge/mine": "defaults: [rule]\n",
+        "moderation/mine": "defaults: [none]\n",
+        "preset/mine": "# @package _global_\nfilters: {min_turns: 3}\n",
+    }.items():
+        file = tmp_path / f"conf/{name}.yaml"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    return tmp_path / "conf"
+
+
+def line(*arguments: str, job: Any = "train") -> CommandLine:
+    return read(job, arguments)[0]
+
+
+def problems(*arguments: str) -> str:
+    with pytest.raises(ConfigError) as error:
+        jobs_of(line(*arguments))
+    return str(error.value)
+
+
+WAYS = (["--config-dir=conf"], ["--config-dir", "conf"], ["-cd", "conf"], ["hydra.searchpath=[file://conf]"])
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_folder_of_the_users_holds_choices_alone_and_in_a_sweep(conf, way):
+    (one,) = jobs_of(line("experiment=mine", *way))
+    assert (one.seed, one.context_length, one.run.name) == (5, 256, "mine")
+    sweep = line("experiment=mine", *way, "-m", "seed=7,8")
+    assert [(c.seed, c.context_length, c.run.name) for c in jobs_of(sweep)] == [(7, 256, "seed=7"), (8, 256, "seed=8")]
+    assert sweep.folder == Path("runs/sweeps/mine")
+
+
+@pytest.mark.parametrize(
+    ("job", "arguments", "found"),
+    [
+        ("prepare", ["raw=x", "preset=mine"], lambda c: c.filters.min_turns == 3),
+        ("estimate", ["experiment=mine"], lambda c: c.seed == 5),
+        ("evaluate", ["models=[a,b]", "judge=mine"], lambda c: c.judge.kind == "rule"),
+        ("chat", ["model=x", "moderation=mine"], lambda c: c.moderation.kind == "none"),
+    ],
+)
+def test_every_job_takes_such_a_folder(conf, job, arguments, found):
+    (config,) = jobs_of(line("--config-dir=conf", *arguments, job=job))
+    assert found(config)
+    if job != "chat":
+        assert len(jobs_of(line("--config-dir=conf", "-m", *arguments, "run.name=1,2", job=job))) == 2
+
+
+def test_python_takes_such_a_folder(conf):
+    assert load("train", "hydra.searchpath=[file://conf]", "experiment=mine").seed == 5
+
+
+def test_folders_that_are_not_there_or_would_not_be_read_are_said(conf):
+    assert "nowhere: no such folder" in problems("--config-dir=nowhere", "seed=1")
+    assert "no such choice" in problems("experiment=mine")
+    (conf / "experiment/quickstart.yaml").write_text("# @package _global_\nseed: 9\n")
+    assert "quickstart.yaml in its place, which has the same name" in problems("--config-dir=conf", "seed=1")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["hydra.searchpath=file://conf"], "hydra.searchpath=file://conf: is a list of places"),
+        (["hydra.searchpath=[pkg://nothing.conf]"], "nothing.conf: no such folder"),
+        (["-m", "experiment=null,vicuna"], "no job of a sweep can leave experiment out"),
+        (["-m", "--config-name=mine"], "--config-name, --config-path: not in a multirun"),
+    ],
+)
+def test_what_cannot_be_asked_for_is_one_line(conf, arguments, said):
+    (line,) = problems(*arguments).splitlines()
+    assert said in line
+
+
+def test_a_mistake_names_the_users_choices_too(conf):
+    assert "did you mean mine?" in problems("--config-dir=conf", "experiment=mien")
+
+
+def test_glob_is_the_choices_of_all_folders(conf):
+    names = [config.template.name for config in jobs_of(line("--config-dir=conf", "-m", "template=glob(vicuna*)"))]
+    assert names == ["vicuna_mine", "vicuna_v0", "vicuna_v1"]
+    alone = jobs_of(line("-m", "template=glob([vicuna*,alpaca],exclude=*v0)"))
+    assert [config.run.name for config in alone] == ["template=alpaca", "template=vicuna_v1"]
+    assert "no choice of template" in problems("-m", "template=glob(x*)")
+
+
+def test_two_data_sets_are_two_jobs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.jsonl", "b.jsonl"):
+        (tmp_path / name).write_text((QUICKSTART / "conversations.jsonl").read_text())
+    found = jobs_of(line("-m", "data=a.jsonl,b.jsonl"))
+    assert [(c.data.path, c.run.name) for c in found] == [(f"{n}.jsonl", f"data.path={n}.jsonl") for n in "ab"]
+    assert [c.run.name for c in jobs_of(line("-m", "data=quickstart,sharegpt"))] == ["data=quickstart", "data=sharegpt"]
+    assert "a sweep over quickstart of conf/data and a path" in problems("-m", "data=quickstart,a.jsonl")
+
+
+def test_a_sweep_that_an_experiment_holds_is_one_like_any_other(conf):
+    found = line("--config-dir=conf", "experiment=abl", "trainer.max_steps=1")
+    assert found.multirun
+    assert found.folder == Path("runs/sweeps/sweep_of_mine")
+    names = [config.run.name for config in jobs_of(found)]
+    assert len(names) == 12
+    assert names[0] == "context_length=256,template=vicuna_mine,seed=0"
+    assert {config.trainer.max_steps for config in jobs_of(found)} == {1}
+    said = next(argument for argument in found.arguments if "exclude_keys" in argument)
+    assert "'experiment'" in said
+    assert "'trainer.max_steps'" in said
+    assert "seed" not in said
+    assert len(jobs_of(line("--config-dir=conf", "experiment=abl", "seed=3"))) == 6
+    assert not line("--config-dir=conf", "experiment=abl", "hydra.mode=RUN").multirun
+
+
+def test_hydra_mode_is_a_multirun():
+    found = line("hydra.mode=MULTIRUN", "seed=0,1")
+    assert found.multirun
+    assert [config.run.name for config in jobs_of(found)] == ["seed=0", "seed=1"]
+    assert "Ambiguous value" in problems("seed=0,1")
+
+
+def test_flags_may_stand_anywhere():
+    found = line("seed=1", "-m", "context_length=128,256", "--info", "searchpath")
+    assert found.flags == ("--multirun", "--info", "searchpath")
+    assert found.overrides == ("seed=1", "context_length=128,256")
+
+
+def test_sizes_are_swept_with_their_weights(tmp_path, monkeypatch):
+    monkeypatch.setenv("LLAMA_7B", str(tmp_path / "7b"))
+    monkeypatch.delenv("LLAMA_13B", raising=False)
+    said = problems("-m", "experiment=vicuna", "model=llama_7b,llama_13b", "data=files", "data.path=x")
+    assert said.startswith("model: path is null; give the folder of the weights, model.path=<folder>, or LLAMA_13B=<f")
+    monkeypatch.setenv("LLAMA_13B", str(tmp_path / "13b"))
+    found = jobs_of(line("-m", "experiment=vicuna", "model=llama_7b,llama_13b", "data=files", "data.path=x"))
+    assert [c.model.path for c in found] == [str(tmp_path / "7b"), str(tmp_path / "13b")]
+    assert [c.run.name for c in found] == ["model=llama_7b", "model=llama_13b"]
+    own = jobs_of(line("experiment=vicuna", "model=llama_7b", "model.path=y", "data=files", "data.path=x"))
+    assert own[0].model.path == "y"
+
+
+@pytest.mark.parametrize("name", ["7", "nan", "1e3", "true", "-3.5", "007", "inf"])
+def test_a_number_can_be_a_name(name):
+    config = load("train", f"run.name={name}", f"wandb.group={name}", f"wandb.tags=[{name},a]")
+    assert (config.run.name, config.wandb.group, config.wandb.tags) == (name, name, (name, "a"))
+
+
+@pytest.mark.parametrize(
+    "override", ["seed=True", "trainer.max_steps=false", "optimizer.lr=true", "optimizer.betas=[true,0]"]
+)
+def test_a_truth_value_is_no_number(override):
+    (said,) = problems(override).splitlines()
+    assert said.startswith(override.partition("=")[0])
+    assert "input should be a valid" in said
+
+
+def test_a_group_that_is_left_out_is_gone_or_asked_for():
+    assert load("train", "experiment=null", "context_length=512", "model.rope_scaling=none").run.name == "run"
+    assert load("train", "~experiment", "context_length=512").conversations_per_step == 128
+    assert load("train", "trainer=null").trainer.devices == 1
+    for group in ("model", "data", "template", "strategy", "finetune"):
+        for override in (f"{group}=null", f"~{group}"):
+            assert f"{group}: must be given, {group}=…" in problems(override)
+
+
+def test_explain_names_the_users_file(conf):
+    from vicuna_lit.cli.explain import explain
+
+    given, flags = read("train", ["--config-dir=conf", "experiment=mine", "--explain", "seed"])
+    said = explain("train", [*flags, *given.overrides])
+    assert f"({conf / 'experiment/mine.yaml'})" in said  # not broken, however long
+    assert "default 5 (" in " ".join(said.split())
+    given, flags = read("train", ["--explain=context_length", "experiment=vicuna"])
+    assert "(conf/train.yaml)" in explain("train", [*flags, *given.overrides])

@@ -1,0 +1,249 @@
+"""Every committed config is a test case; every mistake is reported, all at once, by its dotted key."""
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from vicuna_lit.config.base import CONF_DIR
+from vicuna_lit.config.compose import ConfigError, load
+from vicuna_lit.config.train import ValidationConfig
+
+PLAN = ["dry_run=true", "data=files", "data.path=x", "model.tokenizer=x"]
+
+
+def names(group: str) -> list[str]:
+    return sorted(p.stem for p in (CONF_DIR / group).glob("*.yaml"))
+
+
+def problems(*overrides: str) -> tuple[str, ...]:
+    with pytest.raises(ConfigError) as error:
+        load("train", *overrides)
+    return error.value.problems
+
+
+@pytest.mark.parametrize("experiment", names("experiment"))
+def test_every_experiment_composes(experiment: str):
+    needs = ["model=llama_7b"] if experiment == "vicuna" else []
+    config = load("train", f"experiment={experiment}", *PLAN, *needs)
+    assert config.run.name == experiment
+    assert config.run.dir == f"runs/{experiment}"
+
+
+@pytest.mark.parametrize("group", ["model", "template", "data", "strategy", "finetune"])
+def test_every_choice_composes(group: str):
+    for name in names(group):
+        load("train", f"{group}={name}", *(["data.path=x"] * (name != "mixture")),
+             *([] if group == "data" else PLAN[:1]), "dry_run=true",
+             *(["model.tokenizer=x"] if group == "model" else []),
+             *(["model.architecture={model_type: llama}"] if name == "local" else []),
+             *(["finetune.train=[lm_head]"] if name == "partial" else []),
+             *(["model=llama_7b", "model.tokenizer=x"] if name == "qlora" else []))  # fmt: skip
+
+
+@pytest.mark.parametrize("model", sorted({*names("model")} - {"tiny"}))
+def test_the_articles_settings_for_any_model(model: str):
+    config: Any = load("train", "experiment=vicuna", f"model={model}", "model.path=x", "data.path=y")
+    assert config.model.name == model
+    assert (config.run.name, config.precision, config.template.name) == ("vicuna", "bf16-mixed", "vicuna_v1")
+    assert (config.context_length, config.conversations_per_step, config.optimizer.lr) == (2048, 128, 2e-5)
+
+
+def test_the_articles_settings():
+    for name, size in (("vicuna_7b", 4096), ("vicuna_13b", 5120)):
+        c: Any = load("train", f"experiment={name}", *PLAN)
+        assert (c.context_length, c.conversations_per_step, c.trainer.epochs) == (2048, 128, 3)
+        assert (c.optimizer.lr, c.optimizer.schedule, c.optimizer.warmup_ratio) == (2e-5, "cosine", 0.03)
+        assert (c.optimizer.weight_decay, c.gradient_checkpointing, c.precision) == (0.0, "full", "bf16-mixed")
+        assert c.model.architecture["hidden_size"] == size
+    alpaca: Any = load("train", "experiment=alpaca_7b", *PLAN)
+    assert (alpaca.context_length, alpaca.template.name) == (512, "alpaca")
+
+
+def test_all_mistakes_at_once_with_the_nearest_name():
+    found = problems(
+        "contxt_length=3", "model=tinyy", "seed=abc", "+foo.bar=1", "precision=bf16-mixd",
+        "template.repli=x", "optimizer.lr=-1", "tokens_per_device=10",
+    )  # fmt: skip
+    text = "\n".join(found)
+    assert len(found) == 8
+    for expected in (
+        "contxt_length: unknown key (did you mean context_length?)",
+        "model=tinyy: no such choice (did you mean tiny?)",
+        "seed='abc'",
+        "foo: unknown key",
+        "precision=bf16-mixd: no such choice (did you mean bf16-mixed?)",
+        "template.repli: unknown key (did you mean template.reply?)",
+        "optimizer.lr=-1: input should be greater than 0",
+        "tokens_per_device: 10 is less than context_length",
+    ):
+        assert expected in text
+
+
+def test_weights_that_are_the_users_must_be_named():
+    assert any("model.path=<folder>" in p for p in problems("experiment=vicuna_7b"))
+    assert any(p.startswith("data.path: must be given") for p in problems("experiment=vicuna_7b"))
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("template.reply=x", "must hold {content} once"),
+        ("template.reply='{content}'", "must have a stop string"),
+        ("trainer.max_steps=0", "trainer.max_steps=0"),
+        ("data.validation_fraction=1.5", "data.validation_fraction=1.5"),
+        ("optimizer.betas=[0.9]", "optimizer.betas"),
+        ("seed", "seed"),
+        ("seed=${nothing}", "nothing"),
+        ("trainer.devices=2", "strategy=ddp, fsdp, fsdp_offload"),
+        (
+            "gradient_checkpointing=every_1",
+            "gradient_checkpointing: every_1 is none of auto, none, full, attention, every_2",
+        ),
+        ("gradient_checkpointing=true", "gradient_checkpointing: true is none of auto, none, full"),
+        ("attention=sdpa", "attention=sdpa: no such choice (did you mean"),
+        ("strategy=fsdpp", "did you mean fsdp?"),
+        ("~model.architecture.model_type", "model.architecture: model_type must be given, transformers' name"),
+        ("finetune=qlora", "finetune: qlora quantises the weights of a Hugging Face folder"),
+    ],
+)
+def test_each_bad_value_names_its_key(override: str, expected: str):
+    assert any(expected in p for p in problems(override))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (
+            ("model=tiny", "experiment=quickstart", "model.path=x/hf"),
+            "model.path: this model begins with random weights; model=local model.path=x/hf loads",
+        ),
+        (
+            ("strategy=fsdp", "finetune=qlora", "model=local", "model.path=x", "data=quickstart"),
+            "strategy: qlora's 4-bit weights are not sharded",
+        ),
+        (
+            ("strategy=zero3", "finetune=qlora", "model=local", "model.path=x", "data=quickstart"),
+            "strategy: qlora's 4-bit weights are not sharded",
+        ),
+        (("strategy=fsdp", "optimizer.kind=adafactor"), "strategy: adafactor keeps its state by whole matrices"),
+        (("strategy=zero1", "optimizer.kind=adamw_8bit"), "strategy: adamw_8bit keeps its state by whole matrices"),
+        (("strategy=zero2", "precision=bf16-true", "master_weights=false"), "strategy: ZeRO always keeps fp32 master"),
+    ],
+)
+def test_choices_that_would_change_the_mathematics_are_refused(overrides: tuple[str, ...], expected: str):
+    assert any(p.startswith(expected) for p in problems(*overrides))
+
+
+def test_a_path_is_short_for_the_files_choice(tmp_path):
+    assert load("train", f"data={tmp_path}").data.path == str(tmp_path)
+    assert (load("train", "data=sharegpt").data.path or "").startswith("package://")
+
+
+@pytest.mark.parametrize("path", ["a b/(c), d=e/*.json", "it's/{x}.json", "x.json", "package://name/file.json"])
+def test_raw_is_a_path_with_any_character_or_a_list(path: str):
+    assert load("prepare", f"raw={path}").raw == path
+    assert load("prepare", "raw=[a.json,b]").raw == ("a.json", "b")
+
+
+def test_every_choice_of_prepare_composes():
+    for preset in names("preset"):
+        for template in names("template"):
+            assert load("prepare", "raw=x", f"preset={preset}", f"template={template}").raw == "x"
+    with pytest.raises(ConfigError, match="raw: must be given"):
+        load("prepare")
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("experiment=vicuna_7b", "experiment=vicuna_7b: this command has no experiment"),
+        ("personal_data=false", "personal_data holds keys; set one of them"),
+        ("moderation.enabled=true", "give moderation.scorer=package.module:function"),
+        ("language.keep=[EN]", "language.keep.0='EN'"),
+    ],
+)
+def test_mistakes_of_prepare(override: str, expected: str):
+    with pytest.raises(ConfigError) as error:
+        load("prepare", "raw=x", override)
+    assert any(expected in p for p in error.value.problems), error.value.problems
+
+
+def test_the_command_exits_with_2_before_torch_and_checks_a_whole_sweep():
+    command = [sys.executable, "-X", "importtime", "-m", "vicuna_lit.train"]
+    one = subprocess.run([*command, "sed=1", "precision=fp"], capture_output=True, text=True)
+    assert one.returncode == 2
+    assert "error: sed: unknown key (did you mean seed?)" in one.stderr
+    assert "error: precision=fp" in one.stderr
+    assert "| torch" not in one.stderr
+    sweep = subprocess.run([*command, "-m", "seed=1,x,2"], capture_output=True, text=True)
+    assert sweep.returncode == 2
+    assert "error: seed='x'" in sweep.stderr
+
+
+def test_cfg_job_and_help():
+    show = subprocess.run([sys.executable, "-m", "vicuna_lit.train", "--cfg", "job"], capture_output=True, text=True)
+    assert show.returncode == 0
+    assert "conversations_per_step: 12" in show.stdout
+    usage = subprocess.run([sys.executable, "-m", "vicuna_lit.train", "--help"], capture_output=True, text=True)
+    assert usage.returncode == 0
+    assert "experiment: alpaca_7b" in usage.stdout
+
+
+@pytest.mark.parametrize("judge", sorted(p.stem for p in (CONF_DIR / "judge").glob("*.yaml")))
+def test_every_judge(judge: str):
+    needs = {"local": ["judge.path=x"], "recorded": ["judge.reviews=x"]}.get(judge, [])
+    config: Any = load("evaluate", "models=[a,gpt@https://host/v1/,{name: b, path: c d}]", f"judge={judge}", *needs)
+    assert [source.kind for source in config.models] == ["folder", "endpoint", "folder"]
+    assert (config.models[1].url, config.models[2].name) == ("https://host/v1", "b")
+
+
+@pytest.mark.parametrize("moderation", names("moderation"))
+def test_every_moderation(moderation: str):
+    needs = ["moderation.model=x"] if moderation == "guard" else []
+    config = load("chat", "model=x", f"moderation={moderation}", *needs)
+    assert config.moderation.kind == moderation
+    assert config.host == "127.0.0.1"
+
+
+@pytest.mark.parametrize("prompts", sorted(p.stem for p in (CONF_DIR / "judge/prompts").glob("*.yaml")))
+def test_every_prompt(prompts: str):
+    config: Any = load("evaluate", "models=[a,b]", "judge=endpoint", f"judge/prompts={prompts}")
+    assert {"default", "coding", "math"} <= set(config.judge.prompts.pairwise.task)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ((), "models: give at least one folder"),
+        (("models=[a]",), "judge.mode=single rates one alone"),
+        (
+            ("models=[a,b]", "judge=endpoint", "judge.url=host"),
+            "judge.url: host begins with neither http:// nor https://",
+        ),
+        (("models=[a,b]", "judge=local", "judge.path=x", "judge/prompts=scores"), "likelihood weighs letters"),
+        (
+            ("models=[a,b]", "judge=endpoint", "judge.prompts.single.form=letter"),
+            "single.form: letter is of two answers",
+        ),
+        (("models=[{path: a, nam: x},b]",), "models.0.nam: unknown key"),
+    ],
+)
+def test_evaluations_that_cannot_be(overrides: tuple[str, ...], message: str):
+    with pytest.raises(ConfigError) as error:
+        load("evaluate", *overrides)
+    assert message in str(error.value)
+
+
+def test_about_ten_validation_losses_are_taken_where_the_config_does_not_say_when():
+    def steps(every, of):
+        every = ValidationConfig(every_steps=every, context_length=None).interval(of)
+        return [step for step in range(1, of) if every and step % every == 0]
+
+    assert load("train", "experiment=vicuna", "model.path=/x", "data=/y").validation.every_steps == "auto"
+    assert load("train").validation.every_steps is None, "the quickstart's minute stays one"
+    assert steps("auto", 1000) == [100, 200, 300, 400, 500, 600, 700, 800, 900]
+    assert all(7 <= len(steps("auto", of)) + 1 <= 10 for of in range(13, 500))
+    assert steps("auto", 3) == [1, 2]
+    assert steps(4, 10) == [4, 8] and not steps(None, 10)

@@ -1,0 +1,106 @@
+"""The step plan is a pure function; these are its promises."""
+
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vicuna_lit.data.packing import plan_steps
+
+lengths_strategy = st.lists(st.integers(2, 500), min_size=1, max_size=80)
+
+
+@given(
+    lengths=lengths_strategy,
+    per_step=st.integers(1, 40),
+    room=st.integers(500, 3000),
+    world=st.integers(1, 5),
+    epochs=st.integers(1, 3),
+    seed=st.integers(0, 5),
+    packing=st.booleans(),
+)
+@pytest.mark.promise("The plan: every conversation once per epoch; the same steps for any world size and memory")
+def test_promises(lengths, per_step, room, world, epochs, seed, packing):
+    supervised = [n // 2 for n in lengths]
+    common = {"conversations_per_step": per_step, "seed": seed, "epochs": epochs}
+    plan = plan_steps(lengths, supervised, tokens_per_device=room, world_size=world, packing=packing, **common)
+
+    stream = Counter(c for step in plan.step_conversations for c in step)
+    assert stream == Counter(dict.fromkeys(range(len(lengths)), epochs))
+    assert plan.steps == -(-len(lengths) * epochs // per_step)
+    for step in plan.rows:
+        assert len(step) == world
+        for rank in step:
+            assert len(rank) == plan.accumulation
+            for row in rank:
+                assert sum(lengths[c] for c in row) <= room
+                assert packing or len(row) <= 1
+
+    single = plan_steps(lengths, supervised, tokens_per_device=500, **common)
+    assert plan.step_conversations == single.step_conversations
+    assert (plan.step_supervised == single.step_supervised).all()
+    assert [plan.conversations_hash(s) for s in range(plan.steps)] == [
+        single.conversations_hash(s) for s in range(plan.steps)
+    ]
+
+
+@given(lengths=lengths_strategy, per_step=st.integers(1, 40), seed=st.integers(0, 5))
+@pytest.mark.promise("The plan: every conversation once per epoch; the same steps for any world size and memory")
+def test_every_epoch_holds_every_conversation_once(lengths, per_step, seed):
+    plan = plan_steps(lengths, lengths, conversations_per_step=per_step, tokens_per_device=500, seed=seed, epochs=2)
+    again = plan_steps(lengths, lengths, conversations_per_step=per_step, tokens_per_device=500, seed=seed, epochs=2)
+    assert plan.rows == again.rows
+    first = plan_steps(lengths, lengths, conversations_per_step=per_step, tokens_per_device=500, seed=seed, epochs=1)
+    whole = len(lengths) // per_step
+    assert plan.step_conversations[:whole] == first.step_conversations[:whole]
+
+
+def test_max_steps_overrides_epochs_and_seeds_differ():
+    make = lambda **k: plan_steps([10] * 30, [5] * 30, conversations_per_step=4, tokens_per_device=40, **k)  # noqa: E731
+    assert make(max_steps=50, epochs=1).steps == 50
+    assert make(max_steps=2, epochs=9).steps == 2
+    assert make(seed=1).step_conversations != make(seed=2).step_conversations
+
+
+def test_a_conversation_longer_than_a_row_is_refused():
+    with pytest.raises(ValueError, match="conversation 1 has 99 tokens"):
+        plan_steps([5, 99], [1, 1], conversations_per_step=2, tokens_per_device=50)
+    with pytest.raises(ValueError, match="no conversation"):
+        plan_steps([], [], conversations_per_step=2, tokens_per_device=50)
+
+
+@pytest.mark.parametrize("world", [2, 4, 8])
+@pytest.mark.promise("Ranks are within 5% of the mean cost of a step")
+def test_ranks_cost_the_same_within_5_percent_on_real_lengths(shared, world):
+    records = [
+        r for half in "ab" for r in json.loads((shared / f"conversations/sharegpt_v3_random_{half}.json").read_text())
+    ]
+    characters = np.array([sum(len(t["value"]) for t in r["conversations"]) for r in records])
+    lengths = np.clip(characters // 4, 8, 2048)
+    plan = plan_steps(lengths, lengths, conversations_per_step=128, tokens_per_device=8192, world_size=world)
+    for step in range(plan.steps - 1):
+        costs = plan.rank_costs(step)
+        assert costs.max() <= 1.05 * costs.mean()
+
+
+@given(
+    pieces=st.lists(st.lists(st.integers(2, 500), min_size=1, max_size=6), min_size=1, max_size=20),
+    per_step=st.integers(1, 6),
+    seed=st.integers(0, 5),
+)
+def test_pieces_of_one_conversation_share_a_step(pieces, per_step, seed):
+    """And which conversations a step holds does not depend on how many pieces they were cut into."""
+    lengths = [n for conversation in pieces for n in conversation]
+    groups = np.repeat(np.arange(len(pieces)) * 3 + 7, [len(c) for c in pieces])
+    common = {"conversations_per_step": per_step, "tokens_per_device": 3000, "seed": seed, "epochs": 2}
+    cut = plan_steps(lengths, lengths, groups=groups, **common)
+    whole = plan_steps([sum(c) for c in pieces], [1] * len(pieces), **common)
+    assert cut.steps == whole.steps
+    assert cut.epochs == whole.epochs
+    for a, b in zip(cut.step_conversations, whole.step_conversations, strict=True):
+        assert sorted(groups[list(a)]) == sorted(i * 3 + 7 for c in b for i in [c] * len(pieces[c]))
+    alone = plan_steps(lengths, lengths, groups=np.arange(len(lengths)), **common)
+    assert alone.rows == plan_steps(lengths, lengths, **common).rows

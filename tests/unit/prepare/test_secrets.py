@@ -1,0 +1,160 @@
+"""Secrets and personal data: each kind is found, also escaped; what only looks like one stays."""
+
+import json
+import random
+import runpy
+import sys
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vicuna_lit.prepare.personal_data import redact
+
+DICE = random.Random(1)
+KINDS = ["key", "email", "card", "phone"]
+
+
+def hexes(n: int) -> str:
+    return "".join(DICE.choices("0123456789abcdef", k=n))
+
+
+def word(n: int) -> str:
+    return "".join(DICE.choices("abcdefghijkmnpqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ23456789", k=n))
+
+
+SECRETS = {
+    "RapidAPI": ("'X-RapidAPI-Key': '{}'", f"{hexes(10)}msh{hexes(15)}p1{hexes(6)}jsn{hexes(12)}"),
+    "Django": ("SECRET_KEY = '{}'", "asdk2-gmdf18+ep^k4d4)=uf%+1h$5(p5!l3-g24xb10^%5ycj9!d"),
+    "Discord bot": ("client.run('{}')", f"M{word(23)}.{word(6)}.{word(38)}"),
+    "Slack webhook": ("hook = '{}'", "https://hooks.slack" + f".com/services/T{word(8)}/B{word(9)}/{word(24)}"),
+    "Discord webhook": ("{}", "https://discord.com/api" + f"/webhooks/123456789012/{word(60)}"),
+    "Google key": ("js?key={}:3", "AI" + "za" + word(35)),
+    "Google token": ("{}", "ya" + "29." + word(60)),
+    "Shopify": ("{}", "sh" + "pat_" + hexes(32)),
+    "JWT of two lines": ("{}", "ey" + f"J{word(20)}.ey" + f"J{word(40)}\n{word(40)}.{word(43)}"),
+    "mail API": ("mail_api_key: {}", hexes(40)),
+    "api key": ('"apiKey": "{}"', word(32)),
+    "secret": ("client_secret={}", word(40)),
+    "token": ("curl --token {}", word(32)),
+    "bearer": ("Authorization: Bearer {}", word(40)),
+    "stream password": ("rtsp://admin:{}@10.0.0.2/live", "Sec9ret4"),
+    "database password": ("password='{}'", "ZAQ!xsw2271"),
+    "npm": ("{}", "np" + "m_" + word(36)),
+    "Telegram": ("{}", f"5512345678:AA{word(33)}"),
+    "private key": ("{}", "-----BEGIN OPENSSH PRIVATE" + " KEY-----\nb3Bl\n-----END OPENSSH PRIVATE" + " KEY-----"),
+}
+
+
+@pytest.mark.parametrize("kind", SECRETS)
+@pytest.mark.parametrize("escaped", [False, True])
+def test_a_secret_of_each_kind_is_found(kind: str, escaped: bool):
+    form, value = SECRETS[kind]
+    text = f"Look: {form.format(value)}\nWhat is wrong?"
+    expected = f"Look: {form.format('[KEY]')}\nWhat is wrong?"
+    if escaped:
+        text, expected = text.replace("_", "\\_"), expected.replace("_", "\\_")
+    tally: Counter[str] = Counter()
+    assert redact(text, ["key"], tally) == expected
+    assert tally["key"] == 1
+    assert redact(expected, KINDS, Counter()) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "api_key = 'YOUR_API_KEY'",
+        "token = os.environ['SERVICE_TOKEN_2023_PRODUCTION']",
+        "secret/bestbeforedate-application-secrets-h5f429fb56",
+        'publicKeyToken="31bf3856ad364e35"',
+        "postgres://user:password@localhost/db",
+        "The secret of understanding internationalization is patience.",
+        "primary_key=customer_identification_number",
+        "SLACK_TOKEN = 'xox" + "p-your-token-here'",
+        "git clone git@github.com:me/app.git; rsync me@backup.host:/srv .",
+        "uses: actions/cache@v3.When it fails; Icon_color@2x.png",
+        "The telephone was invented in 1876 and 1877.",
+    ],
+)
+def test_what_only_looks_like_personal_data_stays(text: str):
+    assert redact(text, KINDS, Counter()) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["전화: 010-1234-5678", "Tel. 030 1234567", "Phone: 020 7946 0018", "電話 03-5550-0100"]
+)
+def test_a_national_number_is_found_behind_the_word_that_announces_it(text: str):
+    assert redact(text, ["phone"], Counter()).endswith("[PHONE]")
+
+
+def test_the_numbers_that_libphonenumber_gives_as_examples():
+    phonenumbers = pytest.importorskip("phonenumbers")
+    total = found = 0
+    for region in sorted(phonenumbers.SUPPORTED_REGIONS):
+        if (number := phonenumbers.example_number(region)) is None:
+            continue
+        for form in (phonenumbers.PhoneNumberFormat.INTERNATIONAL, phonenumbers.PhoneNumberFormat.E164):
+            total += 1
+            found += (
+                redact(f"Call {phonenumbers.format_number(number, form)}.", ["phone"], Counter()) == "Call [PHONE]."
+            )
+    assert total > 450
+    assert found / total >= 0.99
+
+
+def test_the_cases_of_secrets_phones_and_addresses(shared, tmp_path):
+    folder = shared.parent / "cases" / "prepare"
+    argv, sys.argv = sys.argv, ["secrets.py", str(tmp_path)]
+    try:
+        runpy.run_path(str(folder / "secrets.py"))
+    finally:
+        sys.argv = argv
+    for file, marks in {tmp_path / "03_key_markdown_escaped.jsonl": 3, tmp_path / "04_key_by_name.jsonl": 4}.items():
+        text = json.loads(file.read_text())["conversations"][0]["value"]
+        assert redact(text, KINDS, Counter()).count("[KEY]") == marks
+    for turn in json.loads((folder / "01_phone_single_digit_area.jsonl").read_text())["conversations"]:
+        assert redact(turn["value"], KINDS, Counter()).count("[PHONE]") == 3
+    for turn in json.loads((folder / "06_not_an_email.jsonl").read_text())["conversations"]:
+        assert redact(turn["value"], KINDS, Counter()) == turn["value"]
+
+
+PIECES = st.sampled_from(
+    [
+        "api_key",
+        "=",
+        "'",
+        "\\_",
+        "_",
+        " ",
+        "\n",
+        "token: ",
+        "://u:",
+        "@",
+        "a.b",
+        "+49 30",
+        " 1234 5678",
+        "tel ",
+        "4111 1111 1111 1111",
+        "İ",
+        *[v for _, v in SECRETS.values()],
+    ]
+)
+
+
+@given(st.lists(PIECES, max_size=10).map("".join))
+@settings(max_examples=300, deadline=None)
+def test_scrubbing_twice_is_scrubbing_once(text: str):
+    once = redact(text, KINDS, Counter())
+    assert redact(once, KINDS, Counter()) == once
+
+
+@pytest.mark.parametrize(
+    "unit", ["sk-", "eyJa.", "token ", "key=", "://a:", "a@b.", "M", "-----BEGIN PRIVATE KEY-----", "\\_", "tel "]
+)
+def test_a_long_hostile_text_is_scrubbed_in_linear_time(unit: str):
+    import time
+
+    clock = time.process_time()
+    redact(unit * (200_000 // len(unit)), KINDS, Counter())
+    assert time.process_time() - clock < 5

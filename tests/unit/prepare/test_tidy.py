@@ -1,0 +1,137 @@
+"""Tidy: what pages, extensions and converters add is gone; what people wrote, and all code, is as it was."""
+
+import json
+from collections import Counter
+from functools import cache
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from vicuna_lit import load
+from vicuna_lit.config.base import Role
+from vicuna_lit.data.conversation import Conversation, Turn
+from vicuna_lit.prepare.tidy import tidy
+
+
+@cache
+def config(*overrides: str):
+    return load("prepare", "raw=x", *overrides).tidy
+
+
+def tidied(text: str, role: Role = "user", tally: Counter[str] | None = None, *overrides: str) -> str:
+    whole = Conversation("x", (Turn(role, text),))
+    return tidy(whole, config(*overrides), tally if tally is not None else Counter()).turns[0].content
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "rule"),
+    [
+        ("How do I export a report?Share Prompt", "How do I export a report?", "share button"),
+        ("continue Share Prompt\n", "continue", "share button"),
+        ("Make it funny,Save & SubmitCancel", "Make it funny,", "edit buttons"),
+        ("What is the velocity? \n 1 / 2", "What is the velocity?", "page counter"),
+        (
+            "More detail.\n \n \n \n 지금 번역하기\n CopyCopy HTMLRead Aloud7 chars | 2 words",
+            "More detail.",
+            "reader buttons",
+        ),
+        ("Answer in English.Share Prompt지금 번역하기", "Answer in English.", "translation buttons"),
+        ("변수란?\n 번역결과\n What is a variable?", "변수란?\n What is a variable?", "translation label"),
+        ("Code:\n\npython\nCopy code\nprint(1)", "Code:\n\npython\nprint(1)", "copy code"),
+        ("Code:\n\npython\nCopy\nEdit\nprint(1)", "Code:\n\npython\nprint(1)", "copy code"),
+        ("pythonCopy code\nprint(1)", "python\n\nprint(1)", "copy code on the line"),
+        (
+            'Web search results:\n\n[1] "A page"\nURL: https://a.example\nCurrent date: 1/27/2023\n\nInstructions: Use '
+            "the provided web search results, write a reply.\nQuery: Why is the sky blue?\nBriefly.",
+            "Why is the sky blue?\nBriefly.",
+            "web search",
+        ),
+        ("train\\_test\\_split and \\_\\_init\\_\\_", "train_test_split and __init__", "markdown escapes"),
+        ("d = c \\* t; BX\\*2; f(\\*\\*args)", "d = c * t; BX*2; f(**args)", "markdown escapes"),
+    ],
+)
+def test_what_was_added_is_gone_and_counted(before: str, after: str, rule: str):
+    tally: Counter[str] = Counter()
+    assert tidied(before, "user", tally) == after
+    assert tally[f"turns tidied: {rule}"] == 1
+    off = config().model_copy(update={"unescape": False, "rules": {}})
+    talk = Conversation("x", (Turn("user", before),))
+    assert tidy(talk, off, Counter()) == talk
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Where is the Share Prompt button?",
+        "Translate now into French, please.",
+        "Web search results: why are they bad?",
+        "What is this?\nx =\n 1 / 2",
+        "Compute:\n1 / 2",
+        "Press Copy code to copy.",
+        "```\ntrain\\_test\\_split\nShare Prompt",
+        "```python\nCopy code\n```",
+        "Use `a\\_b` and $x\\_1 + y\\_2$ and \\(a\\_b\\) and $$a\\_b$$.",
+        "\\section{train\\_test} of my thesis",
+        "C:\\_cache and a \\\\_ b",
+    ],
+)
+def test_what_was_written_stays(text: str):
+    assert tidied(text) == text
+
+
+def test_a_reply_keeps_the_escape_that_keeps_it_from_being_emphasis():
+    assert tidied("\\*not emphasis\\* but 2 \\* 3", "assistant") == "\\*not emphasis\\* but 2 * 3"
+
+
+def test_the_cases_of_page_furniture(shared):
+    for name in ("11_share_prompt_furniture", "12_escaped_markdown"):
+        for line in (shared.parent / "cases" / "prepare" / f"{name}.jsonl").read_text().splitlines():
+            for turn in json.loads(line)["conversations"]:
+                text = tidied(turn["value"], "user" if turn["from"] == "human" else "assistant")
+                for left in ("Share Prompt", "1 / 2", "Copy code", "번역결과", "\\"):
+                    assert left not in text
+
+
+PIECES = st.sampled_from(
+    [
+        "Share Prompt",
+        "지금 번역하기",
+        "\n1 / 2",
+        "a\\_b",
+        "\\*",
+        " ",
+        "\n",
+        "word",
+        "python\nCopy code\n",
+        "$",
+        "`",
+        ":",
+        "\\",
+        "_",
+    ]
+)
+
+
+@given(st.lists(PIECES, max_size=12).map("".join), st.sampled_from(["user", "assistant"]))
+@example("a\\_\\*\\_b\\_", "user")
+@settings(max_examples=400, deadline=None)
+def test_tidying_twice_is_tidying_once(text: str, role):
+    once = tidied(text, role)
+    assert tidied(once, role) == once
+
+
+@given(st.lists(PIECES.filter(lambda p: "`" not in p), max_size=8).map("".join), st.sampled_from(["user", "assistant"]))
+@settings(max_examples=300, deadline=None)
+def test_code_inside_fences_is_never_touched(inside: str, role):
+    block = f"```\n{inside}\n```"
+    assert block in tidied(f"Look, a\\_b:\n{block}\nWhy?Share Prompt", role)
+
+
+@pytest.mark.parametrize("unit", ["\\_", "`", "$", "\\(", "a\n", " / ", "Copy code\n", "\\*\\_x ", "번역 ", "python\n"])
+def test_a_long_hostile_text_takes_no_more_than_linear_time(unit: str):
+    import time
+
+    clock = time.process_time()
+    tidied(unit * (200_000 // len(unit)))
+    assert time.process_time() - clock < 5

@@ -1,0 +1,1 @@
+"""The six commands: what is typed, what is said, how it ends."""

@@ -1,0 +1,183 @@
+"""What all commands share: check every job of the command line first, then hand over to Hydra."""
+
+import copy
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NoReturn, Protocol
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from vicuna_lit import __version__
+from vicuna_lit.cli.command_line import choices, jobs_of, name_of, read
+from vicuna_lit.cli.explain import asked, explain
+from vicuna_lit.cli.pipes import quiet_pipes
+from vicuna_lit.config.base import CONF_DIR
+from vicuna_lit.config.compose import ConfigError, check, with_choices
+from vicuna_lit.config.from_run import OF_ONE_RUN, config_of, said_as
+from vicuna_lit.config.short_forms import Job
+from vicuna_lit.data.chat_template import TemplateError
+from vicuna_lit.data.conversation import DataError
+from vicuna_lit.machine import BAD_INPUT, exit_code, is_machine_fault, is_out_of_memory
+from vicuna_lit.paths import MissingPackage, MissingPath, ModelError, packages_of
+from vicuna_lit.run_folder import HYDRA, RunError, differences, keep_hydra_files
+
+VERSION = f"vicuna_lit {__version__}"
+
+
+class JobFailed(Exception):
+    """A job of a sweep failed and has said why; the other jobs may run."""
+
+
+class Sweep(Protocol):
+    """What a command does with the jobs of a multirun."""
+
+    def before(self, configs: Sequence[Any], folder: Path) -> None:
+        """Sees the jobs (the first `command_line.MOST_CHECKED` of a grid) before any of them starts."""
+        return
+
+    def job(self, config: Any) -> Any:
+        """Runs one job; returns what Hydra's sweeper may optimise.
+
+        Raises:
+            JobFailed: the job failed.
+        """
+        ...
+
+    def end(self, folder: Path, since: float) -> int:
+        """Says what became of the jobs in the sweep's folder since a Unix time; returns the exit code."""
+        ...
+
+
+def main(job: Job, run: Callable[[Any], int], sweep: Sweep | None = None) -> None:
+    """Runs a job for each config of the command line; exits with what it returns, or 2 for a bad config.
+
+    Args:
+        sweep: what to do under multirun; None: the same, until a job returns another code than 0.
+    """
+    quiet_pipes()
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    if "--version" in sys.argv[1:]:
+        print(VERSION)
+        return
+    try:
+        line, others = read(job, sys.argv[1:])
+        if asked(others):
+            print(explain(job, [*others, *line.overrides]))
+            return
+        sys.argv[1:] = [*line.arguments, *others]
+        configs = jobs_of(line) if line.checked else []
+        folder = line.folder if line.multirun and line.runs else Path()
+        if line.source and line.runs:
+            _say_differences(line.source, configs)
+    except ConfigError as error:
+        fail(error)
+
+    source = line.source  # a launcher may pickle what the body needs
+
+    def body(node: DictConfig) -> Any:
+        hydra_config = HydraConfig.get()
+        multirun = hydra_config.mode == RunMode.MULTIRUN
+        if multirun:
+            _name_job(node, hydra_config)
+        with_choices(node, hydra_config.runtime.choices)
+        try:
+            config = check(job, node)
+            keep_hydra_files(_hydra_files(node, config.run.dir, source))
+            with packages_of(f"vicuna-{job}"):
+                if multirun and sweep:
+                    return sweep.job(config)
+                code = run(config)
+        except (ConfigError, MissingPackage) as error:
+            fail(error)
+        if code:
+            sys.exit(code)
+        return None
+
+    command = hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=job)(body)
+    if not (line.multirun and sweep and line.runs):
+        command()
+        return
+    since = time.time()
+    sweep.before(configs, folder)
+    with suppress(JobFailed):  # the job has said it, and the table says it again
+        command()
+    sys.exit(sweep.end(folder, since))
+
+
+def _hydra_files(node: DictConfig, folder: str, source: str | None) -> dict[str, str]:
+    """What Hydra writes into `.hydra` of a job's folder, as it stands when the job has its name and folder."""
+    about: Any = copy.deepcopy(HydraConfig.instance().cfg)
+    OmegaConf.set_readonly(about.hydra, False)
+    task = said_as(list(about.hydra.overrides.task), source)
+    values = {"output_subdir": HYDRA, "runtime.output_dir": str(Path(folder).absolute()), "overrides.task": task}
+    for key, value in values.items():
+        OmegaConf.update(about, f"hydra.{key}", value, merge=False)
+    texts = {"config.yaml": node, "hydra.yaml": about, "overrides.yaml": OmegaConf.create(task)}
+    return {name: OmegaConf.to_yaml(content) for name, content in texts.items()}
+
+
+def _say_differences(source: str, configs: Sequence[Any]) -> None:
+    """In what all jobs differ from the run that they come from."""
+    if os.environ.get("RANK", "0") != "0":
+        return
+    saved = {key: value for key, value in config_of(source).items() if key not in OF_ONE_RUN}
+    found = [differences(saved, config.model_dump(mode="json", include=set(saved))) for config in configs]
+    lines = [line for line in found[0] if all(line in other for other in found)] if found else []
+    where = configs[0].run.dir if len(configs) == 1 else f"{len(configs)} jobs"
+    print(f"from {source} to {where}: {'' if lines else 'no value differs'}", *lines, sep="\n  ", file=sys.stderr)
+
+
+def _name_job(node: DictConfig, hydra: Any) -> None:
+    """Gives a job of a sweep its folder, its W&B name and group, and what was chosen for it."""
+    swept = choices(hydra.overrides.task, set(hydra.job.config.override_dirname.exclude_keys))
+    if not any(override.lstrip("+").startswith("run.dir=") for override in hydra.overrides.task):
+        folder = Path(hydra.runtime.output_dir)
+        OmegaConf.update(node, "run.dir", str(folder if swept else folder / node.run.name))
+    if swept:
+        OmegaConf.update(node, "run.name", name_of(swept))
+        OmegaConf.update(node, "run.swept", swept, merge=False, force_add=True)
+    if node.get("wandb") and node.wandb.group is None and not os.environ.get("WANDB_RUN_GROUP"):
+        OmegaConf.update(node, "wandb.group", Path(hydra.sweep.dir).name)
+
+
+def fail(error: Exception) -> NoReturn:
+    """Prints one clear message and exits with 2: bad input, or with the code of a fault of the machine."""
+    lines = error.problems if isinstance(error, ConfigError) else [str(error) or type(error).__name__]
+    print("\n".join(f"error: {line}" for line in lines), file=sys.stderr)
+    sys.exit(exit_code(error))
+
+
+EXPECTED = (ConfigError, DataError, MissingPath, ModelError, RunError, TemplateError, OSError)
+"""Errors whose message is for the user."""
+
+
+def is_expected(error: Exception) -> bool:
+    """Whether an error is said in one line; all others are ours, and show where they come from."""
+    return isinstance(error, EXPECTED) or is_machine_fault(error)
+
+
+def guarded(job: Callable[[], None], folder: str) -> int:
+    """Runs a job that goes on where it was stopped; an expected error is one message, a stop one line.
+
+    Returns:
+        The exit code.
+    """
+    try:
+        job()
+    except Exception as error:
+        if not is_expected(error) and not is_out_of_memory(error):
+            raise
+        if exit_code(error) != BAD_INPUT:
+            print(f"{folder}: what is done is kept; the same command goes on", file=sys.stderr)
+        fail(error)
+    except KeyboardInterrupt:
+        print(f"stopped; the same command goes on in {folder}", file=sys.stderr)
+        return 130
+    return 0

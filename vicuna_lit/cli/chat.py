@@ -1,0 +1,52 @@
+"""`vicuna-chat`: see `vicuna-chat --help`."""
+
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+from vicuna_lit.cli import app as cli
+from vicuna_lit.config.chat import ChatConfig
+from vicuna_lit.hub import fetched
+
+
+def main() -> None:
+    """The command; `--terminal` is short for `terminal=true`."""
+    sys.argv[1:] = ["terminal=true" if argument == "--terminal" else argument for argument in sys.argv[1:]]
+    cli.main("chat", _run)
+
+
+def _run(config: ChatConfig) -> int:
+    return cli.guarded(lambda: _chat(fetched(config)), config.run.dir)
+
+
+def _chat(config: ChatConfig) -> None:
+    from vicuna_lit.run_folder import locked
+
+    with locked(Path(config.run.dir), patience=5.0):
+        _converse(config)
+
+
+def _converse(config: ChatConfig) -> None:
+    from vicuna_lit.chat.log import ChatLog
+    from vicuna_lit.chat.moderation import make_moderator
+    from vicuna_lit.chat.service import ChatService
+    from vicuna_lit.inference.backend import open_backends
+    from vicuna_lit.run_folder import RunError
+
+    if config.terminal:
+        from vicuna_lit.chat.terminal import converse
+
+        converse(ChatService(config, open_backends(config), make_moderator(config.moderation), ChatLog(config)))
+        return
+    for name in ("gradio", "nh3", "markdown_it"):
+        if find_spec(name) is None:
+            said = "pip install -e '.[chat]', or talk in the terminal with --terminal"
+            raise RunError(f"the page needs {name}, which is not installed: {said}")
+    from vicuna_lit.chat.server import listen, serve
+
+    with listen(config.host, config.port) as place:
+        service = ChatService(config, open_backends(config), make_moderator(config.moderation), ChatLog(config))
+        print(f"http://{config.host}:{config.port}  (Ctrl-C ends it)", flush=True)
+        if config.record:
+            print(f"  {config.run.dir}  votes.jsonl, conversations.jsonl", flush=True)
+        serve(service, place)

@@ -1,0 +1,237 @@
+"""A command line as Hydra reads it: what it asks for, its jobs, and what they are called.
+
+Whether it is a multirun, what is swept and where the jobs lie may stand on the command line, in an experiment or in a
+folder of the user's; Hydra composes it once, and all that is checked or planned before the first job follows from that.
+"""
+
+import argparse
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob, Override
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from vicuna_lit.cli.wandb_agent import JOBS, of_agent, refuse_multirun
+from vicuna_lit.config.base import ConfigError
+from vicuna_lit.config.compose import Job, load, master
+from vicuna_lit.config.from_run import FROM
+from vicuna_lit.config.search_path import folders, options, search_path, with_folder
+from vicuna_lit.config.short_forms import expand
+from vicuna_lit.config.texts import unquoted
+
+MOST_CHECKED = 64
+"""Jobs of a sweep that are checked before the first starts; each costs a tenth of a second."""
+NAMES = "hydra.job.config.override_dirname.exclude_keys"
+"""Of Hydra: the keys that stay out of the jobs' names."""
+
+
+@dataclass(frozen=True)
+class CommandLine:
+    """What a command was asked for."""
+
+    job: Job
+    overrides: tuple[str, ...]
+    """Written out, with what is swept in an experiment's `hydra.sweeper.params`."""
+    flags: tuple[str, ...] = ()
+    """Of Hydra's, as it takes them."""
+    multirun: bool = False
+    source: str | None = None
+    """The run folder of `from=`."""
+    hydra: Any = field(default=None, repr=False)
+    """Hydra's own settings; None where it only shows something, or where they do not compose."""
+    runs: bool = True
+    """Whether jobs are run: flags may only ask for a text."""
+    checked: bool = True
+    """Whether jobs can be checked before they start: not with a primary config of the user's."""
+
+    @property
+    def arguments(self) -> list[str]:
+        """For Hydra."""
+        return [*self.flags, *self.overrides, *(_additions(self) if self.multirun and self.runs else ())]
+
+    @property
+    def folder(self) -> Path:
+        """Of a multirun: where its jobs' folders lie.
+
+        Raises:
+            ConfigError: Hydra cannot say it: a launcher or sweeper is not there.
+        """
+        settings = self.hydra
+        if settings is None:  # composing once more says why
+            try:
+                settings = master(self.job, self.overrides).hydra
+            except (HydraException, OmegaConfBaseException) as error:
+                said = str(error).strip().splitlines()[0]
+                plugins = "launchers and sweepers are plugins: pip install 'vicuna_lit[sweep]'"
+                raise ConfigError([f"{said} ({plugins})"]) from None
+        return Path(settings.sweep.dir)
+
+    @property
+    def fixed(self) -> set[str]:
+        """Keys that do not vary between the jobs of a multirun."""
+        return {o.key_or_group for o in _parsed(self.overrides) if not o.is_sweep_override()}
+
+
+def read(job: Job, arguments: Sequence[str]) -> tuple[CommandLine, list[str]]:
+    """A command line, and those of its flags that Hydra does not know.
+
+    Raises:
+        ConfigError: it cannot be read; what its values are is checked by `jobs_of`.
+    """
+    parser = get_args_parser()
+    given, unknown = parser.parse_known_intermixed_args(list(arguments))
+    overrides = list(given.overrides)
+    if given.shell_completion:
+        return CommandLine(job, tuple(overrides), ("-sc",), runs=False, checked=False), unknown
+    if given.config_dir:
+        overrides = with_folder(overrides, given.config_dir)
+    overrides = of_agent(job, overrides, os.environ)
+    flags = _flags(parser, given)
+    own = bool(given.config_name or given.config_path)
+    if own and given.multirun:
+        raise ConfigError(
+            ["--config-name, --config-path: not in a multirun; experiment=<name> takes a file of --config-dir=<folder>"]
+        )
+    runs = not (given.help or given.hydra_help or given.info or given.cfg) and not unknown
+    written, settings, multirun = _mode(job, overrides, given.multirun, composes=runs and not own)
+    if multirun and runs and job in JOBS:
+        refuse_multirun(os.environ)
+    source = next((unquoted(o.removeprefix(FROM)) for o in overrides if o.startswith(FROM)), None)
+    return CommandLine(job, tuple(written), flags, multirun, source, settings, runs, runs and not own), unknown
+
+
+def _mode(job: Job, overrides: list[str], asked: bool, composes: bool) -> tuple[list[str], DictConfig | None, bool]:
+    """Overrides written out, Hydra's settings, and whether it is a multirun: asked for here or in an experiment."""
+    written = expand(job, _globbed(overrides) if asked else overrides, asked)
+    settings = _settings(job, written) if composes else None
+    multirun = asked or (settings is not None and settings.mode == RunMode.MULTIRUN)
+    if multirun and not asked:
+        written = expand(job, _globbed(overrides), True)
+        settings = _settings(job, written)
+    if multirun and settings is not None and _is_grid(settings):
+        keys = {override.partition("=")[0] for override in [*overrides, *written]}
+        sweeps = settings.sweeper.params or {}
+        params = [f"{key}={value}" for key, value in sweeps.items() if key not in keys]
+        written = expand(job, [*_globbed(params, folders(overrides)), *overrides], True) if params else written
+    return written, settings, multirun
+
+
+def _flags(parser: argparse.ArgumentParser, given: argparse.Namespace) -> tuple[str, ...]:
+    """Hydra's flags as they were given, but for the folder that has become a part of the search path."""
+    flags: list[str] = []
+    for action in parser._actions:
+        value = getattr(given, action.dest, None)
+        if action.option_strings and action.dest != "config_dir" and value not in (None, False):
+            flags += [action.option_strings[0], *([] if value is True else [str(value)])]
+    return tuple(flags)
+
+
+def _settings(job: Job, written: Sequence[str]) -> DictConfig | None:
+    if any(not place.is_dir() for place in folders(written)):
+        return None
+    try:
+        return master(job, written).hydra
+    except (HydraException, OmegaConfBaseException, ValueError):
+        return None  # composing a job says it, with every other problem
+
+
+def _is_grid(settings: DictConfig) -> bool:
+    """Whether all jobs are known beforehand, as for Hydra's own sweeper; others search."""
+    return settings.sweeper._target_.endswith(".BasicSweeper")
+
+
+def _globbed(overrides: Sequence[str], places: Sequence[Path] = ()) -> list[str]:
+    """`<group>=glob(…)` as the choices that it stands for, those of the user's folders too."""
+    out = []
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if value.startswith("glob("):
+            found = _parsed([override])[0].value()
+            names = found.filter(options(key, places or folders(overrides))) if isinstance(found, Glob) else []
+            if not names:
+                raise ConfigError([f"{override}: no choice of {key} has such a name"])
+            out.append(f"{key}={','.join(names)}" if len(names) > 1 else f"{key}=choice({names[0]})")
+        else:
+            out.append(override)
+    return out
+
+
+def _parsed(overrides: Sequence[str]) -> list[Override]:
+    try:
+        return OverridesParser.create().parse_overrides(list(overrides))
+    except HydraException as error:
+        raise ConfigError([str(error).splitlines()[0]]) from None
+
+
+def _additions(line: CommandLine) -> list[str]:
+    """What Hydra is told besides, under multirun."""
+    given = {o.key_or_group: o.get_value_element_as_str() for o in _parsed(line.overrides) if not o.is_sweep_override()}
+    fixed = [f"'{key}'" for key in given]  # keys that do not vary stay out of the jobs' names
+    added = [f"{NAMES}=[{','.join(fixed)}]"]
+    search = line.hydra.sweeper if line.hydra is not None and not _is_grid(line.hydra) else None
+    if given.get("dry_run", "").lower() == "true":
+        if search is not None:
+            said = "a search chooses its jobs as it goes; without hydra/sweeper=… a grid is planned"
+            raise ConfigError([f"dry_run: {said}"])
+        added.append("hydra/launcher=basic")
+    if search is not None and "max_failure_rate" in search and "hydra.sweeper.max_failure_rate" not in given:
+        added.append("hydra.sweeper.max_failure_rate=1.0")  # on_failure says what happens then
+    return added
+
+
+def jobs_of(line: CommandLine) -> list[Any]:
+    """The configs of the jobs, the first `MOST_CHECKED` of a grid; those of a multirun are called what their runs are.
+
+    Raises:
+        ConfigError: with every problem of every job.
+    """
+    searched = search_path(line.overrides)
+    task = [o for o in line.overrides if not o.lstrip("+~").startswith(("hydra.", "hydra/"))]
+    jobs, fixed, problems = [task], set[str](), []
+    if line.multirun:
+        parsed = _parsed(task)
+        if line.hydra is not None and not _is_grid(line.hydra):  # what is searched is not known yet
+            parsed = [o for o in parsed if not o.is_sweep_override()]
+        fixed = line.fixed
+        try:
+            jobs = BasicSweeper.split_arguments(parsed, max_batch_size=None)[0][:MOST_CHECKED]
+        except HydraException as error:
+            raise ConfigError([str(error).splitlines()[0]]) from None
+    configs = []
+    for one in jobs:
+        try:
+            config = load(line.job, *searched, *one)
+        except ConfigError as error:
+            problems += error.problems
+            continue
+        chosen = choices(one, fixed) if line.multirun else {}
+        update = {"name": name_of(chosen), "swept": chosen}
+        configs.append(config.model_copy(update={"run": config.run.model_copy(update=update)}) if chosen else config)
+    shared = len({config.run.dir for config in configs}) < len(configs)
+    if not problems and shared and any(o.startswith("run.dir=") for o in task):
+        problems.append(
+            "run.dir: jobs of a sweep would share it; hydra.sweep.dir=<folder> names the folder of them all"
+        )
+    if problems:
+        raise ConfigError(problems)
+    return configs
+
+
+def choices(overrides: Sequence[str], fixed: set[str]) -> dict[str, str]:
+    """What a job of a multirun was given, but for the keys that are the same in all of them."""
+    given = dict(o.lstrip("+~").split("=", 1) for o in overrides if "=" in o)
+    return {key: unquoted(value) for key, value in given.items() if key not in fixed}
+
+
+def name_of(chosen: dict[str, str]) -> str:
+    """What a job is called."""
+    return ",".join(f"{key}={value}" for key, value in chosen.items())

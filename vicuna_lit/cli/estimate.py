@@ -1,0 +1,80 @@
+"""`vicuna-estimate`: see `vicuna-estimate --help`."""
+
+import gc
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from vicuna_lit.cli import app as cli
+from vicuna_lit.hub import found
+
+
+def main() -> None:
+    """The command."""
+    gc.set_threshold(
+        200_000, 50, 50
+    )  # a plan is a million small objects, all of them kept: looking at them costs a second
+    cli.main("estimate", _run, Sweep())
+
+
+def _run(config: Any) -> int:
+    return cli.guarded(lambda: _estimate(found(config, weights=False)), config.run.dir)
+
+
+def _estimate(config: Any) -> None:
+    from vicuna_lit.estimate.ahead import planned_ahead
+
+    with planned_ahead(config) as plan:
+        _answer(config, plan)
+
+
+def _answer(config: Any, plan: Any) -> None:
+    from vicuna_lit.estimate.advice import cheapest, to_fit
+    from vicuna_lit.estimate.run import Estimator
+    from vicuna_lit.estimate.terminal import say, show
+
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # no advice on kernels of which none runs
+    if config.refresh:
+        from vicuna_lit.estimate.refresh import refresh
+
+        say(refresh())
+    found = Estimator(plan=plan).estimate(config)
+    fitting = [] if found.fits else to_fit(found)
+    cheaper = cheapest(found) if config.deadline_hours else []
+    if config.output == "json":
+        from vicuna_lit.estimate.report import to_json
+
+        print(json.dumps(to_json(found, fitting, cheaper), indent=2))
+        return
+    show(found, fitting, cheaper)
+    if config.output == "html":
+        from vicuna_lit.estimate.report import write_page
+
+        say(f"page: {write_page([found], fitting, cheaper, Path(config.run.dir))}")
+
+
+class Sweep(cli.Sweep):
+    """A multirun of the estimate job: each job, and their total."""
+
+    def __init__(self) -> None:
+        self._estimator: Any = None
+        self._found: list[Any] = []
+
+    def job(self, config: Any) -> float | None:
+        """Estimates one job; its cost is what a sweeper may optimise."""
+        from vicuna_lit.estimate.run import Estimator
+
+        self._estimator = self._estimator or Estimator()
+        estimate = self._estimator.estimate
+        if cli.guarded(lambda: self._found.append(estimate(found(config, weights=False))), config.run.dir):
+            raise cli.JobFailed(config.run.name)
+        return self._found[-1].usd and self._found[-1].usd[1]
+
+    def end(self, folder: Path, since: float) -> int:
+        """Prints the table of the jobs."""
+        from vicuna_lit.estimate.report import show_sweep
+
+        if self._found:
+            show_sweep(self._found, folder)
+        return 0

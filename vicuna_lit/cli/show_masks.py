@@ -1,0 +1,86 @@
+"""`vicuna-train show_masks=3`: what the loss is taken on in the first records, and what becomes of all; no weights."""
+
+from itertools import islice
+
+from rich.console import Console
+from rich.markup import escape
+
+from vicuna_lit.config.train import TrainConfig
+from vicuna_lit.data.auto_template import with_template
+from vicuna_lit.data.conversation import Conversation, Rejection
+from vicuna_lit.data.dataset import DataReport, Examples, build_dataset
+from vicuna_lit.data.encoder import Encoder
+from vicuna_lit.data.mask_view import show_mask
+from vicuna_lit.data.source import Sources
+from vicuna_lit.data.tokenizer import make_encoder
+
+
+def show_masks(config: TrainConfig) -> int:
+    """Prints the masks of the first `show_masks` training records of each source and the account of all.
+
+    Raises:
+        DataError: a source has no record that can be used.
+    """
+    config = with_template(config)
+    encoder, sources = make_encoder(config), Sources(config)
+    console = Console(soft_wrap=True, highlight=False)
+    for part in sources.parts.values():
+        for record in islice(part.records(validation=False), config.show_masks):
+            _show(record, encoder, config, console)
+        console.print(f"\n[bold]all of {escape(part.path)}[/]")
+        for side in ("training", "validation"):
+            examples, account = part.examples(encoder, validation=side == "validation")
+            if side == "training" and not len(examples):
+                raise part.nothing_left(account)
+            for line in _account(side, examples, account) if account.records_in else ():
+                console.print(line, markup=False)
+    return 0
+
+
+def _show(record: Conversation | Rejection, encoder: Encoder, config: TrainConfig, console: Console) -> None:
+    """One record: the masks of its pieces, or why it is not used."""
+    examples, account = build_dataset(
+        [record],
+        encoder,
+        config.context_length,
+        train_on=config.train_on,
+        train_on_reasoning=config.train_on_reasoning,
+    )
+    console.print(f"\n[bold]{escape(record.id)}[/]" + (f", {len(examples)} pieces" if len(examples) > 1 else ""))
+    for rejection in account.first_rejections:
+        console.print(f"refused: {_said(rejection)}", markup=False)
+    for i in range(len(examples)):
+        view = show_mask(examples[i], encoder)
+        view.print()
+        console.print(f"{view.supervised:,} of {len(view.tokens):,} tokens are in the loss", style="dim")
+    for line in _lost(account):
+        console.print(line, markup=False)
+
+
+def _said(rejection: Rejection) -> str:
+    return rejection.reason + (f": {rejection.detail}" if rejection.detail else "")
+
+
+def _account(side: str, examples: Examples, account: DataReport) -> list[str]:
+    tokens, supervised = int(examples.lengths.sum()), int(examples.supervised.sum())
+    share = f" ({supervised / tokens:.0%})" if tokens else ""
+    lines = [
+        f"{side}: {account.records_in:,} records, {account.records_kept:,} kept, {account.records_rejected:,} refused",
+        *(f"  refused {count:,}: {reason}" for reason, count in account.rejected_by_reason.most_common()),
+        f"  {len(examples):,} examples, {tokens:,} tokens, {supervised:,} in the loss{share}",
+    ]
+    if account.first_rejections:
+        first = account.first_rejections[0]
+        lines.insert(-1, f"  the first refused, {first.id}: {_said(first)}")
+    return lines + _lost(account)
+
+
+def _lost(account: DataReport) -> list[str]:
+    """What was left out of records that were kept."""
+    lost = account.exchanges_rejected_by_reason.most_common()
+    lines = [f"  exchanges left out, {count:,}: {reason}" for reason, count in lost]
+    if account.turns_cut:
+        lines.append(f"  turns cut off, without a question or an answer: {account.turns_cut:,}")
+    if account.search_marks_removed:
+        lines.append(f"  marks of search results removed: {account.search_marks_removed:,}")
+    return lines

@@ -1,0 +1,146 @@
+"""`vicuna-train`: see `vicuna-train --help`.
+
+Imports at the top are those of a few milliseconds: a signal that comes before the command listens kills it.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vicuna_lit.train.preemption import PREEMPTED, stop_signal, whole_command
+
+
+def main() -> None:
+    """The command; checks the command line before torch is imported."""
+    if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:
+        # Rows have every length; blocks of fixed sizes would leave holes. torch reads it when it is imported.
+        os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+    with whole_command():
+        from vicuna_lit.cli import app as cli
+
+        cli.main("train", _train_and_evaluate, Sweep())
+
+
+class Sweep:
+    """A multirun of the train job."""
+
+    def __init__(self) -> None:
+        self._dry_run: Any = None
+
+    def before(self, configs: Sequence[Any], folder: Path) -> None:
+        """Says what the jobs need, where the config asks for it."""
+        if any(config.estimate and not config.dry_run for config in configs):
+            from vicuna_lit.cli.fit_check import mark
+            from vicuna_lit.hub import fetched
+
+            _saying(lambda: mark([fetched(config, weights=False) for config in configs], folder))
+
+    def job(self, config: Any) -> float | None:
+        """Runs or plans one job."""
+        from vicuna_lit.cli.train_sweep import DryRun, run_job
+
+        _check(config)
+        if not config.dry_run:
+            return run_job(config)
+        self._dry_run = self._dry_run or DryRun()
+        return _saying(lambda: self._dry_run.add(config))
+
+    def end(self, folder: Path, since: float) -> int:
+        """Prints the table of the jobs; the exit code."""
+        if self._dry_run:
+            self._dry_run.show(folder)
+            return 0
+        from vicuna_lit.compare.terminal import show_sweep
+
+        return show_sweep(folder, since)
+
+
+def _check(config: Any) -> None:
+    from vicuna_lit.cli import app as cli
+    from vicuna_lit.cli.evaluate_after import check_evaluation
+    from vicuna_lit.cli.push import check_push
+
+    try:
+        check_evaluation(config)
+        check_push(config)
+    except cli.ConfigError as error:
+        cli.fail(error)
+
+
+def _train_and_evaluate(config: Any) -> int:
+    from vicuna_lit.cli.evaluate_after import evaluate_result
+    from vicuna_lit.cli.push import push_result
+    from vicuna_lit.hub import found
+
+    _check(config)
+    config = _saying(lambda: found(config, weights=not (config.dry_run or config.show_masks)))
+    if config.show_masks:
+        return _masks(config)
+    return run(config) or (0 if config.dry_run else evaluate_result(config) or push_result(config))
+
+
+def _masks(config: Any) -> int:
+    from vicuna_lit.cli.show_masks import show_masks
+
+    return _saying(lambda: show_masks(config))
+
+
+def run(config: Any) -> int:
+    """Runs a checked config; returns the exit code."""
+    with stop_signal.listening():
+        return _saying(lambda: _run(config))
+
+
+def _run(config: Any) -> int:
+    from vicuna_lit.machine import MACHINE_FAULT, OUT_OF_MEMORY, is_out_of_memory
+    from vicuna_lit.train.early import refuse_early
+
+    refuse_early(config)
+    from vicuna_lit.train.distributed import ProcessesFailed
+    from vicuna_lit.train.finite import NotFiniteError
+    from vicuna_lit.train.memory import kernel_kills
+    from vicuna_lit.train.run import fit
+
+    killed = kernel_kills()
+    try:
+        if fit(config).status == "preempted":
+            return PREEMPTED
+    except ProcessesFailed as error:
+        if error.code > 0:
+            return error.code
+        print(
+            f"error: a process of the run was ended by signal {-error.code}; {config.run.dir} goes on", file=sys.stderr
+        )
+        return OUT_OF_MEMORY if kernel_kills() > killed else MACHINE_FAULT
+    except NotFiniteError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        print(f"error: out of memory: {str(error).splitlines()[0]}\n{LESS_MEMORY}", file=sys.stderr)
+        return OUT_OF_MEMORY
+    return 0
+
+
+LESS_MEMORY = (
+    "  less memory, the same run: a smaller tokens_per_device (down to context_length), gradient_checkpointing=full, "
+    "strategy=fsdp or zero3 on more devices, fsdp_offload; another run: finetune=lora, qlora"
+)
+
+
+def _saying(job: Any) -> Any:
+    """Runs a job; what is expected is said in one message by the first process, and ends this one with its code."""
+    from vicuna_lit.cli import app as cli
+    from vicuna_lit.machine import exit_code
+
+    try:
+        return job()
+    except Exception as error:
+        if not cli.is_expected(error):
+            raise
+        if "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("RANK", "0") != "0":
+            sys.exit(exit_code(error))
+        cli.fail(error)

@@ -1,0 +1,198 @@
+"""The jobs of a multirun: each in processes of its own, so that none leaves anything behind for the next.
+
+Hydra's launcher says where jobs run (here one after another, several at once, on SLURM, on Ray); what is in this
+file runs there, once for each job.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from vicuna_lit.cli.app import JobFailed
+from vicuna_lit.cli.fit_check import cannot_fit
+from vicuna_lit.compare.runs import FAILURES, figure
+from vicuna_lit.config.train import TokensRecipe, TrainConfig
+from vicuna_lit.hub import fetched
+from vicuna_lit.machine import BAD_INPUT, MACHINE_FAULT, OUT_OF_MEMORY, exit_code
+from vicuna_lit.paths import MissingPath
+from vicuna_lit.run_folder import RunError, read_json, write_json
+from vicuna_lit.train.preemption import PREEMPTED, Preempted, stop_signal
+
+console = Console(stderr=True, soft_wrap=True, highlight=False)
+
+
+def run_job(config: TrainConfig) -> float | None:
+    """Runs one job of a sweep, goes on with it, or finds its result.
+
+    Returns:
+        The figure of `result.json` that the config calls `objective`.
+
+    Raises:
+        JobFailed: the job failed (and was tried again under `on_failure=retry`); the next one may run.
+        SystemExit: the sweep ends here: it was told to stop, or `on_failure=stop`.
+    """
+    try:
+        config = fetched(config)
+    except MissingPath as error:
+        print(f"error: {error}", file=sys.stderr)
+        return _end(config, BAD_INPUT, _record(config, BAD_INPUT, None))
+    with stop_signal.listening():
+        stop_signal.grace_seconds = config.checkpoint.grace_seconds
+        code, cause = _attempt(config)
+        failure = _record(config, code, cause) if code else ""
+        if code not in (0, BAD_INPUT) and cause is None and config.on_failure == "retry":
+            console.print(f"[red]{escape(failure)}[/]: trying once more")
+            code, cause = _attempt(config)
+            failure = _record(config, code, cause) if code else ""
+    return _end(config, code, failure)
+
+
+def _end(config: TrainConfig, code: int, failure: str) -> float | None:
+    """The objective of a job that ran; a failure, otherwise."""
+    if not code:
+        return _objective(config)
+    console.print(f"[red]{escape(failure)}[/]")
+    if config.on_failure == "stop":
+        sys.exit(code if code > 0 else MACHINE_FAULT)
+    raise JobFailed(failure)
+
+
+def _attempt(config: TrainConfig) -> tuple[int, str | None]:
+    """Exit code and, where it is known, the cause of a failure.
+
+    Raises:
+        SystemExit: told to stop.
+    """
+    from vicuna_lit.cli.evaluate_after import evaluate_result
+    from vicuna_lit.cli.push import push_result
+    from vicuna_lit.train.devices import taken
+    from vicuna_lit.train.distributed import ProcessesFailed, launch
+    from vicuna_lit.train.memory import kernel_kills
+    from vicuna_lit.train.run_folder import already_done
+
+    killed = kernel_kills()
+    try:
+        stop_signal.check()
+        done = already_done(config, Path(config.run.dir))
+        if done:
+            console.print(f"{config.run.name}: done before", markup=False)
+            if config.evaluate_after is None:
+                return 0, None
+        elif cannot_fit(config):
+            return OUT_OF_MEMORY, "does_not_fit"
+        with taken(config) as environment:
+            if not done:
+                launch(config, environment)
+            code = evaluate_result(config, environment)
+        if not code:
+            push_result(config)  # says itself what went wrong; the job is done
+        return code, None
+    except Preempted:
+        console.print(f"sweep stopped in {config.run.name}: the same command goes on from there", markup=False)
+        sys.exit(PREEMPTED)
+    except ProcessesFailed as error:
+        exhausted = error.code == OUT_OF_MEMORY or (error.code == -9 and kernel_kills() > killed)
+        return error.code, "out_of_memory" if exhausted else None
+    except RunError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return exit_code(error), None
+
+
+def _record(config: TrainConfig, code: int, cause: str | None) -> str:
+    """Writes a failure down, in the job's own folder where that is this run's; what there is to say about it."""
+    from vicuna_lit.train.run_folder import changed_layout
+
+    folder = Path(config.run.dir)
+    try:
+        changed_layout(config, folder)  # stops where the folder is another run's, or nobody's
+        mine, found = True, read_json(folder, "result.json") or {}
+    except (ValueError, RunError):
+        mine, found = False, {}
+    said = {BAD_INPUT: "bad input, see above", MACHINE_FAULT: "a fault of the machine, see above", -9: "killed"}
+    how = said.get(code, f"exit code {code}")
+    how = cannot_fit(config) or how
+    error = "out of memory" if cause == "out_of_memory" else found.get("error", how)
+    trained = mine and found.get("status") == "finished"
+    if trained:  # what it found stays; only the evaluation has failed, and the same command tries it again
+        error = f"trained, but evaluate_after failed: {how}"
+    elif mine and found.get("status") != "failed":
+        write_json(folder / "result.json", {"status": "failed", "error": error, "cause": cause})
+    entry = {
+        "job": config.run.name,
+        "error": error,
+        "cause": cause or found.get("cause"),
+        "code": code,
+        "time": time.time(),
+    }
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / FAILURES).open("a") as file:
+        file.write(json.dumps(entry) + "\n")
+    return f"{config.run.name} failed: {error}"
+
+
+def _objective(config: TrainConfig) -> float | None:
+    """
+    Raises:
+        JobFailed: the result has no such figure.
+    """
+    result = read_json(Path(config.run.dir), "result.json") or {}
+    value = figure(result, config.objective)
+    if value is None and config.objective != "val_loss":
+        figures = ", ".join(k for k, v in result.items() if isinstance(v, int | float))
+        raise JobFailed(f"objective={config.objective}: no figure of result.json, which has {figures}")
+    return value
+
+
+class DryRun:
+    """Plans the jobs of a sweep without running them; conversations are read and tokenised once for all jobs that
+    take the same ones."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, str]] = []
+        self._data: dict[str, Any] = {}
+
+    def add(self, config: TrainConfig) -> None:
+        """Plans one job."""
+        from vicuna_lit.data.auto_template import with_template
+        from vicuna_lit.data.datamodule import ConversationDataModule
+        from vicuna_lit.data.source import ExampleLengths, plan_run
+        from vicuna_lit.data.tokenizer import make_encoder
+        from vicuna_lit.train.console import spread
+        from vicuna_lit.train.run_folder import already_done
+
+        config = with_template(fetched(config, weights=False))
+        key = json.dumps([TokensRecipe.values_of(config), config.validation.model_dump(), config.tokenizer_path])
+        if key not in self._data:
+            self._data[key] = ConversationDataModule(config, make_encoder(config))
+            self._data[key].setup()
+        plan = plan_run(config, ExampleLengths.of(self._data[key].train), config.trainer.devices)
+        done = already_done(config.model_copy(update={"dry_run": False}), Path(config.run.dir))
+        tokens, supervised = int(plan.step_tokens.sum()), int(plan.step_supervised.sum())
+        self.rows.append(
+            {key.split(".")[-1]: str(value) for key, value in config.run.swept.items()}
+            | {
+                "examples": f"{len(plan.lengths):,}",
+                "steps": f"{plan.steps:,}",
+                "tokens": f"{tokens:,}",
+                "supervised": f"{supervised:,} ({supervised / tokens:.0%})",
+                "a step": spread(config, plan),
+                "state": "done" if done else "to do",
+            }
+        )
+
+    def show(self, folder: Path) -> None:
+        """Prints the table of all jobs."""
+        table = Table(title=f"{len(self.rows)} jobs in {folder}", title_justify="left", box=None, padding=(0, 2, 0, 0))
+        columns = list(dict.fromkeys(column for row in self.rows for column in row))
+        for column in columns:
+            table.add_column(column, justify="left" if column in ("a step", "state") else "right", no_wrap=True)
+        for row in self.rows:
+            table.add_row(*(Text(row.get(column, "")) for column in columns))
+        Console(width=max(120, Console().width)).print(table)

@@ -1,0 +1,213 @@
+"""YAML and overrides → a checked config. All errors are collected before any is shown."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, overload
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import ValidationError
+
+from vicuna_lit.config.base import CONF_DIR, ConfigError
+from vicuna_lit.config.chat import ChatConfig
+from vicuna_lit.config.estimate import EstimateConfig
+from vicuna_lit.config.evaluate import EvaluateConfig
+from vicuna_lit.config.prepare import PrepareConfig
+from vicuna_lit.config.renamed import ELSEWHERE, VALUES, new_key
+from vicuna_lit.config.search_path import folders, groups, options, search_path
+from vicuna_lit.config.search_path import problems as search_path_problems
+from vicuna_lit.config.short_forms import JOBS, Job, expand
+from vicuna_lit.config.texts import folder_name
+from vicuna_lit.config.train import TrainConfig
+
+OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
+
+
+@overload
+def load(job: Literal["train"], *overrides: str) -> TrainConfig: ...
+@overload
+def load(job: Literal["prepare"], *overrides: str) -> PrepareConfig: ...
+@overload
+def load(job: Literal["estimate"], *overrides: str) -> EstimateConfig: ...
+@overload
+def load(job: Literal["evaluate"], *overrides: str) -> EvaluateConfig: ...
+@overload
+def load(job: Literal["chat"], *overrides: str) -> ChatConfig: ...
+def load(job: Job, *overrides: str) -> TrainConfig | PrepareConfig | EstimateConfig | EvaluateConfig | ChatConfig:
+    """Composes and checks a job's config, as on the command line: `load("train", "model=tiny", "seed=1")`.
+
+    Raises:
+        ConfigError: with every problem found, each with its dotted key.
+    """
+    node, problems = _compose_all(job, expand(job, overrides))
+    with_choices(node, node.hydra.runtime.choices)
+    return check(job, without_hydra(node), problems)
+
+
+def values(job: Job, *overrides: str) -> dict[str, Any]:
+    """A job's values as its YAML has them, nested, before they are checked; `???` must be given.
+
+    Raises:
+        ConfigError: an override is wrong.
+    """
+    node, problems = _compose_all(job, expand(job, overrides))
+    if problems:
+        raise ConfigError(problems)
+    content = OmegaConf.to_container(without_hydra(node), resolve=False)
+    return {str(key): value for key, value in content.items()} if isinstance(content, dict) else {}
+
+
+def with_choices(node: DictConfig, choices: Mapping[str, Any]) -> None:
+    """Writes what was chosen of each group of `conf` into `run.choices`; Hydra's own groups are left out."""
+    if node.get("run"):
+        chosen = {group: str(choice) for group, choice in choices.items() if choice and not group.startswith("hydra/")}
+        OmegaConf.update(node, "run.choices", chosen, merge=False, force_add=True)
+
+
+def without_hydra(node: DictConfig) -> DictConfig:
+    """The job's own part of a composed config."""
+    return OmegaConf.masked_copy(node, [str(key) for key in node if key != "hydra"])
+
+
+def check(job: Job, node: DictConfig, problems: Sequence[str] = ()) -> Any:
+    """Validates a composed config; `problems` are those already found while composing."""
+    try:
+        for key in OmegaConf.missing_keys(node) & JOBS[job].WHERE_MISSING.keys():
+            OmegaConf.update(node, key, JOBS[job].WHERE_MISSING[key])
+        missing = sorted(OmegaConf.missing_keys(node))
+        values = OmegaConf.to_container(node, resolve=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError([*problems, f"{error.full_key}: {error.msg}".split("\n")[0]]) from None
+    found = [*problems, *(f"{key}: must be given, {key}=…" for key in missing)]
+    try:
+        config = JOBS[job].model_validate(values)
+    except ValidationError as error:
+        for item in error.errors():
+            path = _path(item["loc"], values)
+            found += [] if path in missing else [_describe(path, item, values)]
+        raise ConfigError(found) from None
+    if found:
+        raise ConfigError(found)
+    return config
+
+
+def master(job: Job, written: Sequence[str]) -> DictConfig:
+    """A job's values with Hydra's own (`hydra.mode`, `hydra.sweeper`, …); what is swept is left out.
+
+    Raises:
+        HydraException, OmegaConfBaseException: as Hydra says it.
+    """
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        hydra = GlobalHydra.instance().hydra
+        assert hydra is not None
+        return hydra.compose_config(job, list(written), RunMode.MULTIRUN, validate_sweep_overrides=False)
+
+
+def _compose(job: str, overrides: Sequence[str]) -> DictConfig:
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        return hydra_compose(job, list(overrides), return_hydra_config=True)
+
+
+def _compose_all(job: str, overrides: Sequence[str]) -> tuple[DictConfig, list[str]]:
+    """Composes with every override that is valid; describes the others."""
+    places = folders(overrides)
+    problems = search_path_problems(places)
+    if any(not place.is_dir() for place in places):
+        raise ConfigError(problems)
+    try:
+        return _compose(job, overrides), problems
+    except (HydraException, OmegaConfBaseException):
+        pass
+    first = groups(places)
+    good = search_path(overrides)
+    for override in sorted(overrides, key=lambda o: o.lstrip("+~").partition("=")[0] not in first):
+        if override in good:
+            continue
+        try:
+            _compose(job, [*good, override])
+            good.append(override)
+        except (HydraException, OmegaConfBaseException) as error:
+            problems.append(_describe_override(override, error, without_hydra(_compose(job, good)), places))
+    return _compose(job, good), problems
+
+
+def _describe_override(override: str, error: Exception, node: DictConfig, places: Sequence[Path]) -> str:
+    key, _, value = override.partition("=")
+    key = key.lstrip("+~")
+    if key and (choices := options(key, places)):
+        if override[:1] == "~":
+            return f"{key}: must be given, {key}=…; choices: {', '.join(choices)}"
+        if value in choices:
+            return f"{key}={value}: this command has no {key}"
+        return f"{key}={value}: no such choice{nearest(value, choices)}; choices: {', '.join(choices)}"
+    keys = _keys(OmegaConf.to_container(node, resolve=False))
+    if key and key not in keys and "=" in override:
+        return unknown_key(key, [*keys, *groups(places)])
+    return f"{override}: {str(error).splitlines()[0]}"
+
+
+def _describe(path: str, item: Any, values: Any) -> str:
+    message, given = item["msg"], item["input"]
+    match item["type"]:
+        case "extra_forbidden":
+            return unknown_key(path, _keys(values))
+        case "literal_error":
+            choices = [c.strip(" '") for c in item["ctx"]["expected"].replace(" or ", ",").split(",")]
+            now = VALUES.get(path, {}).get(str(given))
+            hint = f"; it is called {now} now" if now else nearest(str(given), choices)
+            return f"{path}={given}: no such choice{hint}; choices: {', '.join(choices)}"
+        case "missing":
+            return f"{path}: must be given, {path}=…"
+        case "value_error":
+            text = message.removeprefix("Value error, ")
+            return f"{path}: {text}" if path else text
+        case "model_type" | "model_attributes_type":
+            return f"{path}={given!r:.60}: {path} holds keys; set one of them, such as {path}.<key>=…"
+        case _:
+            return f"{path}={given!r:.60}: {message[0].lower()}{message[1:]}"
+
+
+def unknown_key(key: str, keys: Sequence[str]) -> str:
+    """What to say about a key that is none of these: its name now, ours for another tool's, or the nearest."""
+    if new := new_key(key):
+        return f"{key}: this key is called {new} now"
+    if ours := ELSEWHERE.get(key):
+        return f"{key}: unknown key; here it is {ours}"
+    return f"{key}: unknown key{nearest(key, keys)}"
+
+
+def _path(loc: tuple[int | str, ...], values: Any) -> str:
+    """The dotted path without the names of union members that pydantic puts in."""
+    out: list[str] = []
+    for part in loc:
+        try:
+            values = values[part]
+        except (KeyError, IndexError, TypeError):
+            if part != loc[-1]:
+                continue  # the name of a union's member, or below a missing key
+        out.append(str(part))
+    return ".".join(out)
+
+
+def _keys(values: Any, prefix: str = "") -> list[str]:
+    if not isinstance(values, dict):
+        return []
+    return [k for key, value in values.items() for k in (f"{prefix}{key}", *_keys(value, f"{prefix}{key}."))]
+
+
+def nearest(word: str, names: Sequence[str]) -> str:
+    """` (did you mean …?)` with the name that is closest to a word, or nothing."""
+    names = [n for n in names if n != word]
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    if not close:
+        tails = {n.rpartition(".")[2]: n for n in names}
+        close = [tails[t] for t in difflib.get_close_matches(word.rpartition(".")[2], list(tails), n=1)]
+    return f" (did you mean {close[0]}?)" if close else ""

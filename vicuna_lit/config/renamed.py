@@ -1,0 +1,157 @@
+"""Names that a key has had, and names that other tools have for it: both are refused with ours.
+
+Files that an earlier version wrote (`config.json`, `result.json`, a checkpoint's state) are read with the new names.
+"""
+
+import re
+from typing import Any
+
+RENAMED = {
+    "heldout": "validation",
+    "data.heldout_path": "data.validation_path",
+    "data.heldout_fraction": "data.validation_fraction",
+    "data.max_heldout": "data.max_validation",
+    "heldout_fraction": "validation_fraction",
+    "evaluate": "samples",
+    "evaluate.at_end": "evaluate_after",
+    "supervised": "train_on",
+    "head": "lm_head",
+    "finetune.head": "finetune.lm_head",
+    # of files
+    "heldout_loss": "val_loss",
+    "heldout_loss_before": "val_loss_before",
+    "heldout_by_step": "val_by_step",
+    "lost_time.exams": "lost_time.validation",
+    "exam": "validation",
+    "exam.heldout": "validation.losses",
+}
+"""Old key → new key; what lies below a key moves with it."""
+VALUES = {
+    "train_on": {"replies": "assistant_messages", "last_reply": "last_assistant_message"},
+    "step_unit": {"piece": "example"},
+    "objective": {"heldout_loss": "val_loss", "heldout_loss_before": "val_loss_before"},
+}
+"""New key → old value → new value."""
+ELSEWHERE = {
+    # Hugging Face's Trainer and TRL
+    "learning_rate": "optimizer.lr",
+    "lr": "optimizer.lr",
+    "num_train_epochs": "trainer.epochs",
+    "max_steps": "trainer.max_steps",
+    "per_device_train_batch_size": "conversations_per_step (in all) and tokens_per_device (what memory holds)",
+    "gradient_accumulation_steps": "conversations_per_step; accumulation follows from it and tokens_per_device",
+    "max_seq_length": "context_length",
+    "max_length": "context_length",
+    "model_max_length": "context_length",
+    "warmup_ratio": "optimizer.warmup_ratio",
+    "warmup_steps": "optimizer.warmup_ratio, a share of all steps",
+    "weight_decay": "optimizer.weight_decay",
+    "max_grad_norm": "optimizer.clip_norm",
+    "lr_scheduler_type": "optimizer.schedule",
+    "optim": "optimizer.kind",
+    "bf16": "precision=bf16-mixed",
+    "fp16": "precision=bf16-mixed; there is no fp16",
+    "output_dir": "run.dir",
+    "run_name": "run.name",
+    "save_steps": "checkpoint.every_steps",
+    "save_total_limit": "checkpoint.keep",
+    "eval_steps": "validation.every_steps",
+    "resume_from_checkpoint": "resume=auto, with the same run.dir",
+    "report_to": "wandb.mode",
+    "assistant_only_loss": "train_on=assistant_messages",
+    "completion_only_loss": "train_on=assistant_messages",
+    "use_liger_kernel": "kernels=liger",
+    "attn_implementation": "attention",
+    "torch_compile": "compile",
+    "chat_template": "template",
+    "model_name_or_path": "model.path",
+    "dataset_name": "data=organisation/name of the Hub, or data=<file or folder>",
+    "eos_token": "template",
+    # axolotl and LLaMA-Factory
+    "base_model": "model.path",
+    "datasets": "data=<file or folder>, or data=organisation/name of the Hub",
+    "dataset": "data=<file or folder>, or data=organisation/name of the Hub",
+    "val_set_size": "data.validation_fraction",
+    "val_size": "data.validation_fraction",
+    "sequence_len": "context_length",
+    "cutoff_len": "context_length",
+    "sample_packing": "packing",
+    "micro_batch_size": "tokens_per_device",
+    "num_epochs": "trainer.epochs",
+    "train_on_inputs": "train_on=all_tokens",
+    "adapter": "finetune=lora",
+    "finetuning_type": "finetune",
+    "lora_r": "finetune.rank",
+    "lora_rank": "finetune.rank",
+    "lora_alpha": "finetune.alpha",
+    "deepspeed": "strategy=zero2 or zero3",
+    "fsdp": "strategy=fsdp",
+    "logging_steps": "nothing: every step is logged",
+    # Lightning and its Hydra template
+    "trainer.max_epochs": "trainer.epochs",
+    "max_epochs": "trainer.epochs",
+    "trainer.precision": "precision",
+    "trainer.strategy": "strategy",
+    "trainer.gradient_clip_val": "optimizer.clip_norm",
+    "gradient_clip_val": "optimizer.clip_norm",
+    "trainer.accumulate_grad_batches": "conversations_per_step; accumulation follows from it and tokens_per_device",
+    "trainer.val_check_interval": "validation.every_steps",
+    "trainer.limit_train_batches": "trainer.max_steps",
+    "trainer.limit_val_batches": "data.max_validation",
+    "trainer.deterministic": "deterministic",
+    "datamodule": "data",
+    "batch_size": "conversations_per_step",
+    "ckpt_path": "resume=auto, with the same run.dir",
+    "logger": "wandb.mode",
+    "tags": "wandb.tags",
+    "task_name": "run.name",
+}
+"""Another tool's key → ours."""
+
+
+def new_key(key: str) -> str | None:
+    """The name that an old key has now, or None."""
+    new = _new_path(tuple(key.split(".")))
+    return ".".join(new) if new else None
+
+
+def _new_path(path: tuple[str, ...]) -> tuple[str, ...] | None:
+    for end in range(len(path), 0, -1):
+        if new := RENAMED.get(".".join(path[:end])):
+            return *new.split("."), *path[end:]
+    return None
+
+
+def with_new_names(values: dict[str, Any]) -> dict[str, Any]:
+    """The content of a JSON file that an earlier version may have written, nested, under today's names."""
+    out: dict[str, Any] = {}
+    _move(values, (), out)
+    return out
+
+
+def _move(values: dict[str, Any], above: tuple[str, ...], out: dict[str, Any]) -> None:
+    for key, value in values.items():
+        old = (*above, key)
+        moved = _new_path(old) or old
+        path = (*moved[:-1], re.sub("^heldout/", "val/", moved[-1]))  # the names of metrics
+        if old == ("run", "swept") and isinstance(value, dict):
+            named = {new_key(name) or name: choice for name, choice in value.items()}
+            _put(out, path, {name: _new_value(name, choice) for name, choice in named.items()})
+        elif isinstance(value, dict):
+            _put(out, path, {})
+            _move(value, old, out)
+        else:
+            _put(out, path, _new_value(".".join(path), value))
+
+
+def _new_value(key: str, value: Any) -> Any:
+    return VALUES.get(key, {}).get(value, value) if isinstance(value, str) else value
+
+
+def _put(out: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
+    for name in path[:-1]:
+        out = out.setdefault(name, {})
+    if value == {}:
+        out.setdefault(path[-1], {})
+    else:
+        out[path[-1]] = value

@@ -1,0 +1,370 @@
+"""Every knob of the train job on one page. Values are in `conf/train.yaml` and its groups."""
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, ValidationInfo, field_validator
+
+from vicuna_lit.config.base import (
+    Config,
+    DataConfig,
+    Fraction,
+    ModelConfig,
+    NonNegative,
+    RunConfig,
+)
+from vicuna_lit.config.callbacks import CallbacksConfig, DecidingCallbacks, WatchingCallbacks
+from vicuna_lit.config.choices import FinetuneConfig, StrategyConfig
+from vicuna_lit.config.template import TemplateConfig, TemplateDate
+from vicuna_lit.config.tracking import TrainWandbConfig
+
+
+class OptimizerConfig(Config):
+    """Optimizer and learning-rate schedule."""
+
+    kind: Literal["adamw", "adamw_8bit", "adafactor"]
+    """adamw_8bit (Dettmers et al. 2022): moments in 8 bits, by blocks of 256; adafactor (Shazeer and Stern 2018): sums
+    over rows and columns in their place, lr relative to a weight's size, neither betas nor eps."""
+    lr: PositiveFloat
+    """The learning rate at its highest, after the warm-up."""
+    betas: tuple[Fraction, Fraction]
+    """AdamW's decay of the first and second moments."""
+    eps: PositiveFloat
+    """AdamW's term that keeps the denominator from 0."""
+    weight_decay: NonNegative
+    """Applied to matrices only, not to norms."""
+    schedule: Literal["cosine", "linear", "constant"]
+    """After the warm-up, down to 0 at the last step (or constant)."""
+    warmup_ratio: Fraction
+    """Share of all steps over which the rate rises from 0; the last step at least is not among them."""
+    clip_norm: PositiveFloat | None
+    """Largest norm of the step's gradient; null: not clipped, still measured."""
+    rounding: Literal["nearest", "stochastic"]
+    """Of weights (and the optimizer's state) that are kept in bf16 alone: to the nearest number, which loses small
+    updates, or by chance, so that they arrive on average; needs precision=bf16-true and master_weights=false."""
+
+
+class DurationConfig(Config):
+    """How long is trained."""
+
+    epochs: PositiveFloat
+    """Passes over the training conversations; may be a fraction; `max_steps` overrides it."""
+    max_steps: PositiveInt | None
+    """Optimizer steps of the whole run; null: as many as `epochs` needs."""
+
+
+def devices_here(given: Any) -> Any:
+    """`auto` is every GPU of this machine that `CUDA_VISIBLE_DEVICES` leaves, or one CPU; found without torch."""
+    if given != "auto":
+        return given
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return max(1, sum(bool(name.strip()) for name in named.split(",")))
+    return max(1, len(list(Path("/proc/driver/nvidia/gpus").glob("*"))))
+
+
+class DevicesConfig(Config):
+    """What it is trained on."""
+
+    devices: Annotated[PositiveInt, BeforeValidator(devices_here)]
+    """Processes on this machine, one device each; under torchrun its --nproc-per-node. auto: as many as it has GPUs."""
+    accelerator: Literal["auto", "cpu", "gpu"]
+    """auto takes a GPU where there is one."""
+    peak_tflops: PositiveFloat | None
+    """Of one device, dense, at the run's precision, for MFU; null: as in `estimate/gpus.yaml`, none on a CPU."""
+
+
+class TrainerConfig(DevicesConfig, DurationConfig):
+    """How long, and on what."""
+
+
+class CheckpointConfig(Config):
+    """When the state of the run is saved, so that the same command goes on from there."""
+
+    every_steps: PositiveInt | None
+    """Saved after so many steps; null: not by steps."""
+    every_minutes: PositiveFloat | None
+    """Saved after so many minutes; null: not by time. With both null only when told to stop."""
+    keep: PositiveInt
+    """Complete checkpoints that stay, besides the one with the lowest validation loss."""
+    grace_seconds: PositiveFloat
+    """How long the step in progress may take after a signal. Then the last finished step is saved in its place; after
+    twice as long the process exits."""
+
+
+class ValidationConfig(Config):
+    """The validation loss, on all replies: before the first step, after the last, and every so many steps."""
+
+    every_steps: PositiveInt | Literal["auto"] | None
+    """Taken also after each so many steps. auto: about ten times in a run; null: only at both ends."""
+    context_length: PositiveInt | None
+    """Of the held-out conversations; null: as in training. Fix it to compare runs of several context lengths."""
+
+    def interval(self, steps: int) -> int | None:
+        """Steps from one to the next in a run of so many."""
+        return max(1, -(-steps // 10)) if self.every_steps == "auto" else self.every_steps
+
+
+class SampleRepliesConfig(Config):
+    """What the model is asked before and after training, and `every` so many steps. A question is a list of turns."""
+
+    questions: tuple[tuple[str, ...], ...]
+    """Conversations to hold with the model, each a list of the user's turns."""
+    per_category: Annotated[int, Field(ge=0)]
+    """So many of the bundled questions (`vicuna_lit/evaluate/questions.jsonl`) of each category besides."""
+    every: PositiveInt | None
+    """Asked also after each so many steps; null: only at both ends."""
+    max_new_tokens: PositiveInt
+    """Of a reply."""
+
+
+def _checkpointing(how: Any) -> str:
+    if not re.fullmatch(r"auto|none|full|attention|every_([2-9]|[1-9]\d+)", str(how)):
+        raise ValueError(f"{how} is none of auto, none, full, attention, every_2, every_3, …")
+    return how
+
+
+class TokensRecipe(Config):
+    """What decides the tokens and their masks."""
+
+    context_length: PositiveInt
+    """Longest conversation in tokens; longer ones are split on turn boundaries."""
+    train_on: Literal["assistant_messages", "last_assistant_message", "all_tokens", "single_turns"]
+    """What the loss is taken on in training: all replies, the last one of each piece, all tokens, or all replies with
+    each exchange a conversation of its own (as Alpaca)."""
+    train_on_reasoning: bool
+    """Whether the loss is also taken on the text of an assistant's thoughts; the model reads them in any case."""
+    system_prompt: str | None
+    """For conversations without a system turn; null: the template's own."""
+    data: DataConfig
+    template: TemplateConfig
+    """How a conversation becomes text: one of `conf/template`, the model's own (tokenizer), or what suits it (auto)."""
+    template_date: TemplateDate
+    """For a template that writes today's date; null: the day of the run's first start."""
+
+
+Order = Literal["shuffled", "by_length", "by_source"]
+
+
+class StepsRecipe(Config):
+    """What decides which conversations each step holds."""
+
+    seed: Annotated[int, Field(ge=0)]
+    """Of the order of the conversations and of random weights."""
+    conversations_per_step: PositiveInt
+    """The recipe's batch size: examples or conversations (`step_unit`) in an optimizer step, on all devices."""
+    step_unit: Literal["example", "conversation"]
+    """What `conversations_per_step` counts: examples (conversations, or pieces of those longer than the
+    context, as in FastChat), or whole conversations with all their pieces: then another context length or `train_on`
+    leaves every step the same conversations."""
+    order: Order
+    """Of the conversations within each pass: shuffled; by_length, short to long; by_source, all of the first of
+    `data.sources`, then all of the next, each shuffled inside."""
+    trainer: DurationConfig
+
+
+class ModelRecipe(Config):
+    """What decides the model and which of its weights are trained."""
+
+    precision: Literal["fp32", "bf16-mixed", "bf16-true"]
+    """bf16-mixed keeps weights and optimizer state in fp32 and multiplies in bf16; bf16-true has weights in bf16."""
+    master_weights: bool
+    """Under bf16-true: the optimizer keeps fp32 weights and state, and rounds after each step."""
+    model: ModelConfig
+    """Weights to start from, or random ones: one of `conf/model`."""
+    finetune: FinetuneConfig
+    """Which weights are trained: one of `conf/finetune`."""
+
+    @property
+    def tokenizer_path(self) -> str:
+        """Where the tokenizer lies: beside the weights unless named."""
+        return self.model.tokenizer or self.model.path or ""
+
+
+class Recipe(ModelRecipe, StepsRecipe, TokensRecipe):
+    """What is computed. Runs that differ here are different experiments, and none resumes the other."""
+
+    optimizer: OptimizerConfig
+    validation: ValidationConfig
+    samples: SampleRepliesConfig
+    callbacks: DecidingCallbacks
+
+
+class Layout(Config):
+    """How it lies on the hardware. It may change between two starts of a run, as run settings may; for each key a test
+    shows that the losses stay (test_invariance.py)."""
+
+    tokens_per_device: PositiveInt
+    """The memory's batch size: the longest packed row. Gradient accumulation follows from it."""
+    packing: bool
+    """Several conversations to a row (they never see each other); false: one."""
+    token_cache_gb: NonNegative
+    """Of tokenised conversations that are kept in the user's cache folder for all processes and later runs, mapped into
+    memory; what was used longest ago goes first. `python -m vicuna_lit.data.token_cache` shows them. 0: none, each
+    process tokenises for itself and holds it in memory."""
+    attention: Literal["auto", "sdpa_per_conversation", "sdpa_mask", "flash", "varlen", "flex"]
+    """Which kernel; each keeps the conversations of a row apart. sdpa_* run anywhere, the others on a GPU. auto: flash
+    where it is installed, else varlen, on a GPU in 16 bits; sdpa_per_conversation elsewhere."""
+    lm_head: Literal["chunked", "exact", "plain", "liger"]
+    """How the LM head and its loss are computed. chunked: some positions at a time, multiplied in bf16 where the model
+    is and the device has units for it; exact: the same in fp32; plain: full logits in fp32; liger: in fp32 on a GPU."""
+    gradient_checkpointing: Annotated[str, BeforeValidator(_checkpointing)]
+    """What is recomputed in the backward pass: none, full (every layer), every_<k> (each k-th, k ≥ 2), attention.
+    auto: on a GPU the first of none, every_4, every_2, full that fits its memory, by the estimate; none on a CPU."""
+    offload_activations: bool
+    """Keep what the backward pass needs in CPU memory."""
+    kernels: Literal["torch", "liger"]
+    """Who computes the layers' norms and gated MLPs: torch, or Liger's kernels on a GPU, for families they are tested
+    with. They keep less for the backward pass; compiled layers are fused without them."""
+    compile: bool | Literal["auto"]
+    """torch.compile the decoder's layers, once for rows of any length. auto: on a GPU with a C compiler, where nothing
+    else stands against it (deterministic, offload_activations, kernels=liger, qlora, ZeRO-3, experts, token mixers)."""
+    deterministic: bool
+    """Only kernels that give the same bits each time: then a stopped run on a GPU ends as one left alone, to the bit.
+    They are slower. Without it such a run agrees to rounding; on a CPU the bits are the same in any case."""
+    strategy: StrategyConfig
+    """How weights, gradients and optimizer state lie on several devices: one of `conf/strategy`."""
+    trainer: DevicesConfig
+
+
+class Computation(Layout, Recipe):
+    """A recipe and its layout: all that the devices are given to do."""
+
+    trainer: TrainerConfig  # pyright: ignore[reportIncompatibleVariableOverride]  # sound, for configs are frozen
+
+
+class RunSettings(Config):
+    """Where the run is kept and how it is watched over; nothing of the result depends on it."""
+
+    run: RunConfig
+    dry_run: bool
+    """Print what would run (steps, tokens, layout; of a sweep all jobs and what differs) and stop."""
+    show_masks: Annotated[int, Field(ge=0)]
+    """Print so many of the first records with what the loss is taken on, and the account of all, and stop; no weights
+    are needed. 0: train."""
+    estimate: bool
+    """Of a sweep: say first what each job needs; jobs that do not fit into this machine's memory are not started."""
+    evaluate_after: dict[str, str | int | float | bool] | None
+    """Settings of `vicuna-evaluate`, such as `{judge: rule}`: after training it compares the base with the model."""
+    push: str | None
+    """`organisation/name` on the Hugging Face Hub: `hf/` is uploaded after the run, with a generated model card."""
+    push_private: bool
+    """Whether a repository that `push` makes is private."""
+    on_failure: Literal["stop", "continue", "retry"]
+    """What a sweep does when a job fails: ends, goes on, or tries it once more and goes on."""
+    objective: str
+    """What a job of a sweep returns to Hydra's sweeper: a figure of `result.json`, such as `val_loss`."""
+    callbacks: WatchingCallbacks
+    checkpoint: CheckpointConfig
+    resume: Literal["auto", "never", "must"]
+    """auto goes on from the newest checkpoint in the run's folder, must stops where there is none."""
+    wandb: TrainWandbConfig
+
+
+class TrainConfig(Computation, RunSettings):
+    """The train job; `conf/train.yaml`. Three parts in one flat page: `recipe`, `layout` and `run_settings`.
+
+    A function names the part that it needs as the type of its config, and cannot see the rest.
+    """
+
+    callbacks: CallbacksConfig  # pyright: ignore[reportIncompatibleVariableOverride]  # sound, for configs are frozen
+
+    @property
+    def recipe(self) -> Recipe:
+        """What is computed."""
+        return Recipe.part_of(self)
+
+    @property
+    def layout(self) -> Layout:
+        """How it lies on the hardware."""
+        return Layout.part_of(self)
+
+    @property
+    def run_settings(self) -> RunSettings:
+        """Where the run is kept."""
+        return RunSettings.part_of(self)
+
+    # Fields are checked in the order run settings, recipe, layout: a field's validator sees those before it.
+    # Field validators, not model validators: these run, and are reported, even where other fields are wrong.
+    @field_validator("tokens_per_device")
+    @classmethod
+    def _row_holds_a_conversation(cls, tokens: int, info: ValidationInfo) -> int:
+        context = info.data.get("context_length", 0)
+        if tokens < context:
+            raise ValueError(f"{tokens} is less than context_length={context}; a row holds whole conversations")
+        return tokens
+
+    @field_validator("compile")
+    @classmethod
+    def _fused_once(cls, compile: bool | str, info: ValidationInfo) -> bool | str:
+        if compile is True and info.data.get("kernels") == "liger":
+            raise ValueError("compiled layers are fused already: kernels=torch, or compile=false with kernels=liger")
+        return compile
+
+    @field_validator("model")
+    @classmethod
+    def _has_weights(cls, model: ModelConfig, info: ValidationInfo) -> Any:
+        if model.kind == "pretrained" and not model.path:
+            if info.data.get("show_masks") and model.tokenizer is not None:
+                return model
+            if not info.data.get("dry_run"):
+                variable = f", or {model.name.upper()}=<folder> in the environment" if model.name != "local" else ""
+                raise ValueError(f"path is null; give the folder of the weights, model.path=<folder>{variable}")
+            if model.tokenizer is None or model.architecture is None:
+                raise ValueError("dry_run without model.path needs model.tokenizer=<folder> and model.architecture")
+        return model
+
+    @field_validator("finetune")
+    @classmethod
+    def _four_bits_are_loaded(cls, finetune: Any, info: ValidationInfo) -> Any:
+        model: Any = info.data.get("model")
+        own = model is not None and (model.kind == "scratch" or str(model.path).endswith(".gguf"))
+        if finetune.kind == "qlora" and own:
+            raise ValueError("qlora quantises the weights of a Hugging Face folder as it loads them: model=local")
+        return finetune
+
+    @field_validator("optimizer")
+    @classmethod
+    def _rounds_bare_weights(cls, optimizer: OptimizerConfig, info: ValidationInfo) -> OptimizerConfig:
+        if optimizer.rounding == "stochastic" and not _bare(info):
+            raise ValueError(
+                "rounding=stochastic is for weights of which there is no fp32 copy: precision=bf16-true "
+                "master_weights=false; or rounding=nearest"
+            )
+        return optimizer
+
+    @field_validator("validation")
+    @classmethod
+    def _is_looked_at(cls, validation: ValidationConfig, info: ValidationInfo) -> ValidationConfig:
+        callbacks = info.data.get("callbacks")
+        if callbacks and callbacks.early_stopping and validation.every_steps is None:
+            raise ValueError("every_steps is null; early_stopping looks at each validation: validation.every_steps=…")
+        return validation
+
+    @field_validator("strategy")
+    @classmethod
+    def _suits_the_recipe(cls, strategy: Any, info: ValidationInfo) -> Any:
+        known, problems = info.data, []
+        trainer, finetune, optimizer = (known.get(key) for key in ("trainer", "finetune", "optimizer"))
+        if strategy.kind == "zero" and _bare(info):
+            problems.append("ZeRO always keeps fp32 master weights: master_weights=true, or another strategy")
+        if trainer and trainer.devices > 1 and strategy.kind == "single":
+            several = "strategy=ddp, fsdp, fsdp_offload, zero1, zero2, zero3 or zero3_offload"
+            problems.append(f"devices={trainer.devices} needs a strategy for several processes: {several}")
+        if finetune and finetune.kind == "qlora" and (strategy.kind == "fsdp" or strategy.gathers_by_hooks):
+            problems.append("qlora's 4-bit weights are not sharded: strategy=single, ddp, zero1 or zero2")
+        if optimizer and optimizer.kind != "adamw" and strategy.shards_state:
+            shards = "keeps its state by whole matrices or blocks of them; shards would change what it computes"
+            problems.append(f"{optimizer.kind} {shards}: strategy=single, ddp; or optimizer.kind=adamw")
+        if optimizer and optimizer.rounding == "stochastic" and strategy.shards_state:
+            problems.append("rounding=stochastic is for whole weights: strategy=single, ddp; or rounding=nearest")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return strategy
+
+
+def _bare(info: ValidationInfo) -> bool:
+    """Whether weights are kept in bf16 alone."""
+    return info.data.get("precision") == "bf16-true" and info.data.get("master_weights") is False

@@ -1,0 +1,164 @@
+"""What chat applications export besides ChatGPT: Claude's `conversations.json` and Open WebUI's chats → messages.
+
+The messages are OpenAI's, for `turns_of`. What cannot be read is refused by its name: an answer to a question about a
+file that nobody shows the model would teach it to invent.
+"""
+
+import html
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from vicuna_lit.data.exports import Unusable, branch, typed
+
+NO_PARENT = "00000000-0000-4000-8000-000000000000"
+"""What Claude writes for the parent of a first message."""
+SENDERS = {"human": "user", "user": "user", "assistant": "assistant"}
+UNSAID = ("token_budget", "flag")
+"""Claude's parts that no one wrote or read."""
+_DETAILS = re.compile(r'<details type="(\w+)"[^>]*>\s*(?:<summary>.*?</summary>)?\s*(.*?)\s*</details>\s*', re.S)
+
+
+def app_messages(record: dict[str, Any]) -> list[dict[str, Any]] | None:
+    """The messages of a record, told by its shape; None: it is of no such export.
+
+    Raises:
+        Unusable: it cannot be read.
+    """
+    if is_claude(record):
+        return claude_messages(record)
+    chat = webui_chat(record)
+    return None if chat is None else webui_messages(chat)
+
+
+def is_claude(record: dict[str, Any]) -> bool:
+    """Whether a record is a conversation of Claude's export."""
+    return isinstance(record.get("chat_messages"), list)
+
+
+def claude_messages(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """The branch that the user ended on; what Claude wrote around its tools' results are turns of their own.
+
+    Raises:
+        Unusable: a message is not what it should be, or shows a file of which the export has no text.
+    """
+    messages = [typed(m, dict, f"message {i}") for i, m in enumerate(record["chat_messages"])]
+    found: list[dict[str, Any]] = []
+    for i, message in enumerate(_last_branch(messages, record.get("current_leaf_message_uuid"))):
+        where, sender = f"message {i}", message.get("sender")
+        if sender not in SENDERS:
+            raise Unusable("unknown role", f"{where} has sender {sender!r:.40}")
+        if message.get("truncated") is True:
+            raise Unusable("bad answer", f"{where} is truncated")
+        parts = message.get("content") or [{"type": "text", "text": message.get("text") or ""}]
+        texts = _attached(message, where)
+        turns = list(_claude_turns(typed(parts, list, f"{where}: content"), SENDERS[sender], where))
+        if texts and turns:
+            documents = {"type": "text", "text": "\n\n".join(texts) + "\n\n"}
+            turns[0] = turns[0] | {"content": [documents, *turns[0]["content"]]}
+        found += turns
+    return found
+
+
+def _last_branch(messages: list[dict[str, Any]], leaf: Any) -> list[dict[str, Any]]:
+    """From the first message to the leaf, or to the last message; all of them where the export names no parents."""
+    if not messages or any("parent_message_uuid" not in m or "uuid" not in m for m in messages):
+        return messages
+    nodes = {
+        m["uuid"]: {"message": m, "parent": None if m["parent_message_uuid"] == NO_PARENT else m["parent_message_uuid"]}
+        for m in messages
+    }
+    return [node["message"] for node in branch(nodes, leaf if leaf in nodes else messages[-1]["uuid"]).values()]
+
+
+def _attached(message: dict[str, Any], where: str) -> list[str]:
+    """The texts of a message's documents, each under its name."""
+    texts, known = [], set[Any]()
+    for document in typed(message.get("attachments") or [], list, f"{where}: attachments"):
+        name, text = (typed(document, dict, f"{where}: attachment").get(k) for k in ("file_name", "extracted_content"))
+        if not isinstance(text, str) or not text.strip():
+            raise Unusable("images and other media", f"{where}: attachment {name!r:.60} without its text")
+        texts.append(f"{name}:\n{text}" if name else text)
+        known.add(name)
+    for key in ("files", "files_v2"):
+        for file in typed(message.get(key) or [], list, f"{where}: {key}"):
+            if (name := typed(file, dict, f"{where}: {key}").get("file_name")) not in known:
+                raise Unusable("images and other media", f"{where}: file {name!r:.60} without its text")
+    return texts
+
+
+def _claude_turns(parts: list[Any], role: str, where: str) -> Iterator[dict[str, Any]]:
+    """The parts of one message in their order; a tool's result ends a turn and is one."""
+    said: list[Any] = []
+    for part in parts:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind in UNSAID:
+            continue
+        if kind != "tool_result":
+            said.append(part)
+            continue
+        if said:
+            yield {"role": role, "content": said}
+            said = []
+        results = part.get("content") or ""
+        texts = results if isinstance(results, str) else [_result(p, where) for p in typed(results, list, where)]
+        yield {"role": "tool", "content": texts, "tool_call_id": part.get("tool_use_id"), "name": part.get("name")}
+    if said or not parts:
+        yield {"role": role, "content": said}
+
+
+def _result(part: Any, where: str) -> dict[str, Any]:
+    """A part of a tool's result; what a search found is its text under its title."""
+    part = typed(part, dict, f"{where}: tool_result")
+    if part.get("type") == "knowledge" and isinstance(part.get("text"), str):
+        return {"type": "text", "text": "\n".join(filter(None, (part.get("title"), part["text"])))}
+    return part
+
+
+def webui_chat(record: dict[str, Any]) -> dict[str, Any] | None:
+    """The chat of a record of Open WebUI's export, which keeps its messages as a tree; None: it is none."""
+    chat = record["chat"] if isinstance(record.get("chat"), dict) else record
+    history = chat.get("history")
+    return chat if isinstance(history, dict) and isinstance(history.get("messages"), dict) else None
+
+
+def webui_messages(chat: dict[str, Any]) -> list[dict[str, Any]]:
+    """The branch that the user ended on, with the chat's system prompt.
+
+    Raises:
+        Unusable: the tree is broken, a reply failed, or was drawn from what is not in the export.
+    """
+    nodes: dict[str, Any] = {}
+    for id, value in chat["history"]["messages"].items():
+        message = typed(value, dict, f"message {id!r:.40}")
+        nodes[id] = {"message": message, "parent": message.get("parentId"), "children": message.get("childrenIds")}
+    shown = branch(nodes, chat["history"].get("currentId"))
+    found = [_webui_message(node["message"], id) for id, node in shown.items()]
+    params = chat.get("params") if isinstance(chat.get("params"), dict) else {}
+    system = (params or {}).get("system") or chat.get("system")
+    if system and (not found or found[0]["role"] != "system"):
+        found.insert(0, {"role": "system", "content": system})
+    return found
+
+
+def _webui_message(message: dict[str, Any], id: str) -> dict[str, Any]:
+    where = f"message {id!r:.40}"
+    if message.get("error"):
+        raise Unusable("bad answer", f"{where}: the reply failed")
+    if message.get("done") is False:
+        raise Unusable("bad answer", f"{where}: the reply was not finished")
+    for key in ("files", "sources", "citations", "code_executions", "embeds"):
+        if message.get(key):
+            raise Unusable("images and other media", f"{where}: {key}: what they hold is not in the export")
+    content = message.get("content")
+    if message.get("role") != "assistant" or not isinstance(content, str):
+        return {"role": message.get("role"), "content": content}
+    thoughts: list[str] = []
+
+    def taken(found: re.Match[str]) -> str:
+        if found[1] != "reasoning":
+            raise Unusable("unknown content type", f"{where}: details of type {found[1]}")
+        thoughts.append("\n".join(re.sub(r"^> ?", "", line) for line in html.unescape(found[2]).split("\n")))
+        return ""
+
+    return {"role": "assistant", "content": _DETAILS.sub(taken, content), "reasoning_content": "\n\n".join(thoughts)}

@@ -1,0 +1,177 @@
+"""Conversations kept as trees, ChatGPT's export and Open-Assistant: the branch that is the conversation.
+
+Both walks are loops, not recursion: a tree may be as deep as its writer liked.
+"""
+
+import re
+from itertools import groupby
+from operator import itemgetter
+from typing import Any
+
+LEFT_OUT = ("user_editable_context", "model_editable_context", "thoughts", "reasoning_recap")
+"""ChatGPT's content types that stand beside the conversation: settings, memory and reasoning, which no one was told."""
+
+
+_MARKS = re.compile(
+    "[ \t]?\ue200cite\ue202[^\ue200\ue201]*\ue201"
+    "|\ue200(?:entity|url|link_title)\ue202?(\\[[^\ue200\ue201]*\\]|[^\ue200\ue201]*)\ue201"
+    "|[ \t]?\ue200(?!entity|url|link_title)[^\ue200\ue201]*\ue201"
+    "|[ \t]?【\\d+[^【】\n]{0,80}】"
+    '|(?<![\\w])entity(\\["[^\n\\]]*"\\])'
+    "|[ \t]?(?<![\\w])cite(?:turn\\d+\\w+\\d+)+"
+)
+"""ChatGPT's marks of search and of names, which its page draws as links."""
+_NAME = re.compile(r'"(?:[^"\\]|\\.)*"')
+
+
+def without_marks(text: str) -> tuple[str, int]:
+    """An answer without the marks of its search results, and how many there were; of a named thing its name stays."""
+
+    def name(found: re.Match[str]) -> str:
+        named = _NAME.findall(found[1] or found[2] or "")
+        return named[min(1, len(named) - 1)][1:-1] if named else ""
+
+    return _MARKS.subn(name, text)
+
+
+class Unusable(Exception):
+    """A record cannot be used: `reason` and `detail` as in `Rejection`."""
+
+    def __init__(self, reason: str, detail: str):
+        self.reason, self.detail = reason, detail
+
+
+def chatgpt_messages(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """The branch of an official export (`conversations.json`) that the user ended on, as role and content.
+
+    What the assistant writes before, between and after tool calls are messages of their own; where no
+    other role stands between them they are one reply, as the user saw it. Results of several tools likewise.
+
+    Raises:
+        Unusable: the tree is broken, or a message is not text. An image is not left out: its question
+            and answer without it would teach the model to answer about what it cannot see.
+    """
+    mapping = typed(record["mapping"], dict, "mapping")
+    shown = [_shown(node["message"], id) for id, node in branch(mapping, record.get("current_node")).items()]
+    messages: list[dict[str, Any]] = []
+    for role, group in groupby(filter(None, shown), key=itemgetter(0)):
+        texts = [text for _, text in group]
+        if role in ("assistant", "tool"):
+            texts = ["\n\n".join(filter(None, texts))]
+        messages += [{"role": role, "content": text} for text in texts]
+    return messages
+
+
+def branch(mapping: dict[str, Any], current: Any) -> dict[str, dict[str, Any]]:
+    """The nodes with a message, root first: from `current` upwards, or from the root by last children.
+
+    Args:
+        mapping: nodes of `message`, `parent` and (needed without `current`) `children`, by name.
+
+    Raises:
+        Unusable: a node is missing, or its own ancestor.
+    """
+    upwards, path = current is not None, {}
+    if not upwards and mapping:
+        roots = [id for id, node in mapping.items() if isinstance(node, dict) and node.get("parent") is None]
+        if not roots:
+            raise Unusable("broken tree", "there is no node without a parent")
+        current = roots[0]
+    while current is not None:
+        name = repr(current)[:40] if isinstance(current, str) else f"of type {type(current).__name__}"
+        if not isinstance(current, str) or current not in mapping:
+            raise Unusable("broken tree", f"node {name} is missing")
+        if current in path:
+            raise Unusable("broken tree", f"node {name} is its own ancestor")
+        path[current] = node = typed(mapping[current], dict, f"node {name}")
+        children = None if upwards else typed(node.get("children") or [], list, f"node {name}: children")
+        current = node.get("parent") if upwards else (children[-1] if children else None)
+    order = reversed(path.items()) if upwards else path.items()
+    return {id: node for id, node in order if node.get("message") is not None}
+
+
+def _shown(message: Any, id: str) -> tuple[Any, str] | None:
+    """Role and text of a message; None if it is no part of the conversation."""
+    where = f"node {id!r:.40}"
+    message = typed(message, dict, f"{where}: message")
+    role = typed(message.get("author"), dict, f"{where}: author").get("role")
+    metadata = typed(message.get("metadata") or {}, dict, f"{where}: metadata")
+    content = typed(message.get("content"), dict, f"{where}: content")
+    kind = content.get("content_type")
+    if metadata.get("is_visually_hidden_from_conversation") or kind in LEFT_OUT:
+        return None
+    if kind in ("text", "multimodal_text"):
+        parts = typed(content.get("parts"), list, f"{where}: parts")
+        spoken = any(_part_type(part) == "audio_transcription" for part in parts)
+        texts = (_part_text(part, spoken, f"{where}: {_kind(part)}") for part in parts)
+        text = "\n".join(text for text in texts if text is not None)
+    elif kind in ("code", "execution_output"):
+        text = typed(content.get("text"), str, f"{where}: text")
+        text = _fenced(text, content.get("language")) if kind == "code" else text
+    else:
+        name = repr(kind)[:40] if isinstance(kind, str) else f"of type {type(kind).__name__}"
+        raise Unusable("unknown content type", f"{where}: content_type {name}")
+    return None if role == "system" and not text.strip() else (role, text)
+
+
+def _part_type(part: Any) -> Any:
+    return part.get("content_type") if isinstance(part, dict) else None
+
+
+def _part_text(part: Any, spoken: bool, where: str) -> str | None:
+    """The text of a part, of a voice its transcript; None for the sound that the transcript stands for."""
+    match _part_type(part):
+        case "audio_transcription":
+            return typed(part.get("text"), str, f"{where}: text")
+        case "audio_asset_pointer" | "real_time_user_audio_video_asset_pointer" if spoken:
+            return None
+    return typed(part, str, where)
+
+
+def _kind(part: Any) -> str:
+    """What a part says it is, e.g. image_asset_pointer."""
+    kind = part.get("content_type") if isinstance(part, dict) else None
+    return f"part {kind!r:.40}" if isinstance(kind, str) else "a part"
+
+
+def _fenced(code: str, language: Any) -> str:
+    fence = "```"
+    while fence in code:
+        fence += "`"
+    name = language if isinstance(language, str) and language != "unknown" else ""
+    return f"{fence}{name}\n{code}\n{fence}"
+
+
+def oasst_messages(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """The best-ranked path of an Open-Assistant tree; rank 0 is the best, unranked replies come last.
+
+    Raises:
+        Unusable: a message is not what it should be, or the question itself was deleted.
+    """
+    message, messages = record["prompt"], []
+    if message.get("deleted"):
+        raise Unusable("no answered turn", "the prompt was deleted")
+    while message is not None:
+        messages.append({"role": message.get("role"), "content": message.get("text")})
+        replies = typed(message.get("replies") or [], list, f"replies of turn {len(messages) - 1}")
+        where = f"a reply to turn {len(messages) - 1}"
+        left = [reply for reply in replies if not typed(reply, dict, where).get("deleted")]
+        message = min(left, key=lambda reply: _rank(reply, where), default=None)
+    return messages
+
+
+def _rank(reply: dict[str, Any], where: str) -> tuple[bool, float]:
+    rank = reply.get("rank")
+    return (True, 0.0) if rank is None else (False, typed(rank, (int, float), f"{where}: rank"))
+
+
+def typed(value: Any, kind: Any, where: str) -> Any:
+    """The value.
+
+    Raises:
+        Unusable: it is of another kind.
+    """
+    if not isinstance(value, kind):
+        names = {dict: "an object", list: "a list", str: "text"}
+        raise Unusable("wrong type", f"{where} is a {type(value).__name__}, not {names.get(kind, 'a number')}")
+    return value

@@ -1,0 +1,247 @@
+"""The files of a data set: which there are, which are skipped and why, and the JSON values or rows in them."""
+
+import bz2
+import codecs
+import glob
+import gzip
+import io
+import json
+import lzma
+import re
+import zlib
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import IO, Any, cast
+
+import orjson
+
+from vicuna_lit.data.conversation import DataError, Rejection
+from vicuna_lit.data.exports import Unusable
+from vicuna_lit.data.json_stream import json_values
+from vicuna_lit.paths import place_of
+
+SKIPPED = "file skipped"
+TABLES = (".csv", ".tsv", ".xlsx", ".xls")
+KNOWN = ".json, .jsonl, .ndjson (also .gz, .bz2, .xz, .zst) or .parquet"
+_DATA = re.compile(
+    r".*\.(?:json|jsonl|ndjson|jsonlines|parquet)(?:\.(?:gz|bz2|xz|zst))?|(?!.*\.tar\.).*\.(?:gz|bz2|xz|zst)", re.I
+)
+_NEEDS_ARROW = (".parquet", ".zst")
+_LIST_OF_TURNS = re.compile(rb'\[\s*\{\s*"(from|value|role|content)"')
+_BOMS = ((codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"), (codecs.BOM_UTF16_LE, "utf-16"),
+         (codecs.BOM_UTF16_BE, "utf-16"))  # fmt: skip
+"""In this order: UTF-32's begins as UTF-16's does."""
+
+
+def find_files(path: str | Path) -> list[tuple[Path, str]]:
+    """The files that can be read, with their names: relative to the folder, or to where a pattern begins.
+
+    `package://name/file` lies inside an installed package.
+
+    Raises:
+        DataError: the path leads nowhere or to a pipe or device, or a folder or pattern holds no file that can be read.
+    """
+    files, skipped = _search(path)
+    if odd := [file for file, _ in files if not file.is_file()]:
+        raise DataError(f"{odd[0]}: is no regular file, and is read more than once; write it to a file first")
+    if not files:
+        more = f"; skipped: {', '.join(f'{s.id} ({s.detail})' for s in skipped[:5])}" if skipped else ""
+        what = "the folder holds" if Path(path).is_dir() else "the pattern matches"
+        raise DataError(f"{path}: {what} no file that can be read, {KNOWN}{more}; name another folder or a file")
+    return files
+
+
+def skipped_files(path: str | Path) -> list[Rejection]:
+    """The files of a folder or pattern that are not read, each with the reason; hidden ones are not looked at."""
+    return _search(path)[1]
+
+
+def _search(path: str | Path) -> tuple[list[tuple[Path, str]], list[Rejection]]:
+    path = place_of(path) if isinstance(path, str) else path
+    if path.is_dir():
+        found, base = sorted(p for p in path.rglob("*") if p.is_file()), path
+    elif path.exists():
+        if path.suffix.lower() in TABLES:
+            raise DataError(
+                f'{path}: a table is not read, {KNOWN} are; its rows as records: python -c "import pandas; '
+                f"pandas.read_csv('{path}').to_json('{path.stem}.jsonl', orient='records', lines=True)\""
+            )
+        return [(path, path.name)], []
+    elif not glob.has_magic(str(path)):
+        raise DataError(f"{path}: no such file or folder")
+    else:
+        matches = glob.glob(str(path), recursive=True)  # noqa: PTH207 (Path.glob gives no files for a last `**`)
+        found = sorted(p for p in map(Path, matches) if p.is_file())
+        if not found:
+            raise DataError(
+                f"{path}: no file matches this pattern; `**` stands for any folders, `*` for part of a name"
+            )
+        base = Path(*path.parts[: [glob.has_magic(part) for part in path.parts].index(True)])
+    files, skipped = [], []
+    for file in found:
+        place = file.relative_to(base)
+        if (why := _unreadable(file)) is None:
+            files.append((file, place.as_posix()))
+        elif not any(part.startswith(".") for part in place.parts):
+            skipped.append(Rejection(place.as_posix(), SKIPPED, f"{place.as_posix()}: {why}"))
+    return files, skipped
+
+
+def _unreadable(file: Path) -> str | None:
+    if not _DATA.fullmatch(file.name):
+        return f"is none of {KNOWN}"
+    return _missing(file)
+
+
+def _missing(file: Path) -> str | None:
+    if file.suffix.lower() in _NEEDS_ARROW and find_spec("pyarrow") is None:
+        return f"{file.suffix.lower()} needs pyarrow: pip install 'vicuna_lit[parquet]'"
+    return None
+
+
+def values(file: Path) -> Iterator[Any]:
+    """The records of a file: a JSON array, JSON lines, indented JSON objects, or the rows of a Parquet file.
+
+    Gives `Unusable` in the place of a broken record, and of the rest of a file cut off.
+
+    Raises:
+        DataError: the file cannot be opened, or needs a package that is missing.
+    """
+    if (missing := _missing(file)) is not None:
+        raise DataError(f"{file}: {missing}")
+    count = 0
+    try:
+        for value in _rows(file) if file.suffix.lower() == ".parquet" else _json(file):
+            yield value
+            count += 1
+    except (EOFError, OSError, ValueError, zlib.error, lzma.LZMAError) as error:
+        if isinstance(error, OSError) and error.filename is not None:
+            raise DataError(f"{file}: cannot be read: {error.strerror}") from None
+        detail = f"after {count} records, the rest of the file is lost: {error}"
+        yield Unusable("broken JSON" if isinstance(error, ValueError) else "file cut off", detail)
+
+
+def _rows(file: Path) -> Iterator[Any]:
+    from pyarrow.parquet import ParquetFile  # pyright: ignore[reportMissingImports]
+
+    with ParquetFile(file) as table:
+        for batch in table.iter_batches(256):
+            yield from batch.to_pylist()
+
+
+def _json(file: Path) -> Iterator[Any]:
+    with _opened(file) as stream:
+        head = stream.read(4)
+        stream.seek(0)
+        encoding = next((name for bom, name in _BOMS if head.startswith(bom)), None)
+        yield from _top_level(stream if encoding is None else io.BufferedReader(_Recoded(stream, encoding)))
+
+
+def _opened(file: Path) -> Any:
+    match file.suffix.lower():
+        case ".gz":
+            return gzip.open(file, "rb")
+        case ".bz2":
+            return bz2.open(file, "rb")
+        case ".xz":
+            return lzma.open(file, "rb")
+        case ".zst":
+            return io.BufferedReader(_Zstandard(file))
+    return file.open("rb")
+
+
+class _Rewindable(io.RawIOBase):
+    """A stream of bytes that can begin again, and go nowhere else."""
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return 0
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        assert offset == whence == 0
+        self.rewind()
+        return 0
+
+    def rewind(self) -> None:
+        raise NotImplementedError
+
+    def more(self, size: int) -> bytes:
+        raise NotImplementedError
+
+    _left = b""
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._left or self.more(len(buffer))
+        given, self._left = data[: len(buffer)], data[len(buffer) :]
+        buffer[: len(given)] = given
+        return len(given)
+
+
+class _Recoded(_Rewindable):
+    """UTF-16 or UTF-32 as UTF-8."""
+
+    def __init__(self, stream: IO[bytes], encoding: str):
+        self.stream, self.encoding = stream, encoding
+        self.rewind()
+
+    def rewind(self) -> None:
+        self.stream.seek(0)
+        self._decoder, self._left = codecs.getincrementaldecoder(self.encoding)(), b""
+
+    def more(self, size: int) -> bytes:
+        out, ended = "", False
+        while not out and not ended:
+            data = self.stream.read(size)
+            ended = not data
+            out = self._decoder.decode(data, final=ended)
+        return out.encode()
+
+
+class _Zstandard(_Rewindable):
+    """A file that Arrow decompresses."""
+
+    def __init__(self, file: Path):
+        self.file = file
+        self.rewind()
+
+    def rewind(self) -> None:
+        from pyarrow import input_stream  # pyright: ignore[reportMissingImports]
+
+        self._stream, self._left = input_stream(str(self.file), compression="zstd"), b""
+
+    def more(self, size: int) -> bytes:
+        return cast(bytes, self._stream.read(size))
+
+
+def _top_level(stream: Any) -> Iterator[Any]:
+    """The records of a file, by how it begins: an array of them, indented objects, or one a line."""
+    head = stream.read(256)
+    stream.seek(0)
+    if head.startswith(codecs.BOM_UTF8):
+        stream.read(len(codecs.BOM_UTF8))
+    head = head.removeprefix(codecs.BOM_UTF8).lstrip()
+    if head.startswith(b"[") and not _LIST_OF_TURNS.match(head):
+        yield from (_loaded(value, "") for value in json_values(stream, level=1))
+    elif head.split(b"\n")[0].strip() in (b"{", b"["):
+        yield from (_loaded(value, "") for value in json_values(stream, level=0))
+    else:
+        yield from (_loaded(line, f"line {n}: ") for n, line in enumerate(stream, 1) if line.strip())
+
+
+def _loaded(value: bytes, where: str) -> Any:
+    try:
+        return orjson.loads(value)
+    except orjson.JSONDecodeError as error:
+        problem = Unusable("broken JSON", f"{where}{error}")
+    if b"NaN" not in value and b"Infinity" not in value:
+        return problem
+    try:  # Python writes numbers that JSON does not have
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return problem

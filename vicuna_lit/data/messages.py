@@ -1,0 +1,323 @@
+"""Lists of messages, in the forms that are in use → turns and the schemas of their tools.
+
+A field that changes what is trained is read, or the record is refused with the field's name: calls of tools,
+reasoning, flags that take a turn out of the loss, pictures and other media.
+"""
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from vicuna_lit.config.base import Role
+from vicuna_lit.data.conversation import ToolCall, Turn
+from vicuna_lit.data.exports import Unusable
+
+_NAMES: dict[Role, str] = {
+    "system": "system developer system_prompt",
+    "user": "human user prompter human_input question instruction input",
+    "assistant": "gpt assistant chatgpt bing bard claude model bot chatbot ai answer output gpt4 gpt-4 gpt-3.5 llm",
+    "tool": "tool function observation ipython environment tool_result tool_output tool_response function_response "
+    "function_result function_output",
+}
+ROLES: dict[str, Role] = {name: role for role, names in _NAMES.items() for name in names.split()}
+"""By name in small letters."""
+CALL_ROLES = ("function_call", "tool_call", "function_calls", "tool_calls")
+"""Of messages that are an assistant's call as JSON."""
+FLAGS = ("weight", "train", "loss", "loss_mask", "trainable", "training", "train_on_turn", "supervised")
+"""By which tools take a turn out of the loss: OpenAI, axolotl, ms-swift and others; false or 0 does."""
+PARTLY = ("train_detail", "training_detail", "loss_scale", "token_weights", "loss_weights")
+"""Weights of parts of a turn, which nothing here reads."""
+REASONING = ("reasoning_content", "reasoning", "thinking", "thought", "thoughts")
+MEDIA = ("images", "image", "videos", "video", "audios", "audio", "image_url", "attachments_media")
+_PLACEHOLDER = re.compile(
+    r"<image>(?![^`]*</image>)|(?:^|\n)\s*<(?:video|audio)>\s*(?:\n|$)"
+    r"|<\|(?:image|image_pad|vision_start|video_pad|audio|audio_bos|image_1|begin_of_image)\|>|<start_of_image>"
+)
+"""Where a picture, a film or a sound was: alone, for many write about the tags of HTML."""
+
+
+def is_absent(value: Any) -> bool:
+    """Null, or the NaN that a column of a merged set has where a record lacks it."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def present(record: dict[str, Any], *keys: str) -> str | None:
+    """The first of some keys that the record has, with something in it."""
+    return next((key for key in keys if not is_absent(record.get(key))), None)
+
+
+def turns_of(messages: Any) -> list[Turn]:
+    """The turns of a list of messages, OpenAI's, ShareGPT's, Anthropic's or Gemini's, also mixed.
+
+    A message that is a call alone belongs to the assistant's turn before it.
+
+    Raises:
+        Unusable: a message is not what it should be, or holds what nothing here can train on.
+    """
+    if isinstance(messages, str):
+        messages = _loaded(messages, list) or messages
+    if not isinstance(messages, list):
+        raise Unusable("wrong type", f"the turns are a {type(messages).__name__}, not a list")
+    turns: list[Turn] = []
+    for i, message in enumerate(messages):
+        if not isinstance(message, dict):
+            raise Unusable("wrong type", f"turn {i} is a {type(message).__name__}, not an object")
+        for turn, joins in _turns(message, f"turn {i}"):
+            if joins and turns and turns[-1].role == "assistant" and turns[-1].supervised == turn.supervised:
+                turns[-1] = replace(turns[-1], tool_calls=turns[-1].tool_calls + turn.tool_calls)
+            else:
+                turns.append(turn)
+    return turns
+
+
+def _turns(message: dict[str, Any], where: str) -> Iterator[tuple[Turn, bool]]:
+    """The turns of one message (results of tools may stand in a user's), and whether it goes on with the one before."""
+    role_key = present(message, "from", "role") or ("from" if "from" in message else "role")
+    role, is_call = _role(message.get(role_key), f"{where} has {role_key}")
+    refuse_media(message, where)
+    supervised = _in_loss(message, role, where)
+    names = ("value", "content") if role_key == "from" else ("content", "value")
+    text_key = present(message, *names, "text", "parts") or names[0]
+    content, parts = _content(message.get(text_key), f"{where}: {text_key}", role)
+    calls = parts.calls + tuple(_calls(message, where))
+    reasoning = "\n\n".join(filter(None, (_reasoning(message, where), parts.reasoning)))
+    if (calls or reasoning) and role != "assistant":
+        raise Unusable("wrong type", f"{where}: {'a call of a tool' if calls else 'reasoning'} in a turn of {role}")
+    called = _loaded(content or "", (list, dict)) if is_call else None
+    if called is not None:
+        content, calls = "", calls + tuple(_call(c, where) for c in (called if isinstance(called, list) else [called]))
+    if content is None and calls:
+        content = ""
+    for result in parts.results:
+        yield replace(result, supervised=supervised), False
+    if parts.results and not content:
+        return
+    if content is None:
+        raise Unusable("wrong type", f"{where}: {text_key} is {_kind(message.get(text_key))}, not text")
+    name, call_id = (_named(message, role, key, where) for key in ("name", "tool_call_id"))
+    yield Turn(role, content, supervised, reasoning, calls, name, call_id), is_call and bool(calls)
+
+
+def _role(role: Any, where: str) -> tuple[Role, bool]:
+    """The role, and whether the message is a call as JSON."""
+    name = role.strip().lower() if isinstance(role, str) else None
+    if name in CALL_ROLES:
+        return "assistant", True
+    if name is None or name not in ROLES:
+        shown = repr(role)[:40] if isinstance(role, str) else f"of type {type(role).__name__}"
+        raise Unusable("unknown role", f"{where} {shown}")
+    return ROLES[name], False
+
+
+def _named(message: dict[str, Any], role: Role, key: str, where: str) -> str:
+    value = message.get(key)
+    return text(value, f"{where}: {key}") if role == "tool" and not is_absent(value) else ""
+
+
+def refuse_media(record: dict[str, Any], where: str) -> None:
+    """
+    Raises:
+        Unusable: there is a picture, a film or a sound: text about what nobody shows the model teaches it to invent.
+    """
+    for key in MEDIA:
+        if not is_absent(record.get(key)) and record[key] not in ("", [], {}):
+            raise Unusable("images and other media", f"{where}: {key}")
+
+
+def in_loss(record: dict[str, Any], where: str) -> bool:
+    """Whether the flags of a message or record leave it in the loss.
+
+    Raises:
+        Unusable: one is neither yes nor no.
+    """
+    for key in PARTLY:
+        if not is_absent(record.get(key)) and record[key] not in ([], {}, ""):
+            raise Unusable("weights within a turn", f"{where}: {key}: a turn is in the loss or out of it")
+    flags = {key: record[key] for key in FLAGS if not is_absent(record.get(key))}
+    for key, value in flags.items():
+        if not isinstance(value, int | float) or value not in (0, 1):
+            raise Unusable("wrong type", f"{where}: {key} is neither 0 nor 1")
+    masked = record.get("masked")
+    if not is_absent(masked) and not isinstance(masked, bool):
+        raise Unusable("wrong type", f"{where}: masked is neither true nor false")
+    return all(flags.values()) and masked is not True
+
+
+def _in_loss(message: dict[str, Any], role: Role, where: str) -> bool:
+    supervised = in_loss(message, where)
+    wanted = next((key for key in FLAGS if message.get(key) is True), None)
+    if role != "assistant" and wanted:
+        raise Unusable(
+            "loss on another's turn", f"{where}: {wanted} is true on a turn of {role}; assistants' are trained"
+        )
+    return supervised
+
+
+def _calls(message: dict[str, Any], where: str) -> Iterator[ToolCall]:
+    for key in ("tool_calls", "function_calls"):
+        calls = message.get(key)
+        if is_absent(calls) or calls in ("", [], {}):
+            continue
+        if isinstance(calls, str):
+            calls = _loaded(calls, list)
+        if not isinstance(calls, list):
+            raise Unusable("wrong type", f"{where}: {key} is not a list")
+        yield from (_call(call, f"{where}: {key}") for call in calls)
+    legacy = message.get("function_call")
+    if not is_absent(legacy) and legacy not in ("", {}):
+        yield _call(_loaded(legacy, dict) if isinstance(legacy, str) else legacy, f"{where}: function_call")
+
+
+def _call(call: Any, where: str) -> ToolCall:
+    """OpenAI's `{"id", "function": {"name", "arguments"}}`, the inner object alone, or Anthropic's `tool_use`."""
+    if not isinstance(call, dict):
+        raise Unusable("wrong type", f"{where}: a call is {_kind(call)}, not an object")
+    inner = call if is_absent(call.get("function")) else call["function"]
+    inner = {"name": inner} | call if isinstance(inner, str) else inner
+    if not isinstance(inner, dict) or not isinstance(inner.get("name"), str):
+        raise Unusable("wrong type", f"{where}: a call without the name of its function")
+    key = present(inner, "arguments", "parameters", "input", "args")
+    arguments = inner[key] if key else {}
+    if not isinstance(arguments, str):
+        arguments = as_json(arguments, f"{where}: {key}")
+    id = call.get("id")
+    return ToolCall(
+        text(inner["name"], f"{where}: name"),
+        text(arguments.strip() or "{}", f"{where}: arguments"),
+        text(id, f"{where}: id") if isinstance(id, str) else "",
+    )
+
+
+def _reasoning(message: dict[str, Any], where: str) -> str:
+    key = present(message, *REASONING)
+    if key is None or message[key] in ("", [], {}):
+        return ""
+    return text(message[key], f"{where}: {key}")
+
+
+class _Parts:
+    """What stands beside the text in a content of several parts."""
+
+    def __init__(self) -> None:
+        self.reasoning = ""
+        self.calls: tuple[ToolCall, ...] = ()
+        self.results: tuple[Turn, ...] = ()
+
+
+def _content(content: Any, where: str, role: Role) -> tuple[str | None, _Parts]:
+    """The text (None: there is none), and what else the parts of a content hold."""
+    found = _Parts()
+    if is_absent(content):
+        return None, found
+    if role == "tool" and isinstance(content, dict):
+        return text(as_json(content, where), where), found
+    if not isinstance(content, list):
+        content = text(content, where)
+        if role == "user" and "<" in content and (sign := _PLACEHOLDER.search(content)):
+            raise Unusable("images and other media", f"{where}: {sign[0].strip()} stands where one was")
+        return content, found
+    if role == "tool" and not all(isinstance(p, dict) and "type" in p for p in content):
+        return text(as_json(content, where), where), found
+    texts = [said for part in content if (said := _part(part, where, found)) is not None]
+    return ("".join(texts) if texts or not (found.calls or found.results) else None), found
+
+
+def _part(part: Any, where: str, found: _Parts) -> str | None:
+    """The text of a part, if it is text; calls, results and reasoning are put into `found`."""
+    if isinstance(part, str):
+        return text(part, where)
+    if not isinstance(part, dict):
+        raise Unusable("wrong type", f"{where}: a part is {_kind(part)}, not text")
+    kind = part.get("type")
+    match kind:
+        case "text" | "input_text" | "output_text":
+            return text(part.get("text"), where)
+        case None if isinstance(part.get("text"), str):
+            return text(part["text"], where)
+        case "refusal":
+            return text(part.get("refusal"), where)
+        case "thinking" | "reasoning":
+            thought = part[present(part, "thinking", "reasoning", "text") or "text"] if len(part) > 1 else None
+            if isinstance(thought, list):
+                thought = "".join(_part(p, where, found) or "" for p in thought)
+            found.reasoning += text(thought, f"{where}: {kind}")
+        case "tool_use" | "tool_call":
+            found.calls += (_call(part, f"{where}: {kind}"),)
+        case "tool_result":
+            result, _ = _content(part.get("content"), f"{where}: tool_result", "tool")
+            found.results += (Turn("tool", result or "", call_id=str(part.get("tool_use_id") or "")),)
+        case _:
+            raise Unusable("images and other media", f"{where}: a part of type {str(kind)!r:.40} is no text")
+    return None
+
+
+def schemas(record: dict[str, Any], where: str = "") -> tuple[str, str]:
+    """The tools of a record as JSON of a list, or the text of a field that holds no JSON.
+
+    Raises:
+        Unusable: the tools are neither a list nor text.
+    """
+    for key in ("tools", "functions"):
+        tools = record.get(key)
+        if is_absent(tools) or tools in ("", [], {}):
+            continue
+        if isinstance(tools, str):
+            loaded = _loaded(tools, (list, dict))
+            if loaded is None:
+                return "", text(tools, f"{where}{key}")
+            tools = loaded
+        tools = [tools] if isinstance(tools, dict) else tools
+        if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+            raise Unusable("wrong type", f"{where}{key} is no list of schemas")
+        wrapped = [{"type": "function", "function": t} if "name" in t and "type" not in t else t for t in tools]
+        return (text(as_json(wrapped, key), f"{where}{key}") if wrapped else ""), ""
+    return "", ""
+
+
+def _loaded(value: Any, kind: Any) -> Any:
+    """JSON of a kind in a text; None where it is none."""
+    if not isinstance(value, str) or value.lstrip()[:1] not in ("[", "{"):
+        return None
+    try:
+        loaded = json.loads(value)
+    except (ValueError, RecursionError):
+        return None
+    return loaded if isinstance(loaded, kind) else None
+
+
+def as_json(value: Any, where: str) -> str:
+    """As chat templates write it.
+
+    Raises:
+        Unusable: it is no JSON, such as NaN.
+    """
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise Unusable("wrong type", f"{where}: {error}") from None
+
+
+def text(value: Any, where: str) -> str:
+    """A text that can be written and tokenised.
+
+    Raises:
+        Unusable: it is none.
+    """
+    if not isinstance(value, str):
+        raise Unusable("wrong type", f"{where} is {_kind(value)}, not text")
+    if "\0" in value:
+        raise Unusable("NUL byte", f"{where} holds a NUL byte")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise Unusable("invalid Unicode", f"{where} holds half a surrogate pair") from None
+    return value
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, float) and math.isnan(value):
+        return "NaN"
+    return "null" if value is None else f"a {type(value).__name__}"

@@ -1,0 +1,115 @@
+"""The examples of several sources as one set, what became of each source's records, and what a plan draws of it."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from vicuna_lit.data.dataset import DataReport, Examples
+from vicuna_lit.data.encoder import Example
+
+
+class JoinedExamples:
+    """A view over the examples of each source, one source behind the other; nothing is copied.
+
+    Args:
+        parts: by the name of the source; an empty name where there is but one.
+    """
+
+    def __init__(self, parts: Mapping[str, Examples]):
+        self.parts = dict(parts)
+        self.names = tuple(self.parts)
+        self._ends = np.cumsum([len(part) for part in self.parts.values()], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, i: int) -> Example:
+        part, place = self._place(i)
+        return part[place]
+
+    def id_of(self, i: int) -> str:
+        """The id of an example, below the name of its source."""
+        part, place = self._place(i)
+        name = self.names[self.source_of(i)]
+        return f"{name}/{part.ids[place]}" if name else part.ids[place]
+
+    def source_of(self, i: int) -> int:
+        """The number of the source of an example."""
+        return int(np.searchsorted(self._ends, i, side="right"))
+
+    def _place(self, i: int) -> tuple[Examples, int]:
+        if not 0 <= i < len(self):
+            raise IndexError(i)
+        source = self.source_of(i)
+        part = self.parts[self.names[source]]
+        return part, int(i - self._ends[source] + len(part))
+
+    @cached_property
+    def sources(self) -> np.ndarray:
+        """int64 [examples]: the number of the source of each."""
+        return np.repeat(np.arange(len(self.parts)), [len(part) for part in self.parts.values()])
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """int64 [examples]: tokens of each."""
+        return np.concatenate([part.lengths for part in self.parts.values()])
+
+    @cached_property
+    def supervised(self) -> np.ndarray:
+        """int64 [examples]: supervised tokens of each."""
+        return np.concatenate([part.supervised for part in self.parts.values()])
+
+    @cached_property
+    def records(self) -> np.ndarray:
+        """int64 [examples]: the number of the conversation that each is a piece of, unlike those of other sources."""
+        numbers, before = [], 0
+        for part in self.parts.values():
+            numbers.append(part.records + before)
+            before = int(numbers[-1].max(initial=before))
+        return np.concatenate(numbers)
+
+
+def total(accounts: Iterable[DataReport]) -> DataReport:
+    """The accounts of several sources as one."""
+    whole = DataReport()
+    for account in accounts:
+        for key, value in vars(account).items():
+            before = getattr(whole, key)
+            setattr(whole, key, Counter(before) + value if isinstance(value, Counter) else before + value)
+    whole.first_rejections = whole.first_rejections[:5]
+    return whole
+
+
+def counts(examples: Examples | JoinedExamples) -> dict[str, int]:
+    """Of examples and their tokens."""
+    tokens, supervised = int(examples.lengths.sum()), int(examples.supervised.sum())
+    return {"examples": len(examples), "tokens": tokens, "supervised_tokens": supervised}
+
+
+def drawn(examples: JoinedExamples, order: np.ndarray, one_pass: np.ndarray) -> dict[str, dict[str, Any]]:
+    """What a run takes of each source, by its name.
+
+    Args:
+        order: int64: the examples that the run takes, those that it takes twice are there twice.
+        one_pass: see `Plan.one_pass`.
+    """
+    count = len(examples.names)
+    sources = examples.sources[order]
+    tokens, supervised = (
+        np.bincount(sources, values[order], count).astype(np.int64)
+        for values in (examples.lengths, examples.supervised)
+    )
+    taken, a_pass = np.bincount(sources, minlength=count), np.bincount(one_pass, minlength=count)
+    return {
+        name: {
+            "examples": int(taken[i]),
+            "tokens": int(tokens[i]),
+            "supervised_tokens": int(supervised[i]),
+            "share_of_supervised_tokens": float(supervised[i] / supervised.sum()),
+            "in_one_pass": int(a_pass[i]),
+        }
+        for i, name in enumerate(examples.names)
+    }

@@ -1,0 +1,160 @@
+"""Files of conversations, in the forms that people have them in → `Conversation`.
+
+Readers stream: memory stays flat however large the file. A record that cannot be used becomes a
+`Rejection` that says why; nothing is dropped silently.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from vicuna_lit.data.app_exports import app_messages, is_claude
+from vicuna_lit.data.conversation import ALPACA_INPUT, Conversation, Rejection, Turn, said_by_user
+from vicuna_lit.data.exports import Unusable, chatgpt_messages, oasst_messages, without_marks
+from vicuna_lit.data.files import find_files, skipped_files, values
+from vicuna_lit.data.messages import in_loss, is_absent, present, refuse_media, schemas, text, turns_of
+
+Paths = str | Path | Sequence[str | Path]
+
+
+def read(path: Paths) -> Iterator[Conversation | Rejection]:
+    """Reads files, see `records`; each record becomes a conversation or says why not, see `parse`.
+
+    The files of a folder or pattern that are not read come last, each as a `Rejection`.
+
+    Raises:
+        DataError, MissingPath: there is no such file.
+    """
+    for id, record in records(path):
+        yield record if isinstance(record, Rejection) else parse(record, id)
+    yield from skipped(path)
+
+
+def skipped(path: Paths) -> list[Rejection]:
+    """The files of folders and patterns that are not read, each with the reason."""
+    return [rejection for one in _several(path) for rejection in skipped_files(one)]
+
+
+def records(path: Paths) -> Iterator[tuple[str, Any | Rejection]]:
+    """Every record as it stands in the file, named by file and index: `("file.json:12", …)`.
+
+    `path` is a file, a folder (all its files of data: JSON, JSON lines, Parquet, compressed or not), a pattern
+    such as `data/**/*.jsonl`, or several of these; files come in the order of their names. A file may be a JSON
+    array, JSON lines, or indented JSON objects. A broken record is one `Rejection`; so is the rest of a
+    file cut off.
+
+    Raises:
+        DataError: the path does not exist or cannot be read, or a folder or pattern holds no file.
+    """
+    for file, name in [found for one in _several(path) for found in find_files(one)]:
+        for i, record in enumerate(values(file)):
+            id = f"{name}:{i}"
+            yield id, Rejection(id, record.reason, record.detail) if isinstance(record, Unusable) else record
+
+
+def _several(path: Paths) -> Sequence[str | Path]:
+    return [path] if isinstance(path, str | Path) else path
+
+
+def parse(record: Any, default_id: str) -> Conversation | Rejection:
+    """Reads one record, its form told by its keys; null keys are absent.
+
+    ShareGPT (`conversations`, `conversation` or `items`), OpenAI's `messages`, a bare list of turns, Alpaca
+    with its `history`, prompt and completion, the exports of ChatGPT (`mapping`), Claude (`chat_messages`) and
+    Open WebUI (`chat.history`), of which the branch that the user ended on is read, or an
+    Open-Assistant tree (`prompt`: the best-ranked path). A record's `system` becomes its system turn, `tools` and
+    `functions` its schemas; flags such as a turn's `weight` 0 take it out of the loss. Raises nothing.
+    """
+    if isinstance(record, list) and record and isinstance(record[0], dict) and {"from", "role"} & record[0].keys():
+        record = {"messages": record}
+    if not isinstance(record, dict):
+        return Rejection(default_id, "not an object", f"the record is a {type(record).__name__}")
+    names = ("uuid",) if is_claude(record) else ("id", "conversation_id", "message_tree_id")
+    ids = (record.get(key) for key in names)
+    wanted = (id for id in ids if isinstance(id, str | int | float) and not is_absent(id) and id != "")
+    id = next((str(id).encode(errors="replace").decode() for id in wanted), None)
+    try:
+        conversation = _conversation(record, id or default_id)
+        return conversation if id else replace(conversation, said=said_by_user(conversation))
+    except Unusable as bad:
+        return Rejection(id or default_id, bad.reason, bad.detail)
+
+
+def _conversation(record: dict[str, Any], id: str) -> Conversation:
+    refuse_media(record, "the record")
+    _refuse_preferences(record)
+    turns, marks = _turns_of(record), 0
+    if present(record, "mapping"):
+        turns, marks = _unmarked(turns)
+    if not in_loss({"weight": record.get("weight")}, "the record"):
+        turns = [replace(turn, supervised=False) for turn in turns]
+    tools, described = schemas(record)
+    key = present(record, "system", "system_prompt")
+    system = "\n\n".join(filter(None, (text(record[key], key) if key else "", described)))
+    if system and (not turns or turns[0].role != "system"):
+        turns.insert(0, Turn("system", system))
+    elif described and described not in turns[0].content:
+        turns[0] = replace(turns[0], content=f"{turns[0].content}\n\n{described}")
+    if tools and turns and turns[0].role == "system" and "<tools>" in turns[0].content:
+        tools = ""  # the system prompt has them already, as in Hermes' sets
+    return Conversation(id, tuple(turns), tools, marks)
+
+
+def _unmarked(turns: list[Turn]) -> tuple[list[Turn], int]:
+    cleaned = [without_marks(turn.content) if turn.role == "assistant" else (turn.content, 0) for turn in turns]
+    pairs = zip(turns, cleaned, strict=True)
+    return [replace(turn, content=content) for turn, (content, _) in pairs], sum(n for _, n in cleaned)
+
+
+def _refuse_preferences(record: dict[str, Any]) -> None:
+    if present(record, "chosen") and present(record, "rejected"):
+        raise Unusable("pair of answers", "chosen and rejected: a preference, not a conversation to imitate")
+    for key in ("label", "kto_tag"):
+        if record.get(key) is False:
+            raise Unusable("bad answer", f"{key} is false: an answer that is not to be imitated")
+
+
+def _turns_of(record: dict[str, Any]) -> list[Turn]:
+    if (messages := app_messages(record)) is not None:
+        return turns_of(messages)
+    if key := present(record, "conversations", "messages", "items", "conversation", "contents"):
+        return turns_of(record[key])
+    if present(record, "mapping"):
+        return turns_of(chatgpt_messages(record))
+    if isinstance(record.get("prompt"), dict):
+        return turns_of(oasst_messages(record))
+    if present(record, "instruction") and present(record, "output"):
+        return _history(record) + _parse_alpaca(record)
+    answer = present(record, "completion", "response")
+    if present(record, "prompt") and answer:
+        return [*_side(record, "prompt", "user"), *_side(record, answer, "assistant")]
+    keys = ", ".join(f"{key!r:.40}" for key in list(record)[:8])
+    known = "conversations, messages, items, instruction, prompt with completion, mapping or prompt with replies"
+    raise Unusable("unknown record format", f"keys {keys}; expected {known}")
+
+
+def _side(record: dict[str, Any], key: str, role: str) -> list[Turn]:
+    value = record[key]
+    return turns_of(value) if isinstance(value, list) else turns_of([{"role": role, "content": text(value, key)}])
+
+
+def _history(record: dict[str, Any]) -> list[Turn]:
+    """LLaMA-Factory's: pairs of a question and its answer, in front of the instruction."""
+    history = record.get("history")
+    if is_absent(history) or history == "":
+        return []
+    if not isinstance(history, list) or not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in history):
+        raise Unusable("wrong type", "history is no list of pairs, each a question and its answer")
+    turns: list[Turn] = []
+    for i, (question, answer) in enumerate(history):
+        where = f"history {i}"
+        turns += [Turn("user", text(question, where)), Turn("assistant", text(answer, where))]
+    return turns
+
+
+def _parse_alpaca(record: dict[str, Any]) -> list[Turn]:
+    instruction, output = text(record["instruction"], "instruction"), text(record["output"], "output")
+    if record.get("input"):
+        instruction += ALPACA_INPUT + text(record["input"], "input")
+    return [Turn("user", instruction), Turn("assistant", output)]

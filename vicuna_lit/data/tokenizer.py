@@ -1,0 +1,95 @@
+"""The tokenizer of a config, bound to its template."""
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer
+
+from vicuna_lit.config.prepare import PrepareRecipe
+from vicuna_lit.config.template import TemplateConfig, TokenizerTemplateConfig
+from vicuna_lit.config.train import Recipe
+from vicuna_lit.data.auto_template import choice_of, choose
+from vicuna_lit.data.chat_template import Template, TemplateError, TextTemplate, template_named
+from vicuna_lit.data.encoder import Encoder
+from vicuna_lit.data.jinja_template import TokenizerTemplate
+from vicuna_lit.paths import ModelError, locate_model
+
+
+def need_package(name: str, asked_by: str, extra: str) -> None:
+    """
+    Raises:
+        ModelError: an optional package is not installed.
+    """
+    if find_spec(name) is None:
+        raise ModelError(f"{asked_by} needs {name}: pip install 'vicuna_lit[{extra}]'")
+
+
+def pretrained_kwargs(path: Path) -> dict[str, Any]:
+    """A folder or a `.gguf` file as arguments of `from_pretrained`; nothing is fetched, no code of a folder is run."""
+    safe = {"local_files_only": True, "trust_remote_code": False}
+    if path.suffix == ".gguf":
+        return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name, **safe}
+    return {"pretrained_model_name_or_path": str(path), **safe}
+
+
+def load_tokenizer(folder: str) -> Any:
+    """The tokenizer in a folder or beside a model's weights.
+
+    Raises:
+        ModelError: there is none, or it has no EOS token.
+    """
+    path = locate_model(folder)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(**pretrained_kwargs(path))
+    except Exception as error:  # transformers raises many kinds
+        raise ModelError(f"{path}: no tokenizer could be loaded: {' '.join(str(error).split())[:200]}") from error
+    if tokenizer.eos_token_id is None:
+        raise ModelError(f"{path}: the tokenizer has no EOS token, so no reply could end; set eos_token in its files")
+    tokenizer.model_max_length = int(1e30)
+    return tokenizer
+
+
+def make_encoder(
+    tokenizer: Recipe | PrepareRecipe | str | Path,
+    template: str | TemplateConfig | None = None,
+    system_prompt: str | None = None,
+    date: str | None = None,
+) -> Encoder:
+    """A tokenizer bound to a template: `make_encoder(config)`, or `make_encoder("my/tokenizer", "chatml")`.
+
+    Args:
+        tokenizer: a config, or the folder of a tokenizer or model, or a `.gguf` file.
+        template: a name of `conf/template`, or a template's config; None: the config's, or the tokenizer's own.
+        system_prompt: for conversations without a system turn; None: the config's, or the template's.
+        date: for templates that write today's date, `2024-07-26`; None: the config's, or today's.
+
+    Raises:
+        ModelError, MissingPath: no tokenizer could be loaded.
+        TemplateError: there is no such template, or the tokenizer lacks a token that it needs.
+    """
+    if isinstance(tokenizer, str | Path):
+        loaded, own, prompt = load_tokenizer(str(tokenizer)), TokenizerTemplateConfig(kind="tokenizer"), None
+    else:
+        loaded = load_tokenizer(tokenizer.tokenizer_path)
+        own, prompt = tokenizer.template, tokenizer.system_prompt
+        own = choice_of(tokenizer, loaded).template if own.kind == "auto" else own
+        date = date or getattr(tokenizer, "template_date", None)
+    chosen = own if template is None else template_named(template) if isinstance(template, str) else template
+    return Encoder(loaded, bind(loaded, chosen, prompt if system_prompt is None else system_prompt, date))
+
+
+def bind(
+    tokenizer: Any, template: TemplateConfig, system_prompt: str | None = None, date: str | None = None
+) -> Template:
+    """A template with a tokenizer's BOS and EOS, a system prompt of one's own, and the date where it writes one."""
+    chosen = choose(tokenizer, [tokenizer.name_or_path]).template if template.kind == "auto" else template
+    if chosen.kind == "tokenizer":
+        return TokenizerTemplate(tokenizer, system_prompt, date=date)
+    if system_prompt is not None:
+        if switch := next((s for s in (chosen.refused or {}).get("system", ()) if s in system_prompt), None):
+            raise TemplateError(f"system_prompt: template {chosen.name} reads {switch} in it as a switch")
+        ours = {"default_system": system_prompt, "default_system_with_input": None}
+        chosen = chosen.model_copy(update=ours)
+    dated = {} if date is None else {"date": date}
+    return TextTemplate(chosen, tokenizer.bos_token or "", tokenizer.eos_token, **dated)

@@ -1,0 +1,86 @@
+"""How long the conversations of a config are: as tokenised, or those of ShareGPT."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from vicuna_lit.config.estimate import EstimateConfig
+from vicuna_lit.data.conversation import DataError
+from vicuna_lit.data.source import ExampleLengths, Sources
+from vicuna_lit.paths import ModelError, locate
+
+LENGTHS = ".csv"
+"""The ending of a file that holds lengths in place of conversations."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """ExampleLengths, and where they are from."""
+
+    sizes: ExampleLengths
+    conversations: int
+    source: str
+
+
+def sizes_of(config: EstimateConfig) -> Known:
+    """The sizes of what a config trains on.
+
+    Raises:
+        DataError, MissingPath, ModelError, TemplateError: the data or the tokenizer cannot be read.
+    """
+    paths = config.data.paths
+    if not config.data.sources and paths[0].endswith(LENGTHS):
+        sizes, count = _of_lengths(config, locate(paths[0]))
+        return Known(sizes, count, f"{count:,} conversations as long as ShareGPT's (data=<file> takes yours)")
+    if not config.tokenizer_path:
+        raise ModelError("model.tokenizer=<folder>: to count the tokens of your data; the weights are not needed")
+    from vicuna_lit.data.tokenizer import make_encoder
+
+    found = ExampleLengths.of(Sources(config).examples(make_encoder(config), validation=False)[0])
+    count = len(np.unique(found.records))
+    if config.conversations is not None:
+        if config.data.sources:
+            raise DataError("conversations: not for data.sources, whose shares count them; data.max_conversations=…")
+        found, count = _repeated(found, config.conversations), config.conversations
+    return Known(found, count, f"{count:,} conversations of {', '.join(paths)}")
+
+
+def _of_lengths(config: EstimateConfig, file: Path) -> tuple[ExampleLengths, int]:
+    """Cuts exchanges into pieces of a context, as `data.split` does, and has as many conversations as asked for.
+
+    Raises:
+        DataError: the file is none of lengths.
+    """
+    try:
+        head = file.read_text().split("\n", 1)[0].split()
+        system, stands_for = int(head[3]), int(head[-2])
+        record, tokens, supervised = np.loadtxt(file, np.int64, delimiter=",", skiprows=2).T
+    except (ValueError, IndexError):
+        raise DataError(f"{file}: no table of lengths, as vicuna_lit/estimate/sharegpt_lengths.csv is one") from None
+    pieces: list[tuple[int, int, int, int]] = []
+    before, single = -1, config.train_on == "single_turns"
+    for number, size, said in zip(record.tolist(), tokens.tolist(), supervised.tolist(), strict=True):
+        if size + system > config.context_length:
+            before = -1
+        elif number != before or single or pieces[-1][1] + size > config.context_length:
+            pieces.append((number, size + system, said, said))
+            before = number
+        else:
+            pieces[-1] = (number, pieces[-1][1] + size, pieces[-1][2] + said, said)
+    if not pieces:
+        raise DataError(f"context_length={config.context_length}: no exchange of {file.name} fits")
+    records, lengths, all_said, last_said = np.array(pieces, np.int64).T
+    chosen = {"last_assistant_message": last_said, "all_tokens": lengths - 1}.get(config.train_on, all_said)
+    count = config.conversations or config.data.max_conversations or stands_for
+    return _repeated(ExampleLengths(lengths, chosen, records, np.zeros_like(records)), count), count
+
+
+def _repeated(sizes: ExampleLengths, count: int) -> ExampleLengths:
+    """As many conversations as asked for, the same ones again and again."""
+    _, numbers = np.unique(sizes.records, return_inverse=True)
+    times, rest = divmod(count, int(numbers.max()) + 1)
+    again = [np.flatnonzero(numbers >= 0)] * times + [np.flatnonzero(numbers < rest)]
+    which = np.concatenate(again)
+    shift = np.repeat(np.arange(len(again)), [len(part) for part in again]) * (int(numbers.max()) + 1)
+    return ExampleLengths(sizes.lengths[which], sizes.supervised[which], numbers[which] + shift, np.zeros_like(which))

@@ -1,0 +1,1 @@
+"""Models that answer: on this machine or behind an endpoint, one after another or many at once."""

@@ -1,0 +1,110 @@
+"""What answers: a model on this machine or a server. To the page and the terminal both are a stream of texts."""
+
+import sys
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from vicuna_lit.config.chat import ChatConfig
+from vicuna_lit.config.evaluate import EndpointSource, ModelRef
+from vicuna_lit.data.conversation import Conversation
+from vicuna_lit.paths import locate_model, model_name
+from vicuna_lit.run_folder import RunError
+
+Stream = Generator[str, None, bool]
+"""The pieces of a reply, and in the end whether it was cut off at the most tokens. Closing it ends the work."""
+
+
+class BackendError(RunError):
+    """A model cannot answer; the message is for the person who asks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How one reply is made."""
+
+    temperature: float
+    max_new_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """Exactly what a model is sent."""
+
+    tokens: tuple[tuple[int, str], ...] = ()
+    """Ids and the text of each, of a model on this machine."""
+    messages: tuple[dict[str, str], ...] = ()
+    """Of a server, which makes the tokens itself."""
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """One model. Several conversations may be under way at once, from several threads."""
+
+    name: str
+
+    def reply(self, conversation: Conversation, settings: Settings) -> Stream:
+        """The model's next turn. `conversation.id` stays the same from turn to turn.
+
+        Raises:
+            BackendError: while the stream is read.
+        """
+        ...
+
+    def sent(self, conversation: Conversation) -> Sent:
+        """What the model would be sent.
+
+        Raises:
+            BackendError: the conversation has no prompt.
+        """
+        ...
+
+    def check(self) -> None:
+        """
+        Raises:
+            BackendError: it cannot answer now.
+        """
+        ...
+
+
+def open_backends(config: ChatConfig) -> tuple[Backend, ...]:
+    """The model, and the one it is put against.
+
+    Raises:
+        BackendError: a server does not answer, or both models have one name.
+        ModelError, MissingPath: a folder holds no model.
+    """
+    sources = [config.model] if config.against is None else [config.model, config.against]
+    names = [_name(source) for source in sources]
+    if len(set(names)) < len(names):
+        raise BackendError(
+            f"model and against are both called {names[0]}; name one of them, against={{name: base, path: <folder>}}"
+        )
+    found = tuple(_open(source, name, config) for source, name in zip(sources, names, strict=True))
+    for backend in found:
+        backend.check()
+    return found
+
+
+def _name(source: ModelRef) -> str:
+    if isinstance(source, EndpointSource):
+        return source.name or source.model
+    return source.name or model_name(locate_model(source.path))
+
+
+def _open(source: ModelRef, name: str, config: ChatConfig) -> Backend:
+    if isinstance(source, EndpointSource):
+        from vicuna_lit.inference.endpoint import EndpointBackend
+
+        return EndpointBackend(source, name, config.limits.timeout_seconds)
+    from transformers.utils.logging import disable_progress_bar
+
+    from vicuna_lit.inference.generate import Chat
+    from vicuna_lit.inference.local import LocalBackend
+    from vicuna_lit.models.proof import refusal
+
+    disable_progress_bar()
+    chat = Chat.load(source.path, template=config.template, date=config.template_date)
+    if why := refusal(source.path):
+        print(f"note: {name}: {why}", file=sys.stderr)
+    return LocalBackend(chat, name, config.limits.kept_conversations)

@@ -1,0 +1,101 @@
+"""The body of a chat completion as data: whatever a server has sent is read without an error, and billed."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+_OVERHEAD = 64
+"""Tokens that an endpoint's own chat template may add, and as many for each message."""
+
+
+class Read(NamedTuple):
+    """What a body says."""
+
+    text: str
+    finish: str
+    problem: str
+    """Why there is no text; empty where there is one."""
+
+
+def most_input_tokens(messages: Sequence[Mapping[str, str]]) -> int:
+    """A bound on the tokens of a request that holds for every script: no tokenizer makes more of them than bytes."""
+    return sum(len(message["content"].encode(errors="replace")) + _OVERHEAD for message in messages) + _OVERHEAD
+
+
+def parse(raw: bytes) -> Any:
+    """
+    Raises:
+        ValueError: the body is not JSON, or not whole.
+    """
+    try:
+        return json.loads(raw)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+
+
+def is_completion(body: Any) -> bool:
+    """Whether a body is one of a chat completion, odd as it may be, and not an error with status 200."""
+    return not (isinstance(body, dict) and body.get("error") and "choices" not in body)
+
+
+def tokens(body: Any, most_in: int, most_out: int) -> tuple[int, int] | None:
+    """Input and output tokens of the bill, never more than can have been sent and asked for.
+
+    What is not said, or cannot be true, counts as the most. None: there is neither a bill nor a reply.
+    """
+    if not isinstance(body, dict) or not (body.get("usage") or body.get("choices")):
+        return None
+    usage = body.get("usage")
+    usage = usage if isinstance(usage, dict) else {}
+    return _count(usage.get("prompt_tokens"), most_in), _count(usage.get("completion_tokens"), most_out)
+
+
+def _count(said: Any, most: int) -> int:
+    if isinstance(said, bool) or not isinstance(said, int | float) or not math.isfinite(said) or said < 0:
+        return most
+    return min(math.ceil(said), most)
+
+
+def read(body: Any) -> Read:
+    """The text of the first choice: a text, a list of parts, or the form of plain completions."""
+    choices = body.get("choices") if isinstance(body, dict) else None
+    choice: Any = choices[0] if isinstance(choices, list) and choices else None
+    if isinstance(choice, str):
+        choice = {"text": choice}
+    if not isinstance(choice, dict):
+        return Read("", "", "no choices in the reply")
+    message: dict[str, Any] = (
+        choice["message"] if isinstance(choice.get("message"), dict) else {"content": choice.get("text")}
+    )
+    said = choice.get("finish_reason")
+    finish = said if isinstance(said, str) else ""
+    text, refusal = _text(message.get("content")), message.get("refusal")
+    if refusal or finish == "content_filter":
+        return Read("", finish, f"refused: {str(refusal or 'content filter')[:80]}")
+    if text is None:
+        return Read("", finish, f"content of an unknown form: {str(message.get('content'))[:60]}")
+    if not text.strip():
+        thought = any(_text(message.get(name)) for name in ("reasoning_content", "reasoning"))
+        return Read("", finish, "reasoning without an answer (more tokens may help)" if thought else "empty content")
+    return Read(text.strip(), finish, "")
+
+
+def _text(content: Any) -> str | None:
+    """Content as text; of a list the parts that are text, without those that are thinking."""
+    match content:
+        case None:
+            return ""
+        case str():
+            return content.encode(errors="replace").decode()
+        case list():
+            parts = [part.get("text") if isinstance(part, dict) else part for part in content if not _thinks(part)]
+            return "".join(_text(part) or "" for part in parts if isinstance(part, str))
+        case bool() | dict():
+            return None
+        case _:
+            return str(content)
+
+
+def _thinks(part: Any) -> bool:
+    return isinstance(part, dict) and str(part.get("type")) in ("thinking", "reasoning", "redacted_thinking")

@@ -1,0 +1,200 @@
+"""A model that answers, with exactly the prompt it was trained on."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, overload
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from vicuna_lit.config.template import TemplateConfig
+from vicuna_lit.data.conversation import Conversation
+from vicuna_lit.data.encoder import Encoder
+from vicuna_lit.data.jinja_template import TokenizerTemplate
+from vicuna_lit.data.tokenizer import bind, load_tokenizer, pretrained_kwargs
+from vicuna_lit.paths import ModelError, locate_model
+
+
+class Chat:
+    """A conversation in progress; `say` adds a user's turn and returns the reply."""
+
+    def __init__(self, model: PreTrainedModel, encoder: Encoder, system: str | None = None):
+        self.model, self.encoder, self.system = model, encoder, system
+        self.conversation = Conversation.of(system=system)
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | Path,
+        system: str | None = None,
+        template: TemplateConfig | None = None,
+        date: str | None = None,
+    ) -> "Chat":
+        """Opens a Hugging Face folder or a `.gguf` file; its chat template gives the prompt.
+
+        Args:
+            template: for a folder that has none of its own.
+            date: for templates that write today's date, `2024-07-26`; None: today's, however long the chat goes on.
+
+        Raises:
+            ModelError: it cannot be opened.
+        """
+        place = locate_model(str(folder))
+        tokenizer = load_tokenizer(str(place))
+        try:
+            model: Any = AutoModelForCausalLM.from_pretrained(**pretrained_kwargs(place))
+        except Exception as error:  # transformers raises many kinds
+            raise ModelError(f"{place}: no model could be loaded: {' '.join(str(error).split())[:200]}") from error
+        model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+        torch.backends.cuda.enable_cudnn_sdp(False)  # it would build a plan for every new length: for every token
+        if tokenizer.chat_template is None and template is not None and template.kind != "tokenizer":
+            return cls(model, Encoder(tokenizer, bind(tokenizer, template, date=date)), system)
+        stops = getattr(model.generation_config, "stop_strings", None) or ()
+        return cls(model, Encoder(tokenizer, TokenizerTemplate(tokenizer, stop_strings=stops, date=date)), system)
+
+    def say(self, text: str, max_new_tokens: int = 128, temperature: float = 0.0) -> str:
+        """Adds a user's turn, generates the reply, keeps and returns it."""
+        self.conversation = self.conversation.say("user", text)
+        answer = reply(self.model, self.encoder, self.conversation, max_new_tokens, temperature)
+        self.conversation = self.conversation.say("assistant", answer)
+        return answer
+
+
+class Generated(NamedTuple):
+    """A reply, and whether it was cut off at the most tokens that were allowed."""
+
+    text: str
+    cut: bool
+
+
+@overload
+def generate(
+    model: Chat | str | Path, prompts: str, max_new_tokens: int = 128, temperature: float = 0.0, batch_size: int = 8
+) -> str: ...
+@overload
+def generate(
+    model: Chat | str | Path,
+    prompts: list[str] | tuple[str, ...],
+    max_new_tokens: int = 128,
+    temperature: float = 0.0,
+    batch_size: int = 8,
+) -> list[str]: ...
+def generate(
+    model: Chat | str | Path,
+    prompts: str | list[str] | tuple[str, ...],
+    max_new_tokens: int = 128,
+    temperature: float = 0.0,
+    batch_size: int = 8,
+) -> str | list[str]:
+    """The model's reply to each prompt, every one a conversation of its own; one text for one prompt.
+
+    Args:
+        model: a Hugging Face folder or a `.gguf` file, or a `Chat`, whose own conversation stays as it is.
+        temperature: 0: the most likely token each time.
+        batch_size: prompts that are answered at once.
+
+    Raises:
+        ModelError, MissingPath: the model cannot be opened.
+        TemplateError: the template cannot render a prompt.
+    """
+    chat = model if isinstance(model, Chat) else Chat.load(model)
+    asked = [prompts] if isinstance(prompts, str) else list(prompts)
+    talks = [Conversation.of(text, system=chat.system) for text in asked]
+    answered = [
+        one.text
+        for start in range(0, len(talks), batch_size)
+        for one in replies(chat.model, chat.encoder, talks[start : start + batch_size], max_new_tokens, temperature)
+    ]
+    return answered[0] if isinstance(prompts, str) else answered
+
+
+def reply(
+    model: PreTrainedModel,
+    encoder: Encoder,
+    conversation: Conversation,
+    max_new_tokens: int = 128,
+    temperature: float = 0.0,
+) -> str:
+    """The model's next turn, up to the template's stop string; greedy at temperature 0."""
+    return replies(model, encoder, [conversation], max_new_tokens, temperature)[0].text
+
+
+@torch.no_grad()  # not inference mode: sharded weights gathered in it could not be trained on afterwards
+def replies(
+    model: PreTrainedModel,
+    encoder: Encoder,
+    conversations: Sequence[Conversation],
+    max_new_tokens: int = 128,
+    temperature: float = 0.0,
+) -> list[Generated]:
+    """The model's next turn in several conversations at once; shorter prompts are padded on the left."""
+    tokenizer = encoder.tokenizer
+    prompts = [encoder.prompt_ids(conversation) for conversation in conversations]
+    longest = max(map(len, prompts))
+    padded = [[tokenizer.eos_token_id] * (longest - len(ids)) + ids for ids in prompts]
+    mask = [[0] * (longest - len(ids)) + [1] * len(ids) for ids in prompts]
+    output: torch.Tensor = model.generate(  # pyright: ignore[reportCallIssue]
+        torch.tensor(padded, device=model.device),
+        attention_mask=torch.tensor(mask, device=model.device),
+        use_cache=True,
+        **arguments(model, encoder, max_new_tokens, temperature),
+    )
+    found = []
+    for ids in output[:, longest:].tolist():
+        text, ended = said(encoder, ids)
+        found.append(Generated(text.strip(), not ended and len(ids) >= max_new_tokens))
+    return found
+
+
+def arguments(model: PreTrainedModel, encoder: Encoder, max_new_tokens: int, temperature: float) -> dict[str, Any]:
+    """What `generate` is told of the template's stop string and of the sampling; it samples no id without a token."""
+    tokenizer, stop = encoder.tokenizer, encoder.template.stop
+    nameless = encoder.nameless_ids(model.config.get_text_config(decoder=True).vocab_size)
+    stop_id = tokenizer.get_vocab().get(stop)
+    return {
+        "max_new_tokens": max_new_tokens,
+        "eos_token_id": stop_id if stop_id is not None else tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.eos_token_id,
+        **({"suppress_tokens": nameless} if nameless else {}),
+        **({} if stop_id is not None else {"stop_strings": [stop], "tokenizer": tokenizer}),
+        **({"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}),
+    }
+
+
+def said(encoder: Encoder, ids: Sequence[int]) -> tuple[str, bool]:
+    """The text that generated ids say up to the stop string, blanks and all, and whether they have come to it."""
+    stop, eos = encoder.template.stop, encoder.tokenizer.eos_token
+    text = encoder.decode(ids)
+    ended = stop in text or encoder.tokenizer.eos_token_id in ids
+    return text.split(stop)[0].split(eos)[0], ended
+
+
+@torch.no_grad()
+def likelihoods(
+    model: PreTrainedModel, encoder: Encoder, conversation: Conversation, begin: str, choices: Sequence[str]
+) -> list[float]:
+    """The log-probability of each of some texts as what follows a reply's begin; the prompt is read once.
+
+    Raises:
+        ModelError: the prompt is longer than the model's context.
+    """
+    tokenizer = encoder.tokenizer
+
+    def ids_of(text: str) -> list[int]:
+        return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    head = ids_of(begin)
+    tails = [ids_of(begin + choice) for choice in choices]
+    shared = next(i for i in range(len(head), -1, -1) if all(tail[:i] == head[:i] for tail in tails))
+    prompt = [*encoder.prompt_ids(conversation), *head[:shared]]
+    tails = [tail[shared:] for tail in tails]
+    longest = max(map(len, tails))
+    if len(prompt) + longest > (limit := getattr(model.config, "max_position_embeddings", 1 << 30)):
+        raise ModelError(f"the prompt has {len(prompt)} tokens, the model reads {limit}")
+    read = model(torch.tensor([prompt], device=model.device), use_cache=True, logits_to_keep=1)
+    read.past_key_values.batch_repeat_interleave(len(tails))
+    padded = torch.tensor([tail + [tokenizer.eos_token_id] * (longest - len(tail)) for tail in tails])
+    after = model(padded.to(model.device), past_key_values=read.past_key_values).logits
+    logits = torch.cat([read.logits[:, -1:].expand(len(tails), -1, -1), after[:, :-1]], 1)
+    picked = logits.float().log_softmax(-1).cpu().gather(-1, padded[..., None])[..., 0]
+    return [float(row[: len(tail)].sum()) for row, tail in zip(picked, tails, strict=True)]

@@ -1,0 +1,1 @@
+"""Causal language models as pure torch: load, prove, adapt, train on packed rows, export. No Lightning, no run."""

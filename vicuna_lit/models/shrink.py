@@ -1,0 +1,147 @@
+"""A small copy of a model's config: the same kinds of layers, in miniature."""
+
+import copy
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from vicuna_lit.models import experts
+
+ALIKE, LAYERS = 3, 8
+"""Layers of a small copy where all are alike, and at most: the patterns of published families repeat within so many."""
+VOCABULARY, WIDTH, HEAD, INNER, WINDOW, EXPERTS = 160, 128, 256, 64, 8, 4
+"""Tokens; hidden size where heads do not fix it; size of a head at most; size of inner layers; tokens that a window
+lets through; experts."""
+
+INNER_SIZE = re.compile(r"(.*_)?(intermediate_size(_mlp)?|ffn_hidden_size|ffn_dim|d_ff|n_inner)|intermediate_size_.*")
+WINDOW_SIZE = re.compile(
+    r"(sliding_window(_size)?|attention_chunk_size|attention_window_size|local_attention|window_size)"
+)
+SOFTCAP = re.compile(r"(attn|final|router)?_?logit_?s?_?soft_?cap(ping)?")
+STATE_SIZE = re.compile(r"(mamba_|ssm_)?(chunk_size|d_state|state_size|dstate)|state_size|ssm_state_size")
+SPECIAL = re.compile(r".*_token_id")
+PERIOD = re.compile(r"period|interval|step|freq|pattern|every|first_k|max_window_layers|dense_layers|start_index")
+FIRST_OF_A_KIND = ("first_k_dense_replace", "moe_layer_start_index", "num_dense_layers", "n_dense_layers")
+"""Counts of layers at the beginning that differ from the rest."""
+
+
+def small_copy(config: Any) -> Any:
+    """The same architecture with few layers, heads, experts and tokens, and with windows and caps that matter.
+
+    Sizes that must fit each other keep their ratio: a head keeps its size up to 256 (rotary factors are given for
+    each of its numbers), so the hidden size follows from the number of heads.
+
+    Args:
+        config: a transformers config of a causal language model; it stays as it is.
+    """
+    small = copy.deepcopy(config)
+    for part in _parts(small):
+        _layers(part)
+        _sizes(part)
+        _heads(part)
+        _mixers(part)
+    small.tie_word_embeddings = getattr(config, "tie_word_embeddings", False)
+    return small
+
+
+def _parts(config: Any) -> Iterator[Any]:
+    """The config, and those of the text model inside it where it has some."""
+    yield config
+    text = config.get_text_config(decoder=True)
+    if text is not config:
+        yield text
+
+
+def _fields(config: Any) -> dict[str, Any]:
+    """Plain values by name, without those that are another's alias."""
+    return {k: v for k, v in vars(config).items() if not k.startswith("_")}
+
+
+def _layers(config: Any) -> None:
+    """Keeps the first layers, and two of each kind where kinds are listed."""
+    count = getattr(config, "num_hidden_layers", None)
+    if not isinstance(count, int):
+        return
+    lists = {k: v for k, v in _fields(config).items() if isinstance(v, list | tuple) and len(v) == count}
+    kinds = [tuple(repr(v[i]) for v in lists.values()) for i in range(count)]
+    kept: list[int] = []
+    for i, kind in enumerate(kinds):
+        if lists and sum(kinds[k] == kind for k in kept) < 2 and len(kept) < LAYERS:
+            kept.append(i)
+    repeats = any(isinstance(v, int) and v > 1 and PERIOD.search(k) for k, v in _fields(config).items())
+    least = LAYERS if repeats else 0 if lists else ALIKE
+    kept = sorted({*kept, *[i for i in range(count) if i not in kept][: max(0, least - len(kept))]})
+    config.num_hidden_layers = len(kept)
+    for name, values in lists.items():
+        setattr(config, name, type(values)(values[i] for i in kept))
+    for name in FIRST_OF_A_KIND:
+        if isinstance(first := getattr(config, name, None), int) and first >= len(kept):
+            setattr(config, name, 1)
+
+
+def _sizes(config: Any) -> None:
+    for name, value in _fields(config).items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        if name == "vocab_size":
+            setattr(config, name, min(value, VOCABULARY))
+        elif SPECIAL.fullmatch(name):
+            setattr(config, name, min(value, 1))
+        elif INNER_SIZE.fullmatch(name):
+            setattr(config, name, min(value, INNER))
+        elif WINDOW_SIZE.fullmatch(name):
+            setattr(config, name, min(value, WINDOW))
+        elif SOFTCAP.fullmatch(name):
+            setattr(config, name, min(value, 2.0))
+        elif experts.COUNT.fullmatch(name):
+            setattr(config, name, min(value, EXPERTS))
+        elif experts.CHOSEN.fullmatch(name):
+            setattr(config, name, min(value, 2))
+        elif STATE_SIZE.fullmatch(name):
+            setattr(config, name, min(value, 8))
+        elif name in ("n_group", "num_expert_group"):
+            setattr(config, name, min(value, 2))
+        elif name in ("topk_group", "n_shared_experts"):
+            setattr(config, name, min(value, 1))
+    if isinstance(getattr(config, "eos_token_id", None), list):
+        config.eos_token_id = 1
+
+
+def _heads(config: Any) -> None:
+    heads = getattr(config, "num_attention_heads", None)
+    if not isinstance(heads, int) or not isinstance(getattr(config, "hidden_size", None), int):
+        return
+    groups = getattr(config, "num_key_value_heads", None)
+    size = config.hidden_size // heads
+    if not _rotary_factors(config):
+        size = min(size, HEAD)
+    few = min(heads, 2 if groups in (None, heads, 1) else 4)
+    config.num_attention_heads = few
+    if isinstance(groups, int):
+        config.num_key_value_heads = few if groups == heads else min(groups, max(1, few // 2))
+    own = isinstance(_fields(config).get("head_dim"), int)
+    config.hidden_size = min(config.hidden_size, WIDTH if own and config.head_dim != size else few * size)
+
+
+def _rotary_factors(config: Any) -> bool:
+    """Whether the config holds a number for each pair of a head's numbers."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    return any(isinstance(value, list) for value in rope.values())
+
+
+def _mixers(config: Any) -> None:
+    """State spaces and linear attention, whose heads follow from the hidden size."""
+    fields = _fields(config)
+    if isinstance(fields.get("num_heads"), int) and isinstance(fields.get("expand"), int | float):  # Mamba 2
+        config.num_heads, config.n_groups = 2, 1
+        config.hidden_size = int(2 * config.head_dim / config.expand)
+    if isinstance(keys := fields.get("linear_num_key_heads"), int):
+        ratio = fields["linear_num_value_heads"] // keys
+        config.linear_num_key_heads, config.linear_num_value_heads = min(keys, 2), min(keys, 2) * ratio
+    if isinstance(fields.get("mamba_n_heads"), int):
+        inner = int(fields.get("mamba_expand", 2) * config.hidden_size)
+        config.mamba_n_heads = max(1, inner // config.mamba_d_head)
+        if fields.get("mamba_d_ssm"):
+            config.mamba_d_ssm = config.mamba_n_heads * config.mamba_d_head
+        if isinstance(fields.get("mamba_n_groups"), int):
+            config.mamba_n_groups = 1

@@ -1,0 +1,137 @@
+"""What an assistant says of itself: refusals, that it is a program, and how old its knowledge is.
+
+A rule looks at the opening of a reply and at its shape, never inside code or quotations: a jailer in a story may
+refuse, and a program may search for refusals.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache, cached_property
+
+from vicuna_lit.config.prepare import ReplyRule
+from vicuna_lit.data.conversation import Conversation, Turn
+from vicuna_lit.prepare.tidy import CODE_SPAN
+
+QUOTED = re.compile(
+    r'"[^"\n]{1,400}"|“[^”\n]{1,400}”|«[^»\n]{1,400}»|„[^“”\n]{1,400}[“”]|「[^」\n]{1,400}」|『[^』\n]{1,400}』'
+    r"|^[ \t]*>[^\n]*"
+    r"|^[ \t*_(]{0,6}[A-Z][\w'-]{0,20}(?: [A-Z][\w'-]{0,20}){0,2}[*_)]{0,4}: [^\n]*",  # a speaker's line in a dialogue
+    re.M,
+)
+STRUCTURED = re.compile(r"```|^[ \t]*(?:[-*+•]|\d{1,3}[.)]) |^[ \t]*\|.*\|", re.M)
+"""Code, a list or a table: a reply that holds one gives something."""
+SENTENCE_END = re.compile(r"[.!?…]+[\"')*_]*(?=\s|\Z)\s*|[。！？]+\s*|\n\s*")
+
+
+class Reply:
+    """A reply as the rules look at it: its opening in small letters, what is in code or quoted as blanks."""
+
+    def __init__(self, content: str, longest: int):
+        self.content = content
+        self.opening = _small(content[:longest])
+        self.is_ascii = self.opening.isascii()
+
+    @cached_property
+    def unquoted(self) -> str:
+        """The opening without code and quotations, each character at its place."""
+        out = self.opening
+        if "`" in out or "~~~" in out:
+            out = _blank(CODE_SPAN, _small(self.content[: 2 * len(out)]))[: len(out)]
+        return _small(_blank(QUOTED, self.content[: len(out)], out))
+
+    @cached_property
+    def structured(self) -> bool:
+        """Whether it holds code, a list or a table."""
+        return STRUCTURED.search(self.content) is not None
+
+
+def find_in_reply(rule: ReplyRule, reply: Reply) -> tuple[int, int] | None:
+    """Where a reply breaks a rule: the place of the words in its text."""
+    if rule.max_characters is not None and len(reply.content) > rule.max_characters:
+        return None
+    everywhere, others = _hints(rule.hints)
+    hints = everywhere if reply.is_ascii else others
+    opening = reply.opening
+    for hint in hints:  # a loop: five times as fast as one pattern of all
+        if hint in opening:
+            break
+    else:
+        return None
+    if rule.plain and reply.structured:
+        return None
+    opening = reply.unquoted[: rule.opening]
+    found = next((f for text in rule.texts if (f := _compiled(text).search(opening))), None)
+    if found is None or (rule.unless and any(_compiled(text).search(_small(reply.content)) for text in rule.unless)):
+        return None
+    return found.span()
+
+
+def longest_opening(rules: dict[str, ReplyRule]) -> int:
+    """Characters of which some rule looks at each."""
+    return max((rule.opening for rule in rules.values() if rule.scope != "off"), default=0)
+
+
+def _small(text: str) -> str:
+    """In small letters, each at its place, with one kind of apostrophe."""
+    lowered = text.lower()
+    if len(lowered) != len(text):
+        lowered = "".join(c.lower() if c.isascii() else c for c in text)
+    return lowered.replace("’", "'")
+
+
+def _blank(pattern: re.Pattern[str], text: str, out: str | None = None) -> str:
+    """The text, or another of the same length, with blanks in the places that a pattern finds."""
+    out = text if out is None else out
+    for found in pattern.finditer(text):
+        out = f"{out[: found.start()]}{' ' * len(found[0])}{out[found.end() :]}"
+    return out
+
+
+def cut_sentences(conversation: Conversation, rules: dict[str, ReplyRule], tally: Counter[str]) -> Conversation:
+    """Replies without the sentences that break a rule with `scope: sentence`; one of which nothing is left stays."""
+    chosen = {name: rule for name, rule in rules.items() if rule.scope == "sentence"}
+    if not chosen:
+        return conversation
+    turns = tuple(_without(turn, chosen, tally) if turn.role == "assistant" else turn for turn in conversation.turns)
+    return replace(conversation, turns=turns)
+
+
+def _without(turn: Turn, rules: dict[str, ReplyRule], tally: Counter[str]) -> Turn:
+    content, cut = turn.content, Counter[str]()
+    for name, rule in rules.items():
+        while span := find_in_reply(rule, Reply(content, rule.opening)):
+            start, end = _sentence(content, span)
+            content = content[:start] + content[end:]
+            cut[f"sentences cut: {name.replace('_', ' ')}"] += 1
+    if not cut or not any(c.isalnum() for c in content):
+        return turn
+    tally.update(cut)
+    return replace(turn, content=content.strip())
+
+
+def _sentence(content: str, span: tuple[int, int]) -> tuple[int, int]:
+    """The sentences that hold a place of the text."""
+    ends = [found.end() for found in SENTENCE_END.finditer(content)]
+    start = max((end for end in ends if end <= span[0]), default=0)
+    return start, min((end for end in ends if end >= span[1]), default=len(content))
+
+
+def reply_offences(rules: dict[str, ReplyRule], content: str) -> Iterator[tuple[str, ReplyRule, str]]:
+    """The rules that a reply breaks: name, rule, the words."""
+    reply = Reply(content, longest_opening(rules))
+    for name, rule in rules.items():
+        if rule.scope != "off" and (span := find_in_reply(rule, reply)):
+            yield name.replace("_", " "), rule, content[slice(*span)]
+
+
+@cache
+def _hints(hints: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Those that a text of ASCII can hold, and all."""
+    return tuple(hint for hint in hints if hint.isascii()), hints
+
+
+@cache
+def _compiled(pattern: str) -> re.Pattern[str]:
+    return re.compile(pattern, re.M)

@@ -1,0 +1,183 @@
+"""Secrets: keys and tokens known by their form, passwords in addresses, and random values behind a secret's name.
+
+Forms after what the issuers publish; the idea of names with values of high entropy after detect-secrets and gitleaks.
+"""
+
+import math
+import re
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterator
+
+# Possessive, and begun only where a word begins: no text, however long, takes more than linear time.
+_LETTERS = {
+    "sk-": r"(?:proj-|ant-|svcacct-|or-v1-)?[A-Za-z0-9_-]{20,}+", "AKIA": r"[0-9A-Z]{16}", "ASIA": r"[0-9A-Z]{16}",
+    "AIza": r"[\w-]{35}", "ya29.": r"[\w-]{20,}+", "GOCSPX-": r"[\w-]{20,}+",
+    "ghp_": r"[A-Za-z0-9]{36,}+", "gho_": r"[A-Za-z0-9]{36,}+", "ghu_": r"[A-Za-z0-9]{36,}+",
+    "ghs_": r"[A-Za-z0-9]{36,}+", "ghr_": r"[A-Za-z0-9]{36,}+", "github_pat_": r"\w{22,}+", "glpat-": r"[\w-]{20,}+",
+    "hf_": r"[A-Za-z0-9]{30,}+", "npm_": r"[A-Za-z0-9]{36,}+", "pypi-": r"[\w-]{50,}+",
+    "xox": r"[abceprs]-[A-Za-z0-9-]{10,}+", "xapp-": r"\d-[A-Za-z0-9-]{20,}+",
+    "sk_live_": r"[A-Za-z0-9]{16,}+", "sk_test_": r"[A-Za-z0-9]{16,}+", "rk_live_": r"[A-Za-z0-9]{16,}+",
+    "rk_test_": r"[A-Za-z0-9]{16,}+", "whsec_": r"[A-Za-z0-9+/=]{20,}+", "SG.": r"[\w-]{16,}+\.[\w-]{16,}+",
+    "shpat_": r"[A-Fa-f0-9]{32}", "shpss_": r"[A-Fa-f0-9]{32}", "shpca_": r"[A-Fa-f0-9]{32}",
+    "shppa_": r"[A-Fa-f0-9]{32}", "sq0": r"[a-z]{3}-[\w-]{22,}+", "dop_v1_": r"[a-f0-9]{64}", "dapi": r"[a-f0-9]{32}",
+    "lin_api_": r"[A-Za-z0-9]{32,}+", "secret_": r"(?=\w*\d)[A-Za-z0-9]{40,}+", "ntn_": r"[A-Za-z0-9]{40,}+",
+    "figd_": r"[\w-]{20,}+", "PMAK-": r"[\w-]{40,}+", "NRAK-": r"[A-Z0-9]{20,}+", "glsa_": r"\w{32,}+",
+    "hvs.": r"[\w-]{24,}+", "r8_": r"[A-Za-z0-9]{30,}+", "gsk_": r"[A-Za-z0-9]{40,}+", "xai-": r"[A-Za-z0-9]{40,}+",
+    "pplx-": r"[A-Za-z0-9]{32,}+", "pcsk_": r"\w{40,}+", "lsv2_": r"\w{32,}+", "sbp_": r"[a-f0-9]{40}",
+    "ATATT3": r"[\w=-]{40,}+", "EAACEdEose0cBA": r"[A-Za-z0-9]{20,}+", "AGE-SECRET-KEY-1": r"[A-Z0-9]{40,}+",
+    "django-insecure-": r"[^\s'\"]{30,}+", "key-": r"[0-9a-f]{32}",
+}  # fmt: skip
+_LINE = r"[\w-]{10,}+(?:\r?\n[\w-]{30,}+)*+"  # of a JWT that was broken into lines
+_FORMS = {
+    "eyJ": rf"(?<![\w-])eyJ{_LINE}\.\s?eyJ{_LINE}\.\s?{_LINE}",
+    "://": r"https://(?:hooks\.slack\.com/(?:services|workflows|triggers)/[\w/-]{20,}+"
+    r"|(?:\w{2,8}\.)?discord(?:app)?\.com/api/webhooks/\d{5,}/[\w-]{20,}+|[\w-]{1,60}\.webhook\.office\.com/[^\s\"')]{30,}+"
+    r"|discord\.gg/api/webhooks/[^\s\"')]{20,}+)",
+    "PRIVATE KEY": r"-----BEGIN (?:[A-Z0-9]{1,20} ){0,3}PRIVATE KEY(?: BLOCK)?-----(?:(?:[^-]++|-(?!----))*+"
+    r"-----END (?:[A-Z0-9]{1,20} ){0,3}PRIVATE KEY(?: BLOCK)?-----|(?:[\s\\rn]{0,4}[A-Za-z0-9+/=]{16,}+)++)",
+    ":AA": r"(?<![\w-])\d{8,10}:AA[\w-]{32,34}(?![\w-])",
+    "-us": r"(?<![\w-])[0-9a-f]{32}-us\d{1,2}(?![\w-])",
+    "msh": r"(?<![\w-])[0-9a-f]{10}msh[0-9a-f]{15}p1[0-9a-f]{6}jsn[0-9a-f]{12}(?![\w-])",
+}
+PATTERNS = {hint: re.compile(rf"(?<![\w-]){re.escape(hint)}{rest}(?![\w-])") for hint, rest in _LETTERS.items()} | {
+    hint: re.compile(pattern) for hint, pattern in _FORMS.items()
+}
+"""By a text that every match holds."""
+URL_PASSWORD = re.compile(r"(?<=://)[^\s:/@\"'<>\[\]]{0,64}:([^\s/@\"'<>\[\]{}$]{3,128})@(?=[\w\[])")
+DISCORD = re.compile(r"[MNO](?<![\w.-].)[\w-]{23,27}\.[\w-]{6}\.[\w-]{27,40}(?![\w.-])")
+DISCORD_END = re.compile(r"\.[\w-]{6}\.[\w-]{27}")
+NAMES = ("secret", "passw", "pwd")
+NAMES_OF_TOKENS = ("key", "token", "passphrase", "credential", "bearer", "authorization", "키", "密钥")
+"""Names with a value that is a long row of characters, or else no secret."""
+KEY_OF = re.compile(
+    r"(?:api|access|secret|private|encrypt\w{0,5}|sign\w{0,4}|auth\w{0,12}|client|consumer|account|shared|master|license"
+    r"|subscription|service|app|bot|admin|storage|session|deploy\w{0,5}|publish\w{0,5}|rapid\w{0,4})[ _.-]{0,2}$"
+)
+VALUE = re.compile(
+    r"[\w-]{0,24}(?:[\"'`\])>]{0,3}\s{0,4}(?:=>|:=|==?|[:,>]|\bis\b)|[\"'`]?)"
+    r"[ \t]*(?:(?i:bearer|basic|token) )?"
+    r"(?:(?P<quote>[\"'`])(?P<quoted>[^\s\"'`<>{}]{8,200})(?P=quote)|(?P<bare>[A-Za-z0-9+/_=.~!-]{16,400}))"
+)
+PLACEHOLDER = re.compile(
+    r"(?i)your|example|placeholder|change.?me|insert|xxxx|\*\*\*|\.\.\.|1234567|abcdef(?:gh|12)|process\.env|environ|getenv"
+    r"|^https?:|^\w+\(|password|passwd|secret.?key|api.?key|access.?token|dummy|sample|redacted|^\$|^%|test_?key"
+)
+MADE_UP = re.compile(r"(?i)[-_/]your|insert |x{6}")
+RUN = 16
+"""Characters of a token that stand in a row in nearly every secret; texts without are searched for passwords alone."""
+BEFORE_RUN = 64
+"""Characters before such a row in which the form's sign is looked for."""
+_CLASSES = bytes(97 if chr(i).isalnum() or chr(i) in "_-" else 32 for i in range(128)) + b" " * 128
+
+
+def find_secrets(text: str, lowered: str) -> list[tuple[int, int]]:
+    """Where the secrets of a text are, in order and apart; `\\_` counts as the `_` that a converter escaped.
+
+    `lowered` is the text in small letters, as `small_letters` makes it.
+    """
+    escaped = "\\_" in text
+    if escaped:
+        spans = sorted(_spans(text.replace("\\_", "_"), lowered.replace("\\_", "_")))
+    else:
+        spans = sorted(_spans(text, lowered))
+    if not spans:
+        return []
+    merged = [spans[0]]
+    for start, end in spans[1:]:
+        if start < merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+        else:
+            merged.append((start, end))
+    if escaped:
+        at = [found.start() - i for i, found in enumerate(re.finditer(r"\\_", text))]
+        merged = [(start + bisect_left(at, start), end + bisect_left(at, end)) for start, end in merged]
+    return merged
+
+
+def small_letters(text: str) -> str:
+    """The text in small letters, each at its place."""
+    lowered = text.lower()
+    if len(lowered) == len(text):
+        return lowered
+    return "".join(c.lower() if c.isascii() else c for c in text)  # a letter whose small form is longer
+
+
+def _spans(text: str, lowered: str) -> Iterator[tuple[int, int]]:
+    links = "://" in text
+    if links:
+        for found in URL_PASSWORD.finditer(text):
+            if not PLACEHOLDER.search(found[1]) and found[1].lower() not in ("pass", "pwd", "user", "pw", found[0][:4]):
+                yield found.span(1)
+    if "PRIVATE KEY" in text:
+        yield from (found.span() for found in PATTERNS["PRIVATE KEY"].finditer(text))
+    if rows := _rows(text):
+        for hint, pattern in PATTERNS.items():
+            if hint in rows or (links and hint == "://"):
+                yield from (f.span() for f in pattern.finditer(text) if not MADE_UP.search(f[0]))
+        if DISCORD_END.search(rows):
+            yield from (f.span() for f in DISCORD.finditer(text) if is_random(f[0]))
+        small = rows.lower()
+        yield from _named(text, lowered, tuple(name for name in NAMES_OF_TOKENS if name in small))
+    yield from _named(text, lowered, NAMES)
+
+
+def _rows(text: str) -> str:
+    """The parts of a text in which a long row of a token's characters stands, each with what precedes it."""
+    classes = text.encode("ascii", "replace").translate(_CLASSES)
+    parts, at = [], classes.find(b"a" * RUN)
+    while at >= 0:
+        end = classes.find(b" ", at)
+        end = len(text) if end < 0 else end
+        parts.append(text[max(0, at - BEFORE_RUN) : end])
+        at = classes.find(b"a" * RUN, end)
+    return "\n".join(parts)
+
+
+def _named(text: str, lowered: str, names: tuple[str, ...]) -> Iterator[tuple[int, int]]:
+    for name in names:
+        at = lowered.find(name)
+        while at >= 0:
+            end = at + len(name)
+            if name == "token" and lowered.startswith("publickey", at - 9):
+                pass  # .NET's name of a signed assembly, no secret
+            elif name != "key" or KEY_OF.search(lowered, max(0, at - 24), at):
+                found = VALUE.match(text, end)
+                if found and (span := _value(found, name)):
+                    yield span
+            at = lowered.find(name, end)
+
+
+def _value(found: re.Match[str], name: str) -> tuple[int, int] | None:
+    group = "quoted" if found["quoted"] is not None else "bare"
+    value = found[group]
+    if PLACEHOLDER.search(value):
+        return None
+    password = name in ("passw", "pwd", "passphrase") and group == "quoted" and _is_password(value)
+    if not password and not (len(value) >= RUN and is_random(value)):
+        return None
+    start, end = found.span(group)
+    return start, end - (len(value) - len(value.rstrip(".!")) if group == "bare" else 0)
+
+
+def _is_password(value: str) -> bool:
+    return any(c.isdigit() for c in value) and any(c.isalpha() for c in value) and len(set(value)) > 5
+
+
+def is_random(value: str) -> bool:
+    """Whether a value looks drawn by a machine: high entropy, and not words with a number behind."""
+    if entropy(value) < (3.0 if len(value) < 20 else 3.3):
+        return False
+    digits = sum(c.isdigit() for c in value)
+    runs = len(re.findall(r"\d+", value))
+    turns = len(re.findall(r"[a-z][A-Z]|[A-Z]{2}[a-z]|\d[A-Za-z]|[A-Za-z]\d|[a-zA-Z\d][!@#%^&*+=]", value))
+    words = sum(map(len, re.findall(r"(?<![a-zA-Z])[a-z]{4,}(?![a-zA-Z\d])", value)))
+    if words > len(value) / 3:
+        return False
+    letters = digits < len(value) - sum(not c.isalnum() for c in value)
+    return letters and ((runs >= 3 and digits >= len(value) / 10) or turns >= max(5, len(value) / 4))
+
+
+def entropy(value: str) -> float:
+    """Bits a character, by the value's own frequencies."""
+    return -sum(n / len(value) * math.log2(n / len(value)) for n in Counter(value).values())

@@ -1,0 +1,251 @@
+"""A run is its folder: files that are whole or not there, and the same command finding its own results."""
+
+import errno
+import fcntl
+import json
+import math
+import os
+import shutil
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from vicuna_lit.config.base import is_below
+from vicuna_lit.config.renamed import with_new_names
+from vicuna_lit.config.texts import shortened
+
+MOST_OF_A_NAME = 128
+"""Bytes of a run's name; W&B takes so many characters."""
+LOCK = ".lock"
+HYDRA = ".hydra"
+"""Of a run's folder: what Hydra composed, as Hydra writes it."""
+RUN_ID = "WANDB_RUN_ID"
+"""The variable that names one run of W&B's."""
+
+
+class RunError(ValueError):
+    """The run folder cannot be used; the message says what to do."""
+
+
+class MachineError(RunError):
+    """The machine has failed, not the input: the same command may succeed later, or on another one."""
+
+
+def read_json(folder: Path, name: str) -> dict[str, Any] | None:
+    """A JSON file of a run folder, under today's names; None where there is no such run yet.
+
+    Raises:
+        RunError: the folder holds something else.
+    """
+    if (folder / name).exists():
+        return with_new_names(json.loads((folder / name).read_text()))
+    foreign = folder.exists() and (not folder.is_dir() or any(p.name[0] != "." for p in folder.iterdir()))
+    if foreign and not (folder / "config.json").exists():
+        raise RunError(f"{folder}: exists and is no run folder; choose another with run.dir=<folder>")
+    return None
+
+
+def write(path: Path, chunks: Iterable[Any], durable: bool = False) -> None:
+    """Writes bytes under a temporary name first, so that the file is whole or not there.
+
+    Args:
+        durable: it has reached the disk, name and all, when this returns.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with part.open("wb") as stream:
+            for chunk in chunks:
+                stream.write(chunk)
+            if durable:
+                stream.flush()
+                os.fsync(stream.fileno())
+        part.replace(path)
+        if durable:
+            sync_names(path.parent)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+_hydra_files: dict[str, str] = {}
+
+
+def keep_hydra_files(files: Mapping[str, str]) -> None:
+    """What Hydra writes about this process's job (`config.yaml`, `overrides.yaml`, `hydra.yaml`), until a folder is its
+    own: Hydra itself writes before anything is checked, also into the folder of another run."""
+    _hydra_files.clear()
+    _hydra_files.update(files)
+
+
+def write_hydra_files(folder: Path) -> None:
+    """Writes them into `.hydra` of a folder; nothing where the job was not started by Hydra."""
+    if _hydra_files:
+        (folder / HYDRA).mkdir(parents=True, exist_ok=True)
+    for name, text in _hydra_files.items():
+        write(folder / HYDRA / name, [text.encode()])
+
+
+def sync_names(folder: Path) -> None:
+    """Brings the names in a folder to the disk; without this a power loss may take a new file's name away."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):  # mounted buckets cannot, and need not
+            raise
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A folder to write into, that takes its name only at the end: it is whole or not there."""
+    part = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        yield part
+        shutil.rmtree(folder, ignore_errors=True)
+        part.rename(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def write_json(path: Path, values: Any, durable: bool = False) -> None:
+    """Writes JSON to be read by people; whole or not there. JSON has no NaN and no infinity: they become null."""
+    text = json.dumps(_with_nulls(values), indent=1, ensure_ascii=False, allow_nan=False)
+    write(path, [text.encode()], durable)
+
+
+def _with_nulls(values: Any) -> Any:
+    match values:
+        case dict():
+            return {key: _with_nulls(value) for key, value in values.items()}
+        case list() | tuple():
+            return [_with_nulls(value) for value in values]
+        case float() if not math.isfinite(values):
+            return None
+    return values
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as one with dotted keys, as W&B shows and filters them."""
+    out = {}
+    for key, value in values.items():
+        out |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
+    return out
+
+
+def wandb_name(name: str) -> str:
+    """A run's name as long as W&B takes it; that of a job of a large sweep may be longer."""
+    return shortened(name, MOST_OF_A_NAME)
+
+
+def new_wandb_id(folder: Path, known: str | None = None) -> str:
+    """The W&B id of a run: that of the environment (`wandb agent` gives one to each trial), else the known one, or a
+    new one.
+
+    Raises:
+        RunError: the run in the folder has another id than the environment says.
+    """
+    asked = os.environ.get(RUN_ID)
+    if asked and known and asked != known:
+        ways = "run.dir=<another folder>, or unset it"
+        raise RunError(f"{folder} holds W&B's run {known}, and {RUN_ID} is {asked}; {ways}")
+    return known or asked or uuid.uuid4().hex[:8]
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """The fields in which two dumped configs differ, a line each."""
+    a, b = flatten(old), flatten(new)
+    return [f"{k}: {a.get(k)!r} → {b.get(k)!r}" for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k)]
+
+
+def refuse_other_settings(
+    folder: Path, saved: dict[str, Any], wanted: dict[str, Any], may_change: tuple[str, ...] = (), way_out: str = ""
+) -> list[str]:
+    """A run is never overwritten by another one.
+
+    Args:
+        may_change: keys that may differ, with all below them; their differences are returned, a line each.
+        way_out: what else the user can do.
+
+    Raises:
+        RunError: with every other setting that differs.
+    """
+    changed = differences(saved, wanted)
+    allowed = [line for line in changed if is_below(line.partition(":")[0], may_change)]
+    if other := [line for line in changed if line not in allowed]:
+        lines = "\n  ".join(other)
+        choose = f"choose another with run.dir=<folder>{way_out}"
+        raise RunError(f"{folder} holds a run with other settings; {choose}:\n  {lines}")
+    return allowed
+
+
+def check_disk(folder: Path, need: float, what: str) -> None:
+    """Says before anything is written that it will not fit; `need` in bytes.
+
+    Raises:
+        RunError: less is free. No fault of the machine: a scheduler would start the same again on the same disk.
+    """
+    free = shutil.disk_usage(next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())).free
+    if free < need:
+        raise RunError(f"{folder}: {what} needs about {need / 1e9:.2f} GB of disk, {free / 1e9:.2f} GB are free")
+
+
+@contextmanager
+def locked(
+    folder: Path,
+    check: Callable[[], None] = lambda: None,
+    patience: float = 30.0,
+    waiting: str = "waiting for another process to leave it",
+) -> Iterator[None]:
+    """Keeps a second process out of the folder; one that was just killed may take a moment to be gone.
+
+    A folder into which nothing is written inside the block is removed again.
+
+    Args:
+        check: called while waiting; ends it by what it raises.
+        patience: seconds to wait.
+        waiting: said once while it waits; "": nothing is.
+
+    Raises:
+        RunError: another process runs here.
+    """
+    ends, said = time.monotonic() + patience, False
+    while not (file := _lock(folder)):
+        if time.monotonic() > ends:
+            raise RunError(f"{folder}: another process is running here; stop it, or choose another run.dir")
+        if waiting and not said:
+            print(f"{folder}: {waiting}", file=sys.stderr, flush=True)
+        said = True
+        check()
+        time.sleep(0.2)
+    try:
+        yield
+    finally:
+        (folder / LOCK).unlink(missing_ok=True)  # while it is held: who waits for this file looks for the new one
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+        file.close()
+
+
+def _lock(folder: Path) -> IO[str] | None:
+    """The locked file, or None if another process holds it, or has just removed it."""
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"{folder}: exists and is no run folder; choose another with run.dir=<folder>")
+    folder.mkdir(parents=True, exist_ok=True)
+    file = (folder / LOCK).open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if (folder / LOCK).stat().st_ino == os.fstat(file.fileno()).st_ino:
+            return file
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    except OSError:  # a file system without locks
+        return file
+    file.close()
+    return None

@@ -1,0 +1,240 @@
+"""A run in W&B that costs the job nothing but itself.
+
+Whatever W&B, its own process, the network or the disk below it do, the job goes on: what fails is said once, counted,
+and named at the end. W&B is imported where it is used: a job with `wandb.mode=disabled` does without it.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+from vicuna_lit.config.base import PACKAGE, RunConfig
+from vicuna_lit.config.tracking import WandbConfig
+from vicuna_lit.run_folder import wandb_name
+from vicuna_lit.tracking.about import git_diff
+from vicuna_lit.tracking.server import one_line, unheard
+
+INIT_SECONDS, FINISH_SECONDS = 30.0, 120.0
+"""That an online run has to begin, and to upload what is left at its end; `wandb.settings` may say others."""
+REAPED_SECONDS = 10.0
+"""For W&B's own process to be gone once it was killed."""
+GONE = ("HandleAbandonedError", "MailboxClosedError")
+"""Of W&B: its service process does not answer any more."""
+T = TypeVar("T")
+Say = Callable[[str], None]
+
+
+class Session:
+    """What a job has of its W&B run. No method raises.
+
+    Args:
+        run: of W&B; None: it could not be opened.
+        say: prints a line.
+        data: the folder into which W&B copies files that it will upload.
+    """
+
+    def __init__(self, run: Any, say: Say, data: Path):
+        self.run, self._say, self._data = run, say, data
+        self.failed = 0
+        """Calls that W&B did not take."""
+        self.samples = "text"
+        """What goes there of conversations: `wandb.samples`."""
+        self._said: set[str] = set()
+
+    @property
+    def id(self) -> str | None:
+        """W&B's."""
+        return self.run.id if self.run else None
+
+    @property
+    def online(self) -> bool:
+        """Whether it is uploaded as it goes."""
+        return self.run is not None and self.run.settings.mode == "online"
+
+    @property
+    def url(self) -> str | None:
+        """Its page; None where it has none (yet)."""
+        return self.run.url if self.run is not None and self.online else None
+
+    @property
+    def folder(self) -> Path | None:
+        """What `wandb sync` takes."""
+        return Path(self.run.settings.sync_dir) if self.run else None
+
+    def do(self, what: str, act: Callable[[Any], T]) -> T | None:
+        """Calls `act(run)`; None where W&B did not take it."""
+        if self.run is None:
+            self.failed += 1
+            return None
+        try:
+            with own_environment(self._data):
+                return act(self.run)
+        except Exception as error:
+            self._fail(what, error)
+            return None
+
+    def log(self, row: dict[str, Any], step: int | None = None, commit: bool | None = None) -> None:
+        """Writes a row of the history."""
+        self.do("a row of its history", lambda run: run.log(row, step=step, commit=commit))
+
+    def summarize(self, figures: dict[str, Any]) -> None:
+        """Writes into the run's summary."""
+        self.do("its summary", lambda run: run.summary.update(figures))
+
+    def alert(self, title: str, text: str) -> None:
+        """Sends a message to whom W&B knows."""
+        self.do("an alert", lambda run: run.alert(title, text, level="ERROR"))
+
+    def finish(self, exit_code: int = 0) -> None:
+        """Ends the run, and says what W&B has not taken."""
+        folder = self.folder
+        if self.run is not None:
+            self.do("its end", lambda run: run.finish(exit_code=exit_code))
+        if self.failed:
+            upload = f"; `wandb sync {folder}` uploads what it has" if folder and folder.is_dir() else ""
+            self._say(f"W&B missed {self.failed} of the run's calls; the run's folder holds it all{upload}")
+
+    def _fail(self, what: str, error: Exception) -> None:
+        self.failed += 1
+        if what not in self._said:
+            self._said.add(what)
+            self._say(f"W&B did not take {what}: {one_line(error)}; the run goes on")
+        if isinstance(error, ConnectionError) or type(error).__name__ in GONE:
+            self.run = None
+            _end_process(kill=False)  # else its hook at the interpreter's end would fail, with a traceback
+
+
+@contextmanager
+def own_environment(data: Path) -> Iterator[None]:
+    """Inside the block W&B stages artifacts in `data`, unless WANDB_DATA_DIR says where, and suggests no product."""
+    ours = {"WANDB_DATA_DIR": str(data), "WANDB_DISABLE_WEAVE": "true"}
+    added = {key: value for key, value in ours.items() if key not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for key in added:
+            os.environ.pop(key, None)
+
+
+def open_session(
+    config: WandbConfig, named: RunConfig, folder: Path, identity: str, values: dict[str, Any], say: Say
+) -> Session | None:
+    """Opens a job's run, online where it is asked for and can be, else offline; None with `wandb.mode=disabled`.
+
+    A run of the user's that is open in this process stays open, and is not written to.
+
+    Args:
+        folder: the job's; W&B's files go there unless `wandb.dir` says where.
+        identity: W&B's id of the run; all starts of a job have the same.
+        values: the run's config, nested.
+    """
+    if config.mode == "disabled":
+        return None
+    place = (Path(config.dir) if config.dir else folder).absolute()
+    place.mkdir(parents=True, exist_ok=True)
+    data, problem, run = place / "wandb" / "data", None, None
+    arguments = {
+        **{key: getattr(config, key) for key in ("project", "entity", "group", "job_type", "tags", "notes")},
+        **dict(name=run_name(config, named), id=identity, dir=str(place), config=values),
+    }
+    with own_environment(data):
+        if config.mode == "online" and (problem := unheard()) is None:
+            run, problem = _begin("online", config, arguments, place)
+        offline_because = problem
+        if run is None:
+            run, problem = _begin("offline", config, arguments, place)
+    session = Session(run, say, data)
+    session.samples = config.samples
+    if run is None:
+        say(f"W&B does not start: {offline_because or problem}; the run goes on without it")
+    elif offline_because:
+        say(f"W&B: {offline_because}; the run goes on offline: `wandb sync {session.folder}` uploads it later")
+    elif session.online:
+        say(f"W&B: {session.url}\n  there go {what_leaves(config)}")
+    session.do("its config", lambda run: run.config.update(values, allow_val_change=True))
+    if not config.settings.get("disable_git") and (diff := git_diff()):
+        session.do("the code's diff", lambda run: _save_diff(run, diff))
+    return session
+
+
+def _save_diff(run: Any, diff: bytes) -> None:
+    """Under W&B's own name for it: its own reader of git knows no worktrees, and asks for `save_code`."""
+    file = Path(run.dir) / "diff.patch"
+    file.write_bytes(diff)
+    run.save(str(file), base_path=run.dir, policy="now")
+
+
+def run_name(config: WandbConfig, named: RunConfig) -> str:
+    """A job of a sweep keeps what tells it from the others."""
+    name = config.name or named.name
+    return wandb_name(f"{config.name}: {named.name}" if config.name and named.swept else name)
+
+
+def what_leaves(config: WandbConfig) -> str:
+    """What an online run sends, in words."""
+    texts = {
+        "text": "sample conversations and replies (wandb.samples=ids or none keeps them here)",
+        "ids": "ids of conversations, without their texts",
+        "none": "no conversations",
+    }[config.samples]
+    printed = ", what is printed" if config.console != "off" else ""
+    weights = ", the weights" if getattr(config, "log_model", None) == "upload" else ""
+    code = "" if config.settings.get("disable_git") else ", the commit and its diff"
+    return f"settings, figures, paths, host name, use of the machine{code}{printed}{weights}; {texts}"
+
+
+def _begin(mode: Any, config: WandbConfig, arguments: dict[str, Any], place: Path) -> tuple[Any, str | None]:
+    """A run of W&B, or why there is none; nothing of one that failed stays."""
+    import wandb
+
+    ours = {"silent": True, "console": config.console, "git_root": str(PACKAGE.parent)}
+    if mode == "online":
+        ours |= {"init_timeout": INIT_SECONDS, "finish_timeout": FINISH_SECONDS, "finish_timeout_raises": True}
+        if getattr(config, "log_model", None) == "upload":
+            del ours["finish_timeout"]  # weights take as long as they take
+    before = set(place.glob("wandb/*run-*"))
+    try:
+        settings = wandb.Settings(**ours | config.settings)
+        return wandb.init(mode=mode, resume="allow", reinit="create_new", settings=settings, **arguments), None
+    except Exception as error:
+        gone = _end_service(arguments["id"])
+        for left in set(place.glob("wandb/*run-*")) - before:
+            shutil.rmtree(left, ignore_errors=True)
+        return None, one_line(error) + ("" if gone else "; another run is open in this process")
+
+
+def _end_service(identity: str) -> bool:
+    """Ends W&B's process where no run of the user's needs it: it holds the id of a run that failed to begin, would
+    refuse the next one of that id, and would go on asking the server at the end of this process."""
+    with suppress(Exception):
+        from wandb.sdk import wandb_setup
+
+        known: Any = wandb_setup.singleton()
+        if any(run.id != identity for run in known._active_runs):
+            return False
+    _end_process(kill=True)
+    return True
+
+
+def _end_process(kill: bool) -> None:
+    """Lets W&B's own process end, or ends it, and waits for it: one that is left behind is a warning in Python.
+
+    Args:
+        kill: without waiting for what it still uploads.
+    """
+    from wandb.sdk import wandb_setup
+
+    process: Any = None
+    with suppress(Exception):
+        known: Any = wandb_setup.singleton()
+        process = known._connection and known._connection._proc._process
+        if process and kill:
+            process.kill()
+    with suppress(Exception, SystemExit):  # W&B ends with the exit code of its process
+        wandb_setup.teardown()
+    with suppress(Exception):
+        process.wait(REAPED_SECONDS)

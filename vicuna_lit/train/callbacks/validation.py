@@ -1,0 +1,154 @@
+"""What the model is asked before, during and after training: held-out conversations and sample questions."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import lightning as L
+
+from vicuna_lit.data.datamodule import ConversationDataModule
+from vicuna_lit.evaluate.questions import first_of_each, read_questions
+from vicuna_lit.inference.generate import Chat
+from vicuna_lit.models.attention import plain_attention
+from vicuna_lit.models.causal_lm import SupervisedLM
+from vicuna_lit.models.experts import counted_experts
+from vicuna_lit.train.console import console
+from vicuna_lit.train.finite import check_validation
+from vicuna_lit.train.times import Times
+from vicuna_lit.train.tracking.wandb_run import History, replies_table
+
+Replies = list[tuple[str, str]]
+
+
+class Validation(L.Callback):
+    """Takes the validation loss and the sample replies. All ranks take part; the rows are dealt to them.
+
+    What was found is part of a checkpoint, so a run that goes on reports it too. A step is saved before its validation,
+    so a run that goes on from there takes the validation first.
+
+    Args:
+        found: `state()` of the checkpoint that the run resumes from.
+        stop_if_told: called between two questions with (trainer, module, step); it may end the run.
+    """
+
+    def __init__(
+        self,
+        data: ConversationDataModule,
+        history: History,
+        times: Times,
+        found: dict[str, Any] | None,
+        stop_if_told: Callable[[L.Trainer, Any, int], None],
+    ):
+        self.data, self.history, self.times, self.config = data, history, times, data.config
+        self.stop_if_told = stop_if_told
+        self._at = 0
+        self._every = self.config.validation.interval(data.plan.steps)
+        self.losses: dict[int, dict[str, float]] = {}
+        """By step; 0 is before training."""
+        self.replies: dict[int, Replies] = {}
+        """The same; all questions in order."""
+        asked = self.config.samples
+        bundled = first_of_each(read_questions(), asked.per_category) if asked.per_category else []
+        self.questions = [*asked.questions, *(question.turns for question in bundled)]
+        if found:
+            self.losses = {int(step): metrics for step, metrics in found["losses"].items()}
+            self.replies = {int(s): [(q, reply) for q, reply in said] for s, said in found["replies"].items()}
+
+    def state(self) -> dict[str, Any]:
+        """For the checkpoint; of the replies the first and the newest."""
+        ends = {min(self.replies), max(self.replies)} if self.replies else set()
+        return {"losses": self.losses, "replies": {step: self.replies[step] for step in sorted(ends)}}
+
+    @property
+    def best(self) -> int | None:
+        """The step with the lowest validation loss; step 0, before training, is left out."""
+        return min((step for step in self.losses if step), key=lambda s: self.losses[s]["val/loss"], default=None)
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Before the first step, or where the run was stopped."""
+        start, last = pl_module.start, pl_module.plan.steps
+        self.times.lap("start")
+        if not self.replies:
+            self._take(trainer, pl_module, 0, "before training")
+            self.replies[0] = self._answer(trainer, pl_module, 0)
+        elif start < last:
+            self._between(trainer, pl_module, start)
+        self.times.lap("validation")
+        self.times.close(start)
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Every so many steps; after the last, `finish` does."""
+        step = pl_module.step_done(batch_idx)
+        asked = (self._every, self.config.samples.every)
+        if step is not None and step < pl_module.plan.steps and any(_due(every, step) for every in asked):
+            self.times.lap("step")
+            self._between(trainer, pl_module, step)
+            self.times.lap("validation")
+
+    def on_validation_batch_start(self, trainer: L.Trainer, pl_module: Any, *_: Any, **__: Any) -> None:
+        """Between two rows the run may be told to stop."""
+        self.stop_if_told(trainer, pl_module, self._at)
+
+    def finish(self, trainer: L.Trainer, module: Any, last: int) -> None:
+        """After the last step."""
+        if last not in self.losses:  # where a callback has ended the run after a look at it
+            self._take(trainer, module, last, "after training")
+        if last not in self.replies:
+            self.replies[last] = self._answer(trainer, module, last)
+
+    def _between(self, trainer: L.Trainer, module: Any, step: int) -> None:
+        if _due(self._every, step):
+            self._take(trainer, module, step, f"at step {step}")
+        if _due(self.config.samples.every, step):
+            before = self.replies[max(s for s in self.replies if s < step)]
+            self.replies[step] = self._answer(trainer, module, step)
+            if self.history.run is not None:
+                change = ("samples/changes", before, self.replies[step], self.history.run.samples)
+                self.history.add(step, self.history.run.do("replies", lambda _: replies_table(*change)) or {})
+
+    def _take(self, trainer: L.Trainer, module: Any, step: int, when: str) -> None:
+        if not len(self.data.validation):
+            return
+        with (
+            console.status(f"validation loss {when}: {len(self.data.validation)} conversations …"),
+            counted_experts(module.lm.model) as load,
+        ):
+            self._at = step
+            validate(trainer)
+            load.gather()
+        console.print(f"validation loss {when}: {module.validation.loss:.4f}", highlight=False)
+        check_validation(step, module.validation.loss)
+        self.losses[step] = module.validation.metrics() | load.metrics()
+        self.history.add(step, self.losses[step])
+
+    def _answer(self, trainer: L.Trainer, module: Any, step: int) -> Replies:
+        """The model's replies to the sample questions, turn after turn; the same on every rank."""
+        lm: SupervisedLM = module.lm
+        training, most, replies = lm.training, self.config.samples.max_new_tokens, []
+        lm.eval()
+        for questions in self.questions:
+            self.stop_if_told(trainer, module, step)
+            replies += lm(_replies, Chat(lm.model, self.data.encoder), questions, most)
+        lm.train(training)
+        return replies
+
+
+def validate(trainer: L.Trainer) -> None:
+    """Runs Lightning's validation loop in the middle of a fit, as its training loop does.
+
+    Lightning counts the batches since the start of this process to find when; a run that was resumed counts its steps.
+    """
+    first = trainer._logger_connector._first_loop_iter
+    trainer.validating = True
+    trainer.fit_loop.epoch_loop.val_loop.run()
+    trainer.training = True
+    trainer._logger_connector._first_loop_iter = first
+
+
+def _due(every: int | None, step: int) -> bool:
+    """Nothing is due before the first step."""
+    return bool(every and step and step % every == 0)
+
+
+def _replies(lm: SupervisedLM, chat: Chat, questions: Sequence[str], max_new_tokens: int) -> Replies:
+    with plain_attention(lm.model):
+        return [(question, chat.say(question, max_new_tokens)) for question in questions]

@@ -1,0 +1,162 @@
+"""What a run prints before it starts and when it is done."""
+
+import logging
+import math
+import warnings
+from pathlib import Path
+
+from rich.markup import escape
+from rich.table import Table
+from transformers import PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from vicuna_lit import notebook
+from vicuna_lit.config.choices import LoraConfig
+from vicuna_lit.config.train import TrainConfig
+from vicuna_lit.data.datamodule import ConversationDataModule
+from vicuna_lit.data.packing import Plan
+from vicuna_lit.models.adapters import describe_adapters
+from vicuna_lit.models.experts import experts_of
+from vicuna_lit.models.proof import Proof
+from vicuna_lit.train.notes import notes
+from vicuna_lit.train.run_folder import Result
+
+console = notebook.console(soft_wrap=True)
+MOST_REPLIES = 6
+"""That are shown on the screen."""
+MOST_OF_A_REPLY = 160
+"""Characters that are shown of one; a model that knows nothing repeats itself to the limit."""
+
+
+def describe(config: TrainConfig, data: ConversationDataModule, model: PreTrainedModel, proof: Proof) -> None:
+    """Prints what will run: model, data, steps, tokens, layout.
+
+    Args:
+        config: with a choice in the place of each `auto`.
+    """
+    plan, account = data.plan, data.account
+    table = Table.grid(padding=(0, 2))
+    adapters = sum(p.numel() for name, p in model.named_parameters() if ".lora_" in name)
+    parameters, trained = model.num_parameters() - adapters, model.num_parameters(only_trainable=True)
+    part = f"{trained:,} trained ({trained / parameters:.2%}), " if trained != parameters else ""
+    tokens, supervised = int(plan.step_tokens.sum()), int(plan.step_supervised.sum())
+    dropped = ", ".join(f"{n} {reason}" for reason, n in account.rejected_by_reason.items()) or "none"
+    lost = ", ".join(f"{n} {reason}" for reason, n in account.exchanges_rejected_by_reason.items())
+    rows = {
+        "model": f"{parameters:,} parameters, {part}{type(model).__name__}, {config.precision}; {proof}",
+        "data": f"{account.records_kept:,} of {account.records_in:,} records → {len(data.train):,} examples, "
+        f"{len(data.validation):,} held out",
+        "rejected": f"{dropped}; exchanges of kept records: {lost or 'none'}; turns cut: {account.turns_cut}",
+        "steps": f"{plan.steps:,} steps of {config.conversations_per_step} conversations, {plan.epochs:g} epochs",
+        "tokens": f"{tokens:,} tokens, {supervised:,} supervised ({supervised / tokens:.0%})",
+        "recipe": _recipe(config),
+        "layout": f"{spread(config, plan)} a step of up to {plan.tokens_per_device:,} tokens, {plan.fill:.0%} full",
+        "kernels": f"attention {config.attention}, layers {'by Liger' if config.kernels == 'liger' else 'of torch'}"
+        f"{', compiled' * bool(config.compile)}; gradient checkpointing: {config.gradient_checkpointing}",
+    }
+    if config.data.sources:
+        rows["sources"] = _sources(data)
+    if found := experts_of(model.config):
+        rows["experts"] = (
+            f"{found[0]} a layer, {found[1]} of them a token; the loss has no part for the router's balance"
+        )
+    if isinstance(config.finetune, LoraConfig):
+        rows["finetune"] = describe_adapters(model, config.finetune.targets)
+    for name, text in rows.items():
+        table.add_row(name, text)
+    console.print(table)
+    for line in notes(config, data):
+        console.print(f"[yellow]note:[/] {escape(line)}", highlight=False)
+
+
+def _sources(data: ConversationDataModule) -> str:
+    """`code: 120 of 400 examples drawn in a pass, 31% of the supervised tokens`, for each source of a mixture."""
+    return "; ".join(
+        f"{name}: {d['in_one_pass']:,} drawn in a pass, of {len(data.train.parts[name]):,} examples; "
+        f"{d['share_of_supervised_tokens']:.1%} of the run's supervised tokens"
+        for name, d in data.drawn.items()
+    )
+
+
+def _recipe(config: TrainConfig) -> str:
+    """The choices that decide most, and that a forgotten `experiment=` would have made for the user."""
+    o, template = config.optimizer, config.template
+    name = template.name if template.kind == "text" else "the model's own"
+    warmup = f", warm-up {o.warmup_ratio:.0%}" if o.warmup_ratio else ""
+    loss = config.train_on.replace("_", " ") + ("" if config.train_on_reasoning else " without reasoning")
+    return (
+        f"{o.kind}, lr {o.lr:g}, {o.schedule}{warmup}; context {config.context_length:,}; template {name}; "
+        f"loss on {loss}; finetune {config.finetune.kind}; seed {config.seed}"
+    )
+
+
+def spread(config: TrainConfig, plan: Plan) -> str:
+    """`zero3_offload, 8 processes × 2 rows`."""
+    processes = f"{plan.world_size} process{'es' if plan.world_size > 1 else ''}"
+    rows = f"{plan.accumulation} row{'s' if plan.accumulation > 1 else ''}"
+    return f"{config.strategy.label}, {processes} × {rows}"
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.2f} GiB" if count >= 2**29 else f"{count / 2**20:.0f} MiB"
+
+
+def _short(reply: str) -> str:
+    """A reply that is longer stands whole in the report."""
+    return reply if len(reply) <= MOST_OF_A_REPLY else f"{reply[:MOST_OF_A_REPLY].rstrip()} … (whole in report.html)"
+
+
+def conclude(result: Result, folder: Path, brief: bool = False) -> None:
+    """Prints the replies, the losses, and, unless it shall be brief, where everything lies."""
+    for pair in result.replies[:MOST_REPLIES]:
+        console.print(f"\n[bold]{escape(pair['question'])}[/]", highlight=False)
+        console.print(
+            f"  before: {_short(pair['before'])}", style="bright_black", markup=False, highlight=False, soft_wrap=True
+        )
+        console.print(
+            f"  after:  {_short(pair['after'])}", style="green", markup=False, highlight=False, soft_wrap=True
+        )
+    if more := len(result.replies[MOST_REPLIES:]):
+        console.print(f"\n… {more} more replies in report.html", highlight=False)
+    if result.val_loss is not None and result.val_loss_before is not None:
+        before, after = result.val_loss_before, result.val_loss
+        console.print(f"\nvalidation loss {before:.4f} → {after:.4f} (perplexity {math.exp(min(20.0, after)):.2f})")
+    if result.lost_time.get("starts", 1) > 1:
+        counts = {key: result.lost_time[key] for key in ("starts", "steps_replayed", "total")}
+        shares = {k: seconds / counts["total"] for k, seconds in result.lost_time.items() if k not in counts}
+        parts = ", ".join(f"{cause} {share:.0%}" for cause, share in shares.items() if share >= 0.005)
+        console.print(f"{counts['starts']} starts, {counts['steps_replayed']} steps taken again; time: {parts}")
+    speed = f"{result.supervised_tokens_per_second:,.0f} supervised tokens/s"
+    steps = f"{result.steps} step{'s' * (result.steps != 1)}"
+    if result.ended_early:
+        console.print(f"ended after step {result.steps}: {escape(result.ended_early)}", highlight=False)
+    console.print(f"{steps} in {result.seconds:.0f} s, {speed}")
+    console.print(f"peak memory {_size(result.peak_memory_bytes)} a process (the model: {_size(result.model_bytes)})")
+    if brief:
+        return
+    for name, what in {
+        "hf": "the model: transformers opens this folder",
+        "adapter": "the adapters alone: PEFT opens this folder",
+        "result.json": "losses, speed, memory, replies",
+        "metrics.csv": "one row per step",
+        "report.html": "curves, replies, where the time went",
+        "wandb": "the W&B run",
+    }.items():
+        if (folder / name).exists():
+            console.print(f"  {folder / name}", what, sep="  ", highlight=False, soft_wrap=True)
+    chat = f"import vicuna_lit as vl; print(vl.Chat.load('{folder}/hf').say('Who are you?'))"
+    console.print("next, talk to it, or train a real model (docs/quickstart.md):", highlight=False)
+    console.print(f'  python -c "{chat}"', highlight=False, markup=False, soft_wrap=True)
+    console.print("  vicuna-train experiment=smollm2_sharegpt", highlight=False)
+
+
+def quiet_libraries() -> None:
+    """Silences advice that does not apply here."""
+    for library in ("lightning.pytorch", "lightning.fabric", "bitsandbytes"):
+        logging.getLogger(library).setLevel(logging.ERROR)
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", ".*LeafSpec.*")
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", ".*DeepSpeed handles gradient clipping.*")  # and is told the limit
+    warnings.filterwarnings("ignore", ".*Please use `torch.distributed.*")  # DeepSpeed's calls

@@ -1,0 +1,27 @@
+"""What can be refused before torch is imported: a path that leads nowhere, a folder that holds no model, no login."""
+
+from vicuna_lit.config.train import TrainConfig
+from vicuna_lit.data.source import Sources
+from vicuna_lit.paths import ModelError, locate_model
+from vicuna_lit.tracking.server import check_wandb
+
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "spiece.model")
+"""One of these lies in the folder of a tokenizer."""
+
+
+def refuse_early(config: TrainConfig) -> None:
+    """
+    Raises:
+        DataError, MissingPath, ModelError, RunError: bad input.
+    """
+    assert Sources(config).files
+    if config.model.path is not None:
+        place = locate_model(config.model.path)
+        if place.is_dir() and not (place / "config.json").is_file():
+            raise ModelError(f"{place}: no model is in this folder (config.json); model.path=<a Hugging Face folder>")
+    if config.tokenizer_path:
+        place = locate_model(config.tokenizer_path)
+        if place.is_dir() and not any((place / name).is_file() for name in TOKENIZERS):
+            raise ModelError(f"{place}: no tokenizer is in this folder (tokenizer.json); model.tokenizer=<its folder>")
+    if not config.dry_run:
+        check_wandb(config.wandb)

@@ -1,0 +1,201 @@
+"""What a user adds to a run, by script or by name, and the part of it that a checkpoint keeps."""
+
+import ast
+import hashlib
+import inspect
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import orjson
+import torch
+from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.profilers import Profiler, PyTorchProfiler, SimpleProfiler
+
+from vicuna_lit.config.callbacks import CallbacksConfig
+from vicuna_lit.config.train import TrainConfig
+from vicuna_lit.data.conversation import Conversation, to_record
+from vicuna_lit.run_folder import RunError, write
+from vicuna_lit.train.module import SupervisedModule
+
+
+@dataclass(frozen=True)
+class Extensions:
+    """Callbacks, loggers and a module that a user's script gives to `fit`, and the callbacks that the config names."""
+
+    callbacks: tuple[L.Callback, ...] = ()
+    loggers: tuple[Logger, ...] = ()
+    module: type[SupervisedModule] = SupervisedModule
+    named: tuple[L.Callback, ...] = ()
+    """By the config; made by `and_configured`."""
+
+    @property
+    def all_callbacks(self) -> tuple[L.Callback, ...]:
+        """The script's and the config's."""
+        return (*self.callbacks, *self.named)
+
+    def and_configured(self, config: CallbacksConfig) -> "Extensions":
+        """With the callbacks that the config names; an own one of the same kind counts in its place."""
+        named: list[L.Callback] = []
+        if config.early_stopping:
+            named.append(EarlyStopping(**config.early_stopping.model_dump()))
+        if config.lr_monitor:
+            named.append(LearningRateMonitor("step", **config.lr_monitor.model_dump()))
+        kinds = {type(callback) for callback in self.callbacks}
+        return replace(self, named=tuple(one for one in named if type(one) not in kinds))
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Of what changes the result and stands in no key of the config, for `config.json`.
+
+        That is a module that is not ours (its name, and a hash of what is written in it), and a script's
+        `EarlyStopping`.
+
+        Raises:
+            RunError: its source cannot be read, as that of a class from Python's prompt (a notebook's can).
+        """
+        return self._stopping() | self._module()
+
+    def _stopping(self) -> dict[str, Any]:
+        what = ("monitor", "patience", "min_delta", "mode", "stopping_threshold", "divergence_threshold")
+        own = [one for one in self.callbacks if isinstance(one, EarlyStopping)]
+        values = [{key: getattr(one, key) for key in what} | {"min_delta": abs(one.min_delta)} for one in own]
+        return {"early_stopping": values} if own else {}
+
+    def _module(self) -> dict[str, Any]:
+        if self.module is SupervisedModule:
+            return {}
+        own = self.module.__mro__[: self.module.__mro__.index(SupervisedModule)]
+        try:
+            source = "".join(map(_source, own))
+        except (OSError, TypeError, SyntaxError) as error:
+            raise RunError(
+                f"{self.module.__qualname__}: put it into a file, its source cannot be read: {error}"
+            ) from None
+        name = f"{self.module.__module__}.{self.module.__qualname__}"
+        return {"module": name, "module_sha256": hashlib.sha256(source.encode()).hexdigest()}
+
+    def check_early_stopping(self, every_steps: int | str | None, conversations: int) -> None:
+        """Without validations an `EarlyStopping` would never end the run.
+
+        Args:
+            every_steps: `validation.every_steps`.
+            conversations: that are held out.
+
+        Raises:
+            RunError: it says what to set.
+        """
+        if not any(isinstance(one, EarlyStopping) and one.monitor.startswith("val/") for one in self.all_callbacks):
+            return
+        if every_steps is None:
+            raise RunError("EarlyStopping looks at each validation: validation.every_steps=<steps>")
+        if not conversations:
+            raise RunError(
+                "EarlyStopping looks at the validation loss, and no conversation is held out: "
+                "data.validation_path=<file>, or a larger data.validation_fraction"
+            )
+
+    def reason_of_end(self) -> str:
+        """Of a run that ended before its last planned step."""
+        said = [one.stopping_reason_message for one in self.all_callbacks if isinstance(one, EarlyStopping)]
+        told = [text.removesuffix(" Signaling Trainer to stop.") for text in said if text]
+        return f"EarlyStopping: {told[0]}" if told else "a callback asked for it"
+
+    def state(self) -> dict[str, Any]:
+        """Of the callbacks, as JSON values."""
+        states = {callback.state_key: callback.state_dict() for callback in self.all_callbacks}
+        return {key: {"of": _as_json(state)} for key, state in states.items() if state}
+
+    def restore(self, states: dict[str, Any]) -> None:
+        """Gives the callbacks their state back."""
+        for callback in self.all_callbacks:
+            if callback.state_key in states:
+                callback.load_state_dict(_as_torch(states[callback.state_key]["of"]))
+
+
+def with_data(config: TrainConfig, data: Iterable[Conversation | dict[str, Any]]) -> TrainConfig:
+    """The config with conversations of a script as its data: they are kept in the run's folder, named by their hash.
+
+    Other conversations are thus another run, and a run that was stopped goes on with these.
+
+    Args:
+        data: conversations, or records in any form that `vicuna_lit.read` takes from a file.
+
+    Raises:
+        RunError: a record is no JSON value, or the folder cannot be written.
+    """
+    try:
+        lines = [orjson.dumps(to_record(one) if isinstance(one, Conversation) else one) + b"\n" for one in data]
+    except TypeError as error:
+        raise RunError(f"fit(data=…): a record cannot be kept as JSON: {error}") from None
+    if not lines:
+        raise RunError("fit(data=…): there is no conversation in it")
+    digest = hashlib.sha256(b"".join(lines)).hexdigest()[:16]
+    path = Path(config.run.dir) / ".data" / f"{digest}.jsonl"  # hidden: a folder with other files is no run's
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            write(path, lines)
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written: {error}; run.dir=<another folder>") from None
+    return config.model_copy(update={"data": config.data.model_copy(update={"path": str(path), "sources": ()})})
+
+
+def profiler_of(config: CallbacksConfig, folder: Path) -> Profiler | None:
+    """Of the trainer; it writes `fit-profile.txt` to the folder, for the whole run or some of its steps."""
+    if config.profiler is None:
+        return None
+    if config.profiler.kind == "simple":
+        return SimpleProfiler(folder, "profile")
+    return PyTorchProfiler(folder, "profile")
+
+
+def _source(part: type) -> str:
+    """What is written in a class. Of a notebook `inspect` finds the functions alone: it is the class around one."""
+    try:
+        return inspect.getsource(part)
+    except (OSError, TypeError):
+        functions = [member for member in vars(part).values() if inspect.isfunction(member)]
+        if not functions:
+            raise
+    text, line = "".join(inspect.findsource(functions[0])[0]), functions[0].__code__.co_firstlineno
+    for node in ast.walk(ast.parse(text)):
+        if (
+            isinstance(node, ast.ClassDef)
+            and node.name == part.__name__
+            and node.lineno <= line <= (node.end_lineno or 0)
+        ):
+            return ast.get_source_segment(text, node) or ""
+    raise OSError("its class is not found in it")
+
+
+def _as_json(value: Any) -> Any:
+    """With tensors as dicts of their numbers.
+
+    Raises:
+        RunError: a callback's state holds something that JSON cannot.
+    """
+    match value:
+        case torch.Tensor():
+            return {"tensor": value.tolist(), "dtype": str(value.dtype).removeprefix("torch.")}
+        case dict():
+            return {str(key): _as_json(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_as_json(item) for item in value]
+        case None | bool() | int() | float() | str():
+            return value
+    raise RunError(f"a callback's state holds a {type(value).__name__}, which a checkpoint cannot: {value!r:.60}")
+
+
+def _as_torch(value: Any) -> Any:
+    match value:
+        case {"tensor": numbers, "dtype": dtype}:
+            return torch.tensor(numbers, dtype=getattr(torch, dtype))
+        case dict():
+            return {key: _as_torch(item) for key, item in value.items()}
+        case list():
+            return [_as_torch(item) for item in value]
+    return value

@@ -1,0 +1,56 @@
+"""What of a run the user may not have meant: said before it starts, and kept with its result."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from vicuna_lit.config.train import TrainConfig
+from vicuna_lit.data.datamodule import ConversationDataModule
+
+TOY, SHIPPED = "tiny", "package://vicuna_lit/quickstart/"
+FEW = 20
+"""Conversations of which a mean loss says little."""
+
+
+def notes(config: TrainConfig, data: ConversationDataModule) -> Iterator[str]:
+    """A line for each doubt."""
+    if (
+        config.model.kind == "scratch"
+        and config.model.name == TOY
+        and not all(path.startswith(SHIPPED) for path in config.data.paths)
+    ):
+        yield (
+            "your data train the quickstart's toy, a tiny model with random weights; "
+            "model=<folder> fine-tunes a model of yours"
+        )
+    if config.strategy.kind != "single" and data.plan.world_size == 1:
+        yield f"strategy={config.strategy.kind} runs in one process; trainer.devices=auto takes every GPU, or a number"
+    yield from _of_sources(config, data)
+    more = f"data.validation_fraction={config.data.validation_fraction:g} may be larger"
+    if config.data.validation_path is not None:
+        more = "data.validation_path may hold more"
+    for name, account in data.validation_accounts.items():
+        held_out, of = account.records_kept, f" of source {name}" if name else ""
+        if not len(data.validation.parts[name]):
+            yield (
+                f"no conversation{of} is held out, so there is no validation loss{of}; {more}, "
+                "or data.validation_path=<file>"
+            )
+        elif held_out < FEW:
+            are = f"{held_out} conversation{'s' if held_out > 1 else ''}{of} {'are' if held_out > 1 else 'is'}"
+            yield f"{are} held out, too few for a validation loss that tells two runs apart; {more}"
+
+
+def _of_sources(config: TrainConfig, data: ConversationDataModule) -> Iterator[str]:
+    """Sources of which conversations are repeated within a pass, or none is drawn although a share was given."""
+    if not config.data.sources:
+        return
+    unit = f"{config.step_unit}s"
+    for source, drawn in zip(config.data.sources, data.drawn.values(), strict=True):
+        part = data.train.parts[source.name]
+        there = len(part) if config.step_unit == "example" else len(np.unique(part.records))
+        taken, (kind, share) = drawn["in_one_pass"], source.share
+        if taken > there:
+            yield f"source {source.name} has {there:,} {unit}: each is seen {taken / there:.3g} times in one pass"
+        elif share and not taken:
+            yield f"source {source.name}: {kind}={share:g} of its {there:,} {unit} draws none of them"

@@ -1,0 +1,233 @@
+"""What is kept of a run from one start to its end or to the next interruption: its folder, its times, its W&B run."""
+
+import json
+import statistics
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from vicuna_lit.config.renamed import with_new_names
+from vicuna_lit.config.train import TrainConfig
+from vicuna_lit.data.datamodule import ConversationDataModule
+from vicuna_lit.file_hashes import Hashes
+from vicuna_lit.machine import is_out_of_memory
+from vicuna_lit.models.automatic import on_gpu
+from vicuna_lit.models.causal_lm import SupervisedLM
+from vicuna_lit.models.export import export_dtype, exported_bytes
+from vicuna_lit.run_folder import RunError, flatten, write, write_json
+from vicuna_lit.tracking.session import Session, run_name
+from vicuna_lit.train.callbacks.checkpointing import CheckpointCallback
+from vicuna_lit.train.callbacks.metrics import MetricsCallback
+from vicuna_lit.train.callbacks.validation import Validation
+from vicuna_lit.train.checkpoint.format import Checkpoint
+from vicuna_lit.train.console import console
+from vicuna_lit.train.distributed import DistributedEnv, all_gather_object, broadcast_object
+from vicuna_lit.train.extensions import Extensions
+from vicuna_lit.train.finite import NotFiniteError
+from vicuna_lit.train.notes import notes
+from vicuna_lit.train.preemption import Preempted, stop_signal
+from vicuna_lit.train.report import render
+from vicuna_lit.train.run_folder import Result, lacks_room, open_folder
+from vicuna_lit.train.times import Times, lost_time
+from vicuna_lit.train.tracking.artifacts import log_data, log_model
+from vicuna_lit.train.tracking.wandb_run import (
+    History,
+    last_validation,
+    lost_time_table,
+    masks_table,
+    recorded_step,
+    replies_table,
+    start_wandb,
+)
+
+
+class RunRecord:
+    """One process's record of the run; files and W&B are the first rank's.
+
+    Args:
+        start: where the run resumes, or None: from the first step.
+
+    Raises:
+        RunError: the data are not those of `start`.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        env: DistributedEnv,
+        data: ConversationDataModule,
+        lm: SupervisedLM,
+        start: Checkpoint | None,
+        own: Extensions,
+    ):
+        self.config, self.env, self.data, self.lm, self.start, self.own = config, env, data, lm, start, own
+        self.folder, self.first = Path(config.run.dir), env.rank == 0
+        self.fingerprint = data.fingerprint()
+        self.attempt = broadcast_object(uuid.uuid4().hex)
+        self.before: dict[str, Any] = {}
+        """`state()` of the checkpoint that the run resumes from."""
+        self.wandb_id: str | None = None
+        """The run's, whatever its W&B mode."""
+        self.wandb: Session | None = None
+        self.times = Times(self.folder, stop_signal.started, writes=False)
+        self.history = History(None)
+        if start:
+            self._check(start)
+            self.before, data.start = with_new_names(start.about["run"]), start.step
+            own.restore(self.before.get("callbacks", {}))
+        elif (self.folder / "metrics.csv").exists():
+            console.print("nothing of the run in this folder is saved: starting from the first step", highlight=False)
+
+    def _check(self, start: Checkpoint) -> None:
+        if start.about["fingerprint"] != self.fingerprint:
+            raise RunError(
+                f"{self.folder}: the conversations are not those of {start.path.name}: "
+                f"{', '.join(self.config.data.paths)} holds others now, or they are tokenised in another way; "
+                "resume=never starts anew"
+            )
+        console.print(f"going on from step {start.step} of {self.data.plan.steps}", highlight=False)
+        if on_gpu(self.config) and not self.config.deterministic:
+            console.print(
+                "on a GPU the run ends as it would have without the stop to within rounding; with deterministic=true, "
+                "to the bit",
+                highlight=False,
+            )
+
+    @contextmanager
+    def open(self, files: Hashes) -> Iterator[None]:
+        """Opens folder and W&B run, and leaves both to the next start where the block ends with an exception.
+
+        Args:
+            files: what the run reads, as it was before it was read.
+        """
+        if not self.first:
+            yield
+            return
+        known = self.before.get("wandb_id")
+        read = {"files": files, "fingerprint": self.fingerprint}
+        self.wandb_id = open_folder(self.config, self.folder, self.lm.model, read, known, self.own.identity)
+        if lacks := lacks_room(self.config, self.folder, self.lm.model):
+            console.print(f"[yellow]{lacks}[/]", highlight=False)
+        try:
+            self.times = Times(self.folder, stop_signal.started)
+            self.wandb = start_wandb(self.config, self.env, self.data, self.lm.model, self.wandb_id)
+            self.history = History(self.wandb, recorded_step(self.wandb, Path(self.config.wandb.dir or self.folder)))
+            log_data(self.wandb, self.data, self.fingerprint)
+            yield
+        except Preempted as stop:
+            self._leave("preempted", steps=stop.step)
+            raise
+        except BaseException as error:
+            self._leave("failed", error=repr(error)[:1000], cause=_cause(error))
+            raise
+
+    def finish(self, result: Result) -> Result:
+        """Closes W&B's run; then, as the last thing, `result.json` says that the run has finished."""
+        if not self.first:
+            return result
+        self.history.flush()
+        if self.wandb is not None:
+            tables = ("data", "replies", "validation", "val_by_step", "notes", "wandb_url")
+            figures = flatten({k: v for k, v in asdict(result).items() if k not in tables})
+            self.wandb.summarize({k: v for k, v in figures.items() if v is not None})
+            log_model(self.wandb, self.config, self.data, self.fingerprint, result)
+            self.wandb.finish()
+            result = replace(result, wandb_missed=self.wandb.failed)
+        write_json(self.folder / "result.json", asdict(result), durable=True)
+        return result
+
+    def _leave(self, status: str, **what: Any) -> None:
+        """Leaves the folder to the next start."""
+        self.times.close(what.get("steps", 0))
+        write_json(self.folder / "result.json", {"status": status, **what})
+        if self.wandb is None:
+            return
+        self.history.drop()
+        self.wandb.summarize({"status": status, **what})
+        if status == "preempted":
+            self.wandb.do("that it was told to stop", lambda run: run.mark_preempting())
+        elif self.config.wandb.alert and what["cause"] != "interrupted":
+            name = run_name(self.config.wandb, self.config.run)
+            self.wandb.alert(f"{name} failed", f"{what['error']}\n\n{self.folder.absolute()}")
+        self.wandb.finish(exit_code=1)
+
+    def state(self, metrics: MetricsCallback, validation: Validation) -> dict[str, Any]:
+        """What a checkpoint says besides its tensors, as JSON values."""
+        marks = {"attempt": self.attempt, "fingerprint": self.fingerprint}
+        run = {
+            "wandb_id": self.wandb_id,
+            "rows": metrics.rows,
+            "validation": validation.state(),
+            "callbacks": self.own.state(),
+        }
+        return json.loads(json.dumps(marks | ({"run": run} if self.first else {})))
+
+    def fill_history(self, metrics: MetricsCallback, validation: Validation) -> None:
+        """Rows that an interruption took from W&B and a checkpoint kept."""
+        if self.wandb is None:
+            return
+        masks = self.wandb.do("the masks", lambda _: masks_table(self.data, self.config.wandb.samples)) or {}
+        self.history.add(0, masks | validation.losses.get(0, {}))
+        for row in metrics.rows:
+            self.history.add(row["step"], metrics.figures(row, self.data.plan) | validation.losses.get(row["step"], {}))
+
+    def result(
+        self, metrics: MetricsCallback, validation: Validation, checkpointing: CheckpointCallback, steps: int
+    ) -> Result:
+        """What `steps` steps came to, and `report.html`; the same on every rank but for its times."""
+        data = self.data
+        before, after = validation.replies[0], validation.replies[steps]
+        lost = lost_time(self.folder)
+        last = validation.losses.get(steps, {})
+        result = Result(
+            status="finished",
+            run_dir=str(self.folder),
+            steps=steps,
+            ended_early=self.own.reason_of_end() if steps < data.plan.steps else None,
+            tokens=int(data.plan.step_tokens[:steps].sum()),
+            supervised_tokens=metrics.supervised_tokens,
+            supervised_tokens_per_second=metrics.tokens_per_second,
+            step_seconds=statistics.median(metrics.step_seconds or [0.0]),
+            model_tflops_per_second=metrics.throughput.tflops_per_second,
+            mfu=metrics.throughput.mfu,
+            peak_memory_bytes=max(all_gather_object(metrics.memory.overall)),
+            peak_memory_reserved_bytes=max(all_gather_object(metrics.memory.reserved)),
+            model_bytes=exported_bytes(self.lm.model, export_dtype(self.config)),
+            seconds=lost.total if lost else time.time() - stop_signal.started,
+            val_loss_before=validation.losses.get(0, {}).get("val/loss"),
+            val_loss=last.get("val/loss"),
+            validation=last,
+            val_loss_best=validation.losses[validation.best]["val/loss"] if validation.best else None,
+            val_loss_best_step=validation.best,
+            val_by_step={step: losses["val/loss"] for step, losses in validation.losses.items()},
+            replies=[
+                {"question": q, "before": old, "after": new} for (q, old), (_, new) in zip(before, after, strict=True)
+            ],
+            data=data.statistics(),
+            lost_time=asdict(lost) if lost else {},
+            saves_failed=checkpointing.saves_failed,
+            notes=list(notes(self.config, data)),
+            wandb_url=self.wandb.url if self.wandb else None,
+        )
+        if self.first:
+            if self.wandb is not None:
+                samples = self.config.wandb.samples
+                replies = self.wandb.do("replies", lambda _: replies_table("samples/replies", before, after, samples))
+                times = self.wandb.do("where the time went", lambda _: lost_time_table(lost)) if lost else None
+                curves = self.wandb.do("the last validation", lambda _: last_validation(last)) or {}
+                self.history.add(steps, curves | (replies or {}) | ({"time/lost": times} if times else {}))
+            write(self.folder / "report.html", [render(result, metrics.rows, lost).encode()])
+        return result
+
+
+def _cause(error: BaseException) -> str | None:
+    """The kind of a failure that the user can do something about, or `interrupted`: by the user."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    if isinstance(error, NotFiniteError):
+        return "not_finite"
+    return "out_of_memory" if is_out_of_memory(error) else None

@@ -1,0 +1,208 @@
+"""The run folder: what it holds, and whether it can be used."""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from vicuna_lit.config.base import other_keys
+from vicuna_lit.config.train import Recipe, TrainConfig
+from vicuna_lit.data.template_date import fixed_date
+from vicuna_lit.file_hashes import Hashes, refuse_other_files
+from vicuna_lit.models.export import STATE_BYTES, export_dtype, exported_bytes
+from vicuna_lit.run_folder import (
+    RunError,
+    check_disk,
+    new_wandb_id,
+    read_json,
+    refuse_other_settings,
+    write_hydra_files,
+    write_json,
+)
+from vicuna_lit.train.checkpoint import format as checkpoint
+from vicuna_lit.train.identity import files_read
+
+MAY_CHANGE = other_keys(TrainConfig, Recipe)
+"""Between two starts of one run."""
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Result:
+    """`result.json`. Losses are in nats per supervised token; null where nothing is held out."""
+
+    status: str
+    run_dir: str
+    steps: int = 0
+    """Taken: fewer than planned where a callback has ended the run (`EarlyStopping`)."""
+    tokens: int = 0
+    supervised_tokens: int = 0
+    supervised_tokens_per_second: float = 0.0
+    step_seconds: float = 0.0
+    """Median of an optimizer step."""
+    model_tflops_per_second: float | None = None
+    """What one device does for useful tokens (`flops.Flops`); median over the steps, null where not counted."""
+    mfu: float | None = None
+    """The same as a share of the device's peak; null where that is unknown."""
+    peak_memory_bytes: int = 0
+    """Of one process, the largest over all ranks."""
+    peak_memory_reserved_bytes: int = 0
+    """Of a GPU, by torch's allocator; 0 on a CPU."""
+    model_bytes: int = 0
+    """Of the exported weights, to hold the peak against."""
+    seconds: float = 0.0
+    val_loss_before: float | None = None
+    val_loss: float | None = None
+    val_loss_best: float | None = None
+    """The lowest validation loss after the first step, and the step that it was taken at."""
+    val_loss_best_step: int | None = None
+    validation: dict[str, float] = field(default_factory=dict)
+    """Split by turn, by position and, of a mixture, by source, after training."""
+    val_by_step: dict[int, float] = field(default_factory=dict)
+    """Validation loss; 0 is before training."""
+    replies: list[dict[str, str]] = field(default_factory=list)
+    """Each sample question with the replies before and after."""
+    data: dict[str, Any] = field(default_factory=dict)
+    lost_time: dict[str, float] = field(default_factory=dict)
+    """Where the time of all starts went, in seconds (`times.LostTime`)."""
+    saves_failed: int = 0
+    """Checkpoints that could not be written, since the last start."""
+    ended_early: str | None = None
+    """By whom, and why; null: every planned step was taken."""
+    notes: list[str] = field(default_factory=list)
+    """What the user may not have meant, such as a validation loss of one conversation."""
+    wandb_url: str | None = None
+    """The run's page in W&B; null: offline, or without W&B."""
+    wandb_missed: int = 0
+    """Calls that W&B did not take; the folder has what they held."""
+
+    def _repr_html_(self) -> str:
+        """In a notebook: how it ended, and where to look."""
+        losses = [self.val_loss_before, self.val_loss]
+        rows = {
+            "status": self.status,
+            "steps": f"{self.steps:,}",
+            "validation loss": " → ".join(f"{loss:.4f}" for loss in losses if loss is not None),
+            "lowest": f"{self.val_loss_best:.4f} at step {self.val_loss_best_step}" if self.val_loss_best else "",
+            "folder": self.run_dir,
+        }
+        cells = "".join(f"<tr><th>{name}</th><td>{escape(said)}</td></tr>" for name, said in rows.items() if said)
+        page = f'<a href="{escape(self.wandb_url)}">{escape(self.wandb_url)}</a>' if self.wandb_url else ""
+        return f"<table>{cells}{f'<tr><th>W&amp;B</th><td>{page}</td></tr>' if page else ''}</table>"
+
+
+def settings(config: TrainConfig, own: Mapping[str, Any]) -> dict[str, Any]:
+    """`config.json`: every value, and what a script adds that changes the result (`Extensions.identity`)."""
+    return config.model_dump(mode="json") | dict(own)
+
+
+def dated(config: TrainConfig, folder: Path) -> TrainConfig:
+    """With the date of the run's first start, where its template writes one."""
+    if config.template.kind == "text" and config.template.date is None:
+        return config
+    own = [config.tokenizer_path] if config.template.kind == "tokenizer" else None
+    date = fixed_date(config.template_date, read_json(folder, "config.json"), own)
+    return config.model_copy(update={"template_date": date})
+
+
+def already_done(config: TrainConfig, folder: Path, own: Mapping[str, Any] = NOTHING) -> Result | None:
+    """The result in the folder, if it is of this very run, settings and files; the layout may be another.
+
+    Raises:
+        RunError: the folder holds another config's run, or the files that it read have changed; each is named.
+        DataError, MissingPath: the result is there, and what it was computed from has gone.
+    """
+    if not _is_finished(folder):
+        return None
+    wanted = settings(dated(config, folder), own)
+    refuse_other_settings(folder, read_json(folder, "config.json") or {}, wanted, MAY_CHANGE)
+    other = "run.dir=<another folder> trains on them as they are now"
+    refuse_other_files(folder, files_of_run(folder), files_read(config), other)
+    return result_in(folder)
+
+
+def files_of_run(folder: Path) -> Hashes | None:
+    """What the run in a folder read when it began; None: it was begun by a version that did not write it down."""
+    return (read_json(folder, "run.json") or {}).get("files")
+
+
+def _is_finished(folder: Path) -> bool:
+    result = read_json(folder, "result.json") or {}
+    return read_json(folder, "config.json") is not None and result.get("status") == "finished"
+
+
+def result_in(folder: Path) -> Result | None:
+    """The result of whatever run has finished in a folder."""
+    if not _is_finished(folder):
+        return None
+    values = read_json(folder, "result.json") or {}
+    # JSON's keys are texts.
+    values["val_by_step"] = {int(step): loss for step, loss in values.get("val_by_step", {}).items()}
+    return Result(**values)
+
+
+def changed_layout(config: TrainConfig, folder: Path, own: Mapping[str, Any] = NOTHING) -> list[str]:
+    """What differs from the settings of the run that goes on here, a line each.
+
+    Raises:
+        RunError: something differs that changes what is computed.
+    """
+    saved = read_json(folder, "config.json") or {}
+    ways = ", or start this one anew with resume=never"
+    return refuse_other_settings(folder, saved, settings(dated(config, folder), own), MAY_CHANGE, ways)
+
+
+def open_folder(
+    config: TrainConfig,
+    folder: Path,
+    model: PreTrainedModel,
+    read: Mapping[str, Any],
+    known: str | None,
+    own: Mapping[str, Any] = NOTHING,
+) -> str:
+    """Checks that the results will fit, and writes the resolved config; returns the run's W&B id.
+
+    All starts of one run have the same id. Where the folder holds traces of another run (one that did not finish
+    and left no checkpoint, or one that `resume=never` gives up), they are removed: they would be taken for a part
+    of this one.
+
+    Args:
+        read: what names that which the run reads: `files` (the sha256 of each) and `fingerprint` (of the tokens).
+        known: the id in the checkpoint that the run goes on from.
+        own: what names a module of the user's own.
+    """
+    need = exported_bytes(model, export_dtype(config)) * 1.1 + 10e6
+    check_disk(folder, need, "the model")
+    folder.mkdir(parents=True, exist_ok=True)
+    saved = read_json(folder, "run.json") or {}
+    if known is None and config.resume != "never" and read.items() <= saved.items():
+        with suppress(RunError):
+            changed_layout(config, folder, own)
+            known = saved.get("wandb_id")
+    identity = new_wandb_id(folder, known)
+    if known is None:
+        checkpoint.remove_all(folder / "checkpoints")
+        (folder / "times.csv").unlink(missing_ok=True)
+    (folder / "result.json").unlink(missing_ok=True)
+    write_hydra_files(folder)
+    write_json(folder / "config.json", settings(config, own), durable=True)
+    write_json(folder / "run.json", {"wandb_id": identity, **read}, durable=True)
+    return identity
+
+
+def lacks_room(config: TrainConfig, folder: Path, model: PreTrainedModel) -> str | None:
+    """What to print where the checkpoints will not fit; a save that fails does not end a run."""
+    if not (config.checkpoint.every_steps or config.checkpoint.every_minutes):
+        return None
+    count = config.checkpoint.keep + 1
+    try:
+        need = count * STATE_BYTES * model.num_parameters(only_trainable=True)
+        check_disk(folder, need, f"{count} checkpoints (checkpoint.keep={count - 1}, one being written)")
+    except RunError as error:
+        return str(error)
+    return None

@@ -1,0 +1,148 @@
+"""What every strategy answers. No choice here changes what is computed.
+
+Every strategy averages gradients over ranks; `SupervisedModule.training_step` undoes that.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.strategies.strategy import Strategy
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
+
+from vicuna_lit.config.train import Computation
+from vicuna_lit.models.automatic import on_gpu
+from vicuna_lit.models.causal_lm import SupervisedLM
+from vicuna_lit.train.checkpoint.format import Shards, TensorShard
+from vicuna_lit.train.distributed import DistributedEnv
+from vicuna_lit.train.gradients import clip_factor, scale, squared_norm
+from vicuna_lit.train.optimizer import Bf16, Bf16Weights, InFp32
+
+
+class TrainStrategy(ABC):
+    """How the work is spread over devices: one class a strategy, one file a family of them.
+
+    The state of a run is flat pieces, whatever the strategy makes of it: weights (fp32 masters where there are some)
+    and optimizer state, under the same names everywhere: `weight/<name>`, `exp_avg/<name>`, …
+
+    Args:
+        config: of the run; its `strategy` has chosen this class.
+    """
+
+    bf16: Bf16 = "elsewhere"
+    """Who holds fp32 copies of bf16 weights."""
+
+    def __init__(self, config: Computation):
+        self.config = config
+
+    @abstractmethod
+    def lightning(self, env: DistributedEnv) -> Strategy:
+        """Lightning's object."""
+
+    def plugins(self) -> list[Any]:
+        """Of Lightning's Trainer, besides."""
+        return []
+
+    def built_on(self, env: DistributedEnv) -> str:
+        """The device that a process builds its model on; `meta`: it gets the first process's weights later.
+
+        One process reads the weights, straight onto its GPU where the whole model is to lie there. QLoRA's are read by
+        every process, since the scales of 4-bit weights are no weights. Random weights are drawn on the CPU, so that
+        they are the same ones on every device.
+        """
+        if env.rank and self.reads_once and self.config.finetune.kind != "qlora":
+            return "meta"
+        if self.config.model.path is None or not on_gpu(self.config) or not self.whole_on_device:
+            return "cpu"
+        return f"cuda:{torch.cuda.current_device()}"
+
+    reads_once = True
+    """Whether the first process alone reads the weights."""
+    whole_on_device = True
+    """Whether the whole model lies on each device."""
+    sums_over_ranks = False
+    """Whether autograd's gradients are summed over ranks as they are: those of bf16 weights need fp32 sums then."""
+
+    def shard(self, lm: SupervisedLM, mesh: DeviceMesh) -> None:
+        """Cuts the model, where Lightning leaves it to the module."""
+        raise NotImplementedError
+
+    def clip(self, module: L.LightningModule, optimizer: Any, limit: float | None) -> Tensor | None:
+        """Clips the gradient to a norm and returns the norm before; None where the optimizer's step clips.
+
+        On a GPU nothing waits for the norm.
+        """
+        local = self.local_gradients(module)
+        norm = self.sum_of_squares(torch.stack([squared_norm(gradient) for gradient in local]).sum(), module).sqrt()
+        if limit is not None:
+            factor = clip_factor(norm, limit)
+            if isinstance(optimizer, InFp32):
+                optimizer.factor = factor
+            else:
+                scale(local, factor)
+        return norm
+
+    def local_gradients(self, module: L.LightningModule) -> list[Tensor]:
+        """What this rank has of the step's gradient."""
+        return [p.grad for p in module.parameters() if p.grad is not None]
+
+    def sum_of_squares(self, square: Tensor, module: L.LightningModule) -> Tensor:
+        """Of the whole gradient, from this rank's."""
+        return square
+
+    def norm_of_last_step(self, module: L.LightningModule) -> float:
+        """Where `clip` returns None."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def local_shards(self, lm: SupervisedLM, optimizer: Any) -> Iterator[TensorShard]:
+        """What this rank holds of every trained weight and its optimizer state; talks to no other rank."""
+
+    def restore(self, lm: SupervisedLM, optimizer: Any, shards: Shards, step: int) -> None:
+        """Puts a checkpoint's state in place; every rank calls it.
+
+        Raises:
+            RunError: the checkpoint lacks something.
+        """
+        self.allocate_state(optimizer, step)
+        for piece in self.local_shards(lm, optimizer):
+            shards.read_into(piece)
+        self.sync_from_masters(lm, optimizer)
+
+    def allocate_state(self, optimizer: Any, step: int) -> None:
+        """Optimizer state as it looks after `step` steps; the numbers come from the checkpoint."""
+        rates = [group["lr"] for group in optimizer.param_groups]
+        for group in optimizer.param_groups:
+            group["lr"] = 0.0
+        trained = [weight for weight, _ in getattr(optimizer, "pairs", ())]
+        for weight in trained or (p for group in optimizer.param_groups for p in group["params"]):
+            weight.grad = torch.zeros_like(weight, dtype=weight.grad_dtype)
+        optimizer.step()
+        if isinstance(optimizer, Bf16Weights):
+            optimizer.steps_done = step
+        optimizer.zero_grad()
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        for state in optimizer.state.values():
+            counted = state["step"]
+            state["step"] = counted.fill_(step) if isinstance(counted, Tensor) else step
+
+    @abstractmethod
+    def sync_from_masters(self, lm: SupervisedLM, optimizer: Any) -> None:
+        """Brings the weights that are computed with in line with their masters."""
+
+
+def trained_weights(lm: SupervisedLM) -> Iterator[tuple[str, Any]]:
+    """With their names."""
+    return ((name, weight) for name, weight in lm.named_parameters() if weight.requires_grad)
+
+
+def tensors(weight: Tensor, state: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
+    """The weight, and its state but for the step, which is the run's, each with its kind's name."""
+    yield "weight", weight
+    for key, value in state.items():
+        if isinstance(value, Tensor) and key != "step":
+            yield key, value

@@ -1,0 +1,95 @@
+"""One process, or the whole model on every device (torch's DistributedDataParallel)."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import lightning as L
+import torch
+import torch.distributed as dist
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from lightning.pytorch.strategies.strategy import Strategy
+from torch import Tensor
+
+from vicuna_lit.config.train import Computation
+from vicuna_lit.models.automatic import on_gpu
+from vicuna_lit.models.causal_lm import SupervisedLM
+from vicuna_lit.train.checkpoint.format import TensorShard
+from vicuna_lit.train.distributed import DistributedEnv, average_over_ranks, backend
+from vicuna_lit.train.optimizer import MasterWeights
+from vicuna_lit.train.strategies.base import TrainStrategy, tensors, trained_weights
+
+
+class Single(TrainStrategy):
+    """One process on one device."""
+
+    reads_once = False  # there is no other
+
+    def __init__(self, config: Computation):
+        super().__init__(config)
+        self.bf16 = "masters" if config.master_weights else "alone"
+
+    def lightning(self, env: DistributedEnv) -> Strategy:
+        """Lightning's object."""
+        return SingleDeviceStrategy("cuda:0" if on_gpu(self.config) else "cpu")
+
+    def local_shards(self, lm: SupervisedLM, optimizer: Any) -> Iterator[TensorShard]:
+        """Everything, on every rank."""
+        masters = {id(weight): master for weight, master in getattr(optimizer, "pairs", ())}
+        for name, weight in trained_weights(lm):
+            master = masters.get(id(weight), weight)
+            for what, value in tensors(master, optimizer.state.get(master, {})):
+                yield TensorShard(f"{what}/{name}", 0, value.detach().view(-1), everywhere=True)
+
+    @torch.no_grad()
+    def sync_from_masters(self, lm: SupervisedLM, optimizer: Any) -> None:
+        """Rounds the masters."""
+        if isinstance(optimizer, MasterWeights):
+            for weight, master in optimizer.pairs:
+                weight.copy_(master)
+
+
+class DDP(Single):
+    """Gradients are averaged by DistributedDataParallel; those of bf16 weights by `clip`, in fp32."""
+
+    reads_once = True
+    sums_over_ranks = True
+
+    def lightning(self, env: DistributedEnv) -> Strategy:
+        """Lightning's object."""
+        if self.config.precision == "bf16-true":
+            return Fp32SumsStrategy(process_group_backend=backend(self.config))
+        return CopiesStrategy(process_group_backend=backend(self.config), gradient_as_bucket_view=True)
+
+    def local_gradients(self, module: L.LightningModule) -> list[Tensor]:
+        """All of the gradient, averaged over ranks."""
+        gradients = super().local_gradients(module)
+        if isinstance(module.trainer.strategy, Fp32SumsStrategy):
+            average_over_ranks(gradients)
+        return gradients
+
+
+class CopiesStrategy(DDPStrategy):
+    """ddp whose first process alone has read the weights; torch's DistributedDataParallel sends them to the others."""
+
+    def model_to_device(self) -> None:
+        """Makes room where there are no weights yet."""
+        assert self.lightning_module is not None
+        lm: Any = self.lightning_module.lm
+        if any(parameter.is_meta for parameter in lm.parameters()):
+            lm.to_empty(device=self.root_device)
+            lm.model.tie_weights()
+        super().model_to_device()
+
+
+class Fp32SumsStrategy(CopiesStrategy):
+    """ddp for bf16 weights, whose gradients are sums in fp32: `DDP.local_gradients` averages them, once a step.
+
+    torch's DistributedDataParallel reduces gradients in the weights' dtype, in buckets of its own. Nothing is wrapped
+    here, so there are no buckets either; the transfer does not overlap with the step's last backward pass.
+    """
+
+    def configure_ddp(self) -> None:
+        """All processes begin with the first one's weights."""
+        assert self.model is not None
+        for tensor in (*self.model.parameters(), *self.model.buffers()):
+            dist.broadcast(tensor.detach(), 0)

@@ -1,0 +1,40 @@
+"""What Lightning's callbacks and an own module log by `self.log`, in the run's W&B history."""
+
+from typing import Any
+
+from lightning.pytorch.loggers import Logger
+
+from vicuna_lit.train.tracking.wandb_run import History
+
+
+class HistoryLogger(Logger):
+    """A logger of Lightning's that adds to the rows of `History`.
+
+    Lightning counts steps from 0, the history from 1. Figures that the run writes itself stay as they are there:
+    Lightning's are the same in fp32.
+    """
+
+    WRITTEN = ("train/loss", "train/grad_norm", "val/", "epoch")
+
+    def __init__(self, history: History):
+        super().__init__()
+        self.history = history
+
+    @property
+    def name(self) -> str:
+        """Of the logger."""
+        return "history"
+
+    @property
+    def version(self) -> str:
+        """There is one."""
+        return ""
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Adds the figures that are not written yet to the step's row."""
+        own = {name: value for name, value in metrics.items() if not name.startswith(self.WRITTEN)}
+        if own and step is not None:
+            self.history.add(step + 1, own)
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """The config is logged where the run begins."""
