@@ -221,9 +221,9 @@ def test_an_edited_loss_is_another_run(tmp_path, monkeypatch):
     settings = config(tmp_path, "data.path=nowhere")
     (tmp_path / "run").mkdir()
     write_json(tmp_path / "run/config.json", run_folder.settings(settings, identities[0]))
-    assert run_folder.changed_layout(settings, tmp_path / "run", identities[0]) == []
+    assert run_folder.changed_settings(settings, tmp_path / "run", identities[0]) == []
     with pytest.raises(RunError, match="module_sha256"):
-        run_folder.changed_layout(settings, tmp_path / "run", identities[1])
+        run_folder.changed_settings(settings, tmp_path / "run", identities[1])
 
 
 def test_a_loss_without_a_source_is_said():

@@ -20,7 +20,7 @@ from vicuna_lit.models.causal_lm import build_model
 from vicuna_lit.run_folder import RunError, flatten, write_json
 from vicuna_lit.train.module import lr_factor
 from vicuna_lit.train.run import fit
-from vicuna_lit.train.run_folder import changed_layout
+from vicuna_lit.train.run_folder import changed_settings
 
 LAYOUTS = {
     f"{factor}x-{'packed' if packing else 'one per row'}": (
@@ -186,9 +186,9 @@ def test_a_run_goes_on_with_its_own_recipe_alone(tmp_path):
         write_json(tmp_path / "config.json", saved)
         if name in recipe:
             with pytest.raises(RunError, match=re.escape(f"  {name}: 'another' → ")):
-                changed_layout(config, tmp_path)
+                changed_settings(config, tmp_path)
         else:
-            assert changed_layout(config, tmp_path)[0].startswith(f"{name}: 'another' → ")
+            assert changed_settings(config, tmp_path)[0].startswith(f"{name}: 'another' → ")
         holder[key] = right
 
 

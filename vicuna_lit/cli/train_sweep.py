@@ -107,11 +107,11 @@ def _attempt(config: TrainConfig) -> tuple[int, str | None]:
 
 def _record(config: TrainConfig, code: int, cause: str | None) -> str:
     """Writes a failure down, in the job's own folder where that is this run's; what there is to say about it."""
-    from vicuna_lit.train.run_folder import changed_layout
+    from vicuna_lit.train.run_folder import changed_settings
 
     folder = Path(config.run.dir)
     try:
-        changed_layout(config, folder)  # stops where the folder is another run's, or nobody's
+        changed_settings(config, folder)  # stops where the folder is another run's, or nobody's
         mine, found = True, read_json(folder, "result.json") or {}
     except (ValueError, RunError):
         mine, found = False, {}

@@ -40,7 +40,7 @@ class ConversationDataModule(L.LightningDataModule):
         self.config, self.encoder = config, encoder or make_encoder(config)
         self.rank, self.world_size = rank, world_size
         self.start = 0
-        """Optimizer steps that are done already; training starts after them. `RunRecord` sets it when a run resumes."""
+        """Optimizer steps that are done already; training starts after them. `fit` sets it when a run resumes."""
         self.source = Sources(config)
         self._ready = False
 

@@ -106,6 +106,14 @@ def _short(reply: str) -> str:
     return reply if len(reply) <= MOST_OF_A_REPLY else f"{reply[:MOST_OF_A_REPLY].rstrip()} … (whole in report.html)"
 
 
+def say_stopped(config: TrainConfig, step: int) -> None:
+    """Says after which step a run has stopped, and how it goes on."""
+    again = "the same command goes on from there"
+    if config.resume == "never":
+        again = "the same command with resume=auto goes on from there"
+    console.print(f"stopped after step {step}: {again}" if step else "stopped before the first step", highlight=False)
+
+
 def conclude(result: Result, folder: Path, brief: bool = False) -> None:
     """Prints the replies, the losses, and, unless it shall be brief, where everything lies."""
     for pair in result.replies[:MOST_REPLIES]:

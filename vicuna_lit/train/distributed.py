@@ -27,9 +27,10 @@ import torch.distributed
 from vicuna_lit.config.choices import SingleConfig
 from vicuna_lit.config.train import Layout, TrainConfig
 from vicuna_lit.models.automatic import on_gpu
-from vicuna_lit.run_folder import RunError, write_hydra_files
+from vicuna_lit.run_folder import RunError, read_json, write_hydra_files
 from vicuna_lit.tracking.about import COMMAND, command
 from vicuna_lit.train.preemption import PREEMPTED, Preempted, stop_signal
+from vicuna_lit.train.run_folder import Result, result_in
 
 PATIENCE = timedelta(hours=2)
 """How long a collective waits for the slowest process: for its shard to be written, its validation to end. NCCL's own
@@ -106,8 +107,8 @@ def same_bits(deterministic: bool) -> Iterator[None]:
         torch.utils.deterministic.fill_uninitialized_memory = before[1]  # pyright: ignore
 
 
-def launch(config: TrainConfig, environment: dict[str, str] | None = None) -> None:
-    """Runs the config in `trainer.devices` processes of this machine, and waits.
+def launch(config: TrainConfig, environment: dict[str, str] | None = None) -> Result:
+    """Runs the config in `trainer.devices` processes of this machine, waits, and reads the result from its folder.
 
     Args:
         environment: of the processes, besides this one's.
@@ -140,9 +141,13 @@ def launch(config: TrainConfig, environment: dict[str, str] | None = None) -> No
         ]
         code = _wait(processes, 2 * config.checkpoint.grace_seconds + LAST_WORDS)
     if code == PREEMPTED or (code and stop_signal.requested):
-        raise Preempted
+        stopped = read_json(Path(config.run.dir), "result.json") or {}
+        raise Preempted(stopped.get("steps", 0))
     if code:
         raise ProcessesFailed(code)
+    done = result_in(Path(config.run.dir))
+    assert done is not None
+    return done
 
 
 def _environment(name: str, devices: int, besides: dict[str, str]) -> dict[str, str]:

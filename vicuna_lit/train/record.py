@@ -62,9 +62,10 @@ class RunRecord:
         data: ConversationDataModule,
         lm: SupervisedLM,
         start: Checkpoint | None,
-        own: Extensions,
+        extensions: Extensions,
     ):
-        self.config, self.env, self.data, self.lm, self.start, self.own = config, env, data, lm, start, own
+        self.config, self.env, self.data, self.lm = config, env, data, lm
+        self.start, self.extensions = start, extensions
         self.folder, self.first = Path(config.run.dir), env.rank == 0
         self.fingerprint = data.fingerprint()
         self.attempt = broadcast_object(uuid.uuid4().hex)
@@ -77,8 +78,8 @@ class RunRecord:
         self.history = History(None)
         if start:
             self._check(start)
-            self.before, data.start = with_new_names(start.about["run"]), start.step
-            own.restore(self.before.get("callbacks", {}))
+            self.before = with_new_names(start.about["run"])
+            extensions.restore(self.before.get("callbacks", {}))
         elif (self.folder / "metrics.csv").exists():
             console.print("nothing of the run in this folder is saved: starting from the first step", highlight=False)
 
@@ -109,7 +110,7 @@ class RunRecord:
             return
         known = self.before.get("wandb_id")
         read = {"files": files, "fingerprint": self.fingerprint}
-        self.wandb_id = open_folder(self.config, self.folder, self.lm.model, read, known, self.own.identity)
+        self.wandb_id = open_folder(self.config, self.folder, self.lm.model, read, known, self.extensions.identity)
         if lacks := lacks_room(self.config, self.folder, self.lm.model):
             console.print(f"[yellow]{lacks}[/]", highlight=False)
         try:
@@ -162,7 +163,7 @@ class RunRecord:
             "wandb_id": self.wandb_id,
             "rows": metrics.rows,
             "validation": validation.state(),
-            "callbacks": self.own.state(),
+            "callbacks": self.extensions.state(),
         }
         return json.loads(json.dumps(marks | ({"run": run} if self.first else {})))
 
@@ -187,7 +188,7 @@ class RunRecord:
             status="finished",
             run_dir=str(self.folder),
             steps=steps,
-            ended_early=self.own.reason_of_end() if steps < data.plan.steps else None,
+            ended_early=self.extensions.reason_of_end() if steps < data.plan.steps else None,
             tokens=int(data.plan.step_tokens[:steps].sum()),
             supervised_tokens=metrics.supervised_tokens,
             supervised_tokens_per_second=metrics.tokens_per_second,

@@ -11,9 +11,10 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from vicuna_lit.config.base import other_keys
-from vicuna_lit.config.train import Recipe, TrainConfig
+from vicuna_lit.config.train import Computation, Recipe, TrainConfig
+from vicuna_lit.data.source import Sources
 from vicuna_lit.data.template_date import fixed_date
-from vicuna_lit.file_hashes import Hashes, refuse_other_files
+from vicuna_lit.file_hashes import Hashes, hashes_of, model_files, refuse_other_files
 from vicuna_lit.models.export import STATE_BYTES, export_dtype, exported_bytes
 from vicuna_lit.run_folder import (
     RunError,
@@ -25,7 +26,6 @@ from vicuna_lit.run_folder import (
     write_json,
 )
 from vicuna_lit.train.checkpoint import format as checkpoint
-from vicuna_lit.train.identity import files_read
 
 MAY_CHANGE = other_keys(TrainConfig, Recipe)
 """Between two starts of one run."""
@@ -96,12 +96,12 @@ class Result:
         return f"<table>{cells}{f'<tr><th>W&amp;B</th><td>{page}</td></tr>' if page else ''}</table>"
 
 
-def settings(config: TrainConfig, own: Mapping[str, Any]) -> dict[str, Any]:
+def settings(config: TrainConfig, extensions: Mapping[str, Any]) -> dict[str, Any]:
     """`config.json`: every value, and what a script adds that changes the result (`Extensions.identity`)."""
-    return config.model_dump(mode="json") | dict(own)
+    return config.model_dump(mode="json") | dict(extensions)
 
 
-def dated(config: TrainConfig, folder: Path) -> TrainConfig:
+def with_run_date(config: TrainConfig, folder: Path) -> TrainConfig:
     """With the date of the run's first start, where its template writes one."""
     if config.template.kind == "text" and config.template.date is None:
         return config
@@ -110,7 +110,7 @@ def dated(config: TrainConfig, folder: Path) -> TrainConfig:
     return config.model_copy(update={"template_date": date})
 
 
-def already_done(config: TrainConfig, folder: Path, own: Mapping[str, Any] = NOTHING) -> Result | None:
+def already_done(config: TrainConfig, folder: Path, extensions: Mapping[str, Any] = NOTHING) -> Result | None:
     """The result in the folder, if it is of this very run, settings and files; the layout may be another.
 
     Raises:
@@ -119,11 +119,25 @@ def already_done(config: TrainConfig, folder: Path, own: Mapping[str, Any] = NOT
     """
     if not _is_finished(folder):
         return None
-    wanted = settings(dated(config, folder), own)
+    wanted = settings(with_run_date(config, folder), extensions)
     refuse_other_settings(folder, read_json(folder, "config.json") or {}, wanted, MAY_CHANGE)
     other = "run.dir=<another folder> trains on them as they are now"
     refuse_other_files(folder, files_of_run(folder), files_read(config), other)
     return result_in(folder)
+
+
+def files_read(config: Computation) -> Hashes:
+    """The sha256 of conversations, validation conversations, weights, tokenizer and template, as they are now.
+
+    They decide a run besides its settings.
+
+    Raises:
+        DataError, MissingPath: a path leads nowhere.
+    """
+    files = Sources(config).files_as_given
+    for path in (config.model.path, config.model.tokenizer):
+        files |= model_files(path) if path else {}
+    return hashes_of(files)
 
 
 def files_of_run(folder: Path) -> Hashes | None:
@@ -146,7 +160,7 @@ def result_in(folder: Path) -> Result | None:
     return Result(**values)
 
 
-def changed_layout(config: TrainConfig, folder: Path, own: Mapping[str, Any] = NOTHING) -> list[str]:
+def changed_settings(config: TrainConfig, folder: Path, extensions: Mapping[str, Any] = NOTHING) -> list[str]:
     """What differs from the settings of the run that goes on here, a line each.
 
     Raises:
@@ -154,7 +168,20 @@ def changed_layout(config: TrainConfig, folder: Path, own: Mapping[str, Any] = N
     """
     saved = read_json(folder, "config.json") or {}
     ways = ", or start this one anew with resume=never"
-    return refuse_other_settings(folder, saved, settings(dated(config, folder), own), MAY_CHANGE, ways)
+    return refuse_other_settings(folder, saved, settings(with_run_date(config, folder), extensions), MAY_CHANGE, ways)
+
+
+def check_resume(config: TrainConfig, folder: Path, files: Hashes, extensions: Mapping[str, Any]) -> None:
+    """
+    Args:
+        files: what the run would read now, see `files_read`.
+
+    Raises:
+        RunError: a key of the recipe or the content of a file is not that of the run in the folder.
+    """
+    changed_settings(config, folder, extensions)
+    anew = "run.dir=<another folder>, or resume=never starts anew"
+    refuse_other_files(folder, files_of_run(folder), files, anew)
 
 
 def open_folder(
@@ -163,7 +190,7 @@ def open_folder(
     model: PreTrainedModel,
     read: Mapping[str, Any],
     known: str | None,
-    own: Mapping[str, Any] = NOTHING,
+    extensions: Mapping[str, Any] = NOTHING,
 ) -> str:
     """Checks that the results will fit, and writes the resolved config; returns the run's W&B id.
 
@@ -174,7 +201,7 @@ def open_folder(
     Args:
         read: what names that which the run reads: `files` (the sha256 of each) and `fingerprint` (of the tokens).
         known: the id in the checkpoint that the run goes on from.
-        own: what names a module of the user's own.
+        extensions: `Extensions.identity`.
     """
     need = exported_bytes(model, export_dtype(config)) * 1.1 + 10e6
     check_disk(folder, need, "the model")
@@ -182,7 +209,7 @@ def open_folder(
     saved = read_json(folder, "run.json") or {}
     if known is None and config.resume != "never" and read.items() <= saved.items():
         with suppress(RunError):
-            changed_layout(config, folder, own)
+            changed_settings(config, folder, extensions)
             known = saved.get("wandb_id")
     identity = new_wandb_id(folder, known)
     if known is None:
@@ -190,7 +217,7 @@ def open_folder(
         (folder / "times.csv").unlink(missing_ok=True)
     (folder / "result.json").unlink(missing_ok=True)
     write_hydra_files(folder)
-    write_json(folder / "config.json", settings(config, own), durable=True)
+    write_json(folder / "config.json", settings(config, extensions), durable=True)
     write_json(folder / "run.json", {"wandb_id": identity, **read}, durable=True)
     return identity
 

@@ -15,7 +15,7 @@ from vicuna_lit.data.token_cache import TokenCache
 from vicuna_lit.data.tokenizer import make_encoder
 from vicuna_lit.estimate.lengths import sizes_of
 from vicuna_lit.paths import MissingPath
-from vicuna_lit.train.identity import files_read
+from vicuna_lit.train.run_folder import files_read
 
 TINY = (
     "experiment=quickstart", "data=mixture", "wandb.mode=disabled", "samples.questions=[]", "context_length=128",
