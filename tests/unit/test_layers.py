@@ -14,8 +14,8 @@ PACKAGE = Path(vicuna_lit.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 ORDER = (
-    "paths", "config", "hub", "run_folder", "file_hashes", "machine", "pages", "notebook", "tracking", "data", "models",
-    "inference", "prepare", "evaluate", "compare", "estimate", "train", "chat", "cli", "__main__",
+    "paths", "config", "hub", "run_folder", "file_hashes", "machine", "intervals", "pages", "notebook", "tracking",
+    "data", "models", "inference", "prepare", "evaluate", "compare", "estimate", "train", "chat", "cli", "__main__",
 )  # fmt: skip
 """Rooms and loose modules, each of which imports those before it alone."""
 WITHOUT = {
@@ -26,6 +26,7 @@ WITHOUT = {
     "run_folder": {"torch", "transformers", "lightning"},
     "hub": {"torch", "transformers", "lightning"},
     "machine": {"torch", "transformers", "lightning"},
+    "intervals": {"vicuna_lit"},
     "tracking": {"torch", "transformers", "lightning"},
     "wandb_workspace": {"torch", "transformers", "lightning", "vicuna_lit"},
     "notebook": {"vicuna_lit"},
@@ -50,6 +51,7 @@ ONLY_IN = {
     "markdown_it": {"chat/markup.py"},
     "matplotlib": {"compare/figures.py"},
     "IPython": {"notebook.py"},
+    "scipy": {"intervals.py"},
     "huggingface_hub": {"hub.py", "paths.py", "cli/push.py"},
 }
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from vicuna_lit import __version__
 from vicuna_lit.cli.pipes import quiet_pipes
+from vicuna_lit.compare.conclusions import in_words
 from vicuna_lit.compare.runs import read_sweep
 from vicuna_lit.compare.table import METRICS, REPEATS, settings, table
-from vicuna_lit.compare.terminal import show_table, show_unfinished
+from vicuna_lit.compare.terminal import show_lines, show_table, show_unfinished
 from vicuna_lit.machine import exit_code
 from vicuna_lit.paths import MissingPackage, packages_of
 from vicuna_lit.run_folder import RunError
@@ -24,19 +25,23 @@ def main() -> None:
     parser.add_argument("folders", nargs="+", type=Path, help="a sweep's folder, or run folders")
     parser.add_argument("--metrics", default=",".join(METRICS), help="figures of result.json (%(default)s)")
     parser.add_argument("--over", default=",".join(REPEATS), help="keys whose values are repetitions (%(default)s)")
+    parser.add_argument("--baseline", help="the setting to compare with, as 512; the one that the sweep names first")
+    parser.add_argument("--margin", type=float, help="nats that make no difference: smaller ones are called equal")
     parser.add_argument("--out", type=Path, help="where the page goes; the first folder unless given")
     parser.add_argument("--version", action="version", version=f"vicuna_lit {__version__}")
     given = parser.parse_args()
     metrics, repeats = given.metrics.split(","), given.over.split(",")
     try:
         sweep = read_sweep(*given.folders)
-        if found := settings(sweep, metrics, repeats):
+        if found := settings(sweep, metrics, repeats, given.baseline):
             show_table(table(found, metrics))
+            show_lines(in_words(sweep, found, given.margin, repeats))
         show_unfinished(sweep, list(sweep.failures))
         with packages_of("vicuna-compare"):
             from vicuna_lit.compare.report import write_report
 
-            print(write_report(sweep, given.out or given.folders[0], metrics, repeats))
+            out = given.out or given.folders[0]
+            print(write_report(sweep, out, metrics, repeats, given.baseline, given.margin))
     except (RunError, MissingPackage, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(exit_code(error))

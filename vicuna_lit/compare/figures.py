@@ -115,6 +115,7 @@ def _by(axes: Axes, found: Sequence[Setting], what: str, label: str) -> bool:
 def _apart(axes: Axes, found: Sequence[Setting], what: str, label: str) -> bool:
     """How the validation loss differs from the first setting's within each repetition, by reply or by position."""
     others = [setting for setting in found if setting.pairs]
+    base = next((setting.name for setting in found if setting.baseline), "")
     names = list(dict.fromkeys(name for s in others for run, _ in s.pairs for name in run.val_by(what)))
     if len(names) < 2:
         return False
@@ -124,7 +125,7 @@ def _apart(axes: Axes, found: Sequence[Setting], what: str, label: str) -> bool:
         _curve(axes, [(float(i), mean) for i, mean in means if mean], colour, setting.name, 1)
     axes.axhline(0, color=GREY, linewidth=0.8)
     axes.set_xticks(range(len(names)), names)
-    axes.set(xlabel=label, ylabel=f"validation loss, against {found[0].name}")
+    axes.set(xlabel=label, ylabel=f"validation loss, against {base}")
     axes.legend(title=_title(found[0].choices))
     return True
 

@@ -7,28 +7,41 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from vicuna_lit.compare.conclusions import in_words
 from vicuna_lit.compare.figures import SvgPlot, figures
 from vicuna_lit.compare.runs import Sweep
-from vicuna_lit.compare.table import METRICS, REPEATS, Setting, settings, table
+from vicuna_lit.compare.table import METRICS, REPEATS, Setting, Table, settings, table
 from vicuna_lit.pages import render_page
 from vicuna_lit.run_folder import write
 
 
 def write_report(
-    sweep: Sweep, folder: Path, metrics: Sequence[str] = METRICS, repeats: Sequence[str] = REPEATS
+    sweep: Sweep,
+    folder: Path,
+    metrics: Sequence[str] = METRICS,
+    repeats: Sequence[str] = REPEATS,
+    baseline: str | None = None,
+    margin: float | None = None,
 ) -> Path:
-    """Writes `compare.html`, `runs.csv` (a row for each run) and `figures/*.svg` into a folder; returns the page."""
-    found = settings(sweep, metrics, repeats)
+    """Writes `compare.html`, `runs.csv` (a row for each run) and `figures/*.svg` into a folder; returns the page.
+
+    Args:
+        metrics, repeats, baseline: see `table.settings`.
+        margin: see `conclusions.conclude`.
+    """
+    found = settings(sweep, metrics, repeats, baseline)
     drawn = figures(found)
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     for title, svg in drawn.items():
         write(folder / "figures" / f"{title.lower().replace(' ', '_')}.svg", [svg.encode()])
     write(folder / "runs.csv", [runs_csv(sweep, metrics).encode()])
-    write(folder / "compare.html", [page(sweep, found, drawn, metrics).encode()])
+    write(folder / "compare.html", [page(sweep, found, drawn, table(found, metrics), margin).encode()])
     return folder / "compare.html"
 
 
-def page(sweep: Sweep, found: Sequence[Setting], drawn: dict[str, SvgPlot], metrics: Sequence[str]) -> str:
+def page(
+    sweep: Sweep, found: Sequence[Setting], drawn: dict[str, SvgPlot], rows: Table, margin: float | None = None
+) -> str:
     """The page as text."""
     return render_page(
         "compare/report.html.jinja",
@@ -36,8 +49,9 @@ def page(sweep: Sweep, found: Sequence[Setting], drawn: dict[str, SvgPlot], metr
         name=sweep.folder.resolve().name,
         sweep=sweep,
         keys=[key for key in sweep.keys if key not in REPEATS],
-        table=table(found, metrics),
-        first=found[0].name if found else "",
+        table=rows,
+        baseline=next((setting.label for setting in found if setting.baseline), ""),
+        conclusions=in_words(sweep, found, margin),
         others=[run for run in sweep.runs if run.status != "finished"],
         failures={f["job"]: f for f in sweep.failures},
         figures={title: Markup(svg) for title, svg in drawn.items()},  # drawn here, its texts escaped

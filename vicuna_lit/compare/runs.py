@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import yaml
 
 from vicuna_lit.config.base import is_below, other_keys
 from vicuna_lit.config.renamed import with_new_names
@@ -16,6 +17,7 @@ from vicuna_lit.config.train import Computation, Recipe, RunSettings
 from vicuna_lit.run_folder import RunError, flatten
 
 if TYPE_CHECKING:
+    from vicuna_lit.compare.conclusions import Conclusion
     from vicuna_lit.compare.figures import SvgPlot
     from vicuna_lit.compare.table import Table
 
@@ -49,6 +51,20 @@ class Run:
     def swept(self) -> dict[str, str]:
         """What was chosen for this job of its sweep; empty outside one."""
         return self.config["run"].get("swept", {})
+
+    @property
+    def choices(self) -> dict[str, str]:
+        """The name that was chosen in each group of the config: `{"template": "chatml", …}`."""
+        return self.config["run"].get("choices") or {}
+
+    @cached_property
+    def number(self) -> int | None:
+        """Of the job in its sweep, from 0: the order in which the command names the choices; None outside one."""
+        path = self.folder / ".hydra" / "hydra.yaml"
+        if not (self.swept and path.is_file()):
+            return None
+        job = (yaml.safe_load(path.read_text()) or {}).get("hydra", {}).get("job", {})
+        return job["num"] if isinstance(job.get("num"), int) else None
 
     @cached_property
     def metrics(self) -> dict[str, np.ndarray]:
@@ -87,20 +103,40 @@ class Sweep:
 
     @cached_property
     def keys(self) -> tuple[str, ...]:
-        """What differs between the runs: the keys that were swept, or else the config keys with several values."""
-        if all(run.swept for run in self.runs):
-            return tuple(dict.fromkeys(key for run in self.runs for key in run.swept))
-        flat = [flatten(run.config) for run in self.runs]
-        named = dict.fromkeys(key for one in flat for key in one if not is_below(key, RunSettings.model_fields))
-        differing = [key for key in named if len({json.dumps(one.get(key)) for one in flat}) > 1]
-        return tuple(sorted(differing, key=lambda key: is_below(key, LAYOUT)))
+        """What differs between the runs: the keys that were swept, or else the groups and config keys with several
+        values. Sweeps that are read together may differ in more than each of them has swept."""
+        if not all(run.swept for run in self.runs):
+            return _differing(self.runs)
+        swept = dict.fromkeys(key for run in self.runs for key in run.swept)
+        alike: dict[tuple[str, ...], list[Run]] = {}
+        for run in self.runs:
+            alike.setdefault(tuple(run.swept.get(key, "") for key in swept), []).append(run)
+        besides = dict.fromkeys(key for runs in alike.values() for key in _differing(runs) if key not in swept)
+        return (*swept, *besides)
 
     def choice(self, run: Run, key: str) -> str:
-        """The value of a key in a run, as text."""
+        """The value of a key in a run, as text; of a group, the name that was chosen."""
         if key in run.swept:
             return run.swept[key]
+        if key in run.choices:
+            return run.choices[key]
         value = flatten(run.config).get(key, "")
         return value if isinstance(value, str) else json.dumps(value)
+
+    def conclude(self, margin: float | None = None, baseline: str | None = None) -> "list[Conclusion]":
+        """What the validation losses show of each setting: better or worse than the baseline, equal, or not to be told.
+
+        Args:
+            margin: nats per supervised token that make no difference in practice.
+            baseline: a setting, such as `512`; None: the one that the sweep's command names first.
+
+        Raises:
+            RunError: the sweep has no such setting.
+        """
+        from vicuna_lit.compare.conclusions import conclude
+        from vicuna_lit.compare.table import settings
+
+        return conclude(settings(self, baseline=baseline), margin)
 
     def table(self, *metrics: str) -> "Table":
         """Means over seeds ± one standard error, a row for each setting; draws itself in a notebook.
@@ -146,6 +182,24 @@ def read_sweep(*folders: str | Path) -> Sweep:
     sweep = Sweep(places[0], tuple(runs), tuple(failures))
     ordered = sorted(runs, key=lambda run: [in_order(sweep.choice(run, key)) for key in sweep.keys])
     return Sweep(places[0], tuple(ordered), tuple(failures))
+
+
+def _differing(runs: Sequence[Run]) -> tuple[str, ...]:
+    """The groups and config keys with several values; not those that follow from a group's choice."""
+    flat = [{k: json.dumps(v) for k, v in flatten(run.config).items()} for run in runs]
+    named = dict.fromkeys(key for one in flat for key in one if not is_below(key, RunSettings.model_fields))
+    differing = [key for key in named if len({one.get(key) for one in flat}) > 1]
+    groups = dict.fromkeys(group for run in runs for group in run.choices)
+    chosen = []
+    for group in groups:
+        names = [run.choices.get(group, "") for run in runs]
+        below = [key for key in differing if is_below(key, (group,))]
+        if len(set(names)) > 1 and below:
+            chosen.append(group)
+            of_each = {key: {(name, one.get(key)) for name, one in zip(names, flat, strict=True)} for key in below}
+            follow = {key for key, values in of_each.items() if len(values) == len(set(names))}
+            differing = [key for key in differing if key not in follow]
+    return tuple(sorted((*chosen, *differing), key=lambda key: is_below(key, LAYOUT)))
 
 
 def figure(result: dict[str, Any], name: str) -> float | None:

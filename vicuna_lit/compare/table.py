@@ -2,11 +2,13 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
 from vicuna_lit.compare.runs import Run, Sweep
+from vicuna_lit.intervals import paired_test
+from vicuna_lit.run_folder import RunError
 
 METRICS = ("val_loss", "supervised_tokens_per_second", "peak_memory_bytes", "seconds")
 REPEATS = ("seed",)
@@ -29,20 +31,31 @@ class Mean:
     """A mean over repetitions and its standard error: s / √n, None for a single run."""
 
     mean: float
+    """Of the finite values; NaN where there is none."""
     error: float | None
     count: int
+    not_finite: int = 0
+    """Values that are NaN or infinite, as the loss of a run that diverged."""
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Mean | None":
         """None where there is no value."""
         if not values:
             return None
-        n, mean = len(values), math.fsum(values) / len(values)
-        error = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1) / n) if n > 1 else None
-        return cls(mean, error, n)
+        finite = [v for v in values if math.isfinite(v)]
+        n, lost = len(finite), len(values) - len(finite)
+        mean = math.fsum(finite) / n if n else math.nan
+        error = math.sqrt(math.fsum((v - mean) ** 2 for v in finite) / (n - 1) / n) if n > 1 else None
+        return cls(mean, error, n, lost)
 
     def __str__(self) -> str:
-        """`1.4320 ± 0.0012`: as many digits as the error justifies, four without one."""
+        """`1.4320 ± 0.0012`: as many digits as the error justifies, four without one; and what is not in it."""
+        if not self.not_finite:
+            return self._text()
+        all_of_them = self.count + self.not_finite
+        return f"{self._text()} ({self.not_finite} of {all_of_them} not finite)" if self.count else "not finite"
+
+    def _text(self) -> str:
         if self.error:
             digits = max(0, 1 - math.floor(math.log10(self.error)))
             return f"{self.mean:,.{digits}f} ± {self.error:.{digits}f}"
@@ -58,45 +71,102 @@ class Setting:
     runs: tuple[Run, ...]
     metrics: dict[str, Mean | None]
     pairs: tuple[tuple[Run, Run], ...]
-    """Each run with that of the first setting in the same repetition; empty for the first itself."""
+    """Each run with that of the baseline in the same repetition; empty for the baseline itself."""
+    baseline: bool = False
+    """The others are compared with it."""
+
+    @property
+    def differences(self) -> list[float]:
+        """Validation loss minus the baseline's, within each repetition: what a seed does to both cancels."""
+        losses = [(a.metric("val_loss"), b.metric("val_loss")) for a, b in self.pairs]
+        found = [a - b for a, b in losses if a is not None and b is not None]
+        return [difference for difference in found if math.isfinite(difference)]
 
     @property
     def difference(self) -> Mean | None:
-        """Validation loss minus that of the first setting, within each repetition: what a seed does to both cancels."""
-        losses = [(a.metric("val_loss"), b.metric("val_loss")) for a, b in self.pairs]
-        return Mean.of([a - b for a, b in losses if a is not None and b is not None])
+        """The mean of `differences`."""
+        return Mean.of(self.differences)
 
     @property
     def name(self) -> str:
-        """`512`, or `512, fsdp` where several keys differ."""
-        return ", ".join(self.choices.values()) or "all runs"
+        """`512`, or `512, fsdp` where several keys differ; long values are cut."""
+        return ", ".join(f"{value:.60}" for value in self.choices.values()) or "all runs"
+
+    @property
+    def label(self) -> str:
+        """`context_length=512`, or `context_length=512, strategy=fsdp`."""
+        return named(self.choices)
 
 
-def settings(sweep: Sweep, metrics: Sequence[str] = METRICS, repeats: Sequence[str] = REPEATS) -> tuple[Setting, ...]:
-    """The finished runs of a sweep by setting, in order; the first is what the others are compared with.
+def named(choices: Mapping[str, str]) -> str:
+    """Choices as one text, by the last part of each key; long values are cut."""
+    return ", ".join(f"{key.split('.')[-1]}={value:.60}" for key, value in choices.items()) or "all runs"
+
+
+def settings(
+    sweep: Sweep,
+    metrics: Sequence[str] = METRICS,
+    repeats: Sequence[str] = REPEATS,
+    baseline: str | None = None,
+) -> tuple[Setting, ...]:
+    """The finished runs of a sweep by setting, in order. Of two runs of one setting and repetition the first counts.
 
     Args:
         metrics: figures of `result.json`.
         repeats: keys whose values are repetitions.
+        baseline: the setting that the others are compared with, as `512` or `context_length=512`; None: the one that
+            the sweep's command names first. None of the settings is it where it has no finished run.
+
+    Raises:
+        RunError: the sweep has no such setting.
     """
     keys = [key for key in sweep.keys if key not in repeats]
-    groups: dict[tuple[str, ...], list[Run]] = defaultdict(list)
+    groups: dict[tuple[str, ...], dict[tuple[str, ...], Run]] = defaultdict(dict)
     for run in sweep.finished:
-        groups[tuple(sweep.choice(run, key) for key in keys)].append(run)
-    first = next(iter(groups.values()), [])
+        repetition = tuple(sweep.choice(run, key) for key in repeats)
+        groups[tuple(sweep.choice(run, key) for key in keys)].setdefault(repetition, run)
+    base = baseline_of(sweep, repeats, baseline)
+    first = groups.get(base or (), {})
     out = []
     for choices, runs in groups.items():
-        figures = {m: Mean.of([v for run in runs if (v := run.metric(m)) is not None]) for m in metrics}
-        pairs = () if runs is first else _pairs(sweep, runs, first, repeats)
-        out.append(Setting(dict(zip(keys, choices, strict=True)), tuple(runs), figures, pairs))
+        values = {m: [v for run in runs.values() if (v := run.metric(m)) is not None] for m in metrics}
+        pairs = () if choices == base else tuple((run, first[r]) for r, run in runs.items() if r in first)
+        figures = {m: Mean.of(v) for m, v in values.items()}
+        chosen = dict(zip(keys, choices, strict=True))
+        out.append(Setting(chosen, tuple(runs.values()), figures, pairs, choices == base))
     return tuple(out)
 
 
-def _pairs(
-    sweep: Sweep, runs: Sequence[Run], others: Sequence[Run], repeats: Sequence[str]
-) -> tuple[tuple[Run, Run], ...]:
-    a, b = ({tuple(sweep.choice(run, key) for key in repeats): run for run in of} for of in (runs, others))
-    return tuple((run, b[repetition]) for repetition, run in a.items() if repetition in b)
+def baseline_of(sweep: Sweep, repeats: Sequence[str], wanted: str | None) -> tuple[str, ...] | None:
+    """The choices of the setting that the others are compared with; None of a sweep without runs.
+
+    Raises:
+        RunError: the sweep has no such setting.
+    """
+    keys = [key for key in sweep.keys if key not in repeats]
+    all_of_them = dict.fromkeys(tuple(sweep.choice(run, key) for key in keys) for run in sweep.runs)
+    if wanted is None:
+        order = sorted(sweep.runs, key=lambda run: math.inf if run.number is None else run.number)
+        return next((tuple(sweep.choice(run, key) for key in keys) for run in order), None)
+    asked = {part.strip() for part in wanted.split(",")}
+    for choices in all_of_them:
+        texts = [{v, f"{key}={v}", f"{key.split('.')[-1]}={v}"} for key, v in zip(keys, choices, strict=True)]
+        if all(of_key & asked for of_key in texts):
+            return choices
+    there = "; ".join(named(dict(zip(keys, choices, strict=True))) for choices in all_of_them)
+    raise RunError(f"baseline {wanted}: the sweep has no such setting; there are: {there}")
+
+
+def copies(sweep: Sweep, repeats: Sequence[str] = REPEATS) -> list[str]:
+    """Runs that count no second time, a line each: their setting and repetition are those of a run before them."""
+    keys = dict.fromkeys((*sweep.keys, *repeats))
+    seen: dict[tuple[str, ...], Run] = {}
+    lines = []
+    for run in sweep.finished:
+        other = seen.setdefault(tuple(sweep.choice(run, key) for key in keys), run)
+        if other is not run:
+            lines.append(f"{run.folder} does not count: {other.folder} has the same settings")
+    return lines
 
 
 class Table(list[dict[str, str]]):
@@ -118,12 +188,23 @@ def table(found: Sequence[Setting], metrics: Sequence[str] = METRICS) -> Table:
             scale, name = SCALES.get(metric, (1, NAMES.get(metric, metric)))
             row[name] = _scaled(setting.metrics[metric], scale)
             if metric == "val_loss" and len(found) > 1:
-                row["difference, paired"] = str(setting.difference) if setting.difference else "–"
+                row["pairs"] = "baseline" if setting.baseline else str(len(setting.differences))
+                row["difference, paired"] = "–" if setting.baseline else _difference(setting)
         out.append(row)
     return out
+
+
+def _difference(setting: Setting) -> str:
+    """`-0.0021 ± 0.0025`: the mean and half its 95% interval (Student's t); without one `-0.0021`."""
+    if not setting.differences:
+        return "–"
+    test = paired_test(setting.differences)
+    if test.interval is None:
+        return f"{test.mean:.4g}" + (" in each pair" if test.pairs > 1 else "")
+    return str(Mean(test.mean, (test.interval.high - test.interval.low) / 2, test.pairs))
 
 
 def _scaled(mean: Mean | None, scale: float) -> str:
     if mean is None:
         return "–"
-    return str(Mean(mean.mean / scale, mean.error and mean.error / scale, mean.count))
+    return str(Mean(mean.mean / scale, mean.error and mean.error / scale, mean.count, mean.not_finite))

@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from vicuna_lit.compare.conclusions import in_words
 from vicuna_lit.compare.runs import Sweep, read_sweep
 from vicuna_lit.compare.table import settings, table
 from vicuna_lit.run_folder import RunError
@@ -25,6 +26,12 @@ def show_table(rows: list[dict[str, str]]) -> None:
     Console(width=max(120, console.width), highlight=False).print(grid)
 
 
+def show_lines(lines: list[str]) -> None:
+    """Prints sentences, a line each."""
+    for line in lines:
+        console.print(line, markup=False)
+
+
 def show_sweep(folder: Path, since: float) -> int:
     """What became of the jobs of a sweep; the command's exit code: 1 where one failed since then.
 
@@ -38,6 +45,7 @@ def show_sweep(folder: Path, since: float) -> int:
     print()
     if found := settings(sweep):
         show_table(table(found))
+        show_lines(in_words(sweep, found))
     failed = [f for f in sweep.failures if f["time"] >= since]
     show_unfinished(sweep, failed)
     if found:

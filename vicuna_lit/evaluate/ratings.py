@@ -9,17 +9,8 @@ from typing import Any
 import numpy as np
 
 from vicuna_lit.evaluate.outcomes import Outcome
-from vicuna_lit.evaluate.statistics import (
-    Array,
-    Interval,
-    agreement,
-    bradley_terry,
-    interval,
-    length_controlled,
-    not_of_one_value,
-    resample,
-    wilson,
-)
+from vicuna_lit.evaluate.statistics import Array, agreement, bradley_terry, length_controlled
+from vicuna_lit.intervals import Interval, interval, not_of_one_value, resample, wilson
 
 HUMAN = "human"
 """Judges whose name begins so are people."""

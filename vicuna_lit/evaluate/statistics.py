@@ -1,4 +1,4 @@
-"""The statistics of an evaluation, in numpy: intervals, ratings, agreement, and what biases a judge."""
+"""The statistics of an evaluation, in numpy: ratings, agreement, and what biases a judge."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -6,44 +6,6 @@ from typing import NamedTuple
 import numpy as np
 
 Array = np.ndarray
-
-
-class Interval(NamedTuple):
-    """95% of the bootstrap samples lie in it."""
-
-    low: float
-    high: float
-
-
-def resample(n: int, samples: int, seed: int) -> Array:
-    """How often each of n questions is drawn, in every bootstrap sample: [samples, n]."""
-    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=samples).astype(float)
-
-
-def interval(values: Array) -> Interval | None:
-    """The percentile interval (Efron) of a statistic over bootstrap samples; None where it is undefined in any."""
-    if len(values) == 0 or not np.isfinite(values).all():
-        return None
-    low, high = np.quantile(values, (0.025, 0.975))
-    return Interval(float(low), float(high))
-
-
-def wilson(mean: float, n: int, most: float = 1.0) -> Interval | None:
-    """Wilson's (1927) 95% score interval of a mean of n values from 0 to `most`; None of no value.
-
-    It never has a width of zero. Where values lie between the ends, as ties do, it is wider than it need be.
-    """
-    if n == 0:
-        return None
-    z, p = 1.959964, mean / most
-    middle, half = p + z * z / (2 * n), z * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
-    low, high = ((middle + sign * half) / (1 + z * z / n) for sign in (-1, 1))
-    return Interval(most * max(0.0, low), most * min(1.0, high))
-
-
-def not_of_one_value(found: Interval | None) -> Interval | None:
-    """None in place of an interval whose width is zero: all samples agree, which says nothing of the next question."""
-    return None if found is None or found.high - found.low < 1e-12 else found
 
 
 def bradley_terry(wins: Array, iterations: int = 2000, tolerance: float = 1e-9) -> Array:

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,14 @@ from vicuna_lit.config.compose import load
 from vicuna_lit.run_folder import RunError
 
 
+@cache
+def composed(overrides: tuple[str, ...]) -> str:
+    return load("train", "run.name=job", *overrides).model_dump_json()
+
+
 def run(folder: Path, loss: float | None, *overrides: str, swept: dict[str, str] | None = None, **more: Any) -> Path:
     """A run folder as the train job leaves it, but for the training."""
-    config = load("train", "run.name=job", *overrides).model_dump(mode="json")
+    config = json.loads(composed(overrides))
     config["run"] |= {"swept": swept or {}, "name": folder.name}
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(config))
@@ -49,6 +55,7 @@ def test_settings_are_means_over_seeds_in_the_order_of_the_key(folder):
     assert sweep.keys == ("context_length", "seed")
     found = settings(sweep)
     assert [s.choices for s in found] == [{"context_length": c} for c in ("512", "1024", "2048")]
+    assert [s.baseline for s in found] == [True, False, False]  # no run says which job of the sweep it was
     assert [len(s.runs) for s in found] == [3, 2, 3]
     loss = found[0].metrics["val_loss"]
     assert loss and loss.mean == pytest.approx(2.2)
@@ -94,7 +101,7 @@ def test_runs_started_one_by_one_differ_by_their_configs(tmp_path):
     run(tmp_path / "a", 1.0, "optimizer.lr=1e-3", "run.dir=x")
     run(tmp_path / "b", 2.0, "optimizer.lr=5e-3", "strategy=ddp", "run.dir=y", "wandb.mode=disabled")
     sweep = read_sweep(tmp_path / "a", tmp_path / "b")
-    assert set(sweep.keys) == {"optimizer.lr", "strategy.kind"}
+    assert set(sweep.keys) == {"optimizer.lr", "strategy"}  # the group, in place of all that follows from it
     names = {tuple(s.choices.values()): s for s in settings(sweep)}
     assert {frozenset(k) for k in names} == {frozenset({"0.001", "single"}), frozenset({"0.005", "ddp"})}
     assert list(table(settings(sweep))[0])[:2] == [k.split(".")[-1] for k in sweep.keys]

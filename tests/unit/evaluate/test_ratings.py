@@ -10,8 +10,9 @@ from vicuna_lit.evaluate.outcomes import outcomes
 from vicuna_lit.evaluate.questions import Question
 from vicuna_lit.evaluate.ratings import bradley_terry_ratings, judges, table
 from vicuna_lit.evaluate.reviews import Review
-from vicuna_lit.evaluate.statistics import agreement, bradley_terry, interval, length_controlled, resample
+from vicuna_lit.evaluate.statistics import agreement, bradley_terry, length_controlled
 from vicuna_lit.evaluate.verdicts import Winner
+from vicuna_lit.intervals import interval, resample
 
 RNG = np.random.default_rng(0)
 

@@ -1,0 +1,126 @@
+"""What is said of a sweep follows from its runs, and nothing is said where they say nothing."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.unit.compare.test_table_and_page import run
+from vicuna_lit.cli import compare as command
+from vicuna_lit.compare.conclusions import besides, conclude
+from vicuna_lit.compare.runs import Sweep, read_sweep
+from vicuna_lit.compare.table import copies, settings, table
+from vicuna_lit.run_folder import RunError
+
+VALIDATION = {"exchanges_kept": 40, "supervised_tokens": 900}
+
+
+def sweep_of(folder: Path, losses: dict[str, list[float | None]], **more: object) -> Sweep:
+    """A sweep over the learning rate; the job's numbers follow the order of the dict."""
+    jobs = [(lr, seed, loss) for lr, of_seeds in losses.items() for seed, loss in enumerate(of_seeds)]
+    for number, (lr, seed, loss) in enumerate(jobs):
+        swept = {"optimizer.lr": lr, "seed": str(seed)}
+        given = {"data": {"validation": VALIDATION}} | more
+        one = run(folder / f"lr={lr},seed={seed}", loss, swept=swept, **given)
+        (one / ".hydra").mkdir()
+        (one / ".hydra" / "hydra.yaml").write_text(f"hydra:\n  job:\n    name: train\n    num: {number}\n")
+    return read_sweep(folder)
+
+
+BASE: list[float | None] = [1.0, 1.1, 1.2, 1.3, 1.4]
+
+
+@pytest.mark.promise(
+    "A sweep ends in words that its runs bear: better, worse, equal within a margin, or not to be told"
+)
+def test_the_verdicts(tmp_path):
+    sweep = sweep_of(
+        tmp_path,
+        {
+            "5e-3": BASE,
+            "1e-3": [0.9, 1.01, 1.1, 1.19, 1.31],
+            "2e-3": [1.1, 1.21, 1.3, 1.39, 1.51],
+            "3e-3": [1.001, 1.0995, 1.2, 1.3005, 1.3995],
+            "4e-3": [1.3, 0.9, 1.2, 1.5, 1.2],
+            "6e-3": BASE,
+        },
+    )
+    found = {c.setting.removeprefix("lr="): c for c in sweep.conclude(margin=0.01)}
+    assert {lr: c.verdict for lr, c in found.items()} == {
+        "1e-3": "better", "2e-3": "worse", "3e-3": "equal", "4e-3": "unclear", "6e-3": "equal",
+    }  # fmt: skip
+    assert str(found["1e-3"]).startswith("lr=1e-3 is better than lr=5e-3: validation loss -0.098, 95% interval [-0.108")
+    assert "equal to lr=5e-3 within 0.01: validation loss" in str(found["3e-3"])
+    assert "to the last digit" in str(found["6e-3"])
+    assert "5 pairs show a true difference of" in str(found["4e-3"])
+    without = {c.setting: c.verdict for c in sweep.conclude()}
+    assert without["lr=3e-3"] == "unclear"  # without a margin nothing is called equal
+
+
+def test_the_baseline_is_what_the_user_named_first(tmp_path):
+    sweep = sweep_of(tmp_path, {"5e-3": [1.0, 1.1], "1e-3": [0.9, 1.05]})
+    assert [(s.name, s.baseline) for s in settings(sweep)] == [("1e-3", False), ("5e-3", True)]
+    assert [s.baseline for s in settings(sweep, baseline="lr=1e-3")] == [True, False]
+    with pytest.raises(RunError, match="no such setting; there are: lr=1e-3; lr=5e-3"):
+        settings(sweep, baseline="7")
+
+
+def test_a_baseline_without_a_result_is_not_replaced_in_silence(tmp_path, capsys, monkeypatch):
+    sweep = sweep_of(tmp_path, {"5e-3": [None, None], "1e-3": [0.9, 1.05], "2e-3": [0.8, 1.0]})
+    assert sweep.conclude() == []
+    monkeypatch.setattr("sys.argv", ["vicuna-compare", str(tmp_path)])
+    command.main()
+    assert "Nothing is compared: lr=5e-3" in capsys.readouterr().out
+    assert "Nothing is compared" in (tmp_path / "compare.html").read_text()
+
+
+def test_few_and_equal_differences_tell_no_spread(tmp_path):
+    one = sweep_of(tmp_path / "one", {"5e-3": [1.0], "1e-3": [0.9]}).conclude()[0]
+    assert (one.verdict, one.pairs) == ("unclear", 1)
+    assert "repeat with seed=0,1,2" in str(one)
+    same = sweep_of(tmp_path / "same", {"5e-3": [1.0, 2.0], "1e-3": [0.5, 1.5]}).conclude()[0]
+    assert (same.verdict, same.interval) == ("unclear", None)
+    none = sweep_of(tmp_path / "none", {"5e-3": [1.0, None], "1e-3": [None, 1.5]}).conclude()[0]
+    assert (none.verdict, none.pairs) == ("incomparable", 0)
+
+
+def test_other_validation_texts_are_not_compared(tmp_path):
+    sweep_of(tmp_path, {"5e-3": [1.0, 1.1]})
+    swept = {"optimizer.lr": "1e-3", "seed": "0"}
+    other = {"validation": {"exchanges_kept": 20, "supervised_tokens": 500}}
+    run(tmp_path / "other", 0.5, swept=swept, data=other)
+    said = conclude(settings(read_sweep(tmp_path)))[0]
+    assert said.verdict == "incomparable"
+    assert "judged on other texts (20 exchanges, 500 supervised tokens against 40 exchanges, 900" in str(said)
+
+
+def test_a_run_that_diverged_breaks_no_table_and_is_left_out_of_no_mean_in_silence(tmp_path):
+    sweep = sweep_of(tmp_path, {"5e-3": [1.0, 1.1, 1.2], "1e-3": [0.9, float("nan"), 1.1]})
+    rows = {row["lr"]: row for row in table(settings(sweep))}
+    assert "(1 of 3 not finite)" in rows["1e-3"]["validation loss"]
+    said = sweep.conclude()[0]
+    assert said.verdict == "incomparable"
+    assert "1 of 3 pairs lack a finite validation loss" in str(said)
+
+
+def test_a_copied_run_counts_once(tmp_path):
+    sweep_of(tmp_path / "a", {"5e-3": [1.0, 1.1], "1e-3": [0.9, 1.05]})
+    sweep_of(tmp_path / "b", {"5e-3": [1.0, 1.1]})
+    both = read_sweep(tmp_path)
+    assert [len(s.runs) for s in settings(both)] == [2, 2]
+    assert len(copies(both)) == 2
+    assert "does not count" in copies(both)[0]
+
+
+def test_sweeps_that_are_read_together_differ_in_more_than_each_has_swept(tmp_path):
+    sweep_of(tmp_path / "a", {"5e-3": [1.0]})
+    for path in (sweep_of(tmp_path / "b", {"5e-3": [0.8]}).runs[0].folder / "config.json",):
+        config = json.loads(path.read_text())
+        path.write_text(json.dumps(config | {"epochs": 9.0}))
+    assert read_sweep(tmp_path).keys == ("optimizer.lr", "seed", "epochs")
+
+
+def test_what_else_differs_is_said(tmp_path):
+    sweep_of(tmp_path, {"5e-3": [1.0, 1.1]}, steps=5)
+    sweep_of(tmp_path / "more", {"1e-3": [1.0, 1.1]}, steps=6)
+    assert besides(settings(read_sweep(tmp_path))) == ["steps (1e-3: 6; 5e-3: 5)"]

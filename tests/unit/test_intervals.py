@@ -1,0 +1,95 @@
+"""Intervals and tests hold what they promise, for few runs and few questions."""
+
+from itertools import product
+from math import comb
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vicuna_lit.intervals import (
+    equivalence_p,
+    holm,
+    paired_test,
+    pairs_needed,
+    t_interval,
+    visible_difference,
+    wilson,
+)
+
+
+def test_students_interval_against_a_printed_table():
+    """t for 2 degrees of freedom is 4.3027, for 9 it is 2.2622."""
+    three = t_interval([1.0, 2.0, 3.0])
+    assert three == pytest.approx((2 - 4.3027 / 3**0.5, 2 + 4.3027 / 3**0.5), abs=1e-4)
+    ten = t_interval([float(i) for i in range(10)])
+    assert ten
+    assert ten.high - 4.5 == pytest.approx(2.2622 * (55 / 6) ** 0.5 / 10**0.5, abs=1e-3)
+    test = paired_test([1.0, 2.0, 3.0])
+    assert test.p == pytest.approx(0.0742, abs=1e-4)
+
+
+@pytest.mark.parametrize("values", [[0.3], [0.0, 0.0, 0.0], [-0.02, -0.02]])
+def test_no_interval_has_a_width_of_zero(values):
+    test = paired_test(values)
+    assert (test.interval, test.p, equivalence_p(test, 1.0)) == (None, 1.0, 1.0)
+
+
+def test_holm_on_his_example():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([]) == []
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+@settings(max_examples=50)
+def test_holm_keeps_the_order_and_lowers_nothing(ps):
+    adjusted = holm(ps)
+    assert all(p <= a <= 1 for p, a in zip(ps, adjusted, strict=True))
+    assert [a for _, a in sorted(zip(ps, adjusted, strict=True))] == sorted(adjusted)
+
+
+def test_equivalence_needs_the_interval_within_the_margin():
+    """Two one-sided tests at 5% are a 90% interval within the margin: t for 4 degrees of freedom is 2.1318."""
+    values = [0.001, -0.001, 0.0005, -0.0005, 0.0]
+    test = paired_test(values)
+    half = 2.1318 * test.deviation / 5**0.5
+    assert equivalence_p(test, half * 1.01) < 0.05 < equivalence_p(test, half * 0.99)
+
+
+def test_the_pairs_that_decide_are_those_whose_power_is_four_fifths():
+    """G*Power: d = 0.5, two-sided 5%, power 0.8: 34 pairs; d = 1: 10."""
+    assert pairs_needed(0.5, 1.0) == 34
+    assert pairs_needed(-1.0, 1.0) == 10
+    assert pairs_needed(0.0, 1.0) is None
+    assert pairs_needed(1e-6, 1.0) is None
+    assert visible_difference(1.0, 34) <= 0.5 < visible_difference(1.0, 33)
+
+
+RATES = [(p, ties) for p in (0.5, 0.7, 0.9, 0.97) for ties in (0.0, 0.05, 0.4) if p + ties / 2 <= 1]
+
+
+@pytest.mark.parametrize("n", [3, 8, 10, 20])
+@pytest.mark.parametrize(("p", "ties"), RATES)
+def test_wilson_covers_a_rate_of_few_questions(n: int, ties: float, p: float):
+    """The exact probability that the interval holds the true rate, over all outcomes; ties count half."""
+    win, covered = p - ties / 2, 0.0
+    for wins, tied in product(range(n + 1), repeat=2):
+        if wins + tied > n:
+            continue
+        lost = n - wins - tied
+        weight = comb(n, wins) * comb(n - wins, tied) * win**wins * ties**tied * (1 - win - ties) ** lost
+        found = wilson((wins + tied / 2) / n, n)
+        assert found
+        assert found.low < found.high
+        covered += weight * (found.low <= p <= found.high)
+    assert covered >= 0.9
+
+
+def test_a_sweep_of_settings_that_do_not_differ_claims_something_in_one_of_twenty():
+    """The family-wise error of the t tests with Holm, three settings against a common baseline, over three seeds."""
+    draws = np.random.default_rng(0).normal(size=(600, 4, 3))
+    claims = 0
+    for losses in draws:
+        claims += min(holm([paired_test(list(losses[i] - losses[0])).p for i in (1, 2, 3)])) <= 0.05
+    assert claims / 600 <= 0.05 + 1.96 * (0.05 * 0.95 / 600) ** 0.5

@@ -1,0 +1,198 @@
+"""What a sweep shows, in words: better, worse, equal within a margin, or not to be told."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from vicuna_lit.compare.runs import Run, Sweep
+from vicuna_lit.compare.table import NAMES, REPEATS, Setting, baseline_of, copies, named
+from vicuna_lit.intervals import (
+    LEVEL,
+    Interval,
+    PairedTest,
+    equivalence_p,
+    holm,
+    paired_test,
+    pairs_needed,
+    visible_difference,
+)
+
+ALPHA = 1 - LEVEL
+ALSO = ("steps", "tokens", "supervised_tokens")
+"""Figures of `result.json` that ought to be alike where another key was swept."""
+Verdict = Literal["better", "worse", "equal", "unclear", "incomparable"]
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    """One setting against the baseline, by the validation losses of the same repetitions."""
+
+    setting: str
+    baseline: str
+    verdict: Verdict
+    """`unclear`: the runs cannot tell. `incomparable`: nothing was compared, `why` says for what reason."""
+    pairs: int = 0
+    difference: float | None = None
+    """Nats per supervised token; below zero the setting is better."""
+    interval: Interval | None = None
+    """95%, of this comparison alone."""
+    p: float | None = None
+    """Adjusted for all comparisons of the sweep (Holm)."""
+    why: str = ""
+
+    def __str__(self) -> str:
+        """One sentence or two."""
+        heads = {
+            "better": f"{self.setting} is better than {self.baseline}",
+            "worse": f"{self.setting} is worse than {self.baseline}",
+            "equal": f"{self.setting} is equal to {self.baseline}",
+            "unclear": f"{self.setting} cannot be told from {self.baseline}",
+            "incomparable": f"{self.setting} is not compared with {self.baseline}",
+        }
+        figures = []
+        if self.difference is not None:
+            figures.append(f"validation loss {self.difference:+.{digits(self.interval, self.difference)}f}")
+        if self.interval:
+            figures.append(f"95% interval {in_brackets(self.interval, self.difference or 0.0)}")
+        figures += [f"{self.pairs} pair{'s' * (self.pairs != 1)}"] if self.pairs else []
+        figures += [f"p = {self.p:.2g}"] if self.p is not None and self.interval else []
+        said = f"{heads[self.verdict]}{self.why if self.verdict == 'equal' else ''}"
+        said += f": {', '.join(figures)}" if figures else ""
+        return f"{said}{f'; {self.why}' if self.why and self.verdict != 'equal' else ''}."
+
+
+def digits(interval: Interval | None, difference: float) -> int:
+    """Decimals that show two digits of the interval's half width, or four of a difference without one."""
+    size = (interval.high - interval.low) / 2 if interval else abs(difference) / 100
+    decimals = 4
+    while size and size * 10**decimals < 10 and decimals < 10:
+        decimals += 1
+    while decimals > 0 and size * 10 ** (decimals - 1) >= 10:
+        decimals -= 1
+    return decimals
+
+
+def in_brackets(interval: Interval, difference: float) -> str:
+    """`[-0.0031, -0.0010]`, with as many decimals as its width justifies."""
+    decimals = digits(interval, difference)
+    return f"[{interval.low:+.{decimals}f}, {interval.high:+.{decimals}f}]"
+
+
+def conclude(found: Sequence[Setting], margin: float | None = None) -> list[Conclusion]:
+    """A conclusion for each setting but the baseline.
+
+    A difference counts where its p, adjusted for the number of comparisons, is below 0.05. Where it does not, the
+    setting is equal to the baseline if the difference is shown to lie within the margin, and unclear otherwise.
+
+    Args:
+        margin: nats per supervised token that make no difference in practice; None: nothing is called equal, but for
+            losses that are the same to the last digit.
+    """
+    base = next((setting for setting in found if setting.baseline), None)
+    others = [setting for setting in found if not setting.baseline]
+    if base is None:
+        return []
+    reasons = {setting.label: _incomparable(setting, base) for setting in others}
+    tests = {s.label: paired_test(s.differences) for s in others if not reasons[s.label]}
+    alike = {name for name, test in tests.items() if test.interval is None}
+    open_ = [name for name in tests if name not in alike]
+    adjusted = dict(zip(open_, holm([tests[name].p for name in open_]), strict=True))
+    equal = {}
+    if margin is not None:
+        equal = dict(zip(open_, holm([equivalence_p(tests[name], margin) for name in open_]), strict=True))
+    out = []
+    for setting in others:
+        name = setting.label
+        if reasons[name]:
+            out.append(Conclusion(name, base.label, "incomparable", why=reasons[name]))
+        elif name in alike:
+            out.append(_without_spread(name, base.label, tests[name]))
+        else:
+            out.append(_concluded(name, base.label, tests[name], adjusted[name], equal.get(name), margin, len(open_)))
+    return out
+
+
+def in_words(
+    sweep: Sweep, found: Sequence[Setting], margin: float | None = None, repeats: Sequence[str] = REPEATS
+) -> list[str]:
+    """All that there is to say of a sweep, a sentence or two each; empty of one setting."""
+    lines = [str(conclusion) for conclusion in conclude(found, margin)]
+    if not lines and len(found) + (not any(setting.baseline for setting in found)) > 1:
+        keys = [key for key in sweep.keys if key not in repeats]
+        first = named(dict(zip(keys, baseline_of(sweep, repeats, None) or (), strict=True)))
+        lines.append(
+            f"Nothing is compared: {first}, which was named first, has no finished run; --baseline names another."
+        )
+    if others := besides(found):
+        lines.append(f"The settings differ also in {', '.join(others)}: another explanation of what they show.")
+    return lines + [f"{line}." for line in copies(sweep, repeats)]
+
+
+def besides(found: Sequence[Setting]) -> list[str]:
+    """What differs between the settings besides what was swept, a line each: another explanation of what they show."""
+    lines = []
+    for metric in ALSO:
+        settings_of: dict[tuple[float, ...], list[str]] = {}
+        for s in found:
+            if values := tuple(sorted({v for run in s.runs if (v := run.metric(metric)) is not None})):
+                settings_of.setdefault(values, []).append(s.name)
+        if len(settings_of) > 1:
+            said = "; ".join(f"{' and '.join(names)}: {_range(values)}" for values, names in settings_of.items())
+            lines.append(f"{NAMES.get(metric, metric)} ({said})")
+    return lines
+
+
+def _range(values: Sequence[float]) -> str:
+    return f"{values[0]:,.0f}" if values[0] == values[-1] else f"{values[0]:,.0f} to {values[-1]:,.0f}"
+
+
+def _incomparable(setting: Setting, base: Setting) -> str:
+    """Why the losses of the pairs say nothing of the settings; empty where they do."""
+    if not setting.pairs:
+        return "no repetition of both has finished"
+    if lacking := len(setting.pairs) - len(setting.differences):
+        return f"{lacking} of {len(setting.pairs)} pairs lack a finite validation loss"
+    for run, other in setting.pairs:
+        if (one := _judged_on(run)) != (two := _judged_on(other)):
+            return (
+                f"they are judged on other texts ({_said(one)} against {_said(two)}); over context lengths "
+                "validation.context_length=<the longest> makes them alike"
+            )
+    return ""
+
+
+def _judged_on(run: Run) -> tuple[float | None, ...]:
+    return tuple(run.metric(f"data.validation.{name}") for name in ("exchanges_kept", "supervised_tokens"))
+
+
+def _said(judged: tuple[float | None, ...]) -> str:
+    exchanges, tokens = (f"{value:,.0f}" if value is not None else "unknown" for value in judged)
+    return f"{exchanges} exchanges, {tokens} supervised tokens"
+
+
+def _without_spread(name: str, base: str, test: PairedTest) -> Conclusion:
+    known: dict = {"pairs": test.pairs, "difference": test.mean}
+    if test.pairs == 1:
+        return Conclusion(name, base, "unclear", **known, why="one pair tells no spread: repeat with seed=0,1,2")
+    if test.mean == 0:
+        return Conclusion(name, base, "equal", **known, why=" to the last digit")
+    return Conclusion(name, base, "unclear", **known, why="it is the same number in each pair, which tells no spread")
+
+
+def _concluded(
+    name: str, base: str, test: PairedTest, p: float, equal_p: float | None, margin: float | None, comparisons: int
+) -> Conclusion:
+    found = (test.pairs, test.mean, test.interval, p)
+    if p <= ALPHA:
+        return Conclusion(name, base, "better" if test.mean < 0 else "worse", *found)
+    if equal_p is not None and equal_p <= ALPHA:
+        return Conclusion(name, base, "equal", *found, why=f" within {margin:g}")
+    alpha = ALPHA / comparisons  # what Holm asks of the clearest of them
+    shown = visible_difference(test.deviation, test.pairs, alpha)
+    why = f"{test.pairs} pairs show a true difference of {shown:.2g} or more"
+    needed = pairs_needed(test.mean, test.deviation, alpha)
+    if needed and needed > test.pairs:
+        why += f", one of {abs(test.mean):.2g} would need about {needed}"
+    if test.p <= ALPHA:
+        why = f"alone it would count, as one of {comparisons} comparisons it does not; {why}"
+    return Conclusion(name, base, "unclear", *found, why=why)
