@@ -1,5 +1,6 @@
 """Outcomes → the table: totals, wins, intervals, and how far the judges can be trusted."""
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from vicuna_lit.evaluate.outcomes import Outcome
-from vicuna_lit.evaluate.statistics import Array, agreement, bradley_terry, length_controlled
+from vicuna_lit.evaluate.statistics import Array, bradley_terry, kappa, length_controlled, verdict_counts
 from vicuna_lit.intervals import Interval, interval, not_of_one_value, resample, wilson
 
 HUMAN = "human"
@@ -18,6 +19,9 @@ SMALL = 30
 """Questions below which a win rate's interval is Wilson's: the bootstrap's is too narrow."""
 FEWEST = 10
 """Judgments from which a win rate at equal length can be told."""
+OVERLAP = 0.1
+"""Of the judgments, the share in which the model's answer must be the longer one, and the share in which the shorter
+one: where one model is always longer, nothing says what equal lengths would do."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +45,15 @@ class RatingRow:
     mean_score_interval: Interval | None
     wins: int | None
     ties: int | None
+    undecided: int | None
+    """Of the ties: in each order another answer won, so the judge has not decided."""
     losses: int | None
     win_rate: float | None
     """Ties count half: (wins + ties / 2) / all, the adjusted win rate of MT-bench."""
     win_rate_interval: Interval | None
     length_controlled_win_rate: float | None
-    """What it would be with answers of equal length."""
+    """What it would be with answers of equal length; None where too few are about equally long."""
+    length_controlled_interval: Interval | None
     questions: int
     """With a verdict."""
     judgments: int
@@ -64,13 +71,18 @@ class Judge:
     """Outcomes that were judged in both orders."""
     consistent: float | None
     """The share of them with the same winner in both orders."""
+    consistent_interval: Interval | None
+    """Wilson's, 95%; so are the others."""
     prefers_first: float | None
     """The share in which the answer shown first won both times: position bias."""
+    prefers_first_interval: Interval | None
     prefers_second: float | None
+    prefers_second_interval: Interval | None
     decided: int
     """Outcomes with a winner, and answers of different length at hand."""
     longer_won: float | None
-    """The share of them that the longer answer won: length bias."""
+    """The share of them that the longer answer won: length bias, unless longer answers are better."""
+    longer_won_interval: Interval | None
     unparsed: int
     """Reviews without a verdict."""
 
@@ -105,8 +117,7 @@ def _row(group: list[Outcome], category: str, turn: int | None, samples: int, se
     values = Counter(o.value for o in judged)
     rate_interval = not_of_one_value(interval(rates)) if len(sums) >= SMALL else None
     mean_interval = not_of_one_value(interval(means))
-    known = [o for o in judged if o.longer is not None]
-    controlled = pair and len(known) == len(judged) >= FEWEST
+    controlled, controlled_interval = _length_controlled(judged, samples, seed) if pair else (None, None)
     return RatingRow(
         model=head.model,
         opponent=head.opponent,
@@ -121,10 +132,12 @@ def _row(group: list[Outcome], category: str, turn: int | None, samples: int, se
         mean_score_interval=(mean_interval or wilson(totals[0] / totals[3], len(sums), 10.0)) if scored else None,
         wins=values[1.0] if pair else None,
         ties=values[0.5] if pair else None,
+        undecided=sum(o.value == 0.5 and len(set(o.by_order)) > 1 for o in judged) if pair else None,
         losses=values[0.0] if pair else None,
         win_rate=float(totals[2] / totals[3]) if pair and judged else None,
         win_rate_interval=(rate_interval or wilson(totals[2] / totals[3], len(sums))) if pair and judged else None,
-        length_controlled_win_rate=_length_controlled(known) if controlled else None,
+        length_controlled_win_rate=controlled,
+        length_controlled_interval=controlled_interval,
         questions=len(sums),
         judgments=len(judged),
         unparsed=len(group) - len(judged),
@@ -141,12 +154,22 @@ def _sums(judged: Sequence[Outcome]) -> Array:
     return np.array(list(sums.values())) if sums else np.zeros((0, 5))
 
 
-def _length_controlled(known: Sequence[Outcome]) -> float:
-    return length_controlled(np.array([o.value for o in known]), np.array([float(o.longer or 0) for o in known]))
+def _length_controlled(judged: Sequence[Outcome], samples: int, seed: int) -> tuple[float | None, Interval | None]:
+    """The win rate at equal length and its interval, where the lengths overlap."""
+    longer = np.array([float(o.longer) for o in judged if o.longer is not None])
+    least = max(1, math.ceil(OVERLAP * len(judged)))
+    if len(longer) < len(judged) or len(judged) < FEWEST or min((longer >= 0).sum(), (longer <= 0).sum()) < least:
+        return None, None
+    values = np.array([o.value for o in judged])
+    places = {id: i for i, id in enumerate(dict.fromkeys(o.question_id for o in judged))}
+    drawn = resample(len(places), samples, seed)[:, [places[o.question_id] for o in judged]]
+    rates = length_controlled(values, longer, drawn)
+    return float(length_controlled(values, longer)), not_of_one_value(interval(rates))
 
 
 def bradley_terry_ratings(outcomes: Sequence[Outcome], samples: int, seed: int) -> list[dict[str, Any]]:
-    """Bradley–Terry ratings of three models or more by each judge: judge, model, rating and its 95% interval.
+    """Bradley–Terry ratings of three models or more by each judge: judge, model, rating and its 95% interval, the best
+    and the worst rank that it may have (in all but 5% of the samples).
 
     Models that no chain of comparisons connects have no ratings on one scale: each connected group has its own.
     """
@@ -167,12 +190,32 @@ def _ladder(judge: str, models: list[str], games: Sequence[Outcome], samples: in
         wins[q, i, j] += o.value or 0.0
         wins[q, j, i] += 1 - (o.value or 0.0)
     ratings = bradley_terry(wins.sum(0))
-    drawn = bradley_terry(np.einsum("sq,qij->sij", resample(len(questions), samples, seed), wins), tolerance=1e-5)
+    drawn = bradley_terry(np.einsum("sq,qij->sij", _stratified(wins, samples, seed), wins))
+    higher = (drawn[:, None, :] > drawn[:, :, None] + 1e-6).sum(-1)  # [samples, models]: how many are rated higher
+    best, worst = 1 + np.quantile(higher, (0.025, 0.975), axis=0, method="nearest")
     found = [
-        {"judge": judge, "model": model, "rating": float(ratings[i]), "interval": interval(drawn[:, i])}
+        {
+            "judge": judge,
+            "model": model,
+            "rating": float(ratings[i]),
+            "interval": not_of_one_value(interval(drawn[:, i])),
+            "ranks": [int(best[i]), int(worst[i])] if not_of_one_value(interval(drawn[:, i])) else None,
+        }
         for i, model in enumerate(models)
     ]
     return sorted(found, key=lambda row: -row["rating"])
+
+
+def _stratified(wins: Array, samples: int, seed: int) -> Array:
+    """How often each question is drawn: [samples, questions]. Questions that were put to the same pairs are drawn among
+    themselves, so that no sample lacks a pair."""
+    strata: dict[bytes, list[int]] = defaultdict(list)
+    for q, of_question in enumerate(wins):
+        strata[((of_question + of_question.T) > 0).tobytes()].append(q)
+    drawn = np.zeros((samples, len(wins)))
+    for i, members in enumerate(strata.values()):
+        drawn[:, members] = resample(len(members), samples, seed + i)
+    return drawn
 
 
 def _connected(games: Sequence[Outcome]) -> list[list[str]]:
@@ -195,23 +238,34 @@ def _judge(name: str, outcomes: Sequence[Outcome]) -> Judge:
     both = [o.by_order for o in pairs if len(o.by_order) == 2 and None not in o.by_order]
     decided = [o for o in pairs if o.value in (0.0, 1.0) and o.longer]
 
-    def share(count: int, of: int) -> float | None:
-        return count / of if of else None
+    def share(count: int, of: int) -> tuple[float | None, Interval | None]:
+        return (count / of, wilson(count / of, of)) if of else (None, None)
 
+    consistent = share(sum(a == b for a, b in both), len(both))
+    first, second = share(both.count((1.0, 0.0)), len(both)), share(both.count((0.0, 1.0)), len(both))
+    longer = share(sum((o.value == 1.0) == ((o.longer or 0) > 0) for o in decided), len(decided))
     return Judge(
         judge=name,
         both_orders=len(both),
-        consistent=share(sum(a == b for a, b in both), len(both)),
-        prefers_first=share(both.count((1.0, 0.0)), len(both)),
-        prefers_second=share(both.count((0.0, 1.0)), len(both)),
+        consistent=consistent[0],
+        consistent_interval=consistent[1],
+        prefers_first=first[0],
+        prefers_first_interval=first[1],
+        prefers_second=second[0],
+        prefers_second_interval=second[1],
         decided=len(decided),
-        longer_won=share(sum((o.value == 1.0) == ((o.longer or 0) > 0) for o in decided), len(decided)),
+        longer_won=longer[0],
+        longer_won_interval=longer[1],
         unparsed=sum(o.by_order.count(None) if o.opponent is not None else o.scores is None for o in outcomes),
     )
 
 
-def agreements(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
-    """Cohen's kappa of every two judges, and of every judge with the majority of the people."""
+def agreements(outcomes: Sequence[Outcome], samples: int, seed: int) -> list[dict[str, Any]]:
+    """How far every two judges agree, and every judge with the majority of the people.
+
+    Each row has the outcomes that both judged (`shared`), the share with the same verdict, Cohen's kappa (None: both
+    always say the same, so it is undefined), and the 95% intervals of both, by the bootstrap over questions.
+    """
     said: dict[str, dict[tuple[str, ...], float]] = defaultdict(dict)
     for o in outcomes:
         if o.opponent is not None and o.value is not None:
@@ -224,9 +278,34 @@ def agreements(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
         if f"{HUMAN} majority" in (a, b) and {a, b} & set(people):
             continue
         if shared := sorted(said[a].keys() & said[b].keys()):
-            found = agreement([said[a][key] for key in shared], [said[b][key] for key in shared])
-            rows.append({"judges": [a, b], **found._asdict()})
+            rows.append({"judges": [a, b], "shared": len(shared)} | _agreement(said[a], said[b], shared, samples, seed))
     return rows
+
+
+def _agreement(
+    first: dict[tuple[str, ...], float],
+    second: dict[tuple[str, ...], float],
+    shared: Sequence[tuple[str, ...]],
+    samples: int,
+    seed: int,
+) -> dict[str, Any]:
+    by_question: dict[str, list[tuple[str, ...]]] = defaultdict(list)
+    for key in shared:
+        by_question[key[2]].append(key)
+    counts = np.array(
+        [verdict_counts([first[k] for k in keys], [second[k] for k in keys]) for keys in by_question.values()]
+    )
+    drawn = np.einsum("sq,qij->sij", resample(len(counts), samples, seed), counts)
+    same = np.trace(drawn, axis1=1, axis2=2) / drawn.sum((1, 2))
+    observed = float(np.trace(counts.sum(0)) / counts.sum())
+    found = float(kappa(counts.sum(0)))
+    few = len(counts) < SMALL
+    return {
+        "agreement": observed,
+        "agreement_interval": wilson(observed, len(counts)) if few else not_of_one_value(interval(same)),
+        "kappa": None if math.isnan(found) else found,
+        "kappa_interval": not_of_one_value(interval(kappa(drawn))),
+    }
 
 
 def _majority(votes: Sequence[dict[tuple[str, ...], float]]) -> dict[tuple[str, ...], float]:

@@ -188,7 +188,7 @@ def _rated(
         table=ratings.table(found, *draw),
         ratings=ratings.bradley_terry_ratings(found, *draw),
         judges=ratings.judges(found),
-        agreements=ratings.agreements(found),
+        agreements=ratings.agreements(found, *draw),
         notes=notes,
     )
 

@@ -23,7 +23,8 @@ def show(found: Evaluation, folder: str) -> None:
         console.print(f"[bold]{escape(row.model)}[/bold] against [bold]{escape(row.opponent or '')}[/bold]{escape(by)}")
         parts = [] if row.score is None else [f"score {score(row.score)} : {score(row.opponent_score)}"]
         parts += [f"= {share(row.ratio)}{_brackets(row.ratio_interval)};"] if row.ratio is not None else []
-        parts += [f"won {row.wins}, tied {row.ties}, lost {row.losses}:"]
+        undecided = f" ({row.undecided} undecided)" if row.undecided else ""
+        parts += [f"won {row.wins}, tied {row.ties}{undecided}, lost {row.losses}:"]
         parts += [f"win rate {share(row.win_rate)}{_brackets(row.win_rate_interval)}"]
         console.print("  " + " ".join(parts), markup=False, soft_wrap=True)
     for row in alone[:MOST]:
@@ -48,7 +49,8 @@ def show(found: Evaluation, folder: str) -> None:
     if len(unread) > EXAMPLES:
         console.print(f"  … {len(unread) - EXAMPLES} more without a verdict, in statistics.json under doubts")
     for pair in found.agreements[:MOST]:
-        console.print(f"{' and '.join(pair['judges'])}: kappa {pair['kappa']:.3f} on {pair['shared']}", markup=False)
+        kappa = "undefined (one verdict only)" if pair["kappa"] is None else f"{pair['kappa']:.3f}"
+        console.print(f"{' and '.join(pair['judges'])}: kappa {kappa} on {pair['shared']}", markup=False)
     for note in found.notes:
         console.print(f"note: {note}", markup=False, soft_wrap=True)
     if doubts := sum(review.parsed for review in found.flagged_reviews):

@@ -1,6 +1,7 @@
 """The statistics against slower ways to get them, and how reviews become outcomes."""
 
 import itertools
+import json
 
 import numpy as np
 import pytest
@@ -8,9 +9,9 @@ import pytest
 from vicuna_lit.evaluate.answers import Answer
 from vicuna_lit.evaluate.outcomes import outcomes
 from vicuna_lit.evaluate.questions import Question
-from vicuna_lit.evaluate.ratings import bradley_terry_ratings, judges, table
+from vicuna_lit.evaluate.ratings import agreements, bradley_terry_ratings, judges, table
 from vicuna_lit.evaluate.reviews import Review
-from vicuna_lit.evaluate.statistics import agreement, bradley_terry, length_controlled
+from vicuna_lit.evaluate.statistics import bradley_terry, kappa, length_controlled, verdict_counts
 from vicuna_lit.evaluate.verdicts import Winner
 from vicuna_lit.intervals import interval, resample
 
@@ -123,7 +124,20 @@ def test_who_never_lost_has_a_rating_and_strangers_have_none_on_one_scale():
     reviews = [review(str(i), pair, (9, 1)) for i in range(30) for pair in (("a", "b"), ("b", "c"), ("x", "y"))]
     rows = bradley_terry_ratings(outcomes(reviews), 50, 0)
     assert [row["model"] for row in rows] == ["a", "b", "c"]
-    assert all(np.isfinite(row["rating"]) and row["interval"] for row in rows)
+    assert all(np.isfinite(row["rating"]) for row in rows)
+    assert all(row["interval"] is None for row in rows)  # 30 questions that all agree: their spread is not known
+
+
+def test_ratings_of_few_own_questions_have_ranks():
+    """Four questions of its own for each pair: drawn pair by pair, no sample lacks one."""
+    reviews = [review(f"{x}{y}{i}", (x, y), (9, 1) if i else (1, 9)) for x, y in ("ab", "bc") for i in range(4)]
+    rows = bradley_terry_ratings(outcomes(reviews), 300, 0)
+    assert [row["model"] for row in rows] == ["a", "b", "c"]
+    for row in rows:
+        assert row["interval"].low <= row["rating"] <= row["interval"].high
+    assert rows[0]["ranks"][0] == 1
+    assert rows[-1]["ranks"][1] == 3
+    assert all(best <= worst for best, worst in (row["ranks"] for row in rows))
 
 
 @pytest.mark.promise("Win rates are given without the pull of length, too")
@@ -142,11 +156,66 @@ def test_kappa():
     """The example of Cohen's paper form: 45/15/25/15 of 100."""
     a = [1.0] * 60 + [0.0] * 40
     b = [1.0] * 45 + [0.0] * 15 + [1.0] * 25 + [0.0] * 15
-    found = agreement(a, b)
-    assert (found.shared, found.agreement) == (100, 0.6)
-    assert found.kappa == pytest.approx(0.1304, abs=1e-4)
-    assert agreement([1, 0.5, 0], [1, 0.5, 0]).kappa == 1
-    assert np.isnan(agreement([1, 1], [1, 1]).kappa)
+    counts = verdict_counts(a, b)
+    assert np.trace(counts) == 60
+    assert kappa(counts) == pytest.approx(0.1304, abs=1e-4)
+    assert kappa(verdict_counts([1, 0.5, 0], [1, 0.5, 0])) == 1
+    assert np.isnan(kappa(verdict_counts([1, 1], [1, 1])))
+    assert kappa(np.stack([counts, counts.T])) == pytest.approx([0.1304, 0.1304], abs=1e-4)
+
+
+def test_agreement_has_an_interval_or_is_undefined():
+    """Forty questions on which two judges agree on three of four; and two judges that know one verdict."""
+    reviews = []
+    for i in range(40):
+        said: Winner = "first" if i % 2 else "second"
+        other: Winner = said if i % 4 else "tie"
+        reviews += [
+            review(str(i), ("a", "b"), winner=said, judge="j"),
+            review(str(i), ("a", "b"), winner=other, judge="k"),
+        ]
+    (row,) = agreements(outcomes(reviews), 500, 0)
+    assert (row["shared"], row["agreement"]) == (40, 0.75)
+    assert row["agreement_interval"].low < 0.75 < row["agreement_interval"].high
+    assert row["kappa_interval"].low < row["kappa"] < row["kappa_interval"].high
+    same = [review(str(i), ("a", "b"), winner="tie", judge=judge) for i in range(5) for judge in "jk"]
+    (row,) = agreements(outcomes(same), 50, 0)
+    assert (row["kappa"], row["kappa_interval"]) == (None, None)
+    json.dumps(row, allow_nan=False)
+
+
+def test_equal_length_is_not_told_where_one_model_is_always_longer():
+    """A thousand characters more in each answer: nothing says who would win without them."""
+    questions = [Question(str(i), "c", ("q",)) for i in range(40)]
+    reviews = [review(str(i), ("a", "b"), winner="second" if i % 3 else "first") for i in range(40)]
+
+    def row_of(extra: list[int]):
+        lengths = {"a": [2000] * 40, "b": [2000 + e for e in extra]}
+        answers = {m: {str(i): Answer(m, str(i), ("x" * n,)) for i, n in enumerate(of)} for m, of in lengths.items()}
+        return table(outcomes(reviews, ["a", "b"], questions, answers), 200, 0)[0]
+
+    always = row_of([1000 + 5 * i for i in range(40)])
+    assert (always.length_controlled_win_rate, always.length_controlled_interval) == (None, None)
+    both = row_of([200 if i % 2 else -200 for i in range(40)])
+    assert both.length_controlled_win_rate == pytest.approx(0.65, abs=0.02)
+    low, high = both.length_controlled_interval or (0, 0)
+    assert low < 0.6 < 0.7 < high
+
+
+def test_undecided_judgments_are_apart_from_ties_and_a_judges_rates_have_intervals():
+    """A judge that always names the first answer has decided nothing, which is no proof of equality."""
+    reviews = [review(str(i), pair, winner="first") for i in range(20) for pair in (("a", "b"), ("b", "a"))]
+    reviews.append(review("tie", ("a", "b"), winner="tie"))
+    found = outcomes(reviews, ["a", "b"])
+    row = table(found, 100, 0)[0]
+    assert (row.ties, row.undecided) == (21, 20)
+    assert row.win_rate_interval
+    assert row.win_rate_interval.high - row.win_rate_interval.low > 0.2
+    (judge,) = judges(found)
+    assert (judge.prefers_first, judge.consistent) == (1.0, 0.0)
+    assert judge.prefers_first_interval
+    assert judge.prefers_first_interval.low == pytest.approx(0.839, abs=1e-3)  # Wilson's, of 20 in 20
+    assert judge.longer_won_interval is None
 
 
 def test_three_questions_that_agree_are_no_certainty():
