@@ -6,6 +6,7 @@ folder of the user's; Hydra composes it once, and all that is checked or planned
 
 import argparse
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,8 @@ from vicuna_lit.config.texts import unquoted
 
 MOST_CHECKED = 64
 """Jobs of a sweep that are checked before the first starts; each costs a tenth of a second."""
+CUTS = {"context_length", "train_on", "template", "model", "model.path", "model.tokenizer"}
+"""Keys and groups that change how conversations become examples."""
 NAMES = "hydra.job.config.override_dirname.exclude_keys"
 """Of Hydra: the keys that stay out of the jobs' names."""
 
@@ -105,6 +108,10 @@ def read(job: Job, arguments: Sequence[str]) -> tuple[CommandLine, list[str]]:
     written, settings, multirun = _mode(job, overrides, given.multirun, composes=runs and not own)
     if multirun and runs and job in JOBS:
         refuse_multirun(os.environ)
+    added = _alike(job, written) if multirun and settings is not None and _is_grid(settings) else []
+    if added:
+        print(f"alike: {' '.join(added)} for all jobs; alike=false leaves them", file=sys.stderr)
+    written += added
     source = next((unquoted(o.removeprefix(FROM)) for o in overrides if o.startswith(FROM)), None)
     return CommandLine(job, tuple(written), flags, multirun, source, settings, runs, runs and not own), unknown
 
@@ -123,6 +130,29 @@ def _mode(job: Job, overrides: list[str], asked: bool, composes: bool) -> tuple[
         params = [f"{key}={value}" for key, value in sweeps.items() if key not in keys]
         written = expand(job, [*_globbed(params, folders(overrides)), *overrides], True) if params else written
     return written, settings, multirun
+
+
+def _alike(job: Job, written: list[str]) -> list[str]:
+    """What makes the runs of a grid alike but for what it sweeps: another context or mask cuts other examples.
+
+    Then steps count whole conversations, and every run is judged by the longest context's validation texts. Keys that
+    the user has set, in whichever way, stay.
+    """
+    swept = {o.key_or_group: o for o in _parsed(written) if o.is_sweep_override()}
+    if job != "train" or not swept.keys() & CUTS:
+        return []
+    composed = master(job, written)
+    given = {override.lstrip("+").partition("=")[0] for override in written}
+    if not composed.alike:
+        return []
+    added = []
+    if composed.step_unit == "example" and "step_unit" not in given:
+        added.append("step_unit=conversation")
+    key = "validation.context_length"
+    if "context_length" in swept and key not in given and composed.validation.context_length is None:
+        lengths = [str(value) for value in swept["context_length"].sweep_string_iterator()]
+        added += [f"{key}={max(map(int, lengths))}"] if all(map(str.isdecimal, lengths)) else []
+    return added
 
 
 def _flags(parser: argparse.ArgumentParser, given: argparse.Namespace) -> tuple[str, ...]:

@@ -208,3 +208,28 @@ def test_explain_names_the_users_file(conf):
     assert "default 5 (" in " ".join(said.split())
     given, flags = read("train", ["--explain=context_length", "experiment=vicuna"])
     assert "(conf/train.yaml)" in explain("train", [*flags, *given.overrides])
+
+
+def test_a_sweep_over_what_cuts_conversations_is_made_alike(capsys):
+    """Naively another context means other validation texts and other company in a step."""
+    lengths = "context_length=512,2048,1024"
+    configs = jobs_of(line("-m", lengths, "seed=0,1"))
+    assert {(c.step_unit, c.validation.context_length) for c in configs} == {("conversation", 2048)}
+    assert {c.context_length for c in configs} == {512, 1024, 2048}
+    assert all(set(c.run.swept) == {"context_length", "seed"} for c in configs)
+    assert "alike: step_unit=conversation validation.context_length=2048 for all jobs" in capsys.readouterr().err
+    ranged = jobs_of(line("-m", "context_length=range(256,1024,256)"))
+    assert {c.validation.context_length for c in ranged} == {768}
+    masks = jobs_of(line("-m", "train_on=assistant_messages,all_tokens"))
+    assert {(c.step_unit, c.validation.context_length) for c in masks} == {("conversation", None)}
+
+
+def test_what_the_user_says_stays_and_other_sweeps_are_left_alone(capsys):
+    lengths = "context_length=512,2048"
+    asked = jobs_of(line("-m", lengths, "step_unit=example", "validation.context_length=512"))
+    assert {(c.step_unit, c.validation.context_length) for c in asked} == {("example", 512)}
+    for given in (["-m", lengths, "alike=false"], ["-m", "seed=0,1"], ["-m", "optimizer.lr=1e-3,1e-4"]):
+        assert {(c.step_unit, c.validation.context_length) for c in jobs_of(line(*given))} == {("example", None)}
+    assert capsys.readouterr().err == ""
+    kept = jobs_of(line("-m", "experiment=smollm2_ablation", "data.path=x", "train_on=assistant_messages,all_tokens"))
+    assert {c.step_unit for c in kept} == {"conversation"}
