@@ -174,6 +174,7 @@ class DryRun:
             self._data[key].setup()
         plan = plan_run(config, ExampleLengths.of(self._data[key].train), config.trainer.devices)
         done = already_done(config.model_copy(update={"dry_run": False}), Path(config.run.dir))
+        validation = self._data[key].validation
         tokens, supervised = int(plan.step_tokens.sum()), int(plan.step_supervised.sum())
         self.rows.append(
             {key.split(".")[-1]: str(value) for key, value in config.run.swept.items()}
@@ -182,6 +183,7 @@ class DryRun:
                 "steps": f"{plan.steps:,}",
                 "tokens": f"{tokens:,}",
                 "supervised": f"{supervised:,} ({supervised / tokens:.0%})",
+                "judged by": f"{len(validation):,} examples, {int(validation.supervised.sum()):,} tokens",
                 "a step": spread(config, plan),
                 "state": "done" if done else "to do",
             }
@@ -196,3 +198,5 @@ class DryRun:
         for row in self.rows:
             table.add_row(*(Text(row.get(column, "")) for column in columns))
         Console(width=max(120, Console().width)).print(table)
+        if len({row["judged by"] for row in self.rows}) > 1:
+            console.print("The jobs are judged by other texts: vicuna-compare does not compare such losses.")

@@ -242,9 +242,9 @@ class RunSettings(Config):
     dry_run: bool
     """Print what would run (steps, tokens, layout; of a sweep all jobs and what differs) and stop."""
     alike: bool
-    """Of a sweep over `context_length`, `train_on`, `template` or the model, which all cut conversations in another way:
-    count whole conversations in a step, and judge all runs by the longest context, so that they differ in what is swept
-    alone. It sets `step_unit` and `validation.context_length` where you do not."""
+    """Of a sweep over `context_length`, `train_on`, `template` or the model, which cut conversations in other ways:
+    count whole conversations in a step, and judge all runs by the longest context, so that they differ in what is
+    swept alone. It sets `step_unit` and `validation.context_length` where you do not."""
     show_masks: Annotated[int, Field(ge=0)]
     """Print so many of the first records with what the loss is taken on, and the account of all, and stop; no weights
     are needed. 0: train."""
