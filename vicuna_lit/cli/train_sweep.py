@@ -197,6 +197,7 @@ class DryRun:
             table.add_column(column, justify="left" if column in ("a step", "state") else "right", no_wrap=True)
         for row in self.rows:
             table.add_row(*(Text(row.get(column, "")) for column in columns))
-        Console(width=max(120, Console().width)).print(table)
+        screen = Console(width=max(120, Console().width), soft_wrap=True)
+        screen.print(table)
         if len({row["judged by"] for row in self.rows}) > 1:
-            console.print("The jobs are judged by other texts: vicuna-compare does not compare such losses.")
+            screen.print("The jobs are judged by other texts: vicuna-compare does not compare such losses.")

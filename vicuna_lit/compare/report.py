@@ -2,8 +2,10 @@
 
 import csv
 import io
+import os
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 from markupsafe import Markup
 
@@ -35,14 +37,26 @@ def write_report(
     for title, svg in drawn.items():
         write(folder / "figures" / f"{title.lower().replace(' ', '_')}.svg", [svg.encode()])
     write(folder / "runs.csv", [runs_csv(sweep, metrics).encode()])
-    write(folder / "compare.html", [page(sweep, found, drawn, table(found, metrics), margin).encode()])
+    write(
+        folder / "compare.html",
+        [page(sweep, found, drawn, table(found, metrics), in_words(sweep, found, margin), folder).encode()],
+    )
     return folder / "compare.html"
 
 
 def page(
-    sweep: Sweep, found: Sequence[Setting], drawn: dict[str, SvgPlot], rows: Table, margin: float | None = None
+    sweep: Sweep,
+    found: Sequence[Setting],
+    drawn: dict[str, SvgPlot],
+    rows: Table,
+    conclusions: Sequence[str],
+    folder: Path,
 ) -> str:
-    """The page as text."""
+    """The page as text.
+
+    Args:
+        folder: where it will lie; its links to the runs are relative.
+    """
     return render_page(
         "compare/report.html.jinja",
         {},
@@ -51,7 +65,8 @@ def page(
         keys=[key for key in sweep.keys if key not in REPEATS],
         table=rows,
         baseline=next((setting.label for setting in found if setting.baseline), ""),
-        conclusions=in_words(sweep, found, margin),
+        conclusions=conclusions,
+        links={run.folder: quote(os.path.relpath(run.folder, folder)) for run in sweep.runs},
         others=[run for run in sweep.runs if run.status != "finished"],
         failures={f["job"]: f for f in sweep.failures},
         figures={title: Markup(svg) for title, svg in drawn.items()},  # drawn here, its texts escaped
