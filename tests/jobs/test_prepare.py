@@ -199,7 +199,7 @@ def run(raw, folder, *overrides: str, **environment: str) -> subprocess.Complete
     return commands.run(*command, timeout=120, env=os.environ | environment)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_an_interrupt_ends_in_one_line_and_the_same_command_goes_on(raw, prepared, tmp_path, workers):
     command = [sys.executable, "-m", "vicuna_lit.prepare", f"raw={raw}", f"run.dir={tmp_path / 'out'}"]
     command += ["validation_fraction=0.1", f"workers={workers}", "moderation.enabled=true"]

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.helpers import commands
 from vicuna_lit.config.base import CONF_DIR
 from vicuna_lit.config.compose import ConfigError, load
 from vicuna_lit.config.train import ValidationConfig
@@ -183,10 +184,10 @@ def test_the_command_exits_with_2_before_torch_and_checks_a_whole_sweep():
 
 
 def test_cfg_job_and_help():
-    show = subprocess.run([sys.executable, "-m", "vicuna_lit.train", "--cfg", "job"], capture_output=True, text=True)
+    show = commands.run("vicuna_lit.train", "--cfg", "job")
     assert show.returncode == 0
     assert "conversations_per_step: 12" in show.stdout
-    usage = subprocess.run([sys.executable, "-m", "vicuna_lit.train", "--help"], capture_output=True, text=True)
+    usage = commands.run("vicuna_lit.train", "--help")
     assert usage.returncode == 0
     assert "experiment: alpaca_7b" in usage.stdout
 

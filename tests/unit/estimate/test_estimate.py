@@ -50,11 +50,6 @@ KINDS = {
 ROW = ((100, 60, 40), 150)
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("VICUNA_LIT_CACHE", str(tmp_path / "cache"))
-
-
 @pytest.fixture(scope="module")
 def vicuna():
     """13B as the article has it, on eight GPUs."""
@@ -96,8 +91,8 @@ def _real_loss(lm: SupervisedLM, batch: Batch, ledger: MemoryTracker) -> torch.T
 
 @pytest.mark.parametrize(
     ("kind", "strategy"),
-    [("plain", "single"), ("lora", "ddp"), ("every_2", "fsdp"), ("lora", "fsdp"), ("every_2", "zero1"),
-     ("lora", "zero2"), ("plain", "zero3")],
+    [("plain", "single"), ("every_2", "fsdp"), *(pytest.param(*case, marks=pytest.mark.slow) for case in (
+        ("lora", "ddp"), ("lora", "fsdp"), ("every_2", "zero1"), ("lora", "zero2"), ("plain", "zero3")))],
 )  # fmt: skip
 def test_two_short_models_give_the_long_one(kind: str, strategy: str):
     """Each strategy once and each kind twice: what a strategy holds of a layer does not depend on the kind of run.
@@ -303,6 +298,7 @@ def test_prices_by_skypilots_rows():
 @pytest.mark.skipif("SKY_PYTHON" not in os.environ, reason="SkyPilot has an environment of its own: SKY_PYTHON")
 def test_prices_by_skypilots_own_reader(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("VICUNA_LIT_CACHE", str(tmp_path / "cache"))
     schema = "from sky.catalog import constants as c; print(c.CATALOG_SCHEMA_VERSION)"
     version = subprocess.run([os.environ["SKY_PYTHON"], "-c", schema], capture_output=True, text=True).stdout.strip()
     folder = tmp_path / ".sky/catalogs" / version / "lambda"
