@@ -33,7 +33,7 @@ def estimator() -> Estimator:
 @pytest.mark.parametrize(
     ("experiment", "gpu", "count"),
     [
-        pytest.param(e, *card, marks=[pytest.mark.slow] * (card != cards[0]))
+        pytest.param(e, *card, marks=[pytest.mark.slow] * (card != CARDS["lora_24gb"][0]))
         for e, cards in CARDS.items()
         for card in cards
     ],

@@ -34,6 +34,7 @@ def hydra_of(run: Path) -> tuple[list[str], list[str], str]:
     return overrides, [str(config.seed), str(config.run.name)], str(settings.runtime.choices.experiment)
 
 
+@pytest.mark.slow
 @pytest.mark.promise("A run's folder has Hydra's own account of it, also after a resume, and no other command's")
 def test_a_run_keeps_what_hydra_composed(tmp_path):
     assert train(tmp_path, "run.name=r", "seed=3").returncode == 0

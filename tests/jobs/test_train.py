@@ -228,7 +228,7 @@ def test_a_context_longer_than_the_models():
         build_model(config, make_encoder(config))
 
 
-@pytest.mark.parametrize("kind", ["linear", "yarn"])
+@pytest.mark.parametrize("kind", ["linear", pytest.param("yarn", marks=pytest.mark.slow)])
 def test_stretched_positions_are_what_transformers_computes(kind, tmp_path):
     """linear: position / 3 (Vicuna v1.5-16k); yarn: low frequencies / 3, high ones as they were, more attention."""
     config = load("train", *LONG, f"model.rope_scaling={kind}")

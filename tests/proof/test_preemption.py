@@ -296,7 +296,8 @@ with stop_signal.listening():
 """
 
 
-@pytest.mark.parametrize("signals", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.slow
+@pytest.mark.parametrize("signals", [1, 2])
 def test_a_process_that_is_blocked_in_a_collective_leaves_at_the_end(signals, tmp_path):
     """Its other side never comes: Python's own handlers would not run before it did."""
     processes = [

@@ -149,9 +149,9 @@ def test_raw_is_a_path_with_any_character_or_a_list(path: str):
 
 
 def test_every_choice_of_prepare_composes():
-    for preset in names("preset"):
-        for template in names("template"):
-            assert load("prepare", "raw=x", f"preset={preset}", f"template={template}").raw == "x"
+    for group in ("preset", "template"):
+        for name in names(group):
+            assert load("prepare", "raw=x", f"{group}={name}").raw == "x"
     with pytest.raises(ConfigError, match="raw: must be given"):
         load("prepare")
 

@@ -60,7 +60,9 @@ def make(config, layers: int) -> SupervisedLM:
     return SupervisedLM.of(build_model(config, None, "meta", layers), config)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(k, marks=[pytest.mark.slow] * (k not in ("every_2", "bf16-mixed", "lora"))) for k in KINDS]
+)
 def test_real_tensors_take_what_fake_ones_say(kind: str):
     config = vl.load("estimate", *SMALL, *KINDS[kind])
     said = max(_phases(make(config, 6), ROW, StrategyMemory(Counter(), {}), (6, 0), "cpu").values(), key=Counter.total)
@@ -195,6 +197,7 @@ def test_computing_by_hand():
     assert e.time.bound == "computing"
 
 
+@pytest.mark.slow
 def test_many_machines_wait_for_their_network():
     slow = vl.estimate_run(
         vl.load("estimate", "experiment=vicuna_7b", "gpu=a100-80gb", "count=64", "conversations=9000")
@@ -247,6 +250,7 @@ def test_published_speeds_are_told_apart():
     assert "published speeds of h100" in speeds_of(gpu_named("h200"), 2048, True).source
 
 
+@pytest.mark.slow
 def test_spot_machines_cost_time(vicuna):
     assert vicuna.spot and vicuna.time and vicuna.seconds
     assert vicuna.seconds[1] == pytest.approx(vicuna.time.likely + vicuna.spot.lost)
@@ -276,6 +280,7 @@ def test_advice_that_holds_when_it_is_taken():
         assert taken.time.likely == pytest.approx(change.estimate.time.likely, rel=0.05)
 
 
+@pytest.mark.slow
 def test_the_cheapest_way_is_in_time(vicuna):
     config = vicuna.asked.model_copy(update={"deadline_hours": 10.0})
     found = cheapest(type(vicuna)(**(vars(vicuna) | {"asked": config})))
