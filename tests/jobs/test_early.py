@@ -117,6 +117,7 @@ QWEN = ("experiment=vicuna", "model=qwen2_5_7b", "gpu=rtx4090", "count=1", "conv
         "data.path=package://vicuna_lit/estimate/sharegpt_lengths.csv")  # fmt: skip
 
 
+@pytest.mark.slow
 def test_an_estimate_without_a_price_has_memory_and_hours_and_names_what_fits_on_this_card():
     found = estimate_run(load("estimate", *QWEN))
     said = lines(found)

@@ -30,14 +30,8 @@ def estimator() -> Estimator:
     return Estimator()
 
 
-@pytest.mark.parametrize(
-    ("experiment", "gpu", "count"),
-    [
-        pytest.param(e, *card, marks=[pytest.mark.slow] * (card != CARDS["lora_24gb"][0]))
-        for e, cards in CARDS.items()
-        for card in cards
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("experiment", "gpu", "count"), [(e, *card) for e, cards in CARDS.items() for card in cards])
 def test_an_experiment_fits_the_card_that_it_names(experiment: str, gpu: str, count: int, estimator: Estimator):
     """With its own step plan, on conversations as long as ShareGPT's; no weights are needed."""
     config = load("estimate", f"experiment={experiment}", f"gpu={gpu}", f"count={count}", "price=1.0")

@@ -312,6 +312,7 @@ def test_bad_input_is_said_before_anything_is_written(raw, tmp_path):
     assert not (folder / "manifest.json").exists()
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_ends_in_one_message_and_the_work_goes_on_later(raw, prepared, tmp_path):
     """A limit on the size of files stands for the full disk: the write fails in the same place."""
     code = (

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections import defaultdict
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -78,6 +79,13 @@ def record(folder: Path) -> Path:
 
 
 def inspect(place: Path, *options: str) -> str:
+    (file,) = place.glob("*.wandb")
+    return shown_of(place, file.stat().st_size, *options)
+
+
+@cache
+def shown_of(place: Path, size: int, *options: str) -> str:
+    """A process of a second, once for a record of this size."""
     shown = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", *options, str(place)]
     done = subprocess.run(shown, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

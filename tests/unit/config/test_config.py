@@ -32,7 +32,9 @@ def test_every_experiment_composes(experiment: str):
     assert config.run.dir == f"runs/{experiment}"
 
 
-@pytest.mark.parametrize("group", ["model", "template", "data", "strategy", "finetune"])
+@pytest.mark.parametrize(
+    "group", ["template", "data", "strategy", "finetune", pytest.param("model", marks=pytest.mark.slow)]
+)
 def test_every_choice_composes(group: str):
     for name in names(group):
         load("train", f"{group}={name}", *(["data.path=x"] * (name != "mixture")),

@@ -121,7 +121,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused_and_nothing_is_kept(dat
 
 
 @pytest.mark.parametrize("name", [*token_cache.ARRAYS, ABOUT])
-@pytest.mark.parametrize("damage", ["cut", "flipped", "gone"])
+@pytest.mark.parametrize("damage", ["flipped", *(pytest.param(x, marks=pytest.mark.slow) for x in ("cut", "gone"))])
 def test_a_broken_entry_is_made_anew(data, name, damage, cache):
     made, account = asked(data)
     (file,) = cache.glob(f"[!.]*/{name}")

@@ -219,11 +219,8 @@ def test_a_step_makes_no_fp32_copies_of_all_gradients(at_once, dtype, weights_at
     assert most <= 1000 if dtype == torch.float32 else weights_at_once * size <= most <= (weights_at_once + 1) * size
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [("master_weights=true",), pytest.param(("master_weights=false",), marks=pytest.mark.slow)],
-    ids=["masters", "alone"],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", [("master_weights=true",), ("master_weights=false",)], ids=["masters", "alone"])
 def test_bf16_agrees_with_itself_over_micro_batches(settings, tmp_path):
     """One row a step or many: their gradients are summed in fp32."""
     for name, tokens in {"one": 8192, "many": 256}.items():
