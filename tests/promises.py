@@ -1,6 +1,7 @@
 """The promises that tests prove, as a table: `python -m tests.promises` writes docs/proofs.md."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -17,24 +18,22 @@ Where both are named, some tests or cases are quick, and the others slow.
 """
 
 
+@cache
 def promises() -> dict[str, list[tuple[str, str, str]]]:
     """Promise → its tests: file, name, kind; in the order of the files."""
     found: dict[str, list[tuple[str, str, str]]] = {}
     for file in sorted((ROOT / "tests").rglob("test_*.py")):
-        text = file.read_text()
-        for test in ast.walk(ast.parse(text)):
-            if not isinstance(test, ast.FunctionDef):
-                continue
+        whole = ast.parse(file.read_text()).body
+        for test in (node for node in whole if isinstance(node, ast.FunctionDef)):
             for mark in test.decorator_list:
                 if isinstance(mark, ast.Call) and ast.unparse(mark.func) == "pytest.mark.promise":
-                    one = (file.relative_to(ROOT).as_posix(), test.name, _kind(test, text))
+                    one = (file.relative_to(ROOT).as_posix(), test.name, _kind(test, whole))
                     found.setdefault(ast.literal_eval(mark.args[0]), []).append(one)
     return found
 
 
-def _kind(test: ast.FunctionDef, text: str) -> str:
+def _kind(test: ast.FunctionDef, whole: list[ast.stmt]) -> str:
     """By its marks, those of its file, and those of the cases that its parameters name."""
-    whole = ast.parse(text).body
     named = {ast.unparse(node.targets[0]): node for node in whole if isinstance(node, ast.Assign)}
     named |= {node.name: node for node in whole if isinstance(node, ast.FunctionDef)}
     marks = [ast.unparse(mark) for mark in test.decorator_list]

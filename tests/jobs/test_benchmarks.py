@@ -103,6 +103,7 @@ def test_the_speeds_of_a_card_become_the_estimates(tmp_path, monkeypatch):
     assert readme.read_text().startswith("before") and readme.read_text().count("8,000") == 1
 
 
+@pytest.mark.slow
 def test_gpu_composes_every_line(tmp_path):
     """7B and 13B on the meta device; the useful FLOPs of a 7B are near 6 · weights · tokens."""
     spec = importlib.util.spec_from_file_location("gpu_benchmark", BENCHMARKS / "gpu" / "run.py")

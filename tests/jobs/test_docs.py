@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 
 import vicuna_lit as vl
 from experiments import tables
+from tests.helpers import commands as forked
 from vicuna_lit.config.compose import JOBS, load
 from vicuna_lit.config.reference import entries
 from vicuna_lit.config.renamed import ELSEWHERE
@@ -69,9 +71,14 @@ def test_every_file_that_is_named_exists(name: str):
         assert (ROOT / file).exists(), file
 
 
+@cache
+def keys_of_jobs() -> dict[str, set[str]]:
+    return {job: {entry.key for entry in entries(job)} | {"experiment", "preset"} for job in JOBS}
+
+
 @pytest.mark.parametrize("name", sorted({*TEXTS} - {"decisions.md", "families.md"}))
 def test_every_command_has_the_keys_that_it_is_given(name: str):
-    known = {job: {entry.key for entry in entries(job)} | {"experiment", "preset"} for job in JOBS}
+    known = keys_of_jobs()
     for command in commands(TEXTS[name]):
         job = re.split(r"[ .]", command.removeprefix("python -m vicuna_lit.").removeprefix("vicuna-"))[0]
         if job not in known:
@@ -88,10 +95,7 @@ def test_the_readmes_commands_plan_what_they_say(command: str, tmp_path: Path):
     tiny = ["model=tiny", "model.tokenizer=package://vicuna_lit/quickstart/tokenizer", "model.path=null"]
     words = [word for word in shlex.split(filled)[1:] if not word.startswith("model.path")]
     more = tiny if "model.path" in filled else []
-    done = subprocess.run(
-        [sys.executable, "-m", "vicuna_lit.train", *words, *more, "dry_run=true", "context_length=512"],
-        cwd=tmp_path, capture_output=True, text=True,
-    )  # fmt: skip
+    done = forked.run("vicuna_lit.train", *words, *more, "dry_run=true", "context_length=512", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "steps" in done.stdout
 
@@ -140,10 +144,7 @@ def test_what_stands_beside_another_tools_config_composes(tmp_path: Path, monkey
     experiment = next(block for block in blocks(page, "yaml") if "override /model" in block)
     (tmp_path / "conf/experiment").mkdir(parents=True)
     (tmp_path / "conf/experiment/mine.yaml").write_text(experiment)
-    done = subprocess.run(
-        [sys.executable, "-m", "vicuna_lit.train", "--config-dir", "conf", "experiment=mine", "--cfg", "job"],
-        capture_output=True, text=True,
-    )  # fmt: skip
+    done = forked.run("vicuna_lit.train", "--config-dir", "conf", "experiment=mine", "--cfg", "job")
     assert done.returncode == 0, done.stderr
     assert "rank: 16" in done.stdout and "conversations_per_step: 16" in done.stdout
 

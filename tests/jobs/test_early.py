@@ -107,7 +107,7 @@ def test_devices_auto_is_every_gpu_that_there_is(monkeypatch):
 
 def test_a_strategy_for_several_processes_in_one_is_said(tmp_path):
     given = ["experiment=quickstart", "strategy=fsdp", "dry_run=true", "wandb.mode=disabled"]
-    done = subprocess.run([sys.executable, "-m", "vicuna_lit.train", *given], capture_output=True, text=True)
+    done = commands.run("vicuna_lit.train", *given)
     assert "note: strategy=fsdp runs in one process; trainer.devices=auto takes every GPU" in " ".join(
         done.stdout.split()
     )
@@ -117,6 +117,7 @@ QWEN = ("experiment=vicuna", "model=qwen2_5_7b", "gpu=rtx4090", "count=1", "conv
         "data.path=package://vicuna_lit/estimate/sharegpt_lengths.csv")  # fmt: skip
 
 
+@pytest.mark.slow
 def test_an_estimate_without_a_price_has_memory_and_hours_and_names_what_fits_on_this_card():
     found = estimate_run(load("estimate", *QWEN))
     said = lines(found)

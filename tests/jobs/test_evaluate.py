@@ -64,6 +64,7 @@ def test_from_models_to_the_page(tmp_path, models):
     assert (folder / "table.csv").read_text().count("\n") == 1 + len(rows)
 
 
+@pytest.mark.slow
 @pytest.mark.promise("An evaluation that is stopped anywhere goes on to the same files")
 def test_stopped_anywhere_and_gone_on_with(tmp_path, models, monkeypatch):
     """Answers and reviews that are there stand; the files and the table are those of the run left alone."""

@@ -3,13 +3,13 @@
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 
+from tests.helpers import commands
 from tests.helpers.runs import QUICKSTART
 from vicuna_lit.config.base import CONF_DIR
 from vicuna_lit.config.compose import load
@@ -30,6 +30,7 @@ def estimator() -> Estimator:
     return Estimator()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("experiment", "gpu", "count"), [(e, *card) for e, cards in CARDS.items() for card in cards])
 def test_an_experiment_fits_the_card_that_it_names(experiment: str, gpu: str, count: int, estimator: Estimator):
     """With its own step plan, on conversations as long as ShareGPT's; no weights are needed."""
@@ -85,14 +86,12 @@ def test_the_ablation_of_the_data_plans_a_run_for_each_set_and_seed(tmp_path: Pa
     settings = {"EXPERIMENT": "quickstart", "STEPS": "3", "SEEDS": "0,1"}
     (_, *overrides), compare = arguments_of("data_ablation.sh", *files, folder=tmp_path, **settings)
     assert compare == ["vicuna-compare", "runs/sweeps/data_ablation"]
-    command = [sys.executable, "-m", "vicuna_lit.train", *overrides, "dry_run=true"]
-    planned = subprocess.run(
-        command, capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}
-    )
+    planned = commands.run("vicuna_lit.train", *overrides, "dry_run=true", cwd=tmp_path)
     assert planned.returncode == 0, planned.stderr
     assert "4 jobs in runs/sweeps/data_ablation" in planned.stdout
 
 
+@pytest.mark.slow
 def test_the_spot_job_runs_the_example_on_cards_that_it_fits(estimator: Estimator):
     job = yaml.safe_load((EXAMPLES / "spot_lora.yaml").read_text())
     command = job["run"].replace("\\\n", " ").replace("$SKYPILOT_TASK_ID", "1")

@@ -4,18 +4,20 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 import yaml
 
+from tests.helpers import commands
 from tests.helpers.hub_server import TOKEN, Files, Hub, files_of
 from tests.helpers.runs import QUICKSTART
 from vicuna_lit.config.compose import load
 from vicuna_lit.hub import HubName, hub_name
 from vicuna_lit.paths import HUB, MissingPath, locate, model_name
 
+ROOT = str(Path(__file__).parents[2])
 RECORDS = (QUICKSTART / "conversations.jsonl").read_bytes().splitlines(keepends=True)
 DATA = {
     "README.md": b"---\nlicense: cc-by-4.0\n---\n# Talk",
@@ -37,7 +39,7 @@ def model(tmp_path_factory) -> Files:
         "trainer.max_steps=1",
         *(o for o in FAST if "max_steps" not in o),
     ]
-    done = subprocess.run([sys.executable, "-m", "vicuna_lit.train", *overrides], capture_output=True, text=True)
+    done = commands.run("vicuna_lit.train", *overrides)
     assert done.returncode == 0, done.stderr
     card = b"---\nlicense: llama2\n---\n# Tiny"
     extra = {
@@ -64,12 +66,46 @@ def command(job: str, *overrides: str, cwd: Path) -> subprocess.CompletedProcess
     """The last line of stdout says whether torch was imported."""
     code = f"import sys; sys.argv[0] = 'vicuna-{job}'\nfrom vicuna_lit.cli.{job} import main\n"
     code += "try:\n    main()\nfinally:\n    print('torch' in sys.modules)"
-    root = str(Path(__file__).parents[2])
-    paths = os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])
+    paths = os.pathsep.join([ROOT, os.environ.get("PYTHONPATH", "")])
     return subprocess.run(
         [sys.executable, "-c", code, *overrides], capture_output=True, text=True, cwd=cwd,
         env=os.environ | {"PYTHONPATH": paths},
     )  # fmt: skip
+
+
+LINES = """
+import json, os, sys
+import vicuna_lit.cli.app, vicuna_lit.hub, huggingface_hub
+from vicuna_lit.cli.{job} import main
+
+for number, line in enumerate(json.loads(sys.argv[1])):
+    if child := os.fork():
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+        continue
+    for stream in (1, 2):
+        os.dup2(os.open(f"{{sys.argv[2]}}/{{number}}.{{stream}}", os.O_WRONLY | os.O_CREAT), stream)
+    sys.argv = ["vicuna-{job}", *line]
+    try:
+        main()
+    finally:
+        print("torch" in sys.modules)
+    sys.exit()
+"""
+
+
+def lines_of(job: str, lines: Sequence[Sequence[str]], cwd: Path) -> list[subprocess.CompletedProcess[str]]:
+    """`command` for several lines, each in a fork of one process that has imported what every command does."""
+    said = cwd / "said"
+    said.mkdir()
+    codes = subprocess.run(
+        [sys.executable, "-c", LINES.format(job=job), json.dumps(lines), str(said)],
+        stdout=subprocess.PIPE, text=True, check=True, cwd=cwd,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([ROOT, os.environ.get("PYTHONPATH", "")])},
+    ).stdout.split()  # fmt: skip
+    return [
+        subprocess.CompletedProcess(line, int(code), *((said / f"{i}.{stream}").read_text() for stream in (1, 2)))
+        for i, (line, code) in enumerate(zip(lines, codes, strict=True))
+    ]
 
 
 def refused(done: subprocess.CompletedProcess[str]) -> str:
@@ -173,6 +209,7 @@ def test_a_sweep_over_names_resolves_each_once_and_says_which_job_has_none(hub, 
     assert sum("datasets/org/talk/revision/main" in request for request in hub.requests) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("job", ["train", "estimate"])
 def test_what_cannot_be_fetched_is_one_line_before_torch(hub, tmp_path, job, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", TOKEN)
@@ -193,13 +230,16 @@ def test_what_cannot_be_fetched_is_one_line_before_torch(hub, tmp_path, job, mon
     if job == "train":
         said[("model.path=org/pickles",)] = "no weights as safetensors"
     (tmp_path / "hf_home").mkdir()
-    for overrides, what in said.items():
-        first = () if overrides[0] == "model=tiny" else ("model=local", "data=quickstart")
-        line = refused(command(job, *first, *overrides, "run.dir=run", cwd=tmp_path))
-        assert what in line, line
+    given = [
+        (*(() if line[0] == "model=tiny" else ("model=local", "data=quickstart")), *line, "run.dir=run")
+        for line in said
+    ]
+    for done, what in zip(lines_of(job, given, tmp_path), said.values(), strict=True):
+        assert what in refused(done)
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_private_and_gated_repositories_ask_for_a_login(hub, model, tmp_path):
     hub.commit("org/secret", model)
     hub.commit("org/gated", model)
@@ -277,6 +317,7 @@ def test_a_model_is_pushed_with_a_card_private_and_a_failed_push_keeps_the_run(h
     assert str(tmp_path) not in card
 
 
+@pytest.mark.slow
 def test_a_push_that_cannot_be_is_refused_before_training(hub, tmp_path, monkeypatch):
     for extra, token, what in (
         ((), None, "nobody is logged in; `hf auth login`, or HF_TOKEN"),

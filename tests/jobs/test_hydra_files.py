@@ -34,6 +34,7 @@ def hydra_of(run: Path) -> tuple[list[str], list[str], str]:
     return overrides, [str(config.seed), str(config.run.name)], str(settings.runtime.choices.experiment)
 
 
+@pytest.mark.slow
 @pytest.mark.promise("A run's folder has Hydra's own account of it, also after a resume, and no other command's")
 def test_a_run_keeps_what_hydra_composed(tmp_path):
     assert train(tmp_path, "run.name=r", "seed=3").returncode == 0
@@ -75,7 +76,11 @@ def test_each_job_of_a_sweep_keeps_it_too(tmp_path):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["vicuna_lit.train", "--explain"], ["vicuna_lit.train", "--cfg", "job"], ["vicuna_lit.prepare", "--help"]],
+    [
+        ["vicuna_lit.train", "--explain"],
+        pytest.param(["vicuna_lit.train", "--cfg", "job"], marks=pytest.mark.slow),
+        pytest.param(["vicuna_lit.prepare", "--help"], marks=pytest.mark.slow),
+    ],
 )
 def test_a_command_whose_reader_has_gone_ends_quietly(arguments):
     """As `| head` leaves it: the pipe is closed before the command writes."""

@@ -2,11 +2,11 @@
 
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.helpers import commands
 from tests.helpers.encoders import QUICKSTART
 from vicuna_lit.config.compose import load
 from vicuna_lit.config.short_forms import expand
@@ -75,7 +75,7 @@ def test_every_recipe_of_a_model_but_the_toys_takes_the_articles():
 
 
 def command(*overrides: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "vicuna_lit.train", *overrides], capture_output=True, text=True)
+    return commands.run("vicuna_lit.train", *overrides)
 
 
 def test_the_command_says_the_recipe_that_it_chose(run):

@@ -164,6 +164,7 @@ class Same(vl.SupervisedModule):
         return cross_entropy(self.lm(vl.SupervisedLM.logits, batch), batch.targets, reduction="sum")
 
 
+@pytest.mark.slow
 def test_an_own_loss_is_another_run(tmp_path):
     vl.fit(config(tmp_path / "ours"))
     vl.fit(config(tmp_path / "same"), module=Same)

@@ -151,7 +151,7 @@ class Stop(Exception):
     pass
 
 
-@pytest.mark.parametrize("write", [3, 12, 19, 31, 40, 44])
+@pytest.mark.parametrize("write", [3, 31, *(pytest.param(n, marks=pytest.mark.slow) for n in (12, 19, 40, 44))])
 @pytest.mark.promise(
     "prepare gives the same bytes with one worker or two, on Ray, after a stop at any stage and after a killed worker"
 )
@@ -199,6 +199,7 @@ def run(raw, folder, *overrides: str, **environment: str) -> subprocess.Complete
     return commands.run(*command, timeout=120, env=os.environ | environment)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_an_interrupt_ends_in_one_line_and_the_same_command_goes_on(raw, prepared, tmp_path, workers):
     command = [sys.executable, "-m", "vicuna_lit.prepare", f"raw={raw}", f"run.dir={tmp_path / 'out'}"]
@@ -311,6 +312,7 @@ def test_bad_input_is_said_before_anything_is_written(raw, tmp_path):
     assert not (folder / "manifest.json").exists()
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_ends_in_one_message_and_the_work_goes_on_later(raw, prepared, tmp_path):
     """A limit on the size of files stands for the full disk: the write fails in the same place."""
     code = (

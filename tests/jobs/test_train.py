@@ -228,6 +228,7 @@ def test_a_context_longer_than_the_models():
         build_model(config, make_encoder(config))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["linear", "yarn"])
 def test_stretched_positions_are_what_transformers_computes(kind, tmp_path):
     """linear: position / 3 (Vicuna v1.5-16k); yarn: low frequencies / 3, high ones as they were, more attention."""
@@ -287,8 +288,8 @@ def test_a_tokenizer_without_eos_and_other_missing_things(tmp_path, capsys):
     ("choice", "parameters"),
     [
         ("experiment=vicuna_7b", 6_738_415_616),
-        ("experiment=vicuna_13b", 13_015_864_320),
-        ("experiment=alpaca_7b", 6_738_415_616),
+        pytest.param("experiment=vicuna_13b", 13_015_864_320, marks=pytest.mark.slow),
+        pytest.param("experiment=alpaca_7b", 6_738_415_616, marks=pytest.mark.slow),
         ("model=qwen3_4b", 4_022_468_096),
     ],
 )

@@ -111,6 +111,7 @@ def test_a_folder_of_another_run_is_refused(monkeypatch, tmp_path):
     assert len(new_wandb_id(tmp_path)) == 8
 
 
+@pytest.mark.slow
 @pytest.mark.promise("Each trial of `wandb agent` is a run with the agent's id in a folder of its own")
 def test_two_trials_run_and_an_evaluation_names_them(agent, tmp_path):
     short = [o for o in COMMON if not o.startswith(("run.", "wandb.", "experiment="))]

@@ -22,6 +22,7 @@ def merged(folder: Path) -> list[tuple[int, dict[str, Any]]]:
     return [row for record in records for row in history_rows(record)]
 
 
+@pytest.mark.slow
 @pytest.mark.promise("One W&B run has one row a step, whatever was interrupted or lost of its record")
 def test_three_interruptions_are_one_run(tmp_path, monkeypatch):
     """Stopped before the first checkpoint, between two, and in the middle of a validation loss."""

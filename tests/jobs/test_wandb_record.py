@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections import defaultdict
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -78,6 +79,13 @@ def record(folder: Path) -> Path:
 
 
 def inspect(place: Path, *options: str) -> str:
+    (file,) = place.glob("*.wandb")
+    return shown_of(place, file.stat().st_size, *options)
+
+
+@cache
+def shown_of(place: Path, size: int, *options: str) -> str:
+    """A process of a second, once for a record of this size."""
     shown = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", *options, str(place)]
     done = subprocess.run(shown, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -249,6 +257,7 @@ def test_the_win_rate_goes_to_the_run_that_made_the_model_and_takes_nothing_from
     assert not list(history_rows(records[1]))
 
 
+@pytest.mark.slow
 def test_the_same_evaluation_again_is_the_same_record(trained, evaluated):
     """And where it is to be another one it takes its place."""
     before = record(evaluated)
@@ -435,6 +444,7 @@ def test_online_the_models_are_inputs(trained, evaluated, tmp_path, capsys):
     assert "W&B did not take other as its input (us/p/model-unsynced:latest): artifact not found" in said
 
 
+@pytest.mark.slow
 def test_without_wandb_it_is_not_imported(tmp_path):
     """It takes a second, and a training machine may not have it."""
     command = [

@@ -75,6 +75,7 @@ def test_traces(tmp_path):
     assert read_trace(file) == [Interruption("kill", "after", 12.5), Interruption("notice", "after", 3600.0)]
 
 
+@pytest.mark.slow
 def test_a_difference_is_found(tmp_path):
     """The yardstick itself: another seed is another run."""
     folders: list[Path] = []

@@ -157,6 +157,7 @@ def test_four_bits(base, tmp_path):
     assert torch.equal(ours["model.embed_tokens.weight"], theirs["model.embed_tokens.weight"])
 
 
+@pytest.mark.slow
 def test_four_bits_under_every_precision(base, tmp_path):
     start = []
     for precision in ("fp32", "bf16-mixed", "bf16-true"):

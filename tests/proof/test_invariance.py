@@ -85,8 +85,15 @@ def oracle() -> Curve:
 
 
 @pytest.fixture(scope="module")
-def reference(tmp_path_factory) -> Curve:
-    return ours(tmp_path_factory.mktemp("reference") / "run", *LAYOUTS["4x-packed"])
+def single(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("single") / "run"
+    ours(folder, *LAYOUTS["4x-packed"])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def reference(single) -> Curve:
+    return curve(single)
 
 
 @pytest.mark.parametrize("layout", [pytest.param(x, marks=[pytest.mark.slow] * (x not in EXTREME)) for x in LAYOUTS])
@@ -112,13 +119,6 @@ HEAD = ["lm_head=chunked", "lm_head=plain"]
 ALL = list(itertools.product(MEMORY, CHECKPOINTING, ATTENTION, HEAD))
 FEW = [ALL[0], ALL[-1]]
 """Each value of each key once; the others are slow tests."""
-
-
-@pytest.fixture(scope="module")
-def single(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("single") / "run"
-    ours(folder, *LAYOUTS["4x-packed"])
-    return folder
 
 
 @pytest.mark.parametrize(

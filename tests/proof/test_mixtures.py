@@ -36,6 +36,7 @@ def result(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "result.json").read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.promise("A mixture gives the same losses on another layout, and after a stop to the bit")
 def test_another_layout_and_a_stop_leave_the_losses_of_a_mixture_alone(never, tmp_path):
     common = [*MIXTURE, f"run.dir={tmp_path / 'often'}", "wandb.mode=disabled"]

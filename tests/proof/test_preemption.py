@@ -221,7 +221,7 @@ def told_at(monkeypatch: pytest.MonkeyPatch, condition, signals: int = 1) -> lis
     return seen
 
 
-@pytest.mark.parametrize("at", [0, 3, pytest.param(9, marks=pytest.mark.slow), 20])
+@pytest.mark.parametrize("at", [0, *(pytest.param(step, marks=pytest.mark.slow) for step in (3, 9, 20))])
 @pytest.mark.promise(
     "SIGTERM to the command or to any rank, in steps and validations, saves, and the same command goes on"
 )
@@ -296,6 +296,7 @@ with stop_signal.listening():
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signals", [1, 2])
 def test_a_process_that_is_blocked_in_a_collective_leaves_at_the_end(signals, tmp_path):
     """Its other side never comes: Python's own handlers would not run before it did."""
@@ -329,6 +330,7 @@ def test_a_second_signal_while_it_leaves_changes_nothing(tmp_path):
     ended(process, PREEMPTED)
 
 
+@pytest.mark.slow
 def test_a_signal_as_soon_as_it_is_heard(tmp_path):
     """Before the config is read, or anything large is imported."""
     process = command("vicuna_lit.train", *COMMON, f"run.dir={tmp_path / 'run'}")

@@ -73,7 +73,7 @@ def first_are_quick(cases: Iterable[str], quick: int) -> list[Any]:
     return [pytest.param(case, marks=[pytest.mark.slow] if i >= quick else []) for i, case in enumerate(cases)]
 
 
-@pytest.mark.parametrize("case", first_are_quick(ONE_PROCESS, 2))
+@pytest.mark.parametrize("case", first_are_quick(ONE_PROCESS, 1))
 @pytest.mark.promise(
     "A run that is stopped and goes on gives the same metrics, weights and optimizer state to the bit: fp32, bf16, "
     "LoRA, 8-bit AdamW, Adafactor; on one process and on two"
@@ -107,7 +107,8 @@ def test_two_processes(strategy, tmp_path):
         identical(tmp_path / f"{name}-often", tmp_path / f"{name}-never")
 
 
-@pytest.mark.parametrize("rows", ["256", pytest.param("4096", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("rows", ["256", "4096"])
 def test_the_optimizer_waits_for_the_writer(rows, tmp_path):
     """A checkpoint that is read late still holds its own step."""
     run_here(**job(tmp_path / "quick", f"tokens_per_device={rows}", "trainer.max_steps=9"))
@@ -226,9 +227,10 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException, *at: int) -> 
     return calls
 
 
-@pytest.mark.parametrize(("error", "said"), FAILURES.values(), ids=FAILURES.keys())
-def test_a_save_that_fails_does_not_end_the_run(error, said, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("case", first_are_quick(FAILURES, 1))
+def test_a_save_that_fails_does_not_end_the_run(case, tmp_path, monkeypatch, capsys):
     """It is said and counted; the next one is tried."""
+    error, said = FAILURES[case]
     calls = failing(monkeypatch, error, 8)
     run_here(**job(tmp_path / "run"))
     assert calls == [4, 8, 12]
@@ -288,6 +290,7 @@ def test_no_randomness_in_a_step(tmp_path, monkeypatch):
     assert all(torch.equal(state, states[0]) for state in states)
 
 
+@pytest.mark.slow
 def test_what_travels_in_a_step(tmp_path):
     """Per step, not per micro-batch: the gradient, the loss, and the flags of `preemption`."""
     run_group([job(tmp_path / "run", "strategy=ddp", "tokens_per_device=256", count_collectives=True)], tmp_path)

@@ -78,7 +78,11 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize("name", CHANGES)
+QUICK = ("data.jsonl", "base/model.safetensors")
+EACH = [pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK)) for name in CHANGES]
+
+
+@pytest.mark.parametrize("name", EACH)
 def test_a_finished_run_is_not_found_again_where_a_file_that_it_read_has_changed(name, tmp_path, base):
     given = settings(tmp_path, base)
     run_here(given)
@@ -91,7 +95,7 @@ def test_a_finished_run_is_not_found_again_where_a_file_that_it_read_has_changed
         fit(load("train", *given))
 
 
-@pytest.mark.parametrize("name", CHANGES)
+@pytest.mark.parametrize("name", EACH)
 def test_a_run_does_not_go_on_where_a_file_that_it_read_has_changed(name, tmp_path, base):
     given = [*settings(tmp_path, base), "checkpoint.every_steps=1"]
     run_here(given, stop_after=1)

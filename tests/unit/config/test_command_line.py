@@ -133,6 +133,7 @@ def test_two_data_sets_are_two_jobs(tmp_path, monkeypatch):
     assert "a sweep over quickstart of conf/data and a path" in problems("-m", "data=quickstart,a.jsonl")
 
 
+@pytest.mark.slow
 def test_a_sweep_that_an_experiment_holds_is_one_like_any_other(conf):
     found = line("--config-dir=conf", "experiment=abl", "trainer.max_steps=1")
     assert found.multirun

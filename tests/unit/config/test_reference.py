@@ -34,7 +34,9 @@ def test_every_key_of_a_job_is_in_the_reference_and_has_a_meaning(job: Any):
     assert not [entry.key for entry in known.values() if not entry.text]
 
 
-@pytest.mark.parametrize("group", ["strategy", "finetune", "model", "template"])
+@pytest.mark.parametrize(
+    "group", ["strategy", "finetune", *(pytest.param(name, marks=pytest.mark.slow) for name in ("model", "template"))]
+)
 def test_a_choice_brings_keys_that_say_under_which_choice_they_exist(group: str):
     known = by_key("train")
     for choice in known[group].choices:

@@ -7,7 +7,7 @@ import pytest
 
 from vicuna_lit.compare.runs import read_run
 from vicuna_lit.config.base import CONF_DIR
-from vicuna_lit.config.compose import ConfigError, load
+from vicuna_lit.config.compose import ConfigError, load, unknown_key
 from vicuna_lit.config.renamed import ELSEWHERE, RENAMED, VALUES, new_key, with_new_names
 from vicuna_lit.config.train import TrainConfig
 from vicuna_lit.data.conversation import Conversation, write_jsonl
@@ -78,7 +78,17 @@ def test_an_old_value_is_refused_with_the_new_one(key: str, old: str):
     assert f"it is called {VALUES[key][old]} now" in said
 
 
-@pytest.mark.parametrize("key", sorted(ELSEWHERE))
+def test_every_key_of_another_tool_has_ours():
+    for key, ours in ELSEWHERE.items():
+        assert unknown_key(key, []) == f"{key}: unknown key; here it is {ours}"
+
+
+QUICK = sorted(ELSEWHERE)[::14]
+
+
+@pytest.mark.parametrize(
+    "key", [pytest.param(k, marks=[pytest.mark.slow] * (k not in QUICK)) for k in sorted(ELSEWHERE)]
+)
 def test_another_tools_key_is_refused_with_ours(key: str):
     said = problems(f"{key}=1")[0]
     assert said == f"{key}: unknown key; here it is {ELSEWHERE[key]}"

@@ -1,11 +1,10 @@
 """Paths and texts of any form on the command line, in every job and in sweeps; W&B's limits, refused at once."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.helpers import commands
 from tests.helpers.encoders import QUICKSTART
 from vicuna_lit.cli.command_line import jobs_of, read
 from vicuna_lit.cli.evaluate_after import _overrides
@@ -108,7 +107,6 @@ def test_the_command_takes_such_paths(tmp_path):
     folder = tmp_path / "größe=1, it's ~"
     folder.mkdir()
     (folder / "mine.jsonl").write_text("\n".join((QUICKSTART / "conversations.jsonl").read_text().splitlines()[:8]))
-    command = [sys.executable, "-m", "vicuna_lit.train", f"data={folder}/mine.jsonl", f"run.dir={folder}/run"]
-    done = subprocess.run([*command, "dry_run=true"], capture_output=True, text=True)
+    done = commands.run("vicuna_lit.train", f"data={folder}/mine.jsonl", f"run.dir={folder}/run", "dry_run=true")
     assert done.returncode == 0, done.stderr
     assert "8 of 8 records" in " ".join(done.stdout.split())

@@ -169,8 +169,20 @@ def test_accounting_of_a_mixed_lot():
 FILES = sorted((SHARED / "conversations").glob("*.json*")) + sorted((SHARED / "alpaca").glob("*.json"))
 
 
-@pytest.mark.parametrize("path", [p for p in FILES if "tags" not in p.name], ids=lambda p: p.name)
-@pytest.mark.parametrize("pair", ["llama vicuna_v1", "smollm2_chatml chatml", "mistral_v1 mistral"])
+PAIRS = ("llama vicuna_v1", "smollm2_chatml chatml", "mistral_v1 mistral")
+QUICK = {"sharegpt_v3_random_a.json": PAIRS[0], "chatgpt_export_ab.json": PAIRS[1], "alpaca_en_demo_ab.json": PAIRS[2]}
+"""Of each kind of file one, each template once; the others are slow tests."""
+
+
+@pytest.mark.parametrize(
+    ("pair", "path"),
+    [
+        pytest.param(pair, path, marks=[pytest.mark.slow] * (QUICK.get(path.name) != pair), id=f"{pair}-{path.name}")
+        for pair in PAIRS
+        for path in FILES
+        if "tags" not in path.name
+    ],
+)
 @pytest.mark.promise("Every record is an example or a rejection with its reason, on all the real data")
 def test_real_data_adds_up(path, pair):
     encoder = encoder_of(*pair.split())

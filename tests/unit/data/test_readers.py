@@ -225,6 +225,7 @@ def test_a_file_that_is_no_gzip_file(tmp_path):
     assert loss.detail.startswith("after 0 records, the rest of the file is lost: Not a gzipped file")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["array", "lines"])
 def test_memory_stays_flat(tmp_path, form):
     start, between, end = (b"[", b",", b"]") if form == "array" else (b"", b"\n", b"")

@@ -67,6 +67,7 @@ def prompt(encoder) -> str:
     return "".join(segment.text for segment in encoder.template.prompt(Conversation.of("Hi")))
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_and_is_found_again_after_midnight_with_the_date_of_its_first_start(tmp_path, base, clock):
     given = [*TINY, "model=local", f"model.path={base}", "template=tokenizer", "checkpoint.every_steps=1",
              f"data={QUICKSTART / 'conversations.jsonl'}", f"run.dir={tmp_path / 'run'}"]  # fmt: skip

@@ -4,14 +4,13 @@ import json
 import multiprocessing
 import os
 import shutil
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.helpers import commands
 from tests.helpers.runs import COMMON, QUICKSTART
 from vicuna_lit.config.compose import load
 from vicuna_lit.data import source, token_cache
@@ -122,7 +121,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused_and_nothing_is_kept(dat
 
 
 @pytest.mark.parametrize("name", [*token_cache.ARRAYS, ABOUT])
-@pytest.mark.parametrize("damage", ["cut", "flipped", "gone"])
+@pytest.mark.parametrize("damage", ["flipped", *(pytest.param(x, marks=pytest.mark.slow) for x in ("cut", "gone"))])
 def test_a_broken_entry_is_made_anew(data, name, damage, cache):
     made, account = asked(data)
     (file,) = cache.glob(f"[!.]*/{name}")
@@ -244,16 +243,15 @@ def test_ids_of_any_characters_come_back():
 def test_the_command_shows_and_clears(data, tmp_path, cache):
     asked(data)
     asked(data, validation=True)
-    command = [sys.executable, "-m", "vicuna_lit.data.token_cache"]
-    shown = subprocess.run(command, capture_output=True, text=True, env=os.environ)
+    shown = commands.run("vicuna_lit.data.token_cache")
     assert (shown.returncode, shown.stderr) == (0, "")
     assert "2 sets" in shown.stdout.splitlines()[0]
     assert "data.jsonl" in shown.stdout
     assert {"training", "validation"} <= set(shown.stdout.split())
-    cleared = subprocess.run([*command, "--clear"], capture_output=True, text=True, env=os.environ)
+    cleared = commands.run("vicuna_lit.data.token_cache", "--clear")
     assert cleared.returncode == 0
     assert not cache.exists()
-    assert subprocess.run([*command, "--what"], capture_output=True, env=os.environ).returncode == 2
+    assert commands.run("vicuna_lit.data.token_cache", "--what").returncode == 2
 
 
 def test_the_account_is_json(data):

@@ -1,13 +1,12 @@
 """What is held out: by content, said where it is none or little, and the same whatever becomes of the rest."""
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from tests.helpers import commands
 from vicuna_lit.config.compose import load
 from vicuna_lit.data.conversation import Conversation, is_validation
 from vicuna_lit.data.readers import read
@@ -100,7 +99,7 @@ def test_no_or_few_held_out_conversations_are_said_on_the_screen_in_the_result_a
 ):
     data = write(tmp_path / "data.jsonl", records())
     given = [*TINY, f"data={data}", f"data.validation_fraction={fraction}", f"run.dir={tmp_path / 'run'}"]
-    done = subprocess.run([sys.executable, "-m", "vicuna_lit.train", *given], capture_output=True, text=True)
+    done = commands.run("vicuna_lit.train", *given)
     assert done.returncode == 0, done.stderr
     assert note in " ".join(done.stdout.split())
     result = json.loads((tmp_path / "run/result.json").read_text())

@@ -50,11 +50,6 @@ KINDS = {
 ROW = ((100, 60, 40), 150)
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("VICUNA_LIT_CACHE", str(tmp_path / "cache"))
-
-
 @pytest.fixture(scope="module")
 def vicuna():
     """13B as the article has it, on eight GPUs."""
@@ -65,7 +60,9 @@ def make(config, layers: int) -> SupervisedLM:
     return SupervisedLM.of(build_model(config, None, "meta", layers), config)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(k, marks=[pytest.mark.slow] * (k not in ("every_2", "bf16-mixed"))) for k in KINDS]
+)
 def test_real_tensors_take_what_fake_ones_say(kind: str):
     config = vl.load("estimate", *SMALL, *KINDS[kind])
     said = max(_phases(make(config, 6), ROW, StrategyMemory(Counter(), {}), (6, 0), "cpu").values(), key=Counter.total)
@@ -96,8 +93,9 @@ def _real_loss(lm: SupervisedLM, batch: Batch, ledger: MemoryTracker) -> torch.T
 
 @pytest.mark.parametrize(
     ("kind", "strategy"),
-    [("plain", "single"), ("lora", "ddp"), ("every_2", "fsdp"), ("lora", "fsdp"), ("every_2", "zero1"),
-     ("lora", "zero2"), ("plain", "zero3")],
+    [("plain", "single"), *(pytest.param(*case, marks=pytest.mark.slow) for case in (
+        ("lora", "ddp"), ("every_2", "fsdp"), ("lora", "fsdp"), ("every_2", "zero1"), ("lora", "zero2"),
+        ("plain", "zero3")))],
 )  # fmt: skip
 def test_two_short_models_give_the_long_one(kind: str, strategy: str):
     """Each strategy once and each kind twice: what a strategy holds of a layer does not depend on the kind of run.
@@ -200,6 +198,7 @@ def test_computing_by_hand():
     assert e.time.bound == "computing"
 
 
+@pytest.mark.slow
 def test_many_machines_wait_for_their_network():
     slow = vl.estimate_run(
         vl.load("estimate", "experiment=vicuna_7b", "gpu=a100-80gb", "count=64", "conversations=9000")
@@ -252,6 +251,7 @@ def test_published_speeds_are_told_apart():
     assert "published speeds of h100" in speeds_of(gpu_named("h200"), 2048, True).source
 
 
+@pytest.mark.slow
 def test_spot_machines_cost_time(vicuna):
     assert vicuna.spot and vicuna.time and vicuna.seconds
     assert vicuna.seconds[1] == pytest.approx(vicuna.time.likely + vicuna.spot.lost)
@@ -281,6 +281,7 @@ def test_advice_that_holds_when_it_is_taken():
         assert taken.time.likely == pytest.approx(change.estimate.time.likely, rel=0.05)
 
 
+@pytest.mark.slow
 def test_the_cheapest_way_is_in_time(vicuna):
     config = vicuna.asked.model_copy(update={"deadline_hours": 10.0})
     found = cheapest(type(vicuna)(**(vars(vicuna) | {"asked": config})))
@@ -303,6 +304,7 @@ def test_prices_by_skypilots_rows():
 @pytest.mark.skipif("SKY_PYTHON" not in os.environ, reason="SkyPilot has an environment of its own: SKY_PYTHON")
 def test_prices_by_skypilots_own_reader(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("VICUNA_LIT_CACHE", str(tmp_path / "cache"))
     schema = "from sky.catalog import constants as c; print(c.CATALOG_SCHEMA_VERSION)"
     version = subprocess.run([os.environ["SKY_PYTHON"], "-c", schema], capture_output=True, text=True).stdout.strip()
     folder = tmp_path / ".sky/catalogs" / version / "lambda"

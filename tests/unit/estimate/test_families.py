@@ -85,7 +85,11 @@ LONG: dict[str, tuple[str, dict[str, Any], tuple[str, ...], Repeats]] = {
 }
 
 
-@pytest.mark.parametrize("case", LONG)
+QUICK = ("qwen2_window", "deepseek_v3", "gemma3")
+"""Windows, experts and two kinds of layers; other cases are slow tests."""
+
+
+@pytest.mark.parametrize("case", [pytest.param(x, marks=[pytest.mark.slow] * (x not in QUICK)) for x in LONG])
 def test_two_short_models_give_the_long_one(case: str, tmp_path: Path):
     """To the byte, where kinds of layers alternate, where the first ones differ, and where the last period is cut."""
     name, fields, overrides, pattern = LONG[case]
@@ -146,7 +150,10 @@ def cache_folder(tmp_path_factory):
         yield
 
 
-@pytest.mark.parametrize("name", sorted(set(FAMILIES) - REFUSED - UNKNOWN))
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(x, marks=[pytest.mark.slow] * (x not in QUICK)) for x in sorted({*FAMILIES} - REFUSED - UNKNOWN)],
+)
 def test_every_family_has_an_estimate(name: str, tmp_path: Path):
     e = vl.estimate_run(config_of(sizes_alone(name, tmp_path)))
     assert e.memory.weights.all == tiny_model(name).num_parameters()

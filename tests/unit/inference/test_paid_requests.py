@@ -55,22 +55,32 @@ def run(server: Server, folder: Path, *overrides: str, **options: Any) -> list[d
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory) -> list[dict[str, Any]]:
     """The table without any fault."""
+    return without_faults(tmp_path_factory.mktemp("calm"))
+
+
+def without_faults(folder: Path, *overrides: str) -> list[dict[str, Any]]:
     os.environ["OPENAI_API_KEY"] = KEY
     with Server(answers_and_judges) as server:
-        return run(server, tmp_path_factory.mktemp("calm") / "run")
+        return run(server, folder / "run", *overrides)
 
 
 @pytest.mark.promise(
     "Over 1,000 requests to a server that is slow, hangs, breaks off, answers errors, broken JSON, nothing or a "
     "refusal give the table of a server without faults: nothing is lost, nothing paid twice"
 )
-def test_a_thousand_requests_through_faults(tmp_path, calm, capsys):
+@pytest.mark.parametrize(
+    ("questions", "requests", "faults"), [(16, 150, 1), pytest.param(80, 1000, 5, marks=pytest.mark.slow)]
+)
+def test_a_thousand_requests_through_faults(questions, requests, faults, tmp_path, tmp_path_factory, capsys):
+    """A quick test takes a fifth of them."""
+    asked = f"max_questions={questions}"
+    calm = without_faults(tmp_path_factory.mktemp("calm"), asked)
     with Server(answers_and_judges, faults=0.3) as server:
-        table = run(server, tmp_path / "run", "requests.timeout_seconds=6")
+        table = run(server, tmp_path / "run", asked, "requests.timeout_seconds=6")
         assert table == calm
-        assert len(server.paid) >= 1000
+        assert len(server.paid) >= requests
         assert set(server.paid.values()) == {1}
-        assert all(server.happened[fault] >= 5 for fault in FAULTS)
+        assert all(server.happened[fault] >= faults for fault in FAULTS)
         assert server.most_at_once <= 48
         books = sqlite3.connect(tmp_path / "replies.sqlite")
         paid = books.execute("SELECT sum(input_tokens), sum(output_tokens), sum(usd) FROM bills").fetchone()
@@ -78,8 +88,8 @@ def test_a_thousand_requests_through_faults(tmp_path, calm, capsys):
         assert paid[2] == pytest.approx((server.input_tokens * 100 + server.output_tokens * 1000) / 1e6)
         assert f"paid: {paid[2]:.4f} USD" in (tmp_path / "run" / "statistics.json").read_text()
         before = sum(server.attempts.values())
-        assert run(server, tmp_path / "run") == calm
-        assert run(server, tmp_path / "another") == calm
+        assert run(server, tmp_path / "run", asked) == calm
+        assert run(server, tmp_path / "another", asked) == calm
         assert sum(server.attempts.values()) == before
     everything = capsys.readouterr().out.encode() + b"".join(p.read_bytes() for p in tmp_path.rglob("*") if p.is_file())
     assert KEY.encode() not in everything

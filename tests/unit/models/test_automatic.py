@@ -124,6 +124,7 @@ def test_the_lightest_that_fits_at_its_worst(room: int, level: str, asked: int):
     assert seen == list(LEVELS[:asked])
 
 
+@pytest.mark.slow
 def test_the_estimate_says_what_a_run_would_choose(tmp_path, monkeypatch):
     """Its figures are those of the level by name, and the run, with its own plan, comes to the same."""
     monkeypatch.setenv("VICUNA_LIT_CACHE", str(tmp_path))

@@ -219,6 +219,7 @@ def test_a_step_makes_no_fp32_copies_of_all_gradients(at_once, dtype, weights_at
     assert most <= 1000 if dtype == torch.float32 else weights_at_once * size <= most <= (weights_at_once + 1) * size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [("master_weights=true",), ("master_weights=false",)], ids=["masters", "alone"])
 def test_bf16_agrees_with_itself_over_micro_batches(settings, tmp_path):
     """One row a step or many: their gradients are summed in fp32."""
