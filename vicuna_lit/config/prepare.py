@@ -171,8 +171,9 @@ class PersonalDataConfig(Config):
 
     enabled: bool
     """Whether the step is taken."""
-    kinds: tuple[Literal["email", "phone", "key", "card"], ...]
-    """Which kinds are replaced: addresses, telephone numbers, API keys, numbers of payment cards."""
+    kinds: tuple[Literal["email", "phone", "key", "card", "iban", "ssn", "ip"], ...]
+    """Which kinds are replaced: e-mail addresses, telephone numbers, API keys, numbers of payment cards; bank accounts
+    (IBAN, by length and checksum), US social security numbers (by range), public IP addresses."""
 
 
 class ModerationConfig(Config):

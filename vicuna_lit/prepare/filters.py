@@ -21,13 +21,12 @@ from vicuna_lit.config.prepare import (
     Scope,
     TextRule,
 )
-from vicuna_lit.data.conversation import Conversation, Rejection, Turn, follows, trim
+from vicuna_lit.data.conversation import PLACEHOLDER, Conversation, Rejection, Turn, follows, trim
 from vicuna_lit.prepare.replies import cut_sentences, reply_offences
 
 Tally = Counter[str]
 INVISIBLE = re.compile(r"[\s\u00ad\u200b-\u200f\u2028-\u202f\u2060-\u2064\ufeff\x00-\x1f\x7f-\x9f]*+")
 LEADING_PUNCTUATION = re.compile(r"[\W_]+")
-PLACEHOLDER = re.compile(r"\[(?:EMAIL|PHONE|KEY|CARD)\]")
 WITHOUT_STOP = re.compile(r"^\s*(?:[-*+•#|>]|\d{1,3}[.)] |[^\n]{1,40}:)|^[^\n]{0,60}$|\S+://\S+$")
 """Lines that end without a full stop: items, rows, headings, short lines (a signature, a verse), links."""
 SHORTEST_REPETITION = 512
