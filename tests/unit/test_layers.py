@@ -14,8 +14,8 @@ PACKAGE = Path(vicuna_lit.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 ORDER = (
-    "paths", "config", "hub", "run_folder", "file_hashes", "machine", "pages", "notebook", "tracking", "data", "models",
-    "inference", "prepare", "evaluate", "compare", "estimate", "train", "chat", "cli", "__main__",
+    "paths", "config", "hub", "run_folder", "file_hashes", "machine", "pages", "notebook", "intervals", "tracking",
+    "data", "models", "inference", "prepare", "evaluate", "compare", "estimate", "train", "chat", "cli", "__main__",
 )  # fmt: skip
 """Rooms and loose modules, each of which imports those before it alone."""
 WITHOUT = {

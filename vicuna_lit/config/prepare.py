@@ -295,6 +295,9 @@ class PrepareConfig(PrepareRecipe):
     run: RunConfig
     workers: PositiveInt | None
     """Processes; null: one per core. Never changes a byte of the output."""
+    review: PositiveInt | None
+    """So many hits of each rule are drawn for a person to judge, into `review.jsonl`: in the terminal, or in the file.
+    Their precision is put on the card. Never changes a byte of the data."""
     engine: Literal["local", "ray"]
     """ray runs the same steps on a Ray cluster that shares the run folder's file system."""
 

@@ -11,15 +11,14 @@ import numpy as np
 from vicuna_lit.evaluate.outcomes import Outcome
 from vicuna_lit.evaluate.statistics import (
     Array,
-    Interval,
     agreement,
     bradley_terry,
     interval,
     length_controlled,
     not_of_one_value,
     resample,
-    wilson,
 )
+from vicuna_lit.intervals import Interval, wilson
 
 HUMAN = "human"
 """Judges whose name begins so are people."""

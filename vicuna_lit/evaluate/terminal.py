@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from vicuna_lit.evaluate.report import Evaluation, between, score, share
-from vicuna_lit.evaluate.statistics import Interval
+from vicuna_lit.intervals import Interval
 
 MOST = 12
 """Rows of a table; the page has them all."""

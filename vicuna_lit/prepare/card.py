@@ -65,6 +65,22 @@ def render_card(manifest: dict[str, Any], samples: Sequence[Sample]) -> str:
     )
 
 
+REVIEW, REVIEW_END = "<!-- review -->", "<!-- /review -->"
+"""Between them stands what persons say of the rules. No text of the data can look like them: all of it is escaped."""
+
+
+def with_review(page: str, figures: Sequence[Any]) -> str:
+    """The page with the precision of each rule, as a review found it."""
+    before, _, rest = page.partition(REVIEW)
+    after = rest.partition(REVIEW_END)[2]
+    table = render_page("prepare/review.html.jinja", {"number": _number, "percent": _percent}, figures=figures)
+    return f"{before}{REVIEW}\n{table}\n{REVIEW_END}{after}"
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{value:.0%}"
+
+
 def _number(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int | float) else "–" if value is None else str(value)
 

@@ -34,7 +34,8 @@ class Job(NamedTuple):
 
 
 @cache
-def _pipeline(config: str) -> tuple[PrepareConfig, dict[str, Step]]:
+def pipeline_of(config: str) -> tuple[PrepareConfig, dict[str, Step]]:
+    """A config written as JSON, and its steps."""
     parsed = PrepareConfig.model_validate_json(config)
     return parsed, steps(parsed)
 
@@ -43,19 +44,19 @@ def _pipeline(config: str) -> tuple[PrepareConfig, dict[str, Step]]:
 def _encoder(config: str) -> Any:
     from vicuna_lit.data.tokenizer import make_encoder
 
-    return make_encoder(_pipeline(config)[0])
+    return make_encoder(pipeline_of(config)[0])
 
 
 def check(job: Job) -> None:
     """Builds everything once, so that what is wrong is said before the work begins."""
-    config, _ = _pipeline(job.config)
+    config, _ = pipeline_of(job.config)
     if config.cuts:
         _encoder(job.config)
 
 
 def clean(job: Job) -> None:
     """Runs the per-conversation steps; writes what is kept, what is not, and the signatures."""
-    config, pipeline = _pipeline(job.config)
+    config, pipeline = pipeline_of(job.config)
     work = Path(job.work)
     counts = {name: StepCount() for name in ("read", *pipeline)}
     kept: list[Conversation] = []
@@ -110,7 +111,7 @@ def _clean(
 
 def cut(job: Job) -> None:
     """Leaves out duplicates, splits into train and held-out, cuts to the context, writes the lines of the output."""
-    config, _ = _pipeline(job.config)
+    config, _ = pipeline_of(job.config)
     work, folder = Path(job.work), Path(job.work) / "cut"
     copies = _copies(work / "copies" / shards.name(job.shard))
     dropped = list(_dropped_before(work / "clean" / shards.name(job.shard, "dropped.jsonl")))
