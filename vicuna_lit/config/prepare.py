@@ -239,6 +239,9 @@ class DedupConfig(Config):
     """The same first question and answer, of at least so many characters together; null: not looked at."""
     threshold: Share | None
     """Near-duplicates: estimated Jaccard similarity of the sets of 32-byte shingles; null: not looked at."""
+    containment: Share | None
+    """Of two conversations with the same first question, the one of whose 32-byte shingles at least this share stands
+    in the other, whatever else that holds; null: not looked at."""
     keep: Literal["longest", "first"]
     """The best copy: the one with the most characters (the first of equals), or the first."""
 
