@@ -10,7 +10,7 @@ from vicuna_lit.config.prepare import PrepareConfig
 from vicuna_lit.data.conversation import Conversation, Rejection
 from vicuna_lit.prepare.diff import common_prefix
 from vicuna_lit.prepare.filters import offences
-from vicuna_lit.prepare.personal_data import find
+from vicuna_lit.prepare.personal_data import replacements
 from vicuna_lit.prepare.replies import Reply, cut_sentences, find_in_reply
 from vicuna_lit.prepare.steps import Step
 from vicuna_lit.prepare.tidy import tidy
@@ -77,9 +77,9 @@ def _tidied(before: Conversation, after: Result, config: PrepareConfig) -> Itera
 def _scrubbed(before: Conversation, after: Result, config: PrepareConfig) -> Iterator[Hit]:
     for i, turn in enumerate(before.turns):
         for text in (turn.content, turn.reasoning, *(call.arguments for call in turn.tool_calls)):
-            for kind in config.personal_data.kinds if text else ():
-                for span in find(text, kind):
-                    yield Hit(kind, i, marked(text, *span), text[slice(*span)])
+            for kind, whole, spans in replacements(text, config.personal_data.kinds):
+                for span in spans:
+                    yield Hit(kind, i, marked(whole, *span), whole[slice(*span)])
     yield from _rejected(before, after, config)
 
 

@@ -15,7 +15,7 @@ from vicuna_lit.prepare.secrets import find_secrets, small_letters
 Span = tuple[int, int]
 EMAIL = re.compile(  # ASCII alone: in scripts without blanks words stand right beside an address
     r"(?<![A-Za-z0-9._%+/-])[A-Za-z0-9._%+-]{1,64}+(?:\\_[A-Za-z0-9._%+-]{1,64}+){0,4}+@(?<!\bgit@)(?!example\.|\dx\.|v\d)"
-    r"(?:[A-Za-z0-9-]{1,63}\.){1,8}(?!(?:png|jpe?g|gif|svg|webp|pdf|js|ts|css|json|py|md|html|yaml)\b)[A-Za-z]{2,24}"
+    r"(?:[A-Za-z0-9-]{1,63}\.){1,8}(?!(?:png|jpe?g|gif|svg|webp|pdf|js|ts|css|json|py|md|html|yaml|service|socket|host)\b)[A-Za-z]{2,24}"
     r"(?![A-Za-z0-9-]|:[~/\w]|/)"  # not an ssh target, a remote, a package with its version, the name of an image
 )
 PHONE = re.compile(
@@ -134,32 +134,27 @@ def redact(text: str, kinds: Sequence[str], tally: Counter[str]) -> str:
 
     What was hidden by its neighbour, as the first of two keys without a blank between them, is found once that is gone.
     """
+    for kind, before, spans in replacements(text, kinds):
+        tally[kind] += len(spans)
+        text = _replaced(before, spans, kind)
+    return text
+
+
+def replacements(text: str, kinds: Sequence[str]) -> Iterator[tuple[str, str, list[Span]]]:
+    """What `redact` does, step by step: a kind, the text as it is by then, and the places in it that are replaced."""
     for _ in range(MOST_PASSES):
-        before, text = text, _redacted(text, kinds, tally)
-        if text == before:
+        start, has_digits = text, _has_digits(text)
+        for kind, hint, finder in FINDERS:
+            wanted = kind in kinds and (has_digits if hint == "digits" else hint in text)
+            if wanted and (spans := sorted(set(finder(text)))):
+                yield kind, text, spans
+                text = _replaced(text, spans, kind)
+        if text == start:
             break
-    return text
 
 
-def _redacted(text: str, kinds: Sequence[str], tally: Counter[str]) -> str:
-    has_digits = _has_digits(text)
-    for kind, hint, finder in FINDERS:
-        if kind in kinds and (has_digits if hint == "digits" else hint in text):
-            spans = sorted(set(finder(text)))
-            tally[kind] += len(spans)
-            text = _replaced(text, spans, f"[{kind.upper()}]") if spans else text
-    return text
-
-
-def find(text: str, kind: str) -> list[Span]:
-    """Where the first search of a text finds personal data of one kind; places may overlap."""
-    has_digits = _has_digits(text)
-    wanted = (f for name, hint, f in FINDERS if name == kind and (has_digits if hint == "digits" else hint in text))
-    return sorted({span for finder in wanted for span in finder(text)})
-
-
-def _replaced(text: str, spans: Sequence[Span], mark: str) -> str:
-    parts, start = [], 0
+def _replaced(text: str, spans: Sequence[Span], kind: str) -> str:
+    parts, start, mark = [], 0, f"[{kind.upper()}]"
     for first, end in spans:
         parts += [text[start:first], mark]
         start = end
