@@ -73,7 +73,9 @@ def show(prepared: Any) -> None:
     for name, what in {
         "train.jsonl": "and validation.jsonl: vicuna-train … data=" + str(folder),
         "rejected.jsonl": "every record that was dropped: step, reason, detail",
+        "paraphrases.jsonl": "turns that ask an evaluation question in other words; they stay",
         "manifest.json": "counts, hashes, versions, config",
         "card.html": "the same as a page, with examples",
     }.items():
-        print(f"  {folder / name}  {what}")
+        if (folder / name).exists():
+            print(f"  {folder / name}  {what}")

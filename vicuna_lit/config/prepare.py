@@ -224,6 +224,9 @@ class DecontaminationConfig(Config):
     """Words that must agree in a row; shorter questions must agree as a whole."""
     min_overlap: Share
     """Share of a question's n-grams that a user's turn must hold."""
+    report_similarity: Share | None
+    """Turns whose words are so like a question's (cosine, rare words count more) are listed in `paraphrases.jsonl` and
+    stay; null: not looked for."""
 
 
 class DedupConfig(Config):

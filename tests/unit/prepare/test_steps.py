@@ -243,6 +243,31 @@ def test_language_on_labelled_real_turns(shared):
     assert agree / total > 0.9
 
 
+def test_a_question_in_other_words_is_listed_and_stays(tmp_path):
+    limits = config().decontamination
+    file = tmp_path / "questions.jsonl"
+    texts = [f"How would you explain the {i}th rule of a {i}-legged game to a friend of mine?" for i in range(20)]
+    texts += ["Can you explain the basics of quantum computing?", "How can I improve my time management skills?"]
+    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    questions = read_questions([file], limits.ngram)
+    asked = {
+        "Explain quantum computing basics": True,
+        "How do I improve my skills of time management?": True,
+        "Write a function that sorts a list.": False,
+        "Explain the basics of photosynthesis to a child.": False,
+        " ".join(f"quantum computing basics explain word{i}" for i in range(300)): False,
+    }
+    for question, listed in asked.items():
+        tally: Counter[str] = Counter()
+        c = Conversation.of("Hello, who is there?", ANSWER, question, ANSWER, id="x")
+        assert decontaminate(c, limits, questions, tally) == c
+        assert bool(tally) == listed, (question, tally)
+        assert all(key.startswith("paraphrase: turn 2 is like question ") for key in tally)
+        silent = limits.model_copy(update={"report_similarity": None})
+        assert decontaminate(c, silent, questions, tally := Counter()) == c
+        assert not tally
+
+
 WORDS = np.array([f"word{i}" for i in range(5000)])
 
 
@@ -371,7 +396,7 @@ def test_decontamination(tmp_path):
     questions = read_questions([file], limits.ngram)
 
     def asks(content: str) -> bool:
-        result = decontaminate(Conversation.of(content, ANSWER, id="x"), limits, questions)
+        result = decontaminate(Conversation.of(content, ANSWER, id="x"), limits, questions, Counter())
         if isinstance(result, Rejection):
             assert result.reason == "asks an evaluation question"
             assert "of question" in result.detail
@@ -384,7 +409,7 @@ def test_decontamination(tmp_path):
     assert not asks("How many times does a cat sleep in a day? Try to explain.")
     assert not asks("What is π? " + " ".join(long_text(0)))
     c = Conversation.of("hi", QUESTION, id="x")
-    assert decontaminate(c, limits, questions) == c
+    assert decontaminate(c, limits, questions, Counter()) == c
     file.write_text("not json\n")
     with pytest.raises(DataError, match=r"question\.jsonl, line 1"):
         read_questions([file], 8)
