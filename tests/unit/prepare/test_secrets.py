@@ -43,6 +43,13 @@ SECRETS = {
     "database password": ("password='{}'", "ZAQ!xsw2271"),
     "npm": ("{}", "np" + "m_" + word(36)),
     "Telegram": ("{}", f"5512345678:AA{word(33)}"),
+    "GitLab trigger": ("{}", "glp" + "tt-" + word(40)),
+    "GitLab runner": ("{}", "GR13" + "48941" + word(20)),
+    "AWS bearer": ("{}", "AB" + "IA" + word(16).upper()),
+    "Twilio": ("{}", "S" + "K" + hexes(32)),
+    "JWT without signature": ("{}", "ey" + f"J{word(20)}.ey" + f"J{word(40)}"),
+    "long example": ("secret_access_key = {}", "1234567890abcdef" * 3),
+    "long hex of few letters": ("api_key: '{}'", "abcd1234" * 8),
     "private key": ("{}", "-----BEGIN OPENSSH PRIVATE" + " KEY-----\nb3Bl\n-----END OPENSSH PRIVATE" + " KEY-----"),
 }
 
