@@ -55,7 +55,7 @@ NAMES_OF_TOKENS = ("key", "token", "passphrase", "credential", "bearer", "author
 """Names with a value that is a long row of characters, or else no secret."""
 KEY_OF = re.compile(
     r"(?:api|access|secret|private|encrypt\w{0,5}|sign\w{0,4}|auth\w{0,12}|client|consumer|account|shared|master|license"
-    r"|iam|ibm|cloud\w{0,3}|subscription|service|app|bot|admin|storage|session|deploy\w{0,5}|publish\w{0,5}|rapid\w{0,4})"
+    r"|iam|ibm|cloud\w{0,3}|softlayer|\bsl|subscription|service|app|bot|admin|storage|session|deploy\w{0,5}|publish\w{0,5}|rapid\w{0,4})"
     r"[ _.-]{0,2}$"
 )
 VALUE = re.compile(
