@@ -11,7 +11,7 @@ from tests.helpers.talks import TALKS, TOOLS, call, result, says, user
 from vicuna_lit.data.batch import collate
 from vicuna_lit.data.chat_template import TemplateError
 from vicuna_lit.data.conversation import Conversation, Rejection, Turn
-from vicuna_lit.data.dataset import build_dataset
+from vicuna_lit.data.dataset import DataReport, Examples, Masks, build_dataset, tokenised
 from vicuna_lit.data.encoder import Encoder, Example, tokenize
 from vicuna_lit.data.mask_view import show_mask
 from vicuna_lit.train.validation_loss import _reply_numbers
@@ -217,6 +217,17 @@ def test_thoughts_can_be_left_out_of_the_loss_and_nothing_else_is(talk):
         assert kept.startswith("<think>")
         assert "</think>" in kept
         assert kept.endswith("<|e|>")
+
+
+def test_placeholders_are_left_out_of_the_loss_of_each_example():
+    talk = Conversation("c", (user("Who?"), says("Ask [EMAIL].", "Hm [KEY]."), user("And?"), says("[PHONE]", "Hm.")))
+    masks = Masks(train_on_placeholders=False)
+    examples = Examples.of(tokenised([talk], encoder_of(THINKS), 512, DataReport(), masks=masks))
+    said = [encoder_of(THINKS).decode(e.input_ids[e.supervised]) for e in examples]
+    assert len(said) == 2
+    assert "Ask." in said[0]
+    assert "Hm." in said[0]
+    assert not any("EMAIL" in text or "KEY" in text or "PHONE" in text for text in said)
 
 
 def test_thoughts_are_found_in_templates_of_ours_too():

@@ -16,7 +16,33 @@ def main() -> None:
 def _run(config: Any) -> int:
     from vicuna_lit.prepare.run import prepare_data
 
-    return cli.guarded(lambda: show(prepare_data(fetched(config))), config.run.dir)
+    def job() -> None:
+        show(prepare_data(fetched(config)))
+        if config.review:
+            _review(Path(config.run.dir))
+
+    return cli.guarded(job, config.run.dir)
+
+
+def _review(folder: Path) -> None:
+    """Asks a person, and prints the precision of each rule."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from vicuna_lit.cli.review import review
+
+    table = Table(box=None, padding=(0, 2), pad_edge=False)
+    for heading in ("rule", "hits", "judged", "right", "precision", "95%"):
+        table.add_column(heading, justify="left" if heading == "rule" else "right")
+    for figure in review(folder):
+        told = "–" if figure.precision is None else f"{figure.precision:.0%}"
+        interval = "–" if figure.low is None else f"{figure.low:.0%}–{figure.high:.0%}"
+        table.add_row(figure.rule, *(f"{n:,}" for n in (figure.hits, figure.judged, figure.right)), told, interval)
+    Console().print(table, markup=False, highlight=False)
+    print(
+        f"  {folder / 'review.jsonl'}  the hits, with raw texts: keep it to yourself; a verdict is y, n, skip or null"
+    )
+    print(f"  {folder / 'card.html'}  has these figures; the same command goes on")
 
 
 def show(prepared: Any) -> None:
@@ -47,7 +73,9 @@ def show(prepared: Any) -> None:
     for name, what in {
         "train.jsonl": "and validation.jsonl: vicuna-train … data=" + str(folder),
         "rejected.jsonl": "every record that was dropped: step, reason, detail",
+        "paraphrases.jsonl": "turns that ask an evaluation question in other words; they stay",
         "manifest.json": "counts, hashes, versions, config",
         "card.html": "the same as a page, with examples",
     }.items():
-        print(f"  {folder / name}  {what}")
+        if (folder / name).exists():
+            print(f"  {folder / name}  {what}")

@@ -105,7 +105,7 @@ def model_card(config: TrainConfig) -> str:
         version=__version__,
         base=base.repo if base else _last(config.model.path),
         base_url=f"https://huggingface.co/{base.repo}/tree/{base.revision}" if base else None,
-        train_on=config.train_on.replace("_", " ") + ("" if config.train_on_reasoning else " without reasoning"),
+        train_on=config.loss_on,
         result=result,
         data=", ".join(str(name) if name else str(_last(path)) for path, name in data.items()),
         data_license=_licenses_of(data, licenses),

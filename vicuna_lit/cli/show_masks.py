@@ -8,7 +8,7 @@ from rich.markup import escape
 from vicuna_lit.config.train import TrainConfig
 from vicuna_lit.data.auto_template import with_template
 from vicuna_lit.data.conversation import Conversation, Rejection
-from vicuna_lit.data.dataset import DataReport, Examples, build_dataset
+from vicuna_lit.data.dataset import DataReport, Examples, Masks, tokenised
 from vicuna_lit.data.encoder import Encoder
 from vicuna_lit.data.mask_view import show_mask
 from vicuna_lit.data.source import Sources
@@ -39,13 +39,8 @@ def show_masks(config: TrainConfig) -> int:
 
 def _show(record: Conversation | Rejection, encoder: Encoder, config: TrainConfig, console: Console) -> None:
     """One record: the masks of its pieces, or why it is not used."""
-    examples, account = build_dataset(
-        [record],
-        encoder,
-        config.context_length,
-        train_on=config.train_on,
-        train_on_reasoning=config.train_on_reasoning,
-    )
+    account, masks = DataReport(), Masks(config.train_on, config.train_on_reasoning, config.train_on_placeholders)
+    examples = Examples.of(tokenised([record], encoder, config.context_length, account, masks=masks))
     console.print(f"\n[bold]{escape(record.id)}[/]" + (f", {len(examples)} pieces" if len(examples) > 1 else ""))
     for rejection in account.first_rejections:
         console.print(f"refused: {_said(rejection)}", markup=False)

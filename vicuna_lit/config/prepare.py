@@ -171,8 +171,9 @@ class PersonalDataConfig(Config):
 
     enabled: bool
     """Whether the step is taken."""
-    kinds: tuple[Literal["email", "phone", "key", "card"], ...]
-    """Which kinds are replaced: addresses, telephone numbers, API keys, numbers of payment cards."""
+    kinds: tuple[Literal["email", "phone", "key", "card", "iban", "ssn", "ip"], ...]
+    """Which kinds are replaced: e-mail addresses, telephone numbers, API keys, numbers of payment cards; bank accounts
+    (IBAN, by length and checksum), US social security numbers (by range), public IP addresses."""
 
 
 class ModerationConfig(Config):
@@ -223,6 +224,9 @@ class DecontaminationConfig(Config):
     """Words that must agree in a row; shorter questions must agree as a whole."""
     min_overlap: Share
     """Share of a question's n-grams that a user's turn must hold."""
+    report_similarity: Share | None
+    """Turns whose words are so like a question's (cosine, rare words count more) are listed in `paraphrases.jsonl` and
+    stay; null: not looked for."""
 
 
 class DedupConfig(Config):
@@ -238,6 +242,9 @@ class DedupConfig(Config):
     """The same first question and answer, of at least so many characters together; null: not looked at."""
     threshold: Share | None
     """Near-duplicates: estimated Jaccard similarity of the sets of 32-byte shingles; null: not looked at."""
+    containment: Share | None
+    """Of two conversations with the same first question, the one of whose 32-byte shingles at least this share stands
+    in the other, whatever else that holds; null: not looked at."""
     keep: Literal["longest", "first"]
     """The best copy: the one with the most characters (the first of equals), or the first."""
 
@@ -294,6 +301,9 @@ class PrepareConfig(PrepareRecipe):
     run: RunConfig
     workers: PositiveInt | None
     """Processes; null: one per core. Never changes a byte of the output."""
+    review: PositiveInt | None
+    """So many hits of each rule are drawn for a person to judge, into `review.jsonl`: in the terminal, or in the file.
+    Their precision is put on the card. Never changes a byte of the data."""
     engine: Literal["local", "ray"]
     """ray runs the same steps on a Ray cluster that shares the run folder's file system."""
 

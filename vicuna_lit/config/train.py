@@ -136,6 +136,9 @@ class TokensRecipe(Config):
     each exchange a conversation of its own (as Alpaca)."""
     train_on_reasoning: bool
     """Whether the loss is also taken on the text of an assistant's thoughts; the model reads them in any case."""
+    train_on_placeholders: bool
+    """Whether the loss is also taken on `[EMAIL]` and the like, which `vicuna-prepare` puts in the place of personal
+    data; the model reads them in any case."""
     system_prompt: str | None
     """For conversations without a system turn; null: the template's own."""
     data: DataConfig
@@ -143,6 +146,13 @@ class TokensRecipe(Config):
     """How a conversation becomes text: one of `conf/template`, the model's own (tokenizer), or what suits it (auto)."""
     template_date: TemplateDate
     """For a template that writes today's date; null: the day of the run's first start."""
+
+    @property
+    def loss_on(self) -> str:
+        """What the loss is taken on, in words."""
+        left = {"reasoning": self.train_on_reasoning, "placeholders": self.train_on_placeholders}
+        out = " or ".join(name for name, taken in left.items() if not taken)
+        return self.train_on.replace("_", " ") + (f" without {out}" if out else "")
 
 
 Order = Literal["shuffled", "by_length", "by_source"]

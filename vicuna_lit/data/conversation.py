@@ -21,6 +21,9 @@ ALPACA_INPUT = "\n\n### Input:\n"
 INLINE_THOUGHT = re.compile(r"(\s*<think>)(.*?)(</think>)", re.DOTALL)
 """Thoughts that stand at the beginning of an assistant's text, as most records of reasoning have them."""
 
+PLACEHOLDER = re.compile(r"\[(?:EMAIL|PHONE|KEY|CARD|IBAN|SSN|IP)\]")
+"""What `vicuna-prepare` puts in the place of personal data."""
+
 
 class DataError(ValueError):
     """The data as a whole cannot be used; the message says which file and what to do."""

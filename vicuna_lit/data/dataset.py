@@ -178,6 +178,7 @@ class Masks(NamedTuple):
 
     train_on: str = "assistant_messages"
     train_on_reasoning: bool = True
+    train_on_placeholders: bool = True
 
 
 EVERY_REPLY = Masks()
@@ -245,10 +246,15 @@ def _common_prefix(a: np.ndarray, b: np.ndarray) -> int:
     return max(1, int(other[0]) if len(other) else n)
 
 
-def _without_thoughts(example: Example) -> Example:
-    if example.thought is None:
-        return example
-    return replace(example, supervised=example.supervised & ~example.thought)
+def _narrowed(example: Example, masks: Masks) -> Example:
+    """Without what stands inside the replies and is not to be learnt."""
+    for taken, inside in (
+        (masks.train_on_reasoning, example.thought),
+        (masks.train_on_placeholders, example.placeholder),
+    ):
+        if not taken and inside is not None:
+            example = replace(example, supervised=example.supervised & ~inside)
+    return example
 
 
 def _build_chunk(
@@ -279,4 +285,4 @@ def _build_chunk(
             else:
                 account.exchanges_kept += part.exchanges
                 for example in _masked(part.result, masks.train_on):
-                    yield account.records_kept, example if masks.train_on_reasoning else _without_thoughts(example)
+                    yield account.records_kept, _narrowed(example, masks)

@@ -13,7 +13,7 @@ import numpy as np
 from tokenizers import Encoding, Tokenizer
 
 from vicuna_lit.data.chat_template import Segment, Template, TemplateError
-from vicuna_lit.data.conversation import Conversation, Rejection
+from vicuna_lit.data.conversation import PLACEHOLDER, Conversation, Rejection
 from vicuna_lit.data.token_bytes import UNKNOWN, byte_table
 
 SENTINEL = 0x10F000
@@ -35,6 +35,8 @@ class Example:
     supervised: np.ndarray
     thought: np.ndarray | None = None
     """bool [T]: tokens of what an assistant thought before it answered; None: there is none."""
+    placeholder: np.ndarray | None = None
+    """bool [T]: tokens that hold any of what stands for personal data, see `PLACEHOLDER`; None: there is none."""
     replies_before: int = 0
     """Replies of the conversation that other examples are trained on, and that come before those of this one."""
 
@@ -219,20 +221,16 @@ class Encoder:
                     )
                 supervised[first:last] = True
             before = text
-        return Example(c.id, ids, supervised, self._thoughts(segments, encoding))
-
-    def _thoughts(self, segments: list[Segment], encoding: Encoding) -> np.ndarray | None:
-        """bool [T]: the tokens that hold any of a thought's text; None where there is none."""
-        if not any(s.thought for s in segments):
-            return None
-        starts, ends = np.array(encoding.offsets, np.int64).reshape(-1, 2).T
-        inside, position = np.zeros(len(starts), bool), 0
+        thoughts, placeholders, start = [], [], 0
         for s in segments:
-            end = position + self._width(s)
+            end = start + self._width(s)
             if s.thought:
-                inside |= (starts < end) & (ends > position)
-            position = end
-        return inside
+                thoughts.append((start, end))
+            if "[" in s.text:
+                spelt = s.text if s.literal else self._control_texts.sub("\0", s.text)
+                placeholders += [(start + m.start(), start + m.end()) for m in PLACEHOLDER.finditer(spelt)]
+            start = end
+        return Example(c.id, ids, supervised, _inside(thoughts, encoding), _inside(placeholders, encoding))
 
     def _runs(self, segments: list[Segment]) -> list[tuple[str, int, bool]]:
         """Neighbouring segments joined: (text, its width in the sentinel spelling, supervised)."""
@@ -296,6 +294,17 @@ class Encoder:
     def nameless_ids(self, vocabulary: int) -> list[int]:
         """Ids of a model's vocabulary that no token has: models pad it, to a multiple of 64 or more."""
         return sorted(set(range(vocabulary)) - set(self.tokenizer.get_vocab().values()))
+
+
+def _inside(spans: list[Span], encoding: Encoding) -> np.ndarray | None:
+    """bool [T]: the tokens that hold any of some stretches of the text; None where there are none."""
+    if not spans:
+        return None
+    starts, ends = np.array(encoding.offsets, np.int64).reshape(-1, 2).T
+    inside = np.zeros(len(starts), bool)
+    for first, last in spans:
+        inside |= (starts < last) & (ends > first)
+    return inside
 
 
 def _start(encoding: Encoding, token: int) -> int:

@@ -84,7 +84,7 @@ class ConversationFiles:
         c, data = self.config, self.config.data
         context = (c.validation.context_length if validation else None) or c.context_length
         most = data.max_validation if validation else data.max_conversations
-        masks = EVERY_REPLY if validation else Masks(c.train_on, c.train_on_reasoning)
+        masks = EVERY_REPLY if validation else Masks(c.train_on, c.train_on_reasoning, c.train_on_placeholders)
         files = hashes_of(self.files)
 
         def build(account: DataReport) -> Iterator[NumberedExample]:

@@ -42,12 +42,14 @@ def render_card(manifest: dict[str, Any], samples: Sequence[Sample]) -> str:
     sets = {name: held or {} for name, held in (manifest.get("sets") or {}).items()}
     files = manifest.get("files") or {}
     steps = [_step(step) for step in manifest.get("steps") or ()]
+    looked_for, not_looked_for = _looked_for(manifest, {step.name for step in steps})
     return render_page(
         "prepare/card.html.jinja",
         {"number": _number, "share": _share, "size": _size, "shorten": _shorten},
         manifest=manifest,
         steps=steps,
-        not_looked_for=_not_looked_for({step.name for step in steps}),
+        looked_for=looked_for,
+        not_looked_for=not_looked_for,
         whole=manifest.get("records_in") or 0,
         sets=sets,
         train=sets.get("train", {}).get("conversations") or 0,
@@ -63,6 +65,22 @@ def render_card(manifest: dict[str, Any], samples: Sequence[Sample]) -> str:
         config=[(key, _json(value)) for key, value in flatten(manifest.get("config") or {}).items()],
         plot_height=PLOT_HEIGHT,
     )
+
+
+REVIEW, REVIEW_END = "<!-- review -->", "<!-- /review -->"
+"""Between them stands what persons say of the rules. No text of the data can look like them: all of it is escaped."""
+
+
+def with_review(page: str, figures: Sequence[Any]) -> str:
+    """The page with the precision of each rule, as a review found it."""
+    before, _, rest = page.partition(REVIEW)
+    after = rest.partition(REVIEW_END)[2]
+    table = render_page("prepare/review.html.jinja", {"number": _number, "percent": _percent}, figures=figures)
+    return f"{before}{REVIEW}\n{table}\n{REVIEW_END}{after}"
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{value:.0%}"
 
 
 def _number(value: Any) -> str:
@@ -112,15 +130,25 @@ def _step(step: dict[str, Any]) -> Step:
     return Step(name, step.get("in") or 0, step.get("kept") or 0, rejected, changes)
 
 
-def _not_looked_for(steps: set[str]) -> list[str]:
-    """What a reader might think was taken out, and no step that ran looks for."""
-    found = "names of persons, addresses of streets, dates of birth, passports, bank accounts, IP addresses"
-    return [
-        found
-        if "personal data" in steps
-        else f"personal data: e-mail addresses, telephone numbers, keys, cards, {found}",
-        *([] if "moderation" in steps else ["unsuitable content: there was no moderation"]),
-    ]
+KINDS = {
+    "email": "e-mail addresses", "phone": "telephone numbers", "key": "secret keys", "card": "numbers of payment cards",
+    "iban": "bank accounts", "ssn": "US social security numbers", "ip": "IP addresses",
+}  # fmt: skip
+NEVER = ["names of persons", "addresses of streets", "dates of birth", "numbers of passports"]
+
+
+def _looked_for(manifest: dict[str, Any], steps: set[str]) -> tuple[list[str], list[str]]:
+    """What was looked for, and what a reader might think was, and no step that ran looks for."""
+    config = manifest.get("config") or {}
+    kinds = (config.get("personal_data") or {}).get("kinds") or [] if "personal data" in steps else []
+    scorer = (config.get("moderation") or {}).get("scorer")
+    found = [name for kind, name in KINDS.items() if kind in kinds]
+    missed = [*(name for kind, name in KINDS.items() if kind not in kinds), *NEVER]
+    if "moderation" in steps:
+        found.append(f"unsuitable content, by the scores of {scorer}")
+    else:
+        missed.append("unsuitable content (sexual, violent, hateful, dangerous): there was no moderation.scorer")
+    return found, missed
 
 
 @dataclass(frozen=True)

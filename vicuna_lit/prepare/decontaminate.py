@@ -1,7 +1,12 @@
-"""Decontamination: conversations in which a user asks a question of the evaluation are dropped."""
+"""Decontamination: conversations in which a user asks a question of the evaluation are dropped.
 
+Questions in other words are reported, not dropped: by the cosine of their words, each weighted by how few questions
+hold it (idf; Salton and Buckley 1988).
+"""
+
+import math
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +18,11 @@ from vicuna_lit.data.conversation import Conversation, DataError, Rejection
 
 WORD = re.compile(r"[぀-ヿ㐀-鿿가-힯]|[^\W_]+")
 """A word, or one character of a script without blanks."""
+RARE, FEWEST, MOST = 0.1, 2, 200
+"""A question is compared with a turn where they share so many words that at most this share of the questions hold; and
+different words of a turn that may be a question."""
+PARAPHRASE = "paraphrase: "
+"""Opens the tally's entry for a question that a user asks in other words."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +33,14 @@ class Questions:
     """By length, since a question shorter than `ngram` words is one gram of its own length."""
     sizes: tuple[int, ...]
     names: tuple[str, ...]
+    squares: dict[str, float]
+    """Squared weights of the words that any question holds."""
+    unknown: float
+    """That of any other word."""
+    words: tuple[frozenset[str], ...]
+    """Of each question."""
+    holding: dict[str, list[int]]
+    """The questions that hold a word, for the words that few hold."""
 
 
 def read_questions(files: Sequence[Path], ngram: int) -> Questions:
@@ -32,7 +50,7 @@ def read_questions(files: Sequence[Path], ngram: int) -> Questions:
         DataError: a line is neither.
     """
     grams: dict[int, dict[tuple[str, ...], list[int]]] = defaultdict(lambda: defaultdict(list))
-    sizes, names = [], []
+    sizes, names, words_of = [], [], []
     for file in files:
         for number, line in enumerate(file.read_bytes().splitlines(), 1):
             if not line.strip():
@@ -51,14 +69,47 @@ def read_questions(files: Sequence[Path], ngram: int) -> Questions:
                 for gram in unique:
                     grams[length][gram].append(len(sizes))
                 sizes.append(len(unique))
+                words_of.append(frozenset(words))
                 names.append(f"{record.get('question_id', f'{file.name}:{number}')}, turn {i + 1}")
-    return Questions({n: dict(g) for n, g in grams.items()}, tuple(sizes), tuple(names))
+    held = Counter(word for words in words_of for word in words)
+    squares = {word: math.log(1 + len(names) / n) ** 2 for word, n in held.items()}
+    holding = {
+        word: [q for q, words in enumerate(words_of) if word in words]
+        for word, n in held.items()
+        if n <= max(1, RARE * len(names))
+    }
+    unknown = math.log(1 + len(names)) ** 2
+    by_length = {n: dict(g) for n, g in grams.items()}
+    return Questions(by_length, tuple(sizes), tuple(names), squares, unknown, tuple(words_of), holding)
+
+
+def in_other_words(words: list[str], questions: Questions, least: float) -> tuple[int, float] | None:
+    """The question that the words of a turn are most like, and how much; None: less than the least."""
+    said = set(words)
+    if len(said) > MOST:
+        return None
+    shared = Counter(q for word in said & questions.holding.keys() for q in questions.holding[word])
+    near = [q for q, n in shared.items() if n >= FEWEST]
+    if not near:
+        return None
+    squares, unknown = questions.squares, questions.unknown
+    size = math.fsum(squares.get(word, unknown) for word in said)
+
+    def cosine(q: int) -> float:
+        asked = questions.words[q]
+        common = math.fsum(squares[word] for word in asked & said)
+        return common / math.sqrt(size * math.fsum(squares[word] for word in asked))
+
+    similarity, best = max((cosine(q), -q) for q in near)
+    return (-best, similarity) if similarity >= least else None
 
 
 def decontaminate(
-    conversation: Conversation, config: DecontaminationConfig, questions: Questions
+    conversation: Conversation, config: DecontaminationConfig, questions: Questions, tally: Counter[str]
 ) -> Conversation | Rejection:
-    """Rejects a conversation in which a user's turn holds enough of a question's n-grams."""
+    """Rejects a conversation in which a user's turn holds enough of a question's n-grams; where none does, the tally
+    names the turns that ask one in other words."""
+    listed: Counter[str] = Counter()
     for i, turn in enumerate(conversation.turns):
         if turn.role != "user":
             continue
@@ -75,4 +126,8 @@ def decontaminate(
                 if overlap >= config.min_overlap and not incidental:
                     detail = f"turn {i} holds {overlap:.0%} of question {questions.names[question]}"
                     return Rejection(conversation.id, "asks an evaluation question", detail)
+        least = config.report_similarity
+        if least is not None and (found := in_other_words(words, questions, least)):
+            listed[f"{PARAPHRASE}turn {i} is like question {questions.names[found[0]]}: {found[1]:.2f}"] += 1
+    tally.update(listed)
     return conversation

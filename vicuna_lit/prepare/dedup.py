@@ -3,7 +3,8 @@
 Exact copies agree in a hash. Near-duplicates are found by MinHash (Broder 1997) over the set of all
 32-byte shingles of the text, in bands (Leskovec et al., Mining of Massive Datasets, 3.4); a candidate
 pair counts when the estimated Jaccard similarity reaches the threshold. With 128 permutations the
-standard error of the estimate is at most 0.045.
+standard error of the estimate is at most 0.045. Of conversations that begin with the same question it is also counted,
+exactly, how much of one stands in the other.
 """
 
 from collections import defaultdict
@@ -30,8 +31,12 @@ FEWEST = 8
 """Sampled shingles; of fewer, an estimate is one or two hashes, so shorter texts must be equal."""
 LONGEST = 1 << 20
 """Bytes looked at; the rest of a longer text does not enter its near-duplicate signature."""
-SIGNATURE = np.dtype([("id", "u8"), ("text", "u8"), ("first", "u8"), ("size", "u8"), ("minhash", "u4", PERMUTATIONS)])
-"""Hashes of id, turns and first exchange (0: does not take part), characters, and MinHash values."""
+MOST_COMPARED = 64
+"""Kept conversations with one first question that a further one is looked for in: thousands may begin with "hi"."""
+SIGNATURE = np.dtype(
+    [("id", "u8"), ("text", "u8"), ("first", "u8"), ("question", "u8"), ("size", "u8"), ("minhash", "u4", PERMUTATIONS)]
+)
+"""Hashes of id, turns, first exchange and first question (0: does not take part), characters, and MinHash values."""
 EXACT = {"text": "duplicate text", "id": "duplicate id", "first": "duplicate first exchange"}
 """Hashes that must not occur twice, and what it is called when they do."""
 BASE = 0x9E3779B97F4A7C15
@@ -57,8 +62,10 @@ def signatures(conversations: Sequence[Conversation], config: DedupConfig, files
         least, first = config.first_exchange_characters, "\0".join(t.content for t in spoken[:2])
         if least is not None and len(first) >= least:
             row["first"] = _hash(first)
+        if config.containment is not None and spoken:
+            row["question"] = _hash(" ".join(spoken[0].content.lower().split()))
     if config.threshold is not None and len(out):
-        shingles = [_shingles("\n".join(t.content for t in c.turns)) for c in conversations]
+        shingles = [_sampled(_text(c)) for c in conversations]
         ends = np.cumsum([0, *map(len, shingles)]).astype(np.uint64)
         matrix = RMinHash.digest_matrix_from_flat_token_hashes(np.concatenate(shingles), ends, PERMUTATIONS, 1)
         out["minhash"] = matrix.to_rows()
@@ -70,9 +77,14 @@ def _hash(text: str | bytes) -> int:
     return int.from_bytes(blake2b(data, digest_size=8).digest()) | 1
 
 
-def _shingles(text: str) -> np.ndarray:
-    """uint64: hashes of sampled shingles of the lower-case text with single blanks; one of all where they are few."""
-    data = np.frombuffer(" ".join(text.lower().split()).encode()[:LONGEST], np.uint8)
+def _text(c: Conversation) -> bytes:
+    """All that is said, in small letters with single blanks."""
+    return " ".join("\n".join(t.content for t in c.turns).lower().split()).encode()[:LONGEST]
+
+
+def _shingles(text: bytes) -> np.ndarray:
+    """uint64: hashes of all shingles of a text."""
+    data = np.frombuffer(text, np.uint8)
     if len(data) < SHINGLE:
         data = np.pad(data, (0, SHINGLE - len(data)))
     powers, inverse = _powers()
@@ -81,9 +93,14 @@ def _shingles(text: str) -> np.ndarray:
     hashes = (sums[SHINGLE:] - sums[:-SHINGLE]) * inverse[: len(data) - SHINGLE + 1]
     hashes ^= hashes >> np.uint64(32)
     hashes *= np.uint64(0xD6E8FEB86659FD93)
-    hashes ^= hashes >> np.uint64(32)
+    return hashes ^ (hashes >> np.uint64(32))
+
+
+def _sampled(text: bytes) -> np.ndarray:
+    """uint64: a sample of the shingles' hashes, in order, each once; one hash of all where they are few."""
+    hashes = _shingles(text)
     sampled = np.unique(hashes[hashes < np.uint64((1 << 64) // SAMPLED)])
-    return sampled if len(sampled) >= FEWEST else np.array([_hash(data.tobytes())], np.uint64)
+    return sampled if len(sampled) >= FEWEST else np.array([_hash(text.ljust(SHINGLE, b"\0"))], np.uint64)
 
 
 @lru_cache
@@ -115,11 +132,15 @@ def find_duplicates(files: Sequence[Path], config: DedupConfig) -> dict[int, dic
         keys = [(i, int(row[name])) for i, name in enumerate(EXACT) if row[name]]
         hashes = _bands(row["minhash"][None])[0].tolist() if config.threshold else []
         bands = [(len(EXACT) + i, band) for i, band in enumerate(hashes)]
-        if copy := _exact(kept, keys, rows) or _near(kept, bands, rows, n, config.threshold or 1.0):
+        question = (-1, int(row["question"]))
+        copy = _exact(kept, keys, rows) or _near(kept, bands, rows, n, config.threshold or 1.0)
+        if copy is None and config.containment is not None and question[1]:
+            copy = _contained(kept[question][:MOST_COMPARED], rows, n, config.containment)
+        if copy:
             file, place = rows.place(n)
             dropped[file][place] = copy
         else:
-            for key in (*keys, *bands):
+            for key in (*keys, *bands, question):
                 kept[key].append(n)
     return dropped
 
@@ -141,6 +162,15 @@ def _near(
     return None
 
 
+def _contained(others: list[int], rows: "_Rows", n: int, least: float) -> Duplicate | None:
+    for other in others:
+        mine = rows.shingles(n)
+        share = float(np.mean(np.isin(mine, rows.shingles(other))))
+        if share >= least:
+            return Duplicate("contained in another", f"{share:.0%} of it stand in {rows.name(other)}, a better copy")
+    return None
+
+
 def _bands(minhash: np.ndarray, which: slice = slice(None)) -> np.ndarray:
     """uint64 [rows, bands]: a hash of each band of MinHash values, or of some bands."""
     values = minhash.reshape(len(minhash), BANDS, PERMUTATIONS // BANDS)[:, which].astype(np.uint64)
@@ -152,7 +182,7 @@ def _bands(minhash: np.ndarray, which: slice = slice(None)) -> np.ndarray:
 def _suspects(files: Sequence[Path], count: int, config: DedupConfig) -> list[int]:
     """The conversations that share any key with another, in order."""
     shared = np.zeros(count, bool)
-    for name in EXACT:
+    for name in (*EXACT, "question"):
         shared |= _shared(np.concatenate([np.load(f)[name] for f in files] or [np.empty(0, "u8")]))
     if config.threshold is not None:
         for band in range(BANDS):
@@ -180,6 +210,8 @@ class _Rows:
         self.count = int(self._ends[-1])
         self._load = lru_cache(maxsize=64)(np.load)
         self._names = lru_cache(maxsize=64)(_names)
+        self._texts = lru_cache(maxsize=4)(_texts)
+        self.shingles = lru_cache(maxsize=64)(self._shingles)
 
     def place(self, n: int) -> tuple[int, int]:
         """File and place in it."""
@@ -194,6 +226,15 @@ class _Rows:
         """The conversation's id, and where it came from."""
         file, place = self.place(n)
         return self._names(self._files[file].with_suffix(".jsonl"))[place]
+
+    def _shingles(self, n: int) -> np.ndarray:
+        """uint64: the shingles of a conversation, each once."""
+        file, place = self.place(n)
+        return np.unique(_shingles(self._texts(self._files[file].with_suffix(".jsonl"))[place]))
+
+
+def _texts(file: Path) -> list[bytes]:
+    return [_text(from_json(orjson.loads(line)[2])) for line in file.read_bytes().splitlines()]
 
 
 def _names(file: Path) -> list[str]:

@@ -101,7 +101,7 @@ def _kind(old: Turn | None, new: Turn | None) -> Kind:
 def _row(kind: Kind, old: Turn | None, new: Turn | None) -> ComparisonRow:
     if kind != "changed" or old is None or new is None:
         return ComparisonRow(kind, old and _plain(old), new and _plain(new))
-    same = _common_prefix(old.content, new.content)
+    same = common_prefix(old.content, new.content)
     start = same - HEAD // 4 if same > HEAD // 2 else 0
     shown = slice(start, start + SHOWN)
     cut = max(len(old.content), len(new.content)) > start + SHOWN
@@ -109,7 +109,8 @@ def _row(kind: Kind, old: Turn | None, new: Turn | None) -> ComparisonRow:
     return ComparisonRow(kind, _cell(old, start, marked[0]), _cell(new, start, marked[1]))
 
 
-def _common_prefix(a: str, b: str) -> int:
+def common_prefix(a: str, b: str) -> int:
+    """Characters with which both texts begin."""
     low, high = 0, min(len(a), len(b))
     while low < high:
         middle = (low + high + 1) // 2

@@ -21,13 +21,12 @@ from vicuna_lit.config.prepare import (
     Scope,
     TextRule,
 )
-from vicuna_lit.data.conversation import Conversation, Rejection, Turn, follows, trim
+from vicuna_lit.data.conversation import PLACEHOLDER, Conversation, Rejection, Turn, follows, trim
 from vicuna_lit.prepare.replies import cut_sentences, reply_offences
 
 Tally = Counter[str]
 INVISIBLE = re.compile(r"[\s\u00ad\u200b-\u200f\u2028-\u202f\u2060-\u2064\ufeff\x00-\x1f\x7f-\x9f]*+")
 LEADING_PUNCTUATION = re.compile(r"[\W_]+")
-PLACEHOLDER = re.compile(r"\[(?:EMAIL|PHONE|KEY|CARD)\]")
 WITHOUT_STOP = re.compile(r"^\s*(?:[-*+•#|>]|\d{1,3}[.)] |[^\n]{1,40}:)|^[^\n]{0,60}$|\S+://\S+$")
 """Lines that end without a full stop: items, rows, headings, short lines (a signature, a verse), links."""
 SHORTEST_REPETITION = 512
@@ -95,7 +94,7 @@ def _ordered(turns: tuple[Turn, ...]) -> int:
 def filter_turns(conversation: Conversation, config: FiltersConfig, tally: Tally) -> Conversation | Rejection:
     """Applies every rule; an offence with scope `turn` costs that turn and all that follow it."""
     conversation = cut_sentences(conversation, config.replies, tally)
-    result = _apply_violations(conversation, _offences(conversation, config), tally)
+    result = _apply_violations(conversation, offences(conversation, config), tally)
     if isinstance(result, Rejection):
         return result
     spoken = [t for t in result.turns if t.role != "system"]
@@ -110,13 +109,13 @@ def moderate(
 ) -> Conversation | Rejection:
     """Drops or shortens a conversation with a turn that scores above `config.max_score`."""
 
-    def offences() -> Iterator[RuleViolation]:
+    def scored() -> Iterator[RuleViolation]:
         for i, turn in enumerate(conversation.turns):
             score = float(scorer(turn.content))
             if not score <= config.max_score:
                 yield RuleViolation(i, config.scope, "moderation", f"turn {i} scores {score:.4g}")
 
-    return _apply_violations(conversation, offences(), tally)
+    return _apply_violations(conversation, scored(), tally)
 
 
 def _apply_violations(
@@ -149,7 +148,8 @@ def _apply_violations(
     return replace(conversation, turns=tuple(kept))
 
 
-def _offences(conversation: Conversation, config: FiltersConfig) -> Iterator[RuleViolation]:
+def offences(conversation: Conversation, config: FiltersConfig) -> Iterator[RuleViolation]:
+    """What breaks a rule, in the order of the turns."""
     rules = [(name.replace("_", " "), rule) for name, rule in config.texts.items() if rule.scope != "off"]
     yield from _continues(conversation, config.ends)
     for i, turn in enumerate(conversation.turns):

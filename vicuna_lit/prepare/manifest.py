@@ -28,6 +28,10 @@ def assemble(config: PrepareConfig, folder: Path, work: Path, records: list[int]
     for name in ("train", "validation", "rejected"):
         parts = [work / "cut" / shards.name(i, f"{name}.jsonl") for i in numbers]
         outputs[f"{name}.jsonl"] = shards.concatenate(parts, folder / f"{name}.jsonl")
+    decontamination = config.decontamination
+    if decontamination.enabled and decontamination.questions and decontamination.report_similarity is not None:
+        parts = [work / "clean" / shards.name(i, "paraphrases.jsonl") for i in numbers]
+        outputs["paraphrases.jsonl"] = shards.concatenate(parts, folder / "paraphrases.jsonl")
     cleaned = [orjson.loads((work / "clean" / shards.name(i)).read_bytes()) for i in numbers]
     cut = [orjson.loads((work / "cut" / shards.name(i)).read_bytes()) for i in numbers]
     manifest = _manifest(config, cleaned, cut, fingerprint, outputs)

@@ -1,19 +1,21 @@
-"""Personal data: patterns of e-mail addresses, telephone numbers, secret keys and card numbers.
+"""Personal data: e-mail addresses, telephone numbers, secret keys, cards; on request IBAN, SSN and public IPs.
 
-Patterns find what has the form of such data; names and addresses of streets they do not find.
+Patterns and checksums find what has the form of such data; names and addresses of streets they do not find.
 """
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from ipaddress import ip_address
 
 from vicuna_lit.data.conversation import Conversation, Turn
 from vicuna_lit.prepare.secrets import find_secrets, small_letters
 
+Span = tuple[int, int]
 EMAIL = re.compile(  # ASCII alone: in scripts without blanks words stand right beside an address
     r"(?<![A-Za-z0-9._%+/-])[A-Za-z0-9._%+-]{1,64}+(?:\\_[A-Za-z0-9._%+-]{1,64}+){0,4}+@(?<!\bgit@)(?!example\.|\dx\.|v\d)"
-    r"(?:[A-Za-z0-9-]{1,63}\.){1,8}(?!(?:png|jpe?g|gif|svg|webp|pdf|js|ts|css|json|py|md|html|yaml)\b)[A-Za-z]{2,24}"
+    r"(?:[A-Za-z0-9-]{1,63}\.){1,8}(?!(?:png|jpe?g|gif|svg|webp|pdf|js|ts|css|json|py|md|html|yaml|service|socket|host)\b)[A-Za-z]{2,24}"
     r"(?![A-Za-z0-9-]|:[~/\w]|/)"  # not an ssh target, a remote, a package with its version, the name of an image
 )
 PHONE = re.compile(
@@ -44,52 +46,53 @@ def _is_card(digits: str) -> bool:
     return sum(doubled) % 10 == 0
 
 
-PATTERNS: dict[str, tuple[re.Pattern[str], str, Callable[[str], bool] | None]] = {
-    "email": (EMAIL, "@", None),
-    "card": (CARD, "", _is_card),
-    "phone": (PHONE, "", None),
-}
-"""By kind, in the order of their search: the pattern, a text that must be there (else digits), a check."""
+IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}\d{2} ?(?:[A-Z0-9] ?){10,29}[A-Z0-9]")
+IBAN_LENGTHS = {
+    15: "NO", 16: "BE", 18: "DK FO FI GL NL", 19: "MK SI", 20: "AT BA EE KZ LT LU XK", 21: "CH HR LI LV",
+    22: "BG BH CR DE GB GE IE ME RS VA", 23: "AE GI IL IQ OM TL", 24: "AD CZ ES MD PK RO SA SE SK TN VG",
+    25: "LY PT ST", 26: "IS TR", 27: "BI DJ FR GR IT MC MR SM", 28: "AL AZ BY CY DO EG GT HU LB NI PL SV",
+    29: "BR PS QA UA", 30: "JO KW MU", 31: "MT SC", 32: "LC", 33: "RU",
+}  # fmt: skip
+"""By the registry of ISO 13616: countries by the characters of their numbers."""
+IBAN_LENGTH = {country: length for length, countries in IBAN_LENGTHS.items() for country in countries.split()}
+SSN = re.compile(r"(?<![\w.+/-])(?!000|666|9)\d{3}-(?!00)\d{2}-(?!0000)\d{4}(?![\w/-]|\.\d)")
+"""In the ranges that the Social Security Administration gives out."""
+IP = re.compile(
+    r"(?<![\w.:/-])(?<!version )(?:(?:\d{1,3}\.){3}\d{1,3}(?![\w-]|\.\w)"
+    r"|[23][0-9A-Fa-f]{3}:[0-9A-Fa-f:]{4,35}(?![\w:]))|(?<=://)(?:\d{1,3}\.){3}\d{1,3}(?![\w.-])"
+)
+
+
+def _ibans(text: str) -> Iterator[Span]:
+    """Of a country's length, and with the checksum (ISO 7064, mod 97-10)."""
+    for found in IBAN.finditer(text):
+        length, places = IBAN_LENGTH.get(found[0][:2]), [i for i, c in enumerate(found[0]) if c != " "]
+        if length is None or len(places) < length:
+            continue
+        end = places[length - 1] + 1
+        plain = found[0][:end].replace(" ", "")
+        if found[0][end : end + 1].isalnum() or text[found.start() + end :][:1].isalnum():
+            continue
+        if int("".join(str(int(c, 36)) for c in plain[4:] + plain[:4])) % 97 == 1:
+            yield found.start(), found.start() + end
+
+
+def _is_public(address: str) -> bool:
+    """Whether an address belongs to somebody on the internet: no private, reserved or documentation range."""
+    try:
+        return ip_address(address).is_global
+    except ValueError:
+        return False
+
+
+def _matches(pattern: re.Pattern[str], check: Callable[[str], bool] | None = None) -> Callable[[str], Iterator[Span]]:
+    return lambda text: (f.span() for f in pattern.finditer(text) if check is None or check(f[0]))
+
+
 DIGITS = re.compile(r"\d[ .()-]{0,2}\d{2,4}[ .)-]{0,2}\d{2}")
 _BETWEEN_DIGITS = b" .()-"
 _IS_DIGIT = bytes(48 if chr(i).isdigit() else 120 for i in range(128)) + b"x" * 128
 MOST_PASSES = 8
-
-
-def redact(text: str, kinds: Sequence[str], tally: Counter[str]) -> str:
-    """The text with personal data replaced by `[KIND]`; counts what it replaced.
-
-    What was hidden by its neighbour, as the first of two keys without a blank between them, is found once that is gone.
-    """
-    for _ in range(MOST_PASSES):
-        before, text = text, _redacted(text, kinds, tally)
-        if text == before:
-            break
-    return text
-
-
-def _redacted(text: str, kinds: Sequence[str], tally: Counter[str]) -> str:
-    lowered = small_letters(text)
-    if "key" in kinds and (spans := find_secrets(text, lowered)):
-        tally["key"] += len(spans)
-        text = _replaced(text, spans, "[KEY]")
-        lowered = small_letters(text)
-    has_digits = _has_digits(text)
-    if "phone" in kinds and has_digits and (spans := _announced(text, lowered)):
-        tally["phone"] += len(spans)
-        text = _replaced(text, spans, "[PHONE]")
-    for kind, (pattern, hint, check) in PATTERNS.items():
-        if kind not in kinds or not (hint in text if hint else has_digits):
-            continue
-
-        def put(found: re.Match[str], kind: str = kind, check: Callable[[str], bool] | None = check) -> str:
-            if check is not None and not check(found[0]):
-                return found[0]
-            tally[kind] += 1
-            return f"[{kind.upper()}]"
-
-        text = pattern.sub(put, text)
-    return text
 
 
 def _has_digits(text: str) -> bool:
@@ -99,22 +102,59 @@ def _has_digits(text: str) -> bool:
     return DIGITS.search(text) is not None
 
 
-def _announced(text: str, lowered: str) -> list[tuple[int, int]]:
-    spans = set()
+def _announced(text: str) -> Iterator[Span]:
+    lowered, ends = small_letters(text), set[int]()
     for word in ANNOUNCING:
         at = lowered.find(word)
         while at >= 0:
             end = at + len(word)
             alone = not word[0].isascii() or not (lowered[at - 1 : at].isalnum() or lowered[end : end + 1].isalpha())
-            found = ANNOUNCED.match(lowered, end) if alone else None
+            found = ANNOUNCED.match(lowered, end) if alone and end not in ends else None
             if found and 7 <= sum(c.isdigit() for c in found[1]) <= 15:
-                spans.add(found.span(1))
+                ends.add(end)
+                yield found.span(1)
             at = lowered.find(word, end)
-    return sorted(spans)
 
 
-def _replaced(text: str, spans: Sequence[tuple[int, int]], mark: str) -> str:
-    parts, start = [], 0
+FINDERS: tuple[tuple[str, str, Callable[[str], Iterator[Span]]], ...] = (
+    ("key", "", lambda text: iter(find_secrets(text, small_letters(text)))),
+    ("phone", "digits", _announced),
+    ("iban", "digits", _ibans),
+    ("email", "@", _matches(EMAIL)),
+    ("card", "digits", _matches(CARD, _is_card)),
+    ("ssn", "-", _matches(SSN)),
+    ("ip", "", _matches(IP, _is_public)),
+    ("phone", "digits", _matches(PHONE)),
+)
+"""In the order of the search: the kind, what must be in a text, and where it is in it."""
+
+
+def redact(text: str, kinds: Sequence[str], tally: Counter[str]) -> str:
+    """The text with personal data replaced by `[KIND]`; counts what it replaced.
+
+    What was hidden by its neighbour, as the first of two keys without a blank between them, is found once that is gone.
+    """
+    for kind, before, spans in replacements(text, kinds):
+        tally[kind] += len(spans)
+        text = _replaced(before, spans, kind)
+    return text
+
+
+def replacements(text: str, kinds: Sequence[str]) -> Iterator[tuple[str, str, list[Span]]]:
+    """What `redact` does, step by step: a kind, the text as it is by then, and the places in it that are replaced."""
+    for _ in range(MOST_PASSES):
+        start, has_digits = text, _has_digits(text)
+        for kind, hint, finder in FINDERS:
+            wanted = kind in kinds and (has_digits if hint == "digits" else hint in text)
+            if wanted and (spans := sorted(set(finder(text)))):
+                yield kind, text, spans
+                text = _replaced(text, spans, kind)
+        if text == start:
+            break
+
+
+def _replaced(text: str, spans: Sequence[Span], kind: str) -> str:
+    parts, start, mark = [], 0, f"[{kind.upper()}]"
     for first, end in spans:
         parts += [text[start:first], mark]
         start = end

@@ -21,7 +21,7 @@ from vicuna_lit.data.conversation import Conversation, DataError, Rejection
 from vicuna_lit.data.files import find_files
 from vicuna_lit.data.readers import parse, records, skipped
 from vicuna_lit.paths import locate, place_of
-from vicuna_lit.prepare import shards
+from vicuna_lit.prepare import review, shards
 from vicuna_lit.prepare.dedup import find_duplicates
 from vicuna_lit.prepare.executor import cores, run_all, warm_up
 from vicuna_lit.prepare.manifest import assemble
@@ -60,7 +60,29 @@ def prepare_data(config: PrepareConfig) -> Prepared:
 
         config = with_template(config)
     with locked(Path(config.run.dir)):
-        return _prepare(config, Path(config.run.dir))
+        prepared = _prepare(config, Path(config.run.dir))
+        return _with_sample(config, prepared) if config.review else prepared
+
+
+def _with_sample(config: PrepareConfig, prepared: Prepared) -> Prepared:
+    """Draws the hits that a person is to judge, where that is not done; figures follow what is judged by now."""
+    folder = Path(prepared.run_dir)
+    if not review.sampled(prepared.manifest, config.review or 0):
+        work = folder / "review"
+        shutil.rmtree(work, ignore_errors=True)
+        for name in ("raw", "review"):
+            (work / name).mkdir(parents=True)
+        most, size = config.review or 0, sum(f["bytes"] for f in prepared.manifest["inputs"])
+        check_disk(folder, 2 * size + 1e7, "the review of these files")
+        pairs = [(item.record, review.kept_of(item)) for item in review.copies(folder, most)[0]]
+        write_json(work / "wanted.json", sorted({source for pair in pairs for source in pair}))
+        counts = _read([str(place_of(path)) for path in _paths(config.raw)], work, size)
+        _stage("review", review.collect, config, config.model_dump_json(), work, counts, config.workers or cores())
+        review.merge(folder, work, len(counts), most)
+        shutil.rmtree(work)
+    else:
+        review.publish(folder)
+    return replace(prepared, manifest=read_json(folder, "manifest.json") or {})
 
 
 def _prepare(config: PrepareConfig, folder: Path) -> Prepared:

@@ -12,11 +12,14 @@ from collections.abc import Iterator
 # Possessive, and begun only where a word begins: no text, however long, takes more than linear time.
 _LETTERS = {
     "sk-": r"(?:proj-|ant-|svcacct-|or-v1-)?[A-Za-z0-9_-]{20,}+", "AKIA": r"[0-9A-Z]{16}", "ASIA": r"[0-9A-Z]{16}",
+    "ABIA": r"[0-9A-Z]{16}", "ACCA": r"[0-9A-Z]{16}", "A3T": r"[0-9A-Z]{17}",
+    "AC": r"(?=[a-z]*\d)[0-9a-z]{32}", "SK": r"(?=[a-z]*\d)[0-9a-z]{32}",
     "AIza": r"[\w-]{35}", "ya29.": r"[\w-]{20,}+", "GOCSPX-": r"[\w-]{20,}+",
     "ghp_": r"[A-Za-z0-9]{36,}+", "gho_": r"[A-Za-z0-9]{36,}+", "ghu_": r"[A-Za-z0-9]{36,}+",
-    "ghs_": r"[A-Za-z0-9]{36,}+", "ghr_": r"[A-Za-z0-9]{36,}+", "github_pat_": r"\w{22,}+", "glpat-": r"[\w-]{20,}+",
+    "ghs_": r"[A-Za-z0-9]{36,}+", "ghr_": r"[A-Za-z0-9]{36,}+", "github_pat_": r"\w{22,}+",
+    "gl": r"(?:pat|dt|ptt|rt|cbt|imt|agent|soat|oas|ft|ffct)-[\w-]{20,}+", "GR1348941": r"[\w-]{20,}+",
     "hf_": r"[A-Za-z0-9]{30,}+", "npm_": r"[A-Za-z0-9]{36,}+", "pypi-": r"[\w-]{50,}+",
-    "xox": r"[abceprs]-[A-Za-z0-9-]{10,}+", "xapp-": r"\d-[A-Za-z0-9-]{20,}+",
+    "xox": r"[abceoprs]-[A-Za-z0-9-]{10,}+", "xapp-": r"\d-[A-Za-z0-9-]{20,}+",
     "sk_live_": r"[A-Za-z0-9]{16,}+", "sk_test_": r"[A-Za-z0-9]{16,}+", "rk_live_": r"[A-Za-z0-9]{16,}+",
     "rk_test_": r"[A-Za-z0-9]{16,}+", "whsec_": r"[A-Za-z0-9+/=]{20,}+", "SG.": r"[\w-]{16,}+\.[\w-]{16,}+",
     "shpat_": r"[A-Fa-f0-9]{32}", "shpss_": r"[A-Fa-f0-9]{32}", "shpca_": r"[A-Fa-f0-9]{32}",
@@ -30,7 +33,7 @@ _LETTERS = {
 }  # fmt: skip
 _LINE = r"[\w-]{10,}+(?:\r?\n[\w-]{30,}+)*+"  # of a JWT that was broken into lines
 _FORMS = {
-    "eyJ": rf"(?<![\w-])eyJ{_LINE}\.\s?eyJ{_LINE}\.\s?{_LINE}",
+    "eyJ": rf"(?<![\w-])eyJ{_LINE}\.\s?eyJ{_LINE}(?:\.\s?{_LINE})?",
     "://": r"https://(?:hooks\.slack\.com/(?:services|workflows|triggers)/[\w/-]{20,}+"
     r"|(?:\w{2,8}\.)?discord(?:app)?\.com/api/webhooks/\d{5,}/[\w-]{20,}+|[\w-]{1,60}\.webhook\.office\.com/[^\s\"')]{30,}+"
     r"|discord\.gg/api/webhooks/[^\s\"')]{20,}+)",
@@ -52,7 +55,8 @@ NAMES_OF_TOKENS = ("key", "token", "passphrase", "credential", "bearer", "author
 """Names with a value that is a long row of characters, or else no secret."""
 KEY_OF = re.compile(
     r"(?:api|access|secret|private|encrypt\w{0,5}|sign\w{0,4}|auth\w{0,12}|client|consumer|account|shared|master|license"
-    r"|subscription|service|app|bot|admin|storage|session|deploy\w{0,5}|publish\w{0,5}|rapid\w{0,4})[ _.-]{0,2}$"
+    r"|iam|ibm|cloud\w{0,3}|softlayer|\bsl|subscription|service|app|bot|admin|storage|session|deploy\w{0,5}|publish\w{0,5}|rapid\w{0,4})"
+    r"[ _.-]{0,2}$"
 )
 VALUE = re.compile(
     r"[\w-]{0,24}(?:[\"'`\])>]{0,3}\s{0,4}(?:=>|:=|==?|[:,>]|\bis\b)|[\"'`]?)"
@@ -60,9 +64,13 @@ VALUE = re.compile(
     r"(?:(?P<quote>[\"'`])(?P<quoted>[^\s\"'`<>{}]{8,200})(?P=quote)|(?P<bare>[A-Za-z0-9+/_=.~!-]{16,400}))"
 )
 PLACEHOLDER = re.compile(
-    r"(?i)your|example|placeholder|change.?me|insert|xxxx|\*\*\*|\.\.\.|1234567|abcdef(?:gh|12)|process\.env|environ|getenv"
+    r"(?i)your|example|placeholder|change.?me|insert|xxxx|\*\*\*|\.\.\.|process\.env|environ|getenv"
     r"|^https?:|^\w+\(|password|passwd|secret.?key|api.?key|access.?token|dummy|sample|redacted|^\$|^%|test_?key"
 )
+SEQUENCE = re.compile(r"(?i)1234567|abcdef(?:gh|12)")
+"""Of a value that somebody typed as an example; a long one hides a key all the same."""
+LONG = 40
+HEX = re.compile(r"[0-9a-fA-F]+")
 MADE_UP = re.compile(r"(?i)[-_/]your|insert |x{6}")
 RUN = 16
 """Characters of a token that stand in a row in nearly every secret; texts without are searched for passwords alone."""
@@ -107,7 +115,13 @@ def _spans(text: str, lowered: str) -> Iterator[tuple[int, int]]:
     links = "://" in text
     if links:
         for found in URL_PASSWORD.finditer(text):
-            if not PLACEHOLDER.search(found[1]) and found[1].lower() not in ("pass", "pwd", "user", "pw", found[0][:4]):
+            if not (PLACEHOLDER.search(found[1]) or SEQUENCE.search(found[1])) and found[1].lower() not in (
+                "pass",
+                "pwd",
+                "user",
+                "pw",
+                found[0][:4],
+            ):
                 yield found.span(1)
     if "PRIVATE KEY" in text:
         yield from (found.span() for found in PATTERNS["PRIVATE KEY"].finditer(text))
@@ -151,7 +165,7 @@ def _named(text: str, lowered: str, names: tuple[str, ...]) -> Iterator[tuple[in
 def _value(found: re.Match[str], name: str) -> tuple[int, int] | None:
     group = "quoted" if found["quoted"] is not None else "bare"
     value = found[group]
-    if PLACEHOLDER.search(value):
+    if PLACEHOLDER.search(value) or (len(value) < LONG and SEQUENCE.search(value)):
         return None
     password = name in ("passw", "pwd", "passphrase") and group == "quoted" and _is_password(value)
     if not password and not (len(value) >= RUN and is_random(value)):
@@ -166,7 +180,8 @@ def _is_password(value: str) -> bool:
 
 def is_random(value: str) -> bool:
     """Whether a value looks drawn by a machine: high entropy, and not words with a number behind."""
-    if entropy(value) < (3.0 if len(value) < 20 else 3.3):
+    least = 2.9 if len(value) >= LONG and HEX.fullmatch(value) else 3.0 if len(value) < 20 else 3.3
+    if entropy(value) < least:
         return False
     digits = sum(c.isdigit() for c in value)
     runs = len(re.findall(r"\d+", value))

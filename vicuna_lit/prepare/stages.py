@@ -6,6 +6,7 @@ can do it, and gives the same bytes.
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from functools import cache
 from hashlib import sha256
 from io import BytesIO
@@ -18,6 +19,7 @@ import orjson
 from vicuna_lit.config.prepare import PrepareConfig
 from vicuna_lit.data.conversation import Conversation, Rejection, is_validation, to_record
 from vicuna_lit.prepare import shards
+from vicuna_lit.prepare.decontaminate import PARAPHRASE
 from vicuna_lit.prepare.dedup import signatures
 from vicuna_lit.prepare.shards import Dropped, dumps
 from vicuna_lit.prepare.steps import LANGUAGE, Step, StepCount, steps
@@ -34,7 +36,8 @@ class Job(NamedTuple):
 
 
 @cache
-def _pipeline(config: str) -> tuple[PrepareConfig, dict[str, Step]]:
+def pipeline_of(config: str) -> tuple[PrepareConfig, dict[str, Step]]:
+    """A config written as JSON, and its steps."""
     parsed = PrepareConfig.model_validate_json(config)
     return parsed, steps(parsed)
 
@@ -43,33 +46,36 @@ def _pipeline(config: str) -> tuple[PrepareConfig, dict[str, Step]]:
 def _encoder(config: str) -> Any:
     from vicuna_lit.data.tokenizer import make_encoder
 
-    return make_encoder(_pipeline(config)[0])
+    return make_encoder(pipeline_of(config)[0])
 
 
 def check(job: Job) -> None:
     """Builds everything once, so that what is wrong is said before the work begins."""
-    config, _ = _pipeline(job.config)
+    config, _ = pipeline_of(job.config)
     if config.cuts:
         _encoder(job.config)
 
 
 def clean(job: Job) -> None:
     """Runs the per-conversation steps; writes what is kept, what is not, and the signatures."""
-    config, pipeline = _pipeline(job.config)
+    config, pipeline = pipeline_of(job.config)
     work = Path(job.work)
     counts = {name: StepCount() for name in ("read", *pipeline)}
     kept: list[Conversation] = []
     files: list[str] = []
     lines: list[bytes] = []
     dropped: list[bytes] = []
+    asked: list[bytes] = []
     for row, (source, raw, plugins) in enumerate(shards.read_items(work / "raw" / shards.name(job.shard, "jsonl"))):
-        step, result, language = _clean(raw, plugins and config.filters.plugins, pipeline, counts)
+        said = Said()
+        step, result = _clean(raw, plugins and config.filters.plugins, pipeline, counts, said)
         if isinstance(result, Rejection):
             dropped.append(dumps([row, source, step, list(result)]))
         else:
             kept.append(result)
             files.append(source.rpartition(":")[0])
-            lines.append(dumps([row, source, shards.to_json(result), language]))
+            lines.append(dumps([row, source, shards.to_json(result), said.language]))
+            asked += [dumps({"record": source, "id": result.id, "detail": detail}) for detail in said.paraphrases]
     folder = work / "clean"
     signed = BytesIO()
     if config.dedup.enabled:
@@ -77,14 +83,23 @@ def clean(job: Job) -> None:
         shards.write(folder / shards.name(job.shard, "npy"), [signed.getvalue()])
     shards.write(folder / shards.name(job.shard, "jsonl"), lines)
     shards.write(folder / shards.name(job.shard, "dropped.jsonl"), dropped)
+    shards.write(folder / shards.name(job.shard, "paraphrases.jsonl"), asked)
     _finish(folder, job.shard, {"kept": len(kept), "counts": _plain(counts)})
 
 
+@dataclass
+class Said:
+    """What steps say of a conversation beside their counts."""
+
+    language: str | None = None
+    paraphrases: list[str] = field(default_factory=list)
+
+
 def _clean(
-    raw: Conversation | Rejection, plugins: bool, pipeline: dict[str, Step], counts: dict[str, StepCount]
-) -> tuple[str, Conversation | Rejection, str | None]:
-    """The name of the last step, its result, and the language. A step that fails costs this conversation alone."""
-    name, result, language = "read", raw, None
+    raw: Conversation | Rejection, plugins: bool, pipeline: dict[str, Step], counts: dict[str, StepCount], said: Said
+) -> tuple[str, Conversation | Rejection]:
+    """The name of the last step and its result. A step that fails costs this conversation alone."""
+    name, result = "read", raw
     counts["read"].records_in += 1
     for name, step in pipeline.items():
         if isinstance(result, Rejection):
@@ -96,21 +111,24 @@ def _clean(
         except Exception as error:
             result = Rejection(result.id, "step failed", f"{type(error).__name__}: {error}"[:300])
         if name == "language":
-            language = next((key.removeprefix(LANGUAGE) for key in tally), None)
+            said.language = next((key.removeprefix(LANGUAGE) for key in tally), None)
             tally.clear()
+        if name == "decontamination" and tally:
+            said.paraphrases = [key.removeprefix(PARAPHRASE) for key in tally]
+            tally = Counter({"turns listed: an evaluation question in other words": len(tally)})
         counts[name].changes.update(tally)
         if isinstance(result, Rejection):
             counts[name].rejected[result.reason] += 1
-            return name, result, None
+            return name, result
     if isinstance(raw, Rejection):
         counts["read"].rejected[raw.reason] += 1
-        return "read", raw, None
-    return name, result, language
+        return "read", raw
+    return name, result
 
 
 def cut(job: Job) -> None:
     """Leaves out duplicates, splits into train and held-out, cuts to the context, writes the lines of the output."""
-    config, _ = _pipeline(job.config)
+    config, _ = pipeline_of(job.config)
     work, folder = Path(job.work), Path(job.work) / "cut"
     copies = _copies(work / "copies" / shards.name(job.shard))
     dropped = list(_dropped_before(work / "clean" / shards.name(job.shard, "dropped.jsonl")))

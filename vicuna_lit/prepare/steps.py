@@ -76,7 +76,7 @@ def steps(config: PrepareConfig) -> dict[str, Step]:
     if config.decontamination.enabled and config.decontamination.questions:
         files = [locate(name) for name in config.decontamination.questions]
         questions = read_questions(files, config.decontamination.ngram)
-        out["decontamination"] = lambda c, _: decontaminate(c, config.decontamination, questions)
+        out["decontamination"] = lambda c, tally: decontaminate(c, config.decontamination, questions, tally)
     return out
 
 

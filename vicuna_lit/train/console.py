@@ -83,10 +83,9 @@ def _recipe(config: TrainConfig) -> str:
     o, template = config.optimizer, config.template
     name = template.name if template.kind == "text" else "the model's own"
     warmup = f", warm-up {o.warmup_ratio:.0%}" if o.warmup_ratio else ""
-    loss = config.train_on.replace("_", " ") + ("" if config.train_on_reasoning else " without reasoning")
     return (
         f"{o.kind}, lr {o.lr:g}, {o.schedule}{warmup}; context {config.context_length:,}; template {name}; "
-        f"loss on {loss}; finetune {config.finetune.kind}; seed {config.seed}"
+        f"loss on {config.loss_on}; finetune {config.finetune.kind}; seed {config.seed}"
     )
 
 

@@ -162,14 +162,18 @@ def test_every_number_of_every_step():
         assert number in page.text
 
 
-def test_what_was_not_looked_for_is_said():
-    page = Page(render_card(MANIFEST, [])).text
-    assert "Not looked for: names of persons" in page
-    assert "unsuitable content: there was no moderation" in page
-    moderated = {**MANIFEST, "steps": [{**STEPS[2], "step": "moderation"}]}
-    page = Page(render_card(moderated, [])).text
-    assert "Not looked for: personal data: e-mail addresses" in page
-    assert "no moderation" not in page
+def test_what_was_looked_for_and_what_was_not_is_said():
+    kinds = {"personal_data": {"kinds": ["email", "iban"]}, "moderation": {"scorer": "mine:score"}}
+    page = render_card({**MANIFEST, "config": kinds}, [])
+    assert "Looked for, by form: e-mail addresses; bank accounts. Not looked for: telephone numbers" in page
+    assert "names of persons" in page
+    assert "unsuitable content (sexual, violent, hateful, dangerous)" in page
+    moderated = [*STEPS, {"step": "moderation", "in": 16043, "kept": 16043, "rejected": {}, "changes": {}}]
+    page = render_card({**MANIFEST, "config": kinds, "steps": moderated}, [])
+    assert "by the scores of mine:score" in page
+    page = render_card({**MANIFEST, "config": kinds, "steps": MANIFEST["steps"][:2]}, [])
+    assert "Looked for, by form" not in page
+    assert "Not looked for: e-mail addresses" in page
 
 
 def test_the_funnel_is_to_scale():

@@ -243,6 +243,31 @@ def test_language_on_labelled_real_turns(shared):
     assert agree / total > 0.9
 
 
+def test_a_question_in_other_words_is_listed_and_stays(tmp_path):
+    limits = config().decontamination
+    file = tmp_path / "questions.jsonl"
+    texts = [f"How would you explain the {i}th rule of a {i}-legged game to a friend of mine?" for i in range(20)]
+    texts += ["Can you explain the basics of quantum computing?", "How can I improve my time management skills?"]
+    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    questions = read_questions([file], limits.ngram)
+    asked = {
+        "Explain quantum computing basics": True,
+        "How do I improve my skills of time management?": True,
+        "Write a function that sorts a list.": False,
+        "Explain the basics of photosynthesis to a child.": False,
+        " ".join(f"quantum computing basics explain word{i}" for i in range(300)): False,
+    }
+    for question, listed in asked.items():
+        tally: Counter[str] = Counter()
+        c = Conversation.of("Hello, who is there?", ANSWER, question, ANSWER, id="x")
+        assert decontaminate(c, limits, questions, tally) == c
+        assert bool(tally) == listed, (question, tally)
+        assert all(key.startswith("paraphrase: turn 2 is like question ") for key in tally)
+        silent = limits.model_copy(update={"report_similarity": None})
+        assert decontaminate(c, silent, questions, tally := Counter()) == c
+        assert not tally
+
+
 WORDS = np.array([f"word{i}" for i in range(5000)])
 
 
@@ -281,7 +306,8 @@ def test_each_kind_of_copy_and_the_best_one_stays(tmp_path):
     assert duplicates_of(conversations, tmp_path) == {0: "near-duplicate", 1: "duplicate id", 2: "near-duplicate"}
     first = duplicates_of(conversations, tmp_path, "dedup.keep=first")
     assert first == {2: "duplicate text", 3: "near-duplicate", 5: "duplicate id"}
-    off = ["dedup.threshold=null", "dedup.text=false", "dedup.id=false", "dedup.first_exchange_characters=null"]
+    off = ["dedup.containment=null", "dedup.threshold=null"]
+    off += ["dedup.text=false", "dedup.id=false", "dedup.first_exchange_characters=null"]
     assert duplicates_of(conversations, tmp_path, *off) == {}
 
 
@@ -289,7 +315,10 @@ def test_a_longer_copy_with_the_same_beginning(tmp_path):
     start = ["Tell me a story.", " ".join(long_text(0))]
     conversations = [Conversation.of(*start, id="a"), Conversation.of(*start, "More!", " ".join(long_text(1)), id="b")]
     assert duplicates_of(conversations, tmp_path) == {0: "duplicate first exchange"}
-    assert duplicates_of(conversations, tmp_path, "dedup.first_exchange_characters=null") == {}
+    contained = duplicates_of(conversations, tmp_path, "dedup.first_exchange_characters=null")
+    assert contained == {0: "contained in another"}
+    off = ["dedup.first_exchange_characters=null", "dedup.containment=null"]
+    assert duplicates_of(conversations, tmp_path, *off) == {}
     short = [Conversation.of("hi", "hello", f"{i}", " ".join(long_text(i)), id=str(i)) for i in range(3)]
     assert duplicates_of(short, tmp_path) == {}
     assert len(duplicates_of(short, tmp_path, "dedup.first_exchange_characters=0")) == 2
@@ -301,6 +330,24 @@ def test_tiny_conversations_are_copies_only_where_they_are_equal(tmp_path):
     assert duplicates_of(talks, tmp_path) == {}
     again = [*talks, Conversation.of("Hi", "Hello!  How can I help you today?", id="9")]
     assert list(duplicates_of(again, tmp_path).values()) == ["near-duplicate"]
+
+
+def test_what_another_conversation_with_the_same_question_holds_is_contained(tmp_path):
+    """By its share of the shorter one, however long the other is; another first question is another conversation."""
+    words = long_text(7, 300)
+    whole = Conversation.of("Tell me  a Story.", " ".join(words), "More!", " ".join(long_text(8, 900)), id="whole")
+
+    def part(share: float, question: str = "tell me a story.") -> Conversation:
+        kept = int(100 * share)
+        return Conversation.of(question, " ".join([*words[:kept], *long_text(9, 100 - kept)]), id=f"{question}{share}")
+
+    talks = [part(0.5), part(0.95), whole, part(0.95, "Another one?"), part(1.0)]
+    off = "dedup.threshold=null"
+    assert duplicates_of(talks, tmp_path, off, shard=2) == {1: "contained in another", 4: "contained in another"}
+    assert duplicates_of(talks, tmp_path, off, "dedup.containment=0.4") == dict.fromkeys(
+        (0, 1, 4), "contained in another"
+    )
+    assert duplicates_of(talks, tmp_path, off, "dedup.containment=null") == {}
 
 
 @pytest.mark.promise("Near-duplicates agree with the true Jaccard similarity")
@@ -315,7 +362,7 @@ def test_near_duplicates_agree_with_the_true_similarity(tmp_path):
         sets = [{t[i : i + 32] for i in range(len(t) - 31)} for t in (a, b)]
         truth = len(sets[0] & sets[1]) / len(sets[0] | sets[1])
         talks = [Conversation.of("Tell me a story.", " ".join(w), id=w[-1]) for w in (base, other)]
-        found = duplicates_of(talks, tmp_path, "dedup.id=false")
+        found = duplicates_of(talks, tmp_path, "dedup.id=false", "dedup.containment=null")
         if abs(truth - 0.8) > 0.12:
             wrong += bool(found) != (truth > 0.8)
     assert wrong == 0
@@ -349,7 +396,7 @@ def test_decontamination(tmp_path):
     questions = read_questions([file], limits.ngram)
 
     def asks(content: str) -> bool:
-        result = decontaminate(Conversation.of(content, ANSWER, id="x"), limits, questions)
+        result = decontaminate(Conversation.of(content, ANSWER, id="x"), limits, questions, Counter())
         if isinstance(result, Rejection):
             assert result.reason == "asks an evaluation question"
             assert "of question" in result.detail
@@ -362,7 +409,7 @@ def test_decontamination(tmp_path):
     assert not asks("How many times does a cat sleep in a day? Try to explain.")
     assert not asks("What is π? " + " ".join(long_text(0)))
     c = Conversation.of("hi", QUESTION, id="x")
-    assert decontaminate(c, limits, questions) == c
+    assert decontaminate(c, limits, questions, Counter()) == c
     file.write_text("not json\n")
     with pytest.raises(DataError, match=r"question\.jsonl, line 1"):
         read_questions([file], 8)
