@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from vicuna_lit.cli import app as cli
-from vicuna_lit.hub import fetched
 
 
 def main() -> None:
@@ -16,7 +15,7 @@ def main() -> None:
 def _run(config: Any) -> int:
     from vicuna_lit.prepare.run import prepare_data
 
-    return cli.guarded(lambda: show(prepare_data(fetched(config))), config.run.dir)
+    return cli.guarded(lambda: show(prepare_data(config)), config.run.dir)
 
 
 def show(prepared: Any) -> None:
