@@ -10,9 +10,10 @@ install:  ## .venv with all that the tests need
 	python3 -m venv .venv
 	.venv/bin/pip install -q -c constraints.txt -e '.[test]'
 
-check:  ## style and types
+check:  ## style, spelling and types
 	ruff check .
 	ruff format --check .
+	codespell
 	pyright
 
 test:  ## the quick tests

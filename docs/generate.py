@@ -1,10 +1,13 @@
 """Writes the generated pages: `python docs/generate.py`. A test says whether they are up to date.
 
 reference.md holds every key of every job, from the config classes and `conf/`; coming_from.md the names of other
-tools, from `vicuna_lit/config/renamed.py`; api.md the public names.
+tools, from `vicuna_lit/config/renamed.py`; api.md the public names; evidence.md and the README the figures of
+results.yaml.
 """
 
 from pathlib import Path
+
+import yaml
 
 import vicuna_lit
 from vicuna_lit.config.compose import JOBS
@@ -100,6 +103,16 @@ def api() -> str:
     return "\n\n".join(f"::: vicuna_lit.{homes[name]}.{name}" for name in vicuna_lit.__all__)
 
 
+def results(part: str) -> str:
+    """A table of results.yaml; a command that is that of the row above is `the same`."""
+    lines, before = ["| what | result | command |", "|---|---|---|"], ""
+    for row in yaml.safe_load((DOCS / "results.yaml").read_text())[part]:
+        command = row["command"] if row["command"] != before else "the same"
+        before = row["command"]
+        lines.append(f"| {row['what']} | {row['result']} | {command} |")
+    return "\n".join(lines)
+
+
 def between(text: str, name: str, content: str) -> str:
     """The text with other content between the marks of that name."""
     begin, end = f"<!-- generated: {name} -->", "<!-- /generated -->"
@@ -109,11 +122,14 @@ def between(text: str, name: str, content: str) -> str:
 
 def pages() -> dict[Path, str]:
     """Every generated page with its content."""
-    coming, public = DOCS / "coming_from.md", DOCS / "api.md"
+    coming, public, evidence = (DOCS / f"{name}.md" for name in ("coming_from", "api", "evidence"))
+    readme = DOCS.parent / "README.md"
     return {
         DOCS / "reference.md": reference(),
         coming: between(coming.read_text(), "names", names()),
         public: between(public.read_text(), "names", api()),
+        evidence: between(evidence.read_text(), "results", results("evidence")),
+        readme: between(readme.read_text(), "results", results("readme")),
     }
 
 

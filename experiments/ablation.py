@@ -86,7 +86,7 @@ def differences(rows: Rows, key: str, base: str, file: Path, order: Sequence[str
         axes.axhline(0, color="grey", linewidth=0.8)
         axes.set_xticks(range(len(buckets)), [bucket.partition("/")[2] for bucket in buckets], rotation=30)
         axes.set_xlabel(label)
-    panels[0].set_ylabel(f"validation loss, difference from {base}")
+    panels[0].set_ylabel(f"validation loss,\ndifference from {base}")
     panels[1].legend(title=key, frameon=False)
     figure.savefig(file, metadata={"Date": None})
     plt.close(figure)

@@ -11,7 +11,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cache
 from glob import has_magic
 from importlib.util import find_spec
 from pathlib import Path
@@ -113,7 +112,7 @@ def fetched(config: ConfigT, weights: bool = True) -> ConfigT:
     Raises:
         MissingPath: it cannot be had, with the reason and what to do.
     """
-    kept = {} if getattr(config, "resume", None) == "never" else _kept(config)
+    kept = {} if getattr(config, "resume", None) == "never" or not hasattr(config, "run") else _kept(config)
     for key, kind in KEYS.items():
         for place, path in _found(config, key.split(".")):
             name = hub_name(path, kind)
@@ -124,6 +123,16 @@ def fetched(config: ConfigT, weights: bool = True) -> ConfigT:
             pinned = fetch(name, weights and not key.endswith("tokenizer"))
             config = _with(config, place, str(pinned))
     return config
+
+
+def fetched_path(path: str | Path, kind: Kind, weights: bool = True) -> str:
+    """A path as `fetched` gives those of a config, for functions that take one; what is no name on the Hub stays.
+
+    Raises:
+        MissingPath: it cannot be had, with the reason and what to do.
+    """
+    name = hub_name(str(path), kind)
+    return str(path) if name is None else str(fetch(name, weights))
 
 
 def found(config: ConfigT, weights: bool = True) -> ConfigT:
@@ -154,14 +163,24 @@ def _missing(config: Any) -> Iterator[str]:
                 )
 
 
-@cache
+_fetched: dict[tuple[HubName, bool], HubName] = {}
+"""What this process has asked for, with weights or without, and the same with its commit."""
+
+
 def fetch(name: HubName, weights: bool) -> HubName:
     """Brings it into the cache of huggingface_hub; the same with its commit. Asked once a process: the jobs of a sweep
-    have the same.
+    have the same, and functions that call each other.
 
     Raises:
         MissingPath: it cannot be had, or holds nothing that can be used.
     """
+    if (before := _fetched.get((name, weights)) or _fetched.get((name, True))) is None:
+        before = _fetch(name, weights)
+        _fetched[name, weights] = _fetched[before, weights] = before
+    return before
+
+
+def _fetch(name: HubName, weights: bool) -> HubName:
     import huggingface_hub
     from huggingface_hub.utils import disable_progress_bars
 

@@ -13,6 +13,7 @@ from statistics import median
 from typing import Any
 
 import pytest
+import yaml
 
 import vicuna_lit as vl
 from experiments import tables
@@ -157,6 +158,38 @@ def test_decisions_are_numbered_without_a_gap_and_dated():
     negative = re.findall(r"^### (D\d{3})\. .*\(negative\)$", text, re.M)
     listed = re.search(r"^Negative results: (.+)\.$", text, re.M)
     assert listed and sorted(listed[1].split(", ")) == sorted(negative)
+
+
+NUMBER = re.compile(r"(?<![\w.])\d[\d,]*(?:\.\d+)?(?:e-?\d+)?")
+
+
+def numbers(text: str) -> set[str]:
+    return {found.replace(",", "") for found in NUMBER.findall(text)}
+
+
+def missing(text: str, *files: Path) -> set[str]:
+    """The numbers of a text that stand in none of the files, not even with more digits."""
+    held = [float(number) for file in files for number in numbers(file.read_text())]
+
+    def is_held(number: str) -> bool:
+        digits = 12 if "e" in number else len(number.partition(".")[2])
+        return any(round(value, digits) == float(number) for value in held)
+
+    return {number for number in numbers(text) if not is_held(number)}
+
+
+def test_every_figure_of_the_results_stands_in_the_file_that_holds_it():
+    for rows in yaml.safe_load((ROOT / "docs/results.yaml").read_text()).values():
+        for row in rows:
+            assert row.keys() in ({"what", "result", "command", "from"}, {"what", "result", "command", "measured"}), row
+            files = row.get("from", [])
+            files = [files] if isinstance(files, str) else files
+            assert "measured" in row or not missing(f"{row['what']} {row['result']}", *(ROOT / f for f in files)), row
+    studies = re.findall(r"^\| \[\d\d\d .+?\]\((\S+)\) \| (.+) \|$", PAGES["evidence.md"], re.M)
+    assert len(studies) == len(list((ROOT / "experiments").glob("0*/report.py")))
+    for link, finding in studies:
+        assert not missing(finding, ROOT / "docs" / link), (link, missing(finding, ROOT / "docs" / link))
+    assert missing("2.1% of 17,671, at 1e-5", ROOT / "LICENSE") == {"2.1", "17671", "1e-5"}
 
 
 def test_the_headline_figures_are_those_of_the_files_behind_them():

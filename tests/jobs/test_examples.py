@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 CARDS = {
     "lora_24gb": [("l4", 1), ("a10g", 1), ("rtx4090", 1)],
+    "tools_24gb": [("l4", 1), ("a10g", 1), ("rtx4090", 1)],
     "full_8b": [("a100-80gb", 8), ("h100", 8)],
     "context_16k": [("a100-80gb", 8), ("h100", 8)],
 }

@@ -5,12 +5,15 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
+import vicuna_lit as vl
 from tests.helpers import commands
+from tests.helpers.families import save_tiny
 from tests.helpers.hub_server import TOKEN, Files, Hub, files_of
 from tests.helpers.runs import QUICKSTART
 from vicuna_lit.config.compose import load
@@ -25,6 +28,7 @@ DATA = {
     "dataset_infos.json": b"{}",
     "code.py": b"raise SystemExit",
 }
+SHA = "a" * 40
 FAST = ("experiment=quickstart", "conversations_per_step=8", "trainer.max_steps=2", "samples.questions=[]",
         "wandb.mode=disabled", "data.validation_fraction=0.1")  # fmt: skip
 
@@ -147,10 +151,52 @@ def test_a_name_without_a_commit_is_no_place(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(MissingPath, match="@<commit>"):
         locate("hf://org/name")
-    folder = tmp_path / "models--org--my-name" / "snapshots" / ("a" * 40)
+    folder = tmp_path / "models--org--my-name" / "snapshots" / SHA
     folder.mkdir(parents=True)
-    assert locate(f"{HUB}org/my-name@{'a' * 40}") == folder
+    assert locate(f"{HUB}org/my-name@{SHA}") == folder
     assert model_name(folder) == "my-name"
+
+
+@pytest.mark.slow
+def test_python_takes_names_wherever_it_takes_paths(tmp_path, monkeypatch):
+    """Each is asked for once a process, weights only where they are needed."""
+    asked = []
+
+    def answer(name: HubName, weights: bool) -> HubName:
+        asked.append((name.repo, weights))
+        return replace(name, revision=SHA)
+
+    monkeypatch.setattr("vicuna_lit.hub._fetch", answer)
+    monkeypatch.setattr("vicuna_lit.hub._fetched", {})
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    save_tiny("llama", tmp_path / f"models--org--tiny/snapshots/{SHA}")
+    data = tmp_path / f"datasets--org--talk/snapshots/{SHA}/train.jsonl"
+    data.parent.mkdir(parents=True)
+    data.write_bytes(DATA["train.jsonl"])
+    monkeypatch.chdir(tmp_path)
+
+    assert len(list(vl.read("org/talk"))) == 40
+    assert vl.make_encoder("org/tiny", "vicuna_v1").tokenizer.eos_token
+    trained = load("train", *FAST, "model=local", "model.path=org/tiny", "data=org/talk", "model.tokenizer=org/tiny")
+    loaded = vl.ConversationDataModule(trained)
+    loaded.setup()
+    assert (loaded.plan.steps, asked) == (2, [("org/talk", True), ("org/tiny", False)])
+    estimate = vl.estimate_run(load("estimate", *FAST, "model=local", "model.path=org/tiny", "data=org/talk", "gpu=l4"))
+    assert estimate.fits
+    module = vl.SupervisedModule.of(trained)
+    assert module.lm.model.config.vocab_size
+    chat = vl.Chat.load("org/tiny", template=trained.template)
+    assert isinstance(chat.say("Hello", max_new_tokens=2), str)
+    assert asked[2:] == [("org/tiny", True)]
+    found = vl.evaluate_models(
+        load("evaluate", "models=[org/tiny]", "judge=rule", "judge.mode=single", "max_questions=1",
+             "wandb.mode=disabled", "answers.max_new_tokens=2", "template=vicuna_v1", "run.dir=evaluated")
+    )  # fmt: skip
+    assert (found.models, len(asked)) == (["tiny"], 3)
+    made = vl.prepare_data(load("prepare", "raw=org/talk", "tokenizer=org/tiny", "template=vicuna_v1", "workers=1",
+                                "run.dir=prepared"))  # fmt: skip
+    assert made.manifest["config"]["raw"] == f"{HUB}datasets/org/talk@{SHA}"
+    assert len(asked) == 3
 
 
 @pytest.mark.slow

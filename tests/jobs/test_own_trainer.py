@@ -12,8 +12,9 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+import wandb
 from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -21,6 +22,7 @@ import vicuna_lit as vl
 from tests.helpers.runs import COMMON, curve
 from vicuna_lit.data.batch import Batch
 from vicuna_lit.run_folder import RunError, write_json
+from vicuna_lit.tracking.records import history_rows
 from vicuna_lit.train import run_folder
 from vicuna_lit.train.extensions import Extensions
 
@@ -117,10 +119,12 @@ def test_lightning_does_not_resume_what_it_cannot(tmp_path):
 
 
 def test_callbacks_and_loggers_under_fit(tmp_path):
+    """W&B's logger of Lightning too: a run of its own, beside the one that `fit` opens."""
+    own = WandbLogger(save_dir=tmp_path, project="own", offline=True)
     result = vl.fit(
-        config(tmp_path),
+        config(tmp_path, "wandb.mode=offline"),
         callbacks=[LearningRateMonitor("step")],
-        loggers=[CSVLogger(tmp_path / "lightning", name="", version="")],
+        loggers=[CSVLogger(tmp_path / "lightning", name="", version=""), own],
     )
     with (tmp_path / "run/metrics.csv").open() as file:
         written = list(csv.DictReader(file))
@@ -128,6 +132,13 @@ def test_callbacks_and_loggers_under_fit(tmp_path):
     assert list(rows(tmp_path, "lr-AdamW/pg1").values()) == pytest.approx([float(row["lr"]) for row in written])
     seen = rows(tmp_path, "val/loss")
     assert seen[2] == pytest.approx(result.val_by_step[2]) and seen[4] == pytest.approx(result.val_by_step[4])
+    own.experiment.finish()
+    wandb.teardown()  # its process has written all when it is gone
+    (record,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    losses = [figures["train/loss"] for _, figures in history_rows(record) if "train/loss" in figures]
+    assert losses == pytest.approx([float(row["loss"]) for row in written], rel=1e-6)
+    (ours,) = (tmp_path / "run").glob("wandb/offline-run-*/*.wandb")
+    assert [step for step, _ in history_rows(ours)] == list(range(STEPS + 1))
 
 
 class Stops(L.Callback):

@@ -158,6 +158,7 @@ def test_a_run_says_what_it_is(trained):
     assert (config["world_size"], config["nodes"]) == (1, 1)
     assert config["device"] == ("cpu" if not torch.cuda.is_available() else torch.cuda.get_device_name())
     assert config["setting"] == "quickstart"
+    assert json.loads(config["overrides"]) == [*SETTINGS, f"run.dir={trained}"]
 
 
 def test_the_columns_of_a_job_of_a_sweep():

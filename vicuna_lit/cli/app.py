@@ -69,7 +69,7 @@ def main(job: Job, run: Callable[[Any], int], sweep: Sweep | None = None) -> Non
     try:
         line, others = read(job, sys.argv[1:])
         if asked(others):
-            print(explain(job, [*others, *line.overrides]))
+            print(explain(job, [*others, *line.overrides], line.source))
             return
         sys.argv[1:] = [*line.arguments, *others]
         configs = jobs_of(line) if line.checked else []

@@ -6,7 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from hydra.core.hydra_config import HydraConfig
+
 from vicuna_lit.config.compose import ConfigError, load
+from vicuna_lit.config.search_path import KEY
 from vicuna_lit.config.texts import quoted
 from vicuna_lit.config.train import TrainConfig
 from vicuna_lit.run_folder import RUN_ID
@@ -54,7 +57,13 @@ def _overrides(config: TrainConfig) -> list[str]:
     ours.append(f"run.dir={quoted(f'{folder}/evaluation')}")
     ours += [f"wandb.{key}={_value(getattr(config.wandb, key))}" for key in SAME]
     ours.append(f"wandb.name={quoted(f'{run_name(config.wandb, config.run)}: base and trained')}")
-    return [*ours, *(f"{key}={_value(value)}" for key, value in (config.evaluate_after or {}).items())]
+    return [*_search_path(), *ours, *(f"{key}={_value(value)}" for key, value in (config.evaluate_after or {}).items())]
+
+
+def _search_path() -> list[str]:
+    """The folders in which this job's files of `conf` are looked for; a script has none."""
+    places = HydraConfig.get().searchpath if HydraConfig.initialized() else []
+    return [f"{KEY}=[{','.join(map(quoted, places))}]"] if places else []
 
 
 def _value(value: str | float | None) -> str:

@@ -10,6 +10,7 @@ import yaml
 
 from vicuna_lit.config.base import CONF_DIR
 from vicuna_lit.config.compose import ConfigError, Job, unknown_key
+from vicuna_lit.config.from_run import OF_ONE_RUN
 from vicuna_lit.config.reference import Entry, entries
 from vicuna_lit.config.search_path import folders
 
@@ -28,9 +29,12 @@ def asked(arguments: Sequence[str]) -> bool:
     return any(argument.partition("=")[0] == FLAG for argument in arguments)
 
 
-def explain(job: Job, arguments: Sequence[str]) -> str:
+def explain(job: Job, arguments: Sequence[str], source: str | None = None) -> str:
     """The text for a command line with `--explain`: of the keys that it names, or a line for every key. Overrides
     (`experiment=vicuna_7b`) say whose values are shown.
+
+    Args:
+        source: the folder of the run whose config the overrides begin with (`from=`).
 
     Raises:
         ConfigError: a key or an override is wrong.
@@ -42,7 +46,7 @@ def explain(job: Job, arguments: Sequence[str]) -> str:
     if wrong := [key for key in keys if key not in known]:
         raise ConfigError([unknown_key(key, list(known)) for key in wrong])
     if keys:
-        return "\n\n".join(_whole(job, known, key, overrides) for key in keys)
+        return "\n\n".join(_whole(job, known, key, overrides, source) for key in keys)
     longest = max(map(len, known))
     lines = (_line(entry, longest) for entry in known.values())
     return "\n".join([*lines, "", f"vicuna-{job} {FLAG} <key> says all there is to say about one"])
@@ -54,12 +58,12 @@ def _line(entry: Entry, longest: int) -> str:
     return f"{entry.key:<{longest}}  {short:<20}  {text}".rstrip()
 
 
-def _whole(job: Job, known: dict[str, Entry], key: str, overrides: Sequence[str]) -> str:
+def _whole(job: Job, known: dict[str, Entry], key: str, overrides: Sequence[str], source: str | None) -> str:
     entry = known[key]
     facts = {
         "type": entry.type,
         "choices": ", ".join(entry.choices),
-        "default": f"{entry.default}  ({_origin(job, known, key, overrides)})" if entry.default else "",
+        "default": f"{entry.default}  ({_origin(job, known, key, overrides, source)})" if entry.default else "",
         "only with": entry.needs,
         "part of": PARTS.get(entry.part, entry.part),
         "holds": ", ".join(other for other in known if other.startswith(f"{key}.")),
@@ -78,11 +82,13 @@ def _whole(job: Job, known: dict[str, Entry], key: str, overrides: Sequence[str]
     return "\n".join(lines)
 
 
-def _origin(job: Job, known: dict[str, Entry], key: str, overrides: Sequence[str]) -> str:
-    """Where the value stands: the command line, or a file of `conf/`, the last that has a say first."""
+def _origin(job: Job, known: dict[str, Entry], key: str, overrides: Sequence[str], source: str | None) -> str:
+    """Where the value stands: the command line, another run's folder, a file of `conf/`; the last has the first say."""
     given = dict(override.lstrip("+").split("=", 1) for override in overrides)
     if key in given:
         return "the command line"
+    if source and key.partition(".")[0] not in OF_ONE_RUN:
+        return f"{source}/config.json"
     for name in _files(job, known, key, given):
         group = name.parent.as_posix().replace("/", ".")
         place = next((place for place in folders(overrides) if (place / name).is_file()), None)

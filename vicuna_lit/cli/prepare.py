@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from vicuna_lit.cli import app as cli
-from vicuna_lit.hub import fetched
 
 
 def main() -> None:
@@ -17,7 +16,7 @@ def _run(config: Any) -> int:
     from vicuna_lit.prepare.run import prepare_data
 
     def job() -> None:
-        show(prepare_data(fetched(config)))
+        show(prepare_data(config))
         if config.review:
             _review(Path(config.run.dir))
 

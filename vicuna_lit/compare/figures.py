@@ -142,8 +142,9 @@ def _training(axes: Axes, found: Sequence[Setting]) -> bool:
         ends = np.cumsum([len(part) for part in parts])
         axes.plot(ends, [part.mean() for part in parts], color=colour, label=setting.name)
         drawn = True
-    axes.set(xlabel="optimizer step", ylabel="training loss")
-    axes.legend(title=_title(found[0].choices) if found else None)
+    if drawn:
+        axes.set(xlabel="optimizer step", ylabel="training loss")
+        axes.legend(title=_title(found[0].choices))
     return drawn
 
 

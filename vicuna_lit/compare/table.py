@@ -58,7 +58,7 @@ class Mean:
     def _text(self) -> str:
         if self.error:
             digits = max(0, 1 - math.floor(math.log10(self.error)))
-            return f"{self.mean:,.{digits}f} ± {self.error:.{digits}f}"
+            return f"{self.mean:,.{digits}f} ± {self.error:,.{digits}f}"
         return f"{self.mean:,.{max(0, 4 - len(str(int(abs(self.mean)))) + 1) if self.mean else 0}f}"
 
 

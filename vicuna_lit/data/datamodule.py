@@ -15,6 +15,7 @@ from vicuna_lit.data.mixture import JoinedExamples, counts, drawn, total
 from vicuna_lit.data.packing import Plan, plan_steps
 from vicuna_lit.data.source import ExampleLengths, Sources, plan_run
 from vicuna_lit.data.tokenizer import make_encoder
+from vicuna_lit.hub import fetched
 
 
 class ConversationDataModule(L.LightningDataModule):
@@ -37,6 +38,7 @@ class ConversationDataModule(L.LightningDataModule):
 
     def __init__(self, config: Computation, encoder: Encoder | None = None, rank: int = 0, world_size: int = 1):
         super().__init__()
+        config = fetched(config, weights=False)
         self.config, self.encoder = config, encoder or make_encoder(config)
         self.rank, self.world_size = rank, world_size
         self.start = 0

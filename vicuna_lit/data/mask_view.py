@@ -13,6 +13,7 @@ from vicuna_lit.data.chat_template import TemplateError, template_named
 from vicuna_lit.data.conversation import Conversation
 from vicuna_lit.data.encoder import Encoder, Example, proven
 from vicuna_lit.data.tokenizer import bind, load_tokenizer
+from vicuna_lit.hub import fetched_path
 
 COLOURS = ("#bfe8c5", "#9fd8a9")
 """Two greens in turn, so that the tokens can be told apart."""
@@ -131,7 +132,7 @@ def show_masks(
     """The masks of a conversation side by side: a row for each template, a column for each tokenizer.
 
     Args:
-        tokenizers: a folder or a `.gguf` file by the title of its column.
+        tokenizers: a folder, a `.gguf` file or a name on the Hub by the title of its column.
         templates: names of `conf/template`.
         system_prompt: for a conversation without a system turn; None: each template's own.
 
@@ -140,7 +141,9 @@ def show_masks(
         TemplateError: there is no template of a name. What a template refuses stands in its cell.
     """
     configs = {name: template_named(name) for name in templates}
-    loaded = {title: load_tokenizer(str(folder)) for title, folder in tokenizers.items()}
+    loaded = {
+        title: load_tokenizer(fetched_path(folder, "model", weights=False)) for title, folder in tokenizers.items()
+    }
 
     def cell(tokenizer: Any, name: str) -> MaskView | str:
         try:

@@ -14,6 +14,7 @@ from vicuna_lit.data.conversation import ALPACA_INPUT, Conversation, Rejection, 
 from vicuna_lit.data.exports import Unusable, chatgpt_messages, oasst_messages, without_marks
 from vicuna_lit.data.files import find_files, skipped_files, values
 from vicuna_lit.data.messages import in_loss, is_absent, present, refuse_media, schemas, text, turns_of
+from vicuna_lit.hub import fetched_path
 
 Paths = str | Path | Sequence[str | Path]
 
@@ -23,9 +24,13 @@ def read(path: Paths) -> Iterator[Conversation | Rejection]:
 
     The files of a folder or pattern that are not read come last, each as a `Rejection`.
 
+    Args:
+        path: files, folders, patterns, or names on the Hub.
+
     Raises:
         DataError, MissingPath: there is no such file.
     """
+    path = [fetched_path(one, "dataset") for one in _several(path)]
     for id, record in records(path):
         yield record if isinstance(record, Rejection) else parse(record, id)
     yield from skipped(path)

@@ -13,6 +13,7 @@ from vicuna_lit.data.auto_template import choice_of, choose
 from vicuna_lit.data.chat_template import Template, TemplateError, TextTemplate, template_named
 from vicuna_lit.data.encoder import Encoder
 from vicuna_lit.data.jinja_template import TokenizerTemplate
+from vicuna_lit.hub import fetched_path
 from vicuna_lit.paths import ModelError, locate_model
 
 
@@ -59,7 +60,7 @@ def make_encoder(
     """A tokenizer bound to a template: `make_encoder(config)`, or `make_encoder("my/tokenizer", "chatml")`.
 
     Args:
-        tokenizer: a config, or the folder of a tokenizer or model, or a `.gguf` file.
+        tokenizer: a config, or the folder of a tokenizer or model, a `.gguf` file or a name on the Hub.
         template: a name of `conf/template`, or a template's config; None: the config's, or the tokenizer's own.
         system_prompt: for conversations without a system turn; None: the config's, or the template's.
         date: for templates that write today's date, `2024-07-26`; None: the config's, or today's.
@@ -69,9 +70,10 @@ def make_encoder(
         TemplateError: there is no such template, or the tokenizer lacks a token that it needs.
     """
     if isinstance(tokenizer, str | Path):
-        loaded, own, prompt = load_tokenizer(str(tokenizer)), TokenizerTemplateConfig(kind="tokenizer"), None
+        path = fetched_path(tokenizer, "model", weights=False)
+        loaded, own, prompt = load_tokenizer(path), TokenizerTemplateConfig(kind="tokenizer"), None
     else:
-        loaded = load_tokenizer(tokenizer.tokenizer_path)
+        loaded = load_tokenizer(fetched_path(tokenizer.tokenizer_path, "model", weights=False))
         own, prompt = tokenizer.template, tokenizer.system_prompt
         own = choice_of(tokenizer, loaded).template if own.kind == "auto" else own
         date = date or getattr(tokenizer, "template_date", None)

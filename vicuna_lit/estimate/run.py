@@ -18,6 +18,7 @@ from vicuna_lit.estimate.memory import Memory, at_level, lightest, memory_of
 from vicuna_lit.estimate.strategies import Weights
 from vicuna_lit.estimate.tables import Gpu, NoPriceError, Price, gpu_named, price_of
 from vicuna_lit.estimate.time import Time, time_of
+from vicuna_lit.hub import found as existing
 from vicuna_lit.models.architecture import model_config
 from vicuna_lit.models.automatic import resolved
 from vicuna_lit.models.causal_lm import build_model
@@ -254,7 +255,7 @@ def estimate_run(config: EstimateConfig) -> Estimate:
     Raises:
         ConfigError, DataError, MissingPath, ModelError, TemplateError: bad input.
     """
-    return Estimator().estimate(config)
+    return Estimator().estimate(existing(config, weights=False))
 
 
 def _price_of(config: EstimateConfig, gpu: Gpu | None) -> tuple[Price | None, str | None]:

@@ -20,6 +20,7 @@ from vicuna_lit.evaluate.report import Evaluation, render
 from vicuna_lit.evaluate.reviews import Review, without_repeats
 from vicuna_lit.evaluate.stages import BudgetedClients, answers_of, can_be_opened, console, cost_estimate, reviews_of
 from vicuna_lit.file_hashes import Hashes, refuse_other_files
+from vicuna_lit.hub import fetched
 from vicuna_lit.run_folder import (
     RunError,
     check_disk,
@@ -44,6 +45,7 @@ def evaluate_models(config: EvaluateConfig) -> Evaluation:
     Raises:
         DataError, RunError, ModelError, MissingPath: bad input; found before anything is paid, as far as it can be.
     """
+    config = fetched(config)
     with locked(Path(config.run.dir)):
         return _evaluate(config, Path(config.run.dir))
 

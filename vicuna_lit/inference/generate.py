@@ -12,6 +12,7 @@ from vicuna_lit.data.conversation import Conversation
 from vicuna_lit.data.encoder import Encoder
 from vicuna_lit.data.jinja_template import TokenizerTemplate
 from vicuna_lit.data.tokenizer import bind, load_tokenizer, pretrained_kwargs
+from vicuna_lit.hub import fetched_path
 from vicuna_lit.paths import ModelError, locate_model
 
 
@@ -30,16 +31,16 @@ class Chat:
         template: TemplateConfig | None = None,
         date: str | None = None,
     ) -> "Chat":
-        """Opens a Hugging Face folder or a `.gguf` file; its chat template gives the prompt.
+        """Opens a Hugging Face folder, a `.gguf` file or a name on the Hub; its chat template gives the prompt.
 
         Args:
             template: for a folder that has none of its own.
             date: for templates that write today's date, `2024-07-26`; None: today's, however long the chat goes on.
 
         Raises:
-            ModelError: it cannot be opened.
+            ModelError, MissingPath: it cannot be opened.
         """
-        place = locate_model(str(folder))
+        place = locate_model(fetched_path(folder, "model"))
         tokenizer = load_tokenizer(str(place))
         try:
             model: Any = AutoModelForCausalLM.from_pretrained(**pretrained_kwargs(place))
@@ -89,7 +90,8 @@ def generate(
     """The model's reply to each prompt, every one a conversation of its own; one text for one prompt.
 
     Args:
-        model: a Hugging Face folder or a `.gguf` file, or a `Chat`, whose own conversation stays as it is.
+        model: a Hugging Face folder, a `.gguf` file or a name on the Hub, or a `Chat`, whose own conversation stays as
+            it is.
         temperature: 0: the most likely token each time.
         batch_size: prompts that are answered at once.
 

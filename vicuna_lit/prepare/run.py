@@ -20,6 +20,7 @@ from vicuna_lit.config.prepare import PrepareConfig, PrepareRecipe
 from vicuna_lit.data.conversation import Conversation, DataError, Rejection
 from vicuna_lit.data.files import find_files
 from vicuna_lit.data.readers import parse, records, skipped
+from vicuna_lit.hub import fetched
 from vicuna_lit.paths import locate, place_of
 from vicuna_lit.prepare import review, shards
 from vicuna_lit.prepare.dedup import find_duplicates
@@ -55,6 +56,7 @@ def prepare_data(config: PrepareConfig) -> Prepared:
     Raises:
         RunError, DataError, MissingPath, ModelError, TemplateError, OSError: bad input, or a disk that fills.
     """
+    config = fetched(config)
     if config.template.kind == "auto":
         from vicuna_lit.data.auto_template import with_template
 

@@ -7,9 +7,13 @@ import shlex
 import subprocess
 import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
+import yaml
+
 from vicuna_lit.config.base import PACKAGE, RunConfig
+from vicuna_lit.run_folder import HYDRA
 
 COMMAND = "VICUNA_LIT_COMMAND"
 """The variable in which the processes of a run find the command that has started them."""
@@ -40,7 +44,7 @@ def nested(values: dict[str, Any]) -> dict[str, Any]:
 
 def about_run(run: RunConfig) -> dict[str, Any]:
     """`setting` (what was chosen but for the seed: runs of one setting differ by chance alone), `swept` with numbers
-    as numbers, the commit and the command."""
+    as numbers, the commit, the command and its overrides."""
     swept: dict[str, Any] = {}
     for key, text in run.swept.items():
         at = swept
@@ -52,7 +56,15 @@ def about_run(run: RunConfig) -> dict[str, Any]:
         else:
             at[last] = number(text)
     setting = ",".join(f"{key}={text}" for key, text in run.swept.items() if key != "seed")
-    return {"setting": setting or run.name, "swept": swept, "git_commit": git_commit(), "command": command()}
+    return {"setting": setting or run.name, "swept": swept, "git_commit": git_commit(), "command": command(),
+            **overrides(Path(run.dir))}  # fmt: skip
+
+
+def overrides(folder: Path) -> dict[str, list[str]]:
+    """What the command line has set, a text each, as Hydra wrote it into the job's folder; nothing of a script."""
+    with suppress(OSError, yaml.YAMLError):
+        return {"overrides": yaml.safe_load((folder / HYDRA / "overrides.yaml").read_text()) or []}
+    return {}
 
 
 def number(text: str) -> Any:

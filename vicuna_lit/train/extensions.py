@@ -78,6 +78,12 @@ class Extensions:
         name = f"{self.module.__module__}.{self.module.__qualname__}"
         return {"module": name, "module_sha256": hashlib.sha256(source.encode()).hexdigest()}
 
+    def open_loggers(self) -> None:
+        """Lets the script's loggers begin what they write to. A `WandbLogger` that begins later would be given the W&B
+        run that is open then, which is the run's own."""
+        for logger in self.loggers:
+            getattr(logger, "experiment", None)
+
     def check_early_stopping(self, every_steps: int | str | None, conversations: int) -> None:
         """Without validations an `EarlyStopping` would never end the run.
 

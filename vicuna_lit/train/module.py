@@ -14,6 +14,7 @@ from vicuna_lit.data.batch import Batch
 from vicuna_lit.data.encoder import Encoder
 from vicuna_lit.data.packing import Plan
 from vicuna_lit.data.tokenizer import make_encoder
+from vicuna_lit.hub import fetched
 from vicuna_lit.models.automatic import on_gpu, resolved
 from vicuna_lit.models.causal_lm import SupervisedLM, build_model
 from vicuna_lit.run_folder import RunError
@@ -75,6 +76,7 @@ class SupervisedModule(L.LightningModule):
         Raises:
             ModelError, TemplateError, MissingPath: the model or the tokenizer cannot be had.
         """
+        config = fetched(config)
         encoder = encoder or make_encoder(config)
         L.seed_everything(config.seed, verbose=False)
         model = build_model(config, encoder)

@@ -115,6 +115,7 @@ class RunRecord:
             console.print(f"[yellow]{lacks}[/]", highlight=False)
         try:
             self.times = Times(self.folder, stop_signal.started)
+            self.own.open_loggers()
             self.wandb = start_wandb(self.config, self.env, self.data, self.lm.model, self.wandb_id)
             self.history = History(self.wandb, recorded_step(self.wandb, Path(self.config.wandb.dir or self.folder)))
             log_data(self.wandb, self.data, self.fingerprint)

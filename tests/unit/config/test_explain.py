@@ -4,8 +4,10 @@ import pytest
 
 from tests.jobs.test_packaging import command
 from vicuna_lit.cli.explain import explain
-from vicuna_lit.config.compose import JOBS, ConfigError, Job
+from vicuna_lit.config.compose import JOBS, ConfigError, Job, load
+from vicuna_lit.config.from_run import from_run
 from vicuna_lit.config.reference import entries
+from vicuna_lit.run_folder import write_json
 
 
 @pytest.mark.parametrize("job", JOBS)
@@ -43,6 +45,17 @@ def test_every_job_lists_its_keys_a_line_each_and_explains_every_one(job: Job):
 def test_the_value_and_where_it_comes_from_are_those_of_the_command(arguments: str, value: str, origin: str):
     said = " ".join(explain("train", ["--explain", *arguments.split()]).split())
     assert f"default {value} ({origin})" in said
+
+
+def test_values_of_another_run_come_from_its_folder(tmp_path):
+    config = load("train", "experiment=quickstart", "optimizer.lr=0.25", "context_length=77")
+    write_json(tmp_path / "config.json", config.model_dump(mode="json"))
+    keys = ["optimizer.lr", "context_length", "run.name"]
+    given = from_run([f"from={tmp_path}", "context_length=99"], multirun=False)
+    said = " ".join(explain("train", ["--explain", *given, *keys], str(tmp_path)).split())
+    assert f"default 0.25 ({tmp_path}/config.json)" in said
+    assert "default 99 (the command line)" in said
+    assert said.count("config.json)") == 1, "its name is its own"
 
 
 def test_the_part_says_what_a_change_does():

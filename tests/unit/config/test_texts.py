@@ -3,11 +3,14 @@
 from pathlib import Path
 
 import pytest
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
 
 from tests.helpers import commands
 from tests.helpers.encoders import QUICKSTART
 from vicuna_lit.cli.command_line import jobs_of, read
 from vicuna_lit.cli.evaluate_after import _overrides
+from vicuna_lit.config.base import CONF_DIR
 from vicuna_lit.config.compose import ConfigError, load
 from vicuna_lit.config.texts import parts, quoted
 from vicuna_lit.run_folder import wandb_name
@@ -78,6 +81,16 @@ def test_the_evaluation_after_training_is_given_such_a_folder_whole():
     found = load("evaluate", *_overrides(config))
     assert [source.path for source in found.models] == ["it's, a=b", "r, 'x'/hf"]  # pyright: ignore
     assert found.run.dir == "r, 'x'/evaluation"
+
+
+def test_the_evaluation_after_training_finds_the_users_own_files(tmp_path, monkeypatch):
+    folder = tmp_path / "my, conf"
+    (folder / "judge").mkdir(parents=True)
+    (folder / "judge/mine.yaml").write_text((CONF_DIR / "judge/rule.yaml").read_text())
+    config = load("train", "experiment=quickstart", "model=local", "model.path=x", "evaluate_after={judge: mine}")
+    job = OmegaConf.create({"hydra": {"searchpath": [f"file://{folder}"]}})
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", job)
+    assert load("evaluate", *_overrides(config)).judge.kind == "rule"
 
 
 @pytest.mark.parametrize(

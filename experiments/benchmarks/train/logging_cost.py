@@ -1,0 +1,67 @@
+"""What a row of W&B's history costs a step: `python -m experiments.benchmarks.train.logging_cost`.
+
+The real session, offline, and rows as the quickstart's, in rounds: the same rows with W&B and without, in turn. Between
+two rows the process waits, as long as a fast step takes: W&B's own process works beside it, as in a run.
+"""
+
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vicuna_lit.config.compose import load
+from vicuna_lit.tracking.session import Session, open_session
+from vicuna_lit.train.tracking.wandb_run import History, define_steps
+
+ROUNDS, STEPS, PAUSE = 7, 100, 0.02
+ROW = {
+    **{f"train/{name}": 1.2345 for name in ("loss", "grad_norm", "lr", "epoch", "supervised_tokens")},
+    **{f"speed/{name}": 1234.5 for name in ("supervised_tokens_per_second", "tokens_per_second", "mfu")},
+    **{f"time/{name}_seconds": 0.123 for name in ("step", "data", "save", "validation")},
+    **{"memory/step_peak_gib": 1.5, "data/fill": 0.9, "data/padding_tokens": 10, "speed/model_tflops_per_second": 0.1},
+}
+
+
+class Cost(NamedTuple):
+    """Of a row, in milliseconds: medians of a round."""
+
+    wall: float
+    processor: float
+    """Of this process, all its threads, while it made the row."""
+
+
+def rows(history: History, first: int) -> Cost:
+    wall, processor = [], []
+    for step in range(first, first + STEPS):
+        began, used = time.perf_counter(), time.process_time()
+        history.add(step, dict(ROW))
+        wall.append(time.perf_counter() - began)
+        processor.append(time.process_time() - used)
+        time.sleep(PAUSE)
+    return Cost(1000 * statistics.median(wall), 1000 * statistics.median(processor))
+
+
+def session(folder: Path) -> Session:
+    config: Any = load("train", "wandb.mode=offline", f"run.dir={folder}")
+    found = open_session(config.wandb, config.run, folder, "loggingcost", config.model_dump(mode="json"), print)
+    assert found and found.run, "W&B does not start"
+    found.do("what its steps are", define_steps)
+    return found
+
+
+def main() -> None:
+    """The command."""
+    with tempfile.TemporaryDirectory() as folder:
+        opened = session(Path(folder))
+        logged, alone = History(opened), History(None)
+        pairs = [(rows(logged, i * STEPS), rows(alone, i * STEPS)) for i in range(ROUNDS)]
+        opened.finish()
+        assert opened.failed == 0
+    for name in Cost._fields:
+        costs = [getattr(one, name) - getattr(other, name) for one, other in pairs]
+        print(f"{name}: {statistics.median(costs):.3f} ms a step ({min(costs):.3f}–{max(costs):.3f})")
+
+
+if __name__ == "__main__":
+    main()
