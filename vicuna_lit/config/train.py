@@ -145,7 +145,7 @@ class TokensRecipe(Config):
     """For a template that writes today's date; null: the day of the run's first start."""
 
 
-Order = Literal["shuffled", "by_length", "by_source"]
+Order = Literal["shuffled", "by_length", "by_score", "by_source"]
 
 
 class StepsRecipe(Config):
@@ -160,8 +160,9 @@ class StepsRecipe(Config):
     context, as in FastChat), or whole conversations with all their pieces: then another context length or `train_on`
     leaves every step the same conversations."""
     order: Order
-    """Of the conversations within each pass: shuffled; by_length, short to long; by_source, all of the first of
-    `data.sources`, then all of the next, each shuffled inside."""
+    """Of the conversations within each pass: shuffled; by_length, short to long; by_score, from the least of the number
+    that `data.score_field` names; by_source, all of the first of `data.sources`, then all of the next, each shuffled
+    inside. Those that are alike are shuffled."""
     trainer: DurationConfig
 
 
@@ -295,6 +296,14 @@ class TrainConfig(Computation, RunSettings):
         if tokens < context:
             raise ValueError(f"{tokens} is less than context_length={context}; a row holds whole conversations")
         return tokens
+
+    @field_validator("order")
+    @classmethod
+    def _has_scores(cls, order: Order, info: ValidationInfo) -> Order:
+        data = info.data.get("data")
+        if order == "by_score" and data is not None and data.score_field is None:
+            raise ValueError("by_score goes by a number in each record: data.score_field=<its key>")
+        return order
 
     @field_validator("compile")
     @classmethod

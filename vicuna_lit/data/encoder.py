@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -37,6 +38,8 @@ class Example:
     """bool [T]: tokens of what an assistant thought before it answered; None: there is none."""
     replies_before: int = 0
     """Replies of the conversation that other examples are trained on, and that come before those of this one."""
+    score: float = math.nan
+    """See `Conversation`."""
 
     @property
     def labels(self) -> np.ndarray:

@@ -33,18 +33,20 @@ class ExampleLengths:
     """int64 [examples]: the number of the conversation that each is a piece of."""
     sources: np.ndarray
     """int64 [examples]: the number of the source of each."""
+    scores: np.ndarray | None = None
+    """float64 [examples]: see `Conversation`; None: not known."""
 
     @classmethod
     def of(cls, examples: JoinedExamples) -> "ExampleLengths":
         """Of tokenised examples."""
-        return cls(examples.lengths, examples.supervised, examples.records, examples.sources)
+        return cls(examples.lengths, examples.supervised, examples.records, examples.sources, examples.scores)
 
 
 def plan_run(config: Computation, sizes: ExampleLengths, world_size: int) -> Plan:
     """The step plan of a config.
 
     Raises:
-        DataError: the shares of the sources draw nothing, or there is no source to go by.
+        DataError: the shares of the sources draw nothing, or there is no source or score to go by.
     """
     if config.order == "by_source" and not config.data.sources:
         raise DataError("order=by_source: data.sources names none; data=mixture, or order=shuffled")
@@ -60,6 +62,7 @@ def plan_run(config: Computation, sizes: ExampleLengths, world_size: int) -> Pla
         packing=config.packing,
         groups=sizes.records if config.step_unit == "conversation" else None,
         sources=sizes.sources,
+        scores=sizes.scores,
         shares=Shares.of_config(config.data),
         order=config.order,
     )
@@ -86,6 +89,7 @@ class ConversationFiles:
         most = data.max_validation if validation else data.max_conversations
         masks = EVERY_REPLY if validation else Masks(c.train_on, c.train_on_reasoning)
         files = hashes_of(self.files)
+        left_out = {"sources", "shares", *(["score_field"] if validation else [])}
 
         def build(account: DataReport) -> Iterator[NumberedExample]:
             yield from tokenised(self.records(validation), encoder, context, account, most, masks)
@@ -95,7 +99,7 @@ class ConversationFiles:
         about = {
             "files": files,
             "validation": validation,
-            "read_as": {"prepared": bool(self.prepared), **data.model_dump(mode="json", exclude={"sources", "shares"})},
+            "read_as": {"prepared": bool(self.prepared), **data.model_dump(mode="json", exclude=left_out)},
             "encoder": encoder.fingerprint,
             "context_length": context,
             "masks": masks._asdict(),
@@ -105,6 +109,8 @@ class ConversationFiles:
 
     def nothing_left(self, account: DataReport) -> DataError:
         """The error for a source without a single example to train on."""
+        if (only := self.config.data.from_source) is not None and not account.records_in:
+            return DataError(f"{self.path}: no record to train on is of source {only} (from_source)")
         splits = self.prepared is None and self.config.data.validation_path is None
         if splits and not account.records_in and any(isinstance(record, Conversation) for record in self._side(True)):
             fraction = f"data.validation_fraction={self.config.data.validation_fraction:g}"
@@ -115,7 +121,13 @@ class ConversationFiles:
         """The conversations of one side as they are read, and why others cannot be."""
         if self.config.data.validation_path is None and self.prepared is None:
             return self._side(validation)
-        return read(self._file(validation))
+        if validation and self.config.data.validation_path is not None:
+            return read(self._file(validation))
+        return self._read(self._file(validation), validation)
+
+    def _read(self, file: Path, validation: bool) -> Iterator[Conversation | Rejection]:
+        data = self.config.data
+        return read(file, None if validation else data.score_field, data.from_source)
 
     def _file(self, validation: bool) -> Path:
         """Training or held-out conversations, where they are files of their own."""
@@ -129,7 +141,7 @@ class ConversationFiles:
     def _side(self, validation: bool) -> Iterator[Conversation | Rejection]:
         """The records on one side of the split; broken ones count with the training set."""
         fraction = self.config.data.validation_fraction
-        for record in read(place_of(self.path)):
+        for record in self._read(place_of(self.path), validation):
             whole = isinstance(record, Conversation)
             if (whole and is_validation(record.split_key, fraction)) == validation:
                 yield record

@@ -32,7 +32,7 @@ from vicuna_lit.run_folder import locked, whole_folder, write_json
 ABOUT = "about.json"
 ARRAYS: dict[str, type] = {
     "input_ids": np.int32, "supervised_mask": np.bool_, "offsets": np.int64, "records": np.int64,
-    "replies_before": np.int64, "id_text": np.uint8, "id_ends": np.int64,
+    "replies_before": np.int64, "scores": np.float64, "id_text": np.uint8, "id_ends": np.int64,
 }  # fmt: skip
 """The files of an entry and what they hold, in the order of the machine's bytes."""
 A_DAY = 86400.0
@@ -162,6 +162,7 @@ def _write(folder: Path, examples: Iterable[NumberedExample]) -> None:
             put("offsets", [tokens])
             put("records", [number])
             put("replies_before", [example.replies_before])
+            put("scores", [example.score])
             put("id_text", np.frombuffer(text, np.uint8))
             put("id_ends", [id_bytes])
 
