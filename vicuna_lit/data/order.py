@@ -89,7 +89,9 @@ def in_order(drawn: np.ndarray, units: Units, order: Order, random: np.random.Ge
             key = units.sources
         case "by_score":
             if units.scores is None or np.isnan(units.scores).any():
-                raise DataError("order=by_score: these data have no scores; data.score_field names a number of a record")
+                raise DataError(
+                    "order=by_score: these data have no scores; data.score_field names a number of a record"
+                )
             key = units.scores
     return shuffled[np.argsort(key[shuffled], kind="stable")]
 

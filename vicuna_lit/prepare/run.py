@@ -38,7 +38,6 @@ from vicuna_lit.run_folder import (
     write_json,
 )
 
-
 Raw = dict[str, list[str]]
 """Places of the files by the name of the source; an empty name where sources have none."""
 

@@ -123,7 +123,7 @@ def cut(job: Job) -> None:
             if i in copies:
                 reason, detail, *winner = copies[i]
                 dropped.append(Dropped(row, source, "dedup", Rejection(value[0], reason, detail)))
-                lost_to.update(((name, reason) for name in winner if name))
+                lost_to.update((name, reason) for name in winner if name)
             else:
                 rows.append((row, source, language))
                 conversations.append(shards.from_json(value))

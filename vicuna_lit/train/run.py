@@ -16,7 +16,7 @@ from vicuna_lit.data.datamodule import ConversationDataModule
 from vicuna_lit.data.packing import Plan
 from vicuna_lit.data.tokenizer import make_encoder
 from vicuna_lit.estimate.memory import lightest_here
-from vicuna_lit.file_hashes import refuse_other_files
+from vicuna_lit.file_hashes import Hashes, refuse_other_files
 from vicuna_lit.hub import fetched
 from vicuna_lit.models.architecture import model_config
 from vicuna_lit.models.automatic import on_gpu, resolved
@@ -31,6 +31,7 @@ from vicuna_lit.train.console import conclude, console, describe, quiet_librarie
 from vicuna_lit.train.distributed import DistributedEnv, broadcast_object, join, launch, same_bits
 from vicuna_lit.train.early import refuse_early
 from vicuna_lit.train.extensions import Extensions, profiler_of, with_data
+from vicuna_lit.train.first_validation import first_validation
 from vicuna_lit.train.identity import files_read
 from vicuna_lit.train.module import SupervisedModule
 from vicuna_lit.train.preemption import Preempted, stop_signal
@@ -38,6 +39,7 @@ from vicuna_lit.train.record import RunRecord
 from vicuna_lit.train.run_folder import Result, already_done, changed_layout, dated, files_of_run, result_in
 from vicuna_lit.train.strategies import built_on, keep_signals, trainer_arguments
 from vicuna_lit.train.throughput import Throughput
+from vicuna_lit.train.times import Opening
 from vicuna_lit.train.tracking.history_logger import HistoryLogger
 
 
@@ -85,6 +87,8 @@ def _stopped(config: TrainConfig, step: int) -> Result:
 
 
 def _fit(config: TrainConfig, own: Extensions) -> Result:
+    opening = Opening(stop_signal.started)
+    opening.lap("imports")
     config, env = join(fetched(config, weights=not config.dry_run))
     folder = Path(config.run.dir)
     console.quiet = env.rank > 0
@@ -95,7 +99,7 @@ def _fit(config: TrainConfig, own: Extensions) -> Result:
     if config.show_masks:
         raise RunError("show_masks is for vicuna-train without -m; a script shows a mask with vicuna_lit.show_mask")
     if config.dry_run:
-        return _dry_run(config, env, folder)
+        return _dry_run(config, env, opening)
     if done := already_done(config, folder, own.identity):
         return _found(done, folder)
     refuse_early(config)
@@ -128,20 +132,25 @@ def _fit(config: TrainConfig, own: Extensions) -> Result:
             anew = "run.dir=<another folder>, or resume=never starts anew"
             refuse_other_files(folder, files_of_run(folder), files, anew)
         L.seed_everything(config.seed, verbose=False)
-        config, data, model = _load(config, env)
+        config, data, model = _load(config, env, opening)
         own.check_early_stopping(config.validation.every_steps, len(data.validation))
         for line in changed_layout(config, folder, own.identity) if start else ():  # again: no `auto` is left now
             console.print(f"changed since the last start: {line}", highlight=False)
         record = RunRecord(config, env, data, SupervisedLM.of(model, config), start, own)
+        record.opening = opening
         with record.open(files):
-            result = record.finish(_train(record))
+            result = record.finish(_train(record, files))
     if env.rank == 0:
         conclude(result, folder, brief=bool(config.run.swept))
     return result
 
 
-def _train(record: RunRecord) -> Result:
-    """Every step of the plan that is left, by Lightning's loop; the result is the same on every rank."""
+def _train(record: RunRecord, files: Hashes) -> Result:
+    """Every step of the plan that is left, by Lightning's loop; the result is the same on every rank.
+
+    Args:
+        files: what the run reads, as it was before it was read.
+    """
     config, data, own = record.config, record.data, record.own
     before, times, history = record.before, record.times, record.history
     throughput = Throughput(config, record.lm.model, data.plan)
@@ -150,7 +159,10 @@ def _train(record: RunRecord) -> Result:
         record.folder / "checkpoints", config.checkpoint, record.env, record.start, times,
         about=lambda: record.state(metrics, validation), best=lambda: validation.best,
     )  # fmt: skip
-    validation = Validation(data, history, times, before.get("validation"), checkpoints.stop_if_told)
+    first = None
+    if record.env.rank == 0 and not record.start and own == Extensions() and len(data.validation):  # nobody looks on
+        first = first_validation(config, data, files)
+    validation = Validation(data, history, times, before.get("validation"), checkpoints.stop_if_told, first)
     record.fill_history(metrics, validation)
     done, steps = data.start, data.plan.steps
     trainer = L.Trainer(
@@ -183,14 +195,20 @@ def _found(done: Result, folder: Path) -> Result:
     return done
 
 
-def _load(config: TrainConfig, env: DistributedEnv) -> tuple[TrainConfig, ConversationDataModule, PreTrainedModel]:
+def _load(
+    config: TrainConfig, env: DistributedEnv, opening: Opening
+) -> tuple[TrainConfig, ConversationDataModule, PreTrainedModel]:
     """The config with a value for each `auto`, the data and the model of this process; the first one describes them."""
     encoder = make_encoder(config)
+    opening.lap("tokenizer")
     proof = prove(model_config(config, encoder.tokenizer))
+    opening.lap("proof")
     data = ConversationDataModule(config, encoder, env.rank, env.size)
     data.setup()
+    opening.lap("conversations")
     stop_signal.check()
     model = build_model(config, encoder, built_on(config, env))
+    opening.lap("model")
     stop_signal.check()
     chosen = _resolved(config, env, model, data.plan)
     describe(chosen, data, model, proof)
@@ -206,7 +224,7 @@ def _resolved(config: TrainConfig, env: DistributedEnv, model: PreTrainedModel, 
     return config.model_copy(update={"gradient_checkpointing": broadcast_object(level)})
 
 
-def _dry_run(config: TrainConfig, env: DistributedEnv, folder: Path) -> Result:
-    _, data, _ = _load(config, env)
+def _dry_run(config: TrainConfig, env: DistributedEnv, opening: Opening) -> Result:
+    _, data, _ = _load(config, env, opening)
     supervised = int(data.plan.step_supervised.sum())
-    return Result("dry_run", str(folder), data.plan.steps, supervised_tokens=supervised, data=data.statistics())
+    return Result("dry_run", config.run.dir, data.plan.steps, supervised_tokens=supervised, data=data.statistics())

@@ -170,6 +170,9 @@ def test_by_score_goes_from_the_least_within_each_pass_whatever_the_layout():
         for layout in ({}, {"world_size": 3}, {"packing": False}, {"tokens_per_device": 300})
     ]
     assert len({plan.step_conversations for plan in plans}) == 1
-    for unscored in (units, Units(units.lengths, units.supervised, units.sources, np.where(scores > 2, np.nan, scores))):
+    for unscored in (
+        units,
+        Units(units.lengths, units.supervised, units.sources, np.where(scores > 2, np.nan, scores)),
+    ):
         with pytest.raises(DataError, match="order=by_score: these data have no scores"):
             next(passes(unscored, WHOLE, "by_score", 0))
