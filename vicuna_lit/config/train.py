@@ -203,8 +203,8 @@ class Layout(Config):
     """Several conversations to a row (they never see each other); false: one."""
     token_cache_gb: NonNegative
     """Of tokenised conversations that are kept in the user's cache folder for all processes and later runs, mapped into
-    memory; what was used longest ago goes first. `python -m vicuna_lit.data.token_cache` shows them. 0: none, each
-    process tokenises for itself and holds it in memory."""
+    memory; what was used longest ago goes first. `python -m vicuna_lit.data.token_cache` shows them. Validation losses
+    before training are kept beside them. 0: none, each process tokenises for itself and holds it in memory."""
     attention: Literal["auto", "sdpa_per_conversation", "sdpa_mask", "flash", "varlen", "flex"]
     """Which kernel; each keeps the conversations of a row apart. sdpa_* run anywhere, the others on a GPU. auto: flash
     where it is installed, else varlen, on a GPU in 16 bits; sdpa_per_conversation elsewhere."""

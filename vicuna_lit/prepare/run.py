@@ -160,7 +160,7 @@ def _read(raw: Raw, work: Path, size: int) -> list[int]:
     counts: list[int] = []
     sources: list[str] = []
     with progress("read", size, "MB", 1e6) as advance:
-        for source, (items, read) in ((source, batch) for source in raw for batch in _batches(source, raw[source])):
+        for source, (items, read) in ((name, batch) for name, paths in raw.items() for batch in _batches(name, paths)):
             shards.write_items(work / "raw" / shards.name(len(counts), "jsonl"), items)
             counts.append(len(items))
             sources.append(source)

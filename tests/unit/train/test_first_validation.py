@@ -41,8 +41,9 @@ def test_whatever_could_change_a_bit_of_it_is_another_entry(tmp_path, monkeypatc
     assert first is not None
     assert place("optimizer.lr=3e-3", "trainer.max_steps=7", "data.max_conversations=20") == first, "training alone"
     others = (
-        "seed=1", "precision=bf16-mixed", "data.max_validation=3", "tokens_per_device=512", "packing=false", "lm_head=exact",
-        "model.architecture.num_hidden_layers=3", "finetune=lora", "system_prompt=Hello.", "context_length=128",
+        "seed=1", "precision=bf16-mixed", "data.max_validation=3", "tokens_per_device=512", "packing=false",
+        "lm_head=exact", "model.architecture.num_hidden_layers=3", "finetune=lora", "system_prompt=Hello.",
+        "context_length=128",
     )  # fmt: skip
     found = {place(other) for other in others}
     assert len(found) == len(others)
