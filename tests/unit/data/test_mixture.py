@@ -1,7 +1,7 @@
 """Several sources as one set: tokenised and counted each for itself, held out alike under every mixture."""
 
 import json
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from vicuna_lit.config.compose import ConfigError, load
+from vicuna_lit.data import source as source_module
 from vicuna_lit.data.conversation import DataError
 from vicuna_lit.data.datamodule import ConversationDataModule
 from vicuna_lit.data.source import ExampleLengths, Sources, plan_run
@@ -251,3 +252,21 @@ def test_by_score_goes_by_a_number_of_each_record(sources, tmp_path):
             module(*given)
     with pytest.raises(ConfigError, match=r"^order: by_score goes by .*data\.score_field=<its key>$"):
         load("train", *TINY, "order=by_score", *given[:1])
+
+
+@pytest.mark.promise("The jobs of a sweep tokenise each source once")
+def test_a_sweep_of_24_jobs_tokenises_each_source_once(sources, monkeypatch):
+    real, asked = source_module.tokenised, []
+    monkeypatch.setattr(source_module, "tokenised", lambda *given: (asked.append(given), real(*given))[1])
+    config = load("train", *TINY, mixture(sources, "weight", 1, 1))
+    encoder, plans = make_encoder(config), set()
+    units, orders = ("example", "conversation"), ("shuffled", "by_source")
+    for weight, seed, unit, order in product((0.0, 1.0, 4.0), (0, 1), units, orders):
+        code, chat = config.data.sources
+        own = config.data.model_copy(update={"sources": (code.model_copy(update={"weight": weight}), chat)})
+        job = config.model_copy(update={"seed": seed, "step_unit": unit, "order": order, "data": own})
+        data = ConversationDataModule(job, encoder)
+        data.setup()
+        plans.add(data.plan.step_conversations)
+    assert len(plans) == 10, "a source of weight 0 leaves its order out; no conversation is cut"
+    assert len(asked) == 4, "either source's training and held-out conversations"
