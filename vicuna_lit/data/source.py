@@ -1,7 +1,8 @@
 """What a config trains on: its sources, their files, the examples in them, and the step plan of those."""
 
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -19,6 +20,9 @@ from vicuna_lit.data.readers import read
 from vicuna_lit.data.token_cache import TokenCache
 from vicuna_lit.file_hashes import Hashes, hashes_of
 from vicuna_lit.paths import place_of
+
+MOST_HELD_OUT = 50_000_000
+"""Characters of held-out conversations that are remembered until they are tokenised."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,8 @@ class ConversationFiles:
         if config.data.path is None:
             raise DataError("data.path is null: a mixture has several sources, see Sources")
         self.config, self.path = config, config.data.path
+        self._passed: list[Conversation] | None = None
+        self._held_out: tuple[Hashes, list[Conversation]] | None = None
         self.prepared = _prepared(self.path)
         """The folder, where `data.path` is one that `vicuna-prepare` wrote."""
 
@@ -92,9 +98,13 @@ class ConversationFiles:
         left_out = {"sources", "shares", *(["score_field"] if validation else [])}
 
         def build(account: DataReport) -> Iterator[NumberedExample]:
-            yield from tokenised(self.records(validation), encoder, context, account, most, masks)
+            passed = self._held_out[1] if validation and self._held_out and self._held_out[0] == files else None
+            records = self.records(validation) if passed is None else iter(passed)
+            yield from tokenised(records, encoder, context, account, most, masks)
             if hashes_of(self.files) != files:
                 raise DataError(f"{self.path}: a file has changed while it was read; start again when it is whole")
+            if not validation and self._passed is not None:
+                self._held_out = (files, self._passed)
 
         about = {
             "files": files,
@@ -105,6 +115,8 @@ class ConversationFiles:
             "masks": masks._asdict(),
         }
         examples, account = TokenCache(c.token_cache_gb * 1e9).examples(about, build)
+        if validation:
+            self._held_out = None
         return examples, account
 
     def nothing_left(self, account: DataReport) -> DataError:
@@ -139,12 +151,20 @@ class ConversationFiles:
         return place_of(self.path)
 
     def _side(self, validation: bool) -> Iterator[Conversation | Rejection]:
-        """The records on one side of the split; broken ones count with the training set."""
-        fraction = self.config.data.validation_fraction
+        """The records on one side of the split; broken ones count with the training set.
+
+        The held-out ones that a whole pass for training comes by are remembered, where they are few, so that the files
+        are read once.
+        """
+        fraction, passed, letters, self._passed = self.config.data.validation_fraction, [], 0, None
         for record in self._read(place_of(self.path), validation):
-            whole = isinstance(record, Conversation)
-            if (whole and is_validation(record.split_key, fraction)) == validation:
+            held_out = isinstance(record, Conversation) and is_validation(record.split_key, fraction)
+            if held_out == validation:
                 yield record
+            elif held_out and isinstance(record, Conversation) and letters < MOST_HELD_OUT:
+                letters += sum(len(turn.content) for turn in record.turns)
+                passed.append(replace(record, score=math.nan))
+        self._passed = passed if letters < MOST_HELD_OUT else None
 
     @property
     def files(self) -> dict[str, Path]:
