@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 from vicuna_lit.paths import locate_model
@@ -48,6 +49,15 @@ def sha256_of(file: Path) -> str:
             part.write_text(found)
             part.replace(kept)
     return found
+
+
+@cache
+def code_hash(*rooms: str) -> str:
+    """Of the Python files of some rooms of this package, which its users change."""
+    code = hashlib.sha256()
+    for file in sorted(file for room in rooms for file in (Path(__file__).parent / room).rglob("*.py")):
+        code.update(str(file.relative_to(Path(__file__).parent)).encode() + b"\0" + file.read_bytes() + b"\0")
+    return code.hexdigest()
 
 
 def model_files(path: str) -> dict[str, Path]:

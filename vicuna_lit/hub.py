@@ -35,6 +35,7 @@ KEYS: dict[str, Kind] = {
     "data.validation_path": "dataset",
     "raw": "dataset",
     "raw.*": "dataset",
+    "raw.*.path": "dataset",
 }
 """Keys of all jobs that may name something on the Hub; a list's items are `*`."""
 PATHS = ("model.path", "model.tokenizer", "data.path", "data.sources.*.path", "data.validation_path")

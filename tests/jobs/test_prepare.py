@@ -17,6 +17,7 @@ import pytest
 from tests.helpers import commands
 from tests.helpers.runs import QUICKSTART
 from vicuna_lit import load
+from vicuna_lit.config.base import ConfigError
 from vicuna_lit.data.conversation import Conversation, DataError, Turn, to_record, write_jsonl
 from vicuna_lit.data.encoder import Example
 from vicuna_lit.data.readers import read
@@ -463,3 +464,51 @@ def test_the_command_explains_itself_and_refuses_nonsense(raw, tmp_path):
 def test_engine_counts_every_job_once():
     for workers in (1, 2):
         assert sorted(engine.run_all("local", abs, [3, -1, 2], workers)) == [-1, 2, 3]
+
+
+@pytest.mark.promise("Of copies in several sources that of the source named first stays, and the card says who lost it")
+def test_named_sources_keep_their_names_and_the_first_keeps_the_copies(tmp_path):
+    words = np.random.default_rng(0).integers(0, 3000, (45, 120))
+
+    def talk(i: int, more: str = "") -> Conversation:
+        answer = " ".join(f"word{word}" for word in words[i])
+        return Conversation.of(f"Question {i}?", answer + more, f"And {i}?", answer[::-1], id=f"c{i}")
+
+    of = {
+        "code": [talk(i) for i in range(30)],
+        "chat": [*(talk(i, " and at more length" if i < 20 else "") for i in range(15, 45)), talk(44)],
+    }
+    for name, talks in of.items():
+        (tmp_path / name).mkdir()
+        write_jsonl(talks, tmp_path / name / "data.jsonl")
+
+    def prepared(*names: str) -> tuple[Path, dict]:
+        folder = tmp_path / "-".join(names)
+        raw = ", ".join(f"{{path: {tmp_path / name}, name: {name}}}" for name in names)
+        off = [f"{step}.enabled=false" for step in ("language", "filters", "decontamination")]
+        prepare_data(config(f"[{raw}]", folder, *off))
+        return folder, json.loads((folder / "manifest.json").read_text())
+
+    folder, manifest = prepared("code", "chat")
+    code, chat = manifest["sources"]["code"], manifest["sources"]["chat"]
+    assert (code["records_in"], code["records_kept"], code["lost_to"]) == (30, 30, {})
+    assert (chat["records_in"], chat["records_kept"]) == (31, 15)
+    assert chat["lost_to"] == {"code": {"duplicate text": 10, "near-duplicate": 5}, "chat": {"duplicate text": 1}}
+    assert [step["rejected"] for step in chat["steps"] if step["rejected"]] == [
+        {"duplicate text": 11, "near-duplicate": 5}
+    ]
+    assert manifest["records_kept"] == 45
+    kept = [record for side in OUTPUTS[:2] for record in lines(folder / side)]
+    assert Counter(record["source"] for record in kept) == {"code": 30, "chat": 15}
+    assert {r["record"].split("/")[0] for r in lines(folder / "rejected.jsonl")} == {"chat"}
+    page = (folder / "card.html").read_text()
+    assert "What became of each source" in page
+    assert "code: 10 duplicate text, 5 near-duplicate" in page
+    _, other = prepared("chat", "code")
+    assert other["sources"]["code"]["lost_to"] == {"chat": {"duplicate text": 10, "near-duplicate": 5}}
+    with pytest.raises(RunError, match="inputs"):
+        prepare_data(
+            config(f"[{{path: {tmp_path / 'chat'}, name: chat}}, {{path: {tmp_path / 'code'}, name: code}}]", folder)
+        )
+    with pytest.raises(ConfigError, match="raw: two are called a"):
+        config("[{path: x, name: a}, {path: y, name: a}]", folder)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.helpers.group import run_group
 from tests.helpers.runs import COMMON, QUICKSTART, compare, run_here
 from vicuna_lit.data.batch import Batch, collate
 from vicuna_lit.data.dataset import Examples
@@ -75,3 +76,15 @@ def test_the_loss_of_each_source_is_the_mean_over_its_tokens():
     held.add(row, torch.tensor([1.0, 2.0, 4.0, 6.0]))
     held.add(collate(Examples.of([]), (), 1), torch.zeros(0))
     assert held.by_source() == {"code": 4.0, "chat": 3.0}
+
+
+@pytest.mark.slow
+def test_without_the_cache_to_the_bit_and_two_processes_as_one(never, tmp_path):
+    run_here([*MIXTURE, f"run.dir={tmp_path / 'alone'}", "token_cache_gb=0", "wandb.mode=disabled"])
+    assert (tmp_path / "alone/metrics.csv").read_bytes() == (never / "metrics.csv").read_bytes()
+    assert result(tmp_path / "alone")["val_by_step"] == result(never)["val_by_step"]
+    overrides = [*MIXTURE, f"run.dir={tmp_path / 'two'}", "strategy=ddp", "trainer.devices=2", "wandb.mode=disabled"]
+    run_group([{"overrides": overrides, "stop_after": 3}, {"overrides": overrides}], tmp_path)
+    compare(tmp_path / "two", never, steps=STEPS)
+    for name, loss in result(tmp_path / "two")["validation"].items():
+        assert loss == pytest.approx(result(never)["validation"][name], rel=1e-5)

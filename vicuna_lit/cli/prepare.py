@@ -65,6 +65,11 @@ def show(prepared: Any) -> None:
         f"rejected{seconds}; train {train['conversations']:,} conversations as {train['pieces']:,} lines{tokens}, "
         f"held out {validation['conversations']:,}"
     )
+    for name, own in manifest.get("sources", {}).items():
+        lost = {winner: sum(reasons.values()) for winner, reasons in own["lost_to"].items()}
+        copies = ", ".join(f"{n:,} copies of {'its own' if who == name else who}" for who, n in lost.items())
+        said = f"  {name}: {own['records_in']:,} records → {own['records_kept']:,} kept"
+        print(said + (f"; left out are {copies}" if copies else ""))
     if not manifest["records_kept"]:
         print("warning: nothing was kept; rejected.jsonl says why", file=sys.stderr)
     if train["tokens"] is None:

@@ -206,7 +206,12 @@ def _one_place(given: Any) -> Any:
     return given
 
 
-def _name(name: str) -> str:
+def source_name(name: str) -> str:
+    """A name that may stand in results and metrics.
+
+    Raises:
+        ValueError: it may not.
+    """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", name):
         raise ValueError(f"{name!r:.80} is no name: up to 64 letters, digits, _ . and -, a letter or digit first")
     return name
@@ -217,8 +222,10 @@ class SourceConfig(Config):
 
     path: Annotated[str, BeforeValidator(_one_place)]
     """As `data.path`."""
-    name: Annotated[str, AfterValidator(_name)]
+    name: Annotated[str, AfterValidator(source_name)]
     """In the results: letters, digits, `_`, `.` and `-`."""
+    from_source: str | None = None
+    """As `data.from_source`."""
     weight: Share | None = None
     epochs: Share | None = None
     conversations: Annotated[int, Field(ge=0)] | None = None
@@ -243,6 +250,8 @@ class DataConfig(Config):
     path: Annotated[str | None, BeforeValidator(_one_place)]
     """File or folder (also one that `vicuna-prepare` wrote); `package://name/file` looks inside a package. null:
     `sources` names several."""
+    from_source: str | None
+    """The records of this source alone, in what `vicuna-prepare` wrote of several (its `raw` with names); null: all."""
     sources: tuple[SourceConfig, ...]
     """A mixture, `[{path: …, name: …, weight: 1}, …]`; all have the same kind of share, counted as `step_unit` counts.
     epochs: how often one pass sees each conversation of the source (0.5: a half of them, the other half in the next
@@ -256,6 +265,8 @@ class DataConfig(Config):
     validation_fraction: Fraction
     """Held out by the hash of the conversation's original id, so pieces of one never part; of a record without an id by
     that of its user's turns. Other records, file names and answers move nobody."""
+    score_field: Annotated[str, Field(min_length=1)] | None
+    """Key of a number that each record has, for `order=by_score`; null: none is read."""
     max_conversations: PositiveInt | None
     """Use the first so many (of each source) for training; null: all."""
     max_validation: PositiveInt | None
@@ -273,6 +284,8 @@ class DataConfig(Config):
             return sources
         if path:
             raise ValueError(f"a mixture has its paths in its sources: data.path=null, it is {path}")
+        if (only := info.data.get("from_source")) is not None:
+            raise ValueError(f"a mixture has from_source in its sources: data.from_source=null, it is {only}")
         if again := [name for name, count in Counter(source.name for source in sources).items() if count > 1]:
             raise ValueError(f"two are called {again[0]}; each has a name of its own")
         kinds = {source.name: source.share[0] for source in sources}
@@ -287,7 +300,8 @@ class DataConfig(Config):
         """Each source as data of its own, by its name; without sources all of it, under an empty name."""
         if not self.sources:
             return {"": self}
-        return {s.name: self.model_copy(update={"path": s.path, "sources": ()}) for s in self.sources}
+        parts = {s.name: {"path": s.path, "from_source": s.from_source, "sources": ()} for s in self.sources}
+        return {name: self.model_copy(update=part) for name, part in parts.items()}
 
     @property
     def paths(self) -> tuple[str, ...]:

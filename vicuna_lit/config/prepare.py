@@ -4,9 +4,9 @@ import re
 from importlib import import_module
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PositiveInt, ValidationInfo, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, ValidationInfo, field_validator
 
-from vicuna_lit.config.base import Config, Fraction, Role, RunConfig
+from vicuna_lit.config.base import Config, Fraction, Role, RunConfig, source_name
 from vicuna_lit.config.template import TemplateConfig
 
 Scope = Literal["turn", "conversation", "count", "off"]
@@ -246,7 +246,8 @@ class DedupConfig(Config):
     """Of two conversations with the same first question, the one of whose 32-byte shingles at least this share stands
     in the other, whatever else that holds; null: not looked at."""
     keep: Literal["longest", "first"]
-    """The best copy: the one with the most characters (the first of equals), or the first."""
+    """The best copy: the one with the most characters (the first of equals), or the first. Where `raw` names several
+    sources, the copy in the source named first comes before all others."""
 
 
 class CutConfig(Config):
@@ -258,11 +259,22 @@ class CutConfig(Config):
     """Exchanges of the piece before that open the next one, as context without loss."""
 
 
+class RawSource(Config):
+    """A source with a name."""
+
+    path: str
+    """File, folder or glob."""
+    name: Annotated[str, AfterValidator(source_name)]
+    """In the results: letters, digits, `_`, `.` and `-`."""
+
+
 class PrepareRecipe(Config):
     """What decides the bytes of the output."""
 
-    raw: str | tuple[str, ...]
-    """File, folder or glob of raw conversations, or a list of these; `package://name/file` works too."""
+    raw: str | tuple[str, ...] | tuple[RawSource, ...]
+    """File, folder or glob of raw conversations, or a list of these; `package://name/file` works too. A list of
+    `{path: …, name: …}` names sources: each record written has its `source`, each source its account, and of copies in
+    several sources that of the one named first stays."""
     html: HtmlConfig
     tidy: TidyConfig
     roles: RolesConfig
@@ -283,6 +295,22 @@ class PrepareRecipe(Config):
     template: TemplateConfig
     """Whose tokens are counted when conversations are cut."""
     cut: CutConfig
+
+    @field_validator("raw")
+    @classmethod
+    def _has_other_names(cls, raw: Any) -> Any:
+        names = [one.name for one in raw if isinstance(one, RawSource)]
+        if again := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"two are called {again[0]}; each has a name of its own")
+        return raw
+
+    @property
+    def raw_by_source(self) -> dict[str, tuple[str, ...]]:
+        """The paths of each source by its name; without names all of them under an empty one."""
+        if isinstance(self.raw, str):
+            return {"": (self.raw,)}
+        named = {one.name: (one.path,) for one in self.raw if isinstance(one, RawSource)}
+        return named or {"": tuple(one for one in self.raw if isinstance(one, str))}
 
     @property
     def tokenizer_path(self) -> str:

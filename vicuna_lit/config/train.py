@@ -155,7 +155,7 @@ class TokensRecipe(Config):
         return self.train_on.replace("_", " ") + (f" without {out}" if out else "")
 
 
-Order = Literal["shuffled", "by_length", "by_source"]
+Order = Literal["shuffled", "by_length", "by_score", "by_source"]
 
 
 class StepsRecipe(Config):
@@ -170,8 +170,9 @@ class StepsRecipe(Config):
     context, as in FastChat), or whole conversations with all their pieces: then another context length or `train_on`
     leaves every step the same conversations."""
     order: Order
-    """Of the conversations within each pass: shuffled; by_length, short to long; by_source, all of the first of
-    `data.sources`, then all of the next, each shuffled inside."""
+    """Of the conversations within each pass: shuffled; by_length, short to long; by_score, from the least of the number
+    that `data.score_field` names; by_source, all of the first of `data.sources`, then all of the next, each shuffled
+    inside. Those that are alike are shuffled."""
     trainer: DurationConfig
 
 
@@ -212,8 +213,8 @@ class Layout(Config):
     """Several conversations to a row (they never see each other); false: one."""
     token_cache_gb: NonNegative
     """Of tokenised conversations that are kept in the user's cache folder for all processes and later runs, mapped into
-    memory; what was used longest ago goes first. `python -m vicuna_lit.data.token_cache` shows them. 0: none, each
-    process tokenises for itself and holds it in memory."""
+    memory; what was used longest ago goes first. `python -m vicuna_lit.data.token_cache` shows them. Validation losses
+    before training are kept beside them. 0: none, each process tokenises for itself and holds it in memory."""
     attention: Literal["auto", "sdpa_per_conversation", "sdpa_mask", "flash", "varlen", "flex"]
     """Which kernel; each keeps the conversations of a row apart. sdpa_* run anywhere, the others on a GPU. auto: flash
     where it is installed, else varlen, on a GPU in 16 bits; sdpa_per_conversation elsewhere."""
@@ -309,6 +310,14 @@ class TrainConfig(Computation, RunSettings):
         if tokens < context:
             raise ValueError(f"{tokens} is less than context_length={context}; a row holds whole conversations")
         return tokens
+
+    @field_validator("order")
+    @classmethod
+    def _has_scores(cls, order: Order, info: ValidationInfo) -> Order:
+        data = info.data.get("data")
+        if order == "by_score" and data is not None and data.score_field is None:
+            raise ValueError("by_score goes by a number in each record: data.score_field=<its key>")
+        return order
 
     @field_validator("compile")
     @classmethod

@@ -5,6 +5,7 @@ What cannot be used becomes a `Rejection` that says why; nothing is dropped sile
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -18,6 +19,8 @@ from vicuna_lit.config.base import Role
 SHAREGPT_ROLES: dict[Role, str] = {"system": "system", "user": "human", "assistant": "gpt", "tool": "tool"}
 ALPACA_INPUT = "\n\n### Input:\n"
 """What stands between an Alpaca record's instruction and its input (Stanford Alpaca, `train.py`)."""
+SOURCE = "source"
+"""Key of a record that `vicuna-prepare` wrote of several sources: the name of its own."""
 INLINE_THOUGHT = re.compile(r"(\s*<think>)(.*?)(</think>)", re.DOTALL)
 """Thoughts that stand at the beginning of an assistant's text, as most records of reasoning have them."""
 
@@ -90,6 +93,10 @@ class Conversation:
     """Marks of search results that a reader took out of the answers."""
     said: str = field(default="", compare=False)
     """Of a record without an id of its own: a hash of all that its user says, as it was read."""
+    score: float = field(default=math.nan, compare=False)
+    """The number of its record that `data.score_field` names; not a number where none is read."""
+    source: str = field(default="", compare=False)
+    """The one of several named sources that `vicuna-prepare` read it from."""
 
     @property
     def split_key(self) -> str:
@@ -158,12 +165,11 @@ def to_record(conversation: Conversation) -> dict[str, Any]:
     """A ShareGPT record: `{"id", "conversations": [{"from", "value"}]}`.
 
     What ShareGPT has no form for stands as in OpenAI's: `"weight": 0` on a turn out of the loss, `tool_calls`,
-    `reasoning_content`, `tools`.
+    `reasoning_content`, `tools`. One that was read from a named source has its `source`.
     """
     turns = [_turn_record(turn) for turn in conversation.turns]
-    return {"id": conversation.id, "conversations": turns} | (
-        {"tools": conversation.tools} if conversation.tools else {}
-    )
+    others = {"tools": conversation.tools, SOURCE: conversation.source}
+    return {"id": conversation.id, "conversations": turns} | {key: value for key, value in others.items() if value}
 
 
 def _turn_record(turn: Turn) -> dict[str, Any]:

@@ -65,6 +65,8 @@ class Examples:
     """int64 [examples]: the number of the conversation that each is a piece of."""
     replies_before: np.ndarray
     """int64 [examples]: see `Example`."""
+    scores: np.ndarray
+    """float64 [examples]: see `Conversation`."""
 
     @classmethod
     def of(cls, examples: Iterable[NumberedExample]) -> "Examples":
@@ -79,7 +81,8 @@ class Examples:
         records = np.array(numbers, dtype=np.int64)
         before = np.array([e.replies_before for e in listed], dtype=np.int64)
         ids = Ids.of(e.id for e in listed)
-        return cls(ids, np.concatenate(input_ids), np.concatenate(mask), offsets, records, before)
+        scores = np.array([e.score for e in listed], dtype=np.float64)
+        return cls(ids, np.concatenate(input_ids), np.concatenate(mask), offsets, records, before, scores)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -89,7 +92,8 @@ class Examples:
             raise IndexError(i)
         span = slice(self.offsets[i], self.offsets[i + 1])
         before = int(self.replies_before[i])
-        return Example(self.ids[i], self.input_ids[span], self.supervised_mask[span], replies_before=before)
+        score = float(self.scores[i])
+        return Example(self.ids[i], self.input_ids[span], self.supervised_mask[span], None, before, score)
 
     def source_of(self, i: int) -> int:
         """The number of the source of an example, see `mixture.JoinedExamples`; here there is one."""
@@ -285,4 +289,4 @@ def _build_chunk(
             else:
                 account.exchanges_kept += part.exchanges
                 for example in _masked(part.result, masks.train_on):
-                    yield account.records_kept, _narrowed(example, masks)
+                    yield account.records_kept, replace(_narrowed(example, masks), score=conversation.score)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -39,6 +40,8 @@ class Example:
     """bool [T]: tokens that hold any of what stands for personal data, see `PLACEHOLDER`; None: there is none."""
     replies_before: int = 0
     """Replies of the conversation that other examples are trained on, and that come before those of this one."""
+    score: float = math.nan
+    """See `Conversation`."""
 
     @property
     def labels(self) -> np.ndarray:

@@ -63,6 +63,11 @@ class JoinedExamples:
         return np.concatenate([part.supervised for part in self.parts.values()])
 
     @cached_property
+    def scores(self) -> np.ndarray:
+        """float64 [examples]: see `Conversation`."""
+        return np.concatenate([part.scores for part in self.parts.values()])
+
+    @cached_property
     def records(self) -> np.ndarray:
         """int64 [examples]: the number of the conversation that each is a piece of, unlike those of other sources."""
         numbers, before = [], 0

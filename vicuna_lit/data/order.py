@@ -25,6 +25,8 @@ class Units:
     """int64 [units]: supervised tokens of each."""
     sources: np.ndarray
     """int64 [units]: the number of the source of each, from 0."""
+    scores: np.ndarray | None = None
+    """float64 [units]: the number of its record that each is ordered by; None: there are none."""
 
 
 @dataclass(frozen=True)
@@ -72,11 +74,25 @@ def passes(units: Units, shares: Shares, order: Order, seed: int) -> Iterator[np
 
 
 def in_order(drawn: np.ndarray, units: Units, order: Order, random: np.random.Generator) -> np.ndarray:
-    """The units of one pass, shuffled; by length or source those that are alike stay so."""
+    """The units of one pass, shuffled; by length, score or source those that are alike stay so.
+
+    Raises:
+        DataError: there are no scores to go by.
+    """
     shuffled = drawn[random.permutation(len(drawn))]
-    if order == "shuffled":
-        return shuffled
-    key = units.lengths if order == "by_length" else units.sources
+    match order:
+        case "shuffled":
+            return shuffled
+        case "by_length":
+            key = units.lengths
+        case "by_source":
+            key = units.sources
+        case "by_score":
+            if units.scores is None or np.isnan(units.scores).any():
+                raise DataError(
+                    "order=by_score: these data have no scores; data.score_field names a number of a record"
+                )
+            key = units.scores
     return shuffled[np.argsort(key[shuffled], kind="stable")]
 
 

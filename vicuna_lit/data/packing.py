@@ -127,6 +127,7 @@ def plan_steps(
     packing: bool = True,
     groups: np.ndarray | None = None,
     sources: np.ndarray | None = None,
+    scores: np.ndarray | None = None,
     shares: Shares = WHOLE,
     order: Order = "shuffled",
 ) -> Plan:
@@ -141,11 +142,12 @@ def plan_steps(
         groups: int64 [conversations]: those of one number are pieces that count as one conversation and stand in one
             step; None: each counts.
         sources: int64 [conversations]: the number of the source of each; None: there is one.
+        scores: float64 [conversations]: for `order="by_score"`.
         shares, order: what one pass holds of each source, and how it is ordered.
 
     Raises:
         ValueError: a conversation is longer than a row, or there is none.
-        DataError: the shares draw none.
+        DataError: the shares draw none, or there are no scores to go by.
     """
     lengths, supervised = np.asarray(lengths), np.asarray(supervised)
     if len(lengths) and lengths.max() > tokens_per_device:
@@ -154,7 +156,7 @@ def plan_steps(
             f"conversation {longest} has {lengths[longest]} tokens, a row holds tokens_per_device={tokens_per_device}"
         )
     members = _members(np.arange(len(lengths)) if groups is None else groups)
-    of_units = _units(members, lengths, supervised, sources)
+    of_units = _units(members, lengths, supervised, sources, scores)
     stream = passes(of_units, shares, order, seed)
     one_pass = next(stream)
     units = cut_into_steps(chain([one_pass], stream), len(one_pass), conversations_per_step, epochs, max_steps)
@@ -183,14 +185,21 @@ def _rows(
     )
 
 
-def _units(members: list[np.ndarray], lengths: np.ndarray, supervised: np.ndarray, sources: np.ndarray | None) -> Units:
+def _units(
+    members: list[np.ndarray],
+    lengths: np.ndarray,
+    supervised: np.ndarray,
+    sources: np.ndarray | None,
+    scores: np.ndarray | None,
+) -> Units:
     """What a pass is made of: each unit with all its conversations."""
     if not members:
         raise ValueError("there is no conversation to train on")
-    sizes = [len(own) for own in members]
-    order, starts = np.concatenate(members), np.cumsum([0, *sizes[:-1]])
+    ends = np.cumsum([len(own) for own in members])
+    order, starts = np.concatenate(members), np.array([0, *ends[:-1]])
     found = np.zeros(len(order), np.int64) if sources is None else sources[order]
-    return Units(np.add.reduceat(lengths[order], starts), np.add.reduceat(supervised[order], starts), found[starts])
+    tokens, said = (np.add.reduceat(sizes[order], starts) for sizes in (lengths, supervised))
+    return Units(tokens, said, found[starts], None if scores is None else scores[order][starts])
 
 
 def _members(groups: np.ndarray) -> list[np.ndarray]:

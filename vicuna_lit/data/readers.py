@@ -4,13 +4,14 @@ Readers stream: memory stays flat however large the file. A record that cannot b
 `Rejection` that says why; nothing is dropped silently.
 """
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from vicuna_lit.data.app_exports import app_messages, is_claude
-from vicuna_lit.data.conversation import ALPACA_INPUT, Conversation, Rejection, Turn, said_by_user
+from vicuna_lit.data.conversation import ALPACA_INPUT, SOURCE, Conversation, DataError, Rejection, Turn, said_by_user
 from vicuna_lit.data.exports import Unusable, chatgpt_messages, oasst_messages, without_marks
 from vicuna_lit.data.files import find_files, skipped_files, values
 from vicuna_lit.data.messages import in_loss, is_absent, present, refuse_media, schemas, text, turns_of
@@ -19,21 +20,38 @@ from vicuna_lit.hub import fetched_path
 Paths = str | Path | Sequence[str | Path]
 
 
-def read(path: Paths) -> Iterator[Conversation | Rejection]:
+def read(
+    path: Paths, score_field: str | None = None, from_source: str | None = None
+) -> Iterator[Conversation | Rejection]:
     """Reads files, see `records`; each record becomes a conversation or says why not, see `parse`.
 
     The files of a folder or pattern that are not read come last, each as a `Rejection`.
 
     Args:
         path: files, folders, patterns, or names on the Hub.
+        score_field: key of a number that becomes the conversation's score; None: there is none.
+        from_source: of records that are objects, those alone that `vicuna-prepare` wrote of this source; None: all.
 
     Raises:
-        DataError, MissingPath: there is no such file.
+        DataError, MissingPath: there is no such file, or a conversation has no such number.
     """
     path = [fetched_path(one, "dataset") for one in _several(path)]
     for id, record in records(path):
-        yield record if isinstance(record, Rejection) else parse(record, id)
+        if from_source is not None and isinstance(record, dict) and record.get(SOURCE) != from_source:
+            continue
+        found = record if isinstance(record, Rejection) else parse(record, id)
+        if score_field is not None and isinstance(found, Conversation):
+            found = replace(found, score=_score(record, score_field, id))
+        yield found
     yield from skipped(path)
+
+
+def _score(record: Any, key: str, id: str) -> float:
+    value = record.get(key) if isinstance(record, dict) else None
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max:
+        return float(value)
+    said = f"{value!r:.60} is no number" if value is not None else "is missing"
+    raise DataError(f"record {id}: {key} {said}; data.score_field={key} names a number that each record has")
 
 
 def skipped(path: Paths) -> list[Rejection]:

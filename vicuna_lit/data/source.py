@@ -1,7 +1,8 @@
 """What a config trains on: its sources, their files, the examples in them, and the step plan of those."""
 
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -20,6 +21,9 @@ from vicuna_lit.data.token_cache import TokenCache
 from vicuna_lit.file_hashes import Hashes, hashes_of
 from vicuna_lit.paths import place_of
 
+MOST_HELD_OUT = 50_000_000
+"""Characters of held-out conversations that are remembered until they are tokenised."""
+
 
 @dataclass(frozen=True)
 class ExampleLengths:
@@ -33,18 +37,20 @@ class ExampleLengths:
     """int64 [examples]: the number of the conversation that each is a piece of."""
     sources: np.ndarray
     """int64 [examples]: the number of the source of each."""
+    scores: np.ndarray | None = None
+    """float64 [examples]: see `Conversation`; None: not known."""
 
     @classmethod
     def of(cls, examples: JoinedExamples) -> "ExampleLengths":
         """Of tokenised examples."""
-        return cls(examples.lengths, examples.supervised, examples.records, examples.sources)
+        return cls(examples.lengths, examples.supervised, examples.records, examples.sources, examples.scores)
 
 
 def plan_run(config: Computation, sizes: ExampleLengths, world_size: int) -> Plan:
     """The step plan of a config.
 
     Raises:
-        DataError: the shares of the sources draw nothing, or there is no source to go by.
+        DataError: the shares of the sources draw nothing, or there is no source or score to go by.
     """
     if config.order == "by_source" and not config.data.sources:
         raise DataError("order=by_source: data.sources names none; data=mixture, or order=shuffled")
@@ -60,6 +66,7 @@ def plan_run(config: Computation, sizes: ExampleLengths, world_size: int) -> Pla
         packing=config.packing,
         groups=sizes.records if config.step_unit == "conversation" else None,
         sources=sizes.sources,
+        scores=sizes.scores,
         shares=Shares.of_config(config.data),
         order=config.order,
     )
@@ -72,6 +79,8 @@ class ConversationFiles:
         if config.data.path is None:
             raise DataError("data.path is null: a mixture has several sources, see Sources")
         self.config, self.path = config, config.data.path
+        self._passed: list[Conversation] | None = None
+        self._held_out: tuple[Hashes, list[Conversation]] | None = None
         self.prepared = _prepared(self.path)
         """The folder, where `data.path` is one that `vicuna-prepare` wrote."""
 
@@ -86,25 +95,34 @@ class ConversationFiles:
         most = data.max_validation if validation else data.max_conversations
         masks = EVERY_REPLY if validation else Masks(c.train_on, c.train_on_reasoning, c.train_on_placeholders)
         files = hashes_of(self.files)
+        left_out = {"sources", "shares", *(["score_field"] if validation else [])}
 
         def build(account: DataReport) -> Iterator[NumberedExample]:
-            yield from tokenised(self.records(validation), encoder, context, account, most, masks)
+            passed = self._held_out[1] if validation and self._held_out and self._held_out[0] == files else None
+            records = self.records(validation) if passed is None else iter(passed)
+            yield from tokenised(records, encoder, context, account, most, masks)
             if hashes_of(self.files) != files:
                 raise DataError(f"{self.path}: a file has changed while it was read; start again when it is whole")
+            if not validation and self._passed is not None:
+                self._held_out = (files, self._passed)
 
         about = {
             "files": files,
             "validation": validation,
-            "read_as": {"prepared": bool(self.prepared), **data.model_dump(mode="json", exclude={"sources", "shares"})},
+            "read_as": {"prepared": bool(self.prepared), **data.model_dump(mode="json", exclude=left_out)},
             "encoder": encoder.fingerprint,
             "context_length": context,
             "masks": masks._asdict(),
         }
         examples, account = TokenCache(c.token_cache_gb * 1e9).examples(about, build)
+        if validation:
+            self._held_out = None
         return examples, account
 
     def nothing_left(self, account: DataReport) -> DataError:
         """The error for a source without a single example to train on."""
+        if (only := self.config.data.from_source) is not None and not account.records_in:
+            return DataError(f"{self.path}: no record to train on is of source {only} (from_source)")
         splits = self.prepared is None and self.config.data.validation_path is None
         if splits and not account.records_in and any(isinstance(record, Conversation) for record in self._side(True)):
             fraction = f"data.validation_fraction={self.config.data.validation_fraction:g}"
@@ -115,7 +133,13 @@ class ConversationFiles:
         """The conversations of one side as they are read, and why others cannot be."""
         if self.config.data.validation_path is None and self.prepared is None:
             return self._side(validation)
-        return read(self._file(validation))
+        if validation and self.config.data.validation_path is not None:
+            return read(self._file(validation))
+        return self._read(self._file(validation), validation)
+
+    def _read(self, file: Path, validation: bool) -> Iterator[Conversation | Rejection]:
+        data = self.config.data
+        return read(file, None if validation else data.score_field, data.from_source)
 
     def _file(self, validation: bool) -> Path:
         """Training or held-out conversations, where they are files of their own."""
@@ -127,12 +151,20 @@ class ConversationFiles:
         return place_of(self.path)
 
     def _side(self, validation: bool) -> Iterator[Conversation | Rejection]:
-        """The records on one side of the split; broken ones count with the training set."""
-        fraction = self.config.data.validation_fraction
-        for record in read(place_of(self.path)):
-            whole = isinstance(record, Conversation)
-            if (whole and is_validation(record.split_key, fraction)) == validation:
+        """The records on one side of the split; broken ones count with the training set.
+
+        The held-out ones that a whole pass for training comes by are remembered, where they are few, so that the files
+        are read once.
+        """
+        fraction, passed, letters, self._passed = self.config.data.validation_fraction, [], 0, None
+        for record in self._read(place_of(self.path), validation):
+            held_out = isinstance(record, Conversation) and is_validation(record.split_key, fraction)
+            if held_out == validation:
                 yield record
+            elif held_out and isinstance(record, Conversation) and letters < MOST_HELD_OUT:
+                letters += sum(len(turn.content) for turn in record.turns)
+                passed.append(replace(record, score=math.nan))
+        self._passed = passed if letters < MOST_HELD_OUT else None
 
     @property
     def files(self) -> dict[str, Path]:

@@ -81,7 +81,7 @@ class _Remainder:
         carried = [_unsupervised(turn) for exchange in self._slice(self.carry, 0) for turn in exchange]
         turns = [turn for exchange in self._slice(0, self.take) for turn in exchange]
         id = f"{self.whole.id}_{self.start}" if self.start else self.whole.id
-        return Conversation(id, (*self.system, *carried, *turns), self.whole.tools)
+        return Conversation(id, (*self.system, *carried, *turns), self.whole.tools, source=self.whole.source)
 
     def _slice(self, before: int, behind: int) -> list[tuple[Turn, ...]]:
         return self.exchanges[self.first - before : self.first + behind]

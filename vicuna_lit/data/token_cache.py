@@ -26,15 +26,17 @@ from typing import Any
 import numpy as np
 
 from vicuna_lit.data.dataset import DataReport, Examples, Ids, NumberedExample
-from vicuna_lit.file_hashes import cache_folder, sha256_of
+from vicuna_lit.file_hashes import cache_folder, code_hash, sha256_of
 from vicuna_lit.run_folder import locked, whole_folder, write_json
 
 ABOUT = "about.json"
 ARRAYS: dict[str, type] = {
     "input_ids": np.int32, "supervised_mask": np.bool_, "offsets": np.int64, "records": np.int64,
-    "replies_before": np.int64, "id_text": np.uint8, "id_ends": np.int64,
+    "replies_before": np.int64, "scores": np.float64, "id_text": np.uint8, "id_ends": np.int64,
 }  # fmt: skip
 """The files of an entry and what they hold, in the order of the machine's bytes."""
+VALIDATIONS = "validations"
+"""Beside the entries: validation losses of models that have not been trained yet, see `train/first_validation.py`."""
 A_DAY = 86400.0
 PACKAGES = ("tokenizers", "transformers", "jinja2")
 Build = Callable[[DataReport], Iterable[NumberedExample]]
@@ -119,8 +121,9 @@ class TokenCache:
         return found
 
     def clear(self) -> None:
-        """Removes all entries, those that cannot be read too."""
+        """Removes all entries, those that cannot be read too, and the validation losses."""
         shutil.rmtree(self.place, ignore_errors=True)
+        shutil.rmtree(self.place.with_name(VALIDATIONS), ignore_errors=True)
 
 
 @dataclass(frozen=True)
@@ -138,10 +141,7 @@ class Entry:
 @cache
 def made_by() -> dict[str, str]:
     """The code that tokenises: versions of packages, and a hash of this package's own, which its users change."""
-    code = hashlib.sha256()
-    for file in sorted(Path(__file__).parent.glob("*.py")):
-        code.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
-    return {name: importlib.metadata.version(name) for name in PACKAGES} | {"vicuna_lit.data": code.hexdigest()}
+    return {name: importlib.metadata.version(name) for name in PACKAGES} | {"vicuna_lit.data": code_hash("data")}
 
 
 def _write(folder: Path, examples: Iterable[NumberedExample]) -> None:
@@ -162,6 +162,7 @@ def _write(folder: Path, examples: Iterable[NumberedExample]) -> None:
             put("offsets", [tokens])
             put("records", [number])
             put("replies_before", [example.replies_before])
+            put("scores", [example.score])
             put("id_text", np.frombuffer(text, np.uint8))
             put("id_ends", [id_bytes])
 

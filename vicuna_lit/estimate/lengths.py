@@ -7,6 +7,7 @@ import numpy as np
 
 from vicuna_lit.config.estimate import EstimateConfig
 from vicuna_lit.data.conversation import DataError
+from vicuna_lit.data.order import apportion
 from vicuna_lit.data.source import ExampleLengths, Sources
 from vicuna_lit.paths import ModelError, locate
 
@@ -40,8 +41,6 @@ def sizes_of(config: EstimateConfig) -> Known:
     found = ExampleLengths.of(Sources(config).examples(make_encoder(config), validation=False)[0])
     count = len(np.unique(found.records))
     if config.conversations is not None:
-        if config.data.sources:
-            raise DataError("conversations: not for data.sources, whose shares count them; data.max_conversations=…")
         found, count = _repeated(found, config.conversations), config.conversations
     return Known(found, count, f"{count:,} conversations of {', '.join(paths)}")
 
@@ -77,10 +76,20 @@ def _of_lengths(config: EstimateConfig, file: Path) -> tuple[ExampleLengths, int
 
 
 def _repeated(sizes: ExampleLengths, count: int) -> ExampleLengths:
-    """As many conversations as asked for, the same ones again and again."""
+    """As many conversations as asked for, the same ones again and again; of several sources each in its proportion."""
     _, numbers = np.unique(sizes.records, return_inverse=True)
-    times, rest = divmod(count, int(numbers.max()) + 1)
-    again = [np.flatnonzero(numbers >= 0)] * times + [np.flatnonzero(numbers < rest)]
-    which = np.concatenate(again)
-    shift = np.repeat(np.arange(len(again)), [len(part) for part in again]) * (int(numbers.max()) + 1)
-    return ExampleLengths(sizes.lengths[which], sizes.supervised[which], numbers[which] + shift, np.zeros_like(which))
+    source_of = np.zeros(int(numbers.max()) + 1, np.int64)
+    source_of[numbers] = sizes.sources
+    there = np.bincount(source_of)
+    which, records = [], []
+    for source, own in enumerate(apportion(count, there)):
+        examples = np.flatnonzero(sizes.sources == source)
+        _, inside = np.unique(numbers[examples], return_inverse=True)
+        for time in range(-(-int(own) // max(1, int(there[source])))):
+            chosen = inside < own - time * there[source]
+            which.append(examples[chosen])
+            records.append(numbers[examples[chosen]] + time * len(source_of))
+    taken = np.concatenate(which)
+    scores = None if sizes.scores is None else sizes.scores[taken]
+    parts = (values[taken] for values in (sizes.lengths, sizes.supervised))
+    return ExampleLengths(*parts, np.concatenate(records), sizes.sources[taken], scores)

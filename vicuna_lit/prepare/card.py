@@ -54,6 +54,9 @@ def render_card(manifest: dict[str, Any], samples: Sequence[Sample]) -> str:
         sets=sets,
         train=sets.get("train", {}).get("conversations") or 0,
         validation=sets.get("validation", {}).get("conversations") or 0,
+        sources=[
+            (name, [_step(step) for step in of["steps"]], of) for name, of in (manifest.get("sources") or {}).items()
+        ],
         levels=_funnel(manifest, steps),
         turns=_histogram(histograms.get("turns"), exact=True),
         measure=measure,

@@ -47,6 +47,8 @@ class Duplicate(NamedTuple):
 
     reason: str
     detail: str
+    source: str = ""
+    """The name of the source of the copy that stays, where sources have names."""
 
 
 def signatures(conversations: Sequence[Conversation], config: DedupConfig, files: Sequence[str] = ()) -> np.ndarray:
@@ -114,17 +116,24 @@ def _powers() -> tuple[np.ndarray, np.ndarray]:
     return tables[0], tables[1]
 
 
-def find_duplicates(files: Sequence[Path], config: DedupConfig) -> dict[int, dict[int, Duplicate]]:
+def find_duplicates(
+    files: Sequence[Path], config: DedupConfig, sources: Sequence[str] = ()
+) -> dict[int, dict[int, Duplicate]]:
     """Which conversations are copies of a better one that stays: by file, then by place in it.
 
     `files` hold SIGNATURE arrays; a `.jsonl` beside each holds the conversations, read for their ids.
-    Conversations are taken from the best to the worst (`config.keep`); one is dropped when it agrees
-    with one already kept. Only those that share a key with another are held in memory.
+    Conversations are taken source by source, in each from the best to the worst (`config.keep`); one is dropped when it
+    agrees with one already kept. Only those that share a key with another are held in memory.
+
+    Args:
+        sources: the name of the source of each file, those of one source one behind the other; (): there is one.
     """
     rows = _Rows(files)
     suspects = _suspects(files, rows.count, config)
     if config.keep == "longest":
-        suspects = sorted(suspects, key=lambda n: (-int(rows[n]["size"]), n))
+        places = {name: i for i, name in enumerate(dict.fromkeys(sources))}
+        of_file = [places[name] for name in sources] or [0] * len(files)
+        suspects = sorted(suspects, key=lambda n: (of_file[rows.place(n)[0]], -int(rows[n]["size"]), n))
     kept: dict[tuple[int, int], list[int]] = defaultdict(list)
     dropped: dict[int, dict[int, Duplicate]] = defaultdict(dict)
     for n in suspects:
@@ -133,41 +142,46 @@ def find_duplicates(files: Sequence[Path], config: DedupConfig) -> dict[int, dic
         hashes = _bands(row["minhash"][None])[0].tolist() if config.threshold else []
         bands = [(len(EXACT) + i, band) for i, band in enumerate(hashes)]
         question = (-1, int(row["question"]))
-        copy = _exact(kept, keys, rows) or _near(kept, bands, rows, n, config.threshold or 1.0)
-        if copy is None and config.containment is not None and question[1]:
-            copy = _contained(kept[question][:MOST_COMPARED], rows, n, config.containment)
-        if copy:
-            file, place = rows.place(n)
-            dropped[file][place] = copy
+        found = _exact(kept, keys, rows) or _near(kept, bands, rows, n, config.threshold or 1.0)
+        if found is None and config.containment is not None and question[1]:
+            found = _contained(kept[question][:MOST_COMPARED], rows, n, config.containment)
+        if found:
+            (copy, better), (file, place) = found, rows.place(n)
+            dropped[file][place] = copy._replace(source=sources[rows.place(better)[0]]) if sources else copy
         else:
             for key in (*keys, *bands, question):
                 kept[key].append(n)
     return dropped
 
 
-def _exact(kept: dict[tuple[int, int], list[int]], keys: list[tuple[int, int]], rows: "_Rows") -> Duplicate | None:
+def _exact(
+    kept: dict[tuple[int, int], list[int]], keys: list[tuple[int, int]], rows: "_Rows"
+) -> tuple[Duplicate, int] | None:
     for key in keys:
         if key in kept:
-            return Duplicate(tuple(EXACT.values())[key[0]], f"a better copy is {rows.name(kept[key][0])}")
+            better = kept[key][0]
+            return Duplicate(tuple(EXACT.values())[key[0]], f"a better copy is {rows.name(better)}"), better
     return None
 
 
 def _near(
     kept: dict[tuple[int, int], list[int]], bands: list[tuple[int, int]], rows: "_Rows", n: int, threshold: float
-) -> Duplicate | None:
+) -> tuple[Duplicate, int] | None:
     for other in sorted({other for key in bands if key in kept for other in kept[key]}):
         similarity = float(np.mean(rows[other]["minhash"] == rows[n]["minhash"]))
         if similarity >= threshold:
-            return Duplicate("near-duplicate", f"similarity {similarity:.2f} to {rows.name(other)}, a better copy")
+            said = f"similarity {similarity:.2f} to {rows.name(other)}, a better copy"
+            return Duplicate("near-duplicate", said), other
     return None
 
 
-def _contained(others: list[int], rows: "_Rows", n: int, least: float) -> Duplicate | None:
+def _contained(others: list[int], rows: "_Rows", n: int, least: float) -> tuple[Duplicate, int] | None:
     for other in others:
         mine = rows.shingles(n)
         share = float(np.mean(np.isin(mine, rows.shingles(other))))
         if share >= least:
-            return Duplicate("contained in another", f"{share:.0%} of it stand in {rows.name(other)}, a better copy")
+            said = f"{share:.0%} of it stand in {rows.name(other)}, a better copy"
+            return Duplicate("contained in another", said), other
     return None
 
 

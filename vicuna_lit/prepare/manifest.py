@@ -35,6 +35,8 @@ def assemble(config: PrepareConfig, folder: Path, work: Path, records: list[int]
     cleaned = [orjson.loads((work / "clean" / shards.name(i)).read_bytes()) for i in numbers]
     cut = [orjson.loads((work / "cut" / shards.name(i)).read_bytes()) for i in numbers]
     manifest = _manifest(config, cleaned, cut, fingerprint, outputs)
+    if names := shards.sources(work / "raw"):
+        manifest["sources"] = _sources(config, names, cleaned, cut)
     chosen = sorted((digest, i, row) for i, part in enumerate(cut) for digest, row in part["samples"])[:SAMPLES]
     samples = [_sample(config, work, i, row) for _, i, row in chosen]
     shards.write(folder / "card.html", [render_card(manifest, samples).encode()])
@@ -49,6 +51,25 @@ def _manifest(
     fingerprint: dict[str, Any],
     outputs: dict[str, Any],
 ) -> dict[str, Any]:
+    lengths = "tokens" if config.cuts else "characters"
+    return {
+        **_account(config, cleaned, cut),
+        "histograms": {
+            "turns": _histogram(cut, "turns"),
+            lengths: _histogram(cut, "lengths"),
+            "languages": by_count(_sum(cut, "languages")),
+        },
+        "inputs": fingerprint["inputs"],
+        "outputs": outputs,
+        "near_duplicates": {"shingle_bytes": SHINGLE, "sampled": SAMPLED, "permutations": PERMUTATIONS, "bands": BANDS},
+        "config": PrepareRecipe.values_of(config),
+        "files": fingerprint["files"],
+        "versions": {name: version(name) for name in LIBRARIES},
+    }
+
+
+def _account(config: PrepareConfig, cleaned: Sequence[dict[str, Any]], cut: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What became of the records of some shards, step by step."""
     counts: dict[str, StepCount] = {}
     for part in cleaned:
         for step, (records_in, rejected, changes) in part["counts"].items():
@@ -65,7 +86,6 @@ def _manifest(
     counts["cut"] = last
     sets = {side: _set(config, [part["sets"][side] for part in cut]) for side in ("train", "validation")}
     records_in = counts["read"].records_in if "read" in counts else 0
-    lengths = "tokens" if config.cuts else "characters"
     return {
         "records_in": records_in,
         "records_kept": records_in - sum(reasons.values()),
@@ -73,18 +93,22 @@ def _manifest(
         "rejected_by_reason": by_count(reasons),
         "steps": [{"step": step, **count.summary()} for step, count in counts.items()],
         "sets": sets,
-        "histograms": {
-            "turns": _histogram(cut, "turns"),
-            lengths: _histogram(cut, "lengths"),
-            "languages": by_count(_sum(cut, "languages")),
-        },
-        "inputs": fingerprint["inputs"],
-        "outputs": outputs,
-        "near_duplicates": {"shingle_bytes": SHINGLE, "sampled": SAMPLED, "permutations": PERMUTATIONS, "bands": BANDS},
-        "config": PrepareRecipe.values_of(config),
-        "files": fingerprint["files"],
-        "versions": {name: version(name) for name in LIBRARIES},
     }
+
+
+def _sources(
+    config: PrepareConfig, names: Sequence[str], cleaned: Sequence[dict[str, Any]], cut: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    """The account of each source, and how many of its conversations were copies of one that stayed, by its source."""
+    found = {}
+    for name in dict.fromkeys(names):
+        own = [i for i, one in enumerate(names) if one == name]
+        lost: dict[str, Counter[str]] = {}
+        for winner, reason, count in (one for i in own for one in cut[i]["lost_to"]):
+            lost.setdefault(winner, Counter())[reason] += count
+        account = _account(config, [cleaned[i] for i in own], [cut[i] for i in own])
+        found[name] = account | {"lost_to": {winner: by_count(reasons) for winner, reasons in lost.items()}}
+    return found
 
 
 def _set(config: PrepareConfig, parts: Sequence[dict[str, Any]]) -> dict[str, int | None]:

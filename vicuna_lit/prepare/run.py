@@ -27,7 +27,7 @@ from vicuna_lit.prepare.dedup import find_duplicates
 from vicuna_lit.prepare.executor import cores, run_all, warm_up
 from vicuna_lit.prepare.manifest import assemble
 from vicuna_lit.prepare.progress import console, progress
-from vicuna_lit.prepare.shards import MOST_CHARACTERS, MOST_RECORDS, Item
+from vicuna_lit.prepare.shards import MOST_CHARACTERS, MOST_RECORDS, SOURCES, Item
 from vicuna_lit.prepare.stages import Job, check, clean, cut
 from vicuna_lit.run_folder import (
     RunError,
@@ -38,6 +38,9 @@ from vicuna_lit.run_folder import (
     write_hydra_files,
     write_json,
 )
+
+Raw = dict[str, list[str]]
+"""Places of the files by the name of the source; an empty name where sources have none."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ def _with_sample(config: PrepareConfig, prepared: Prepared) -> Prepared:
 
 def _prepare(config: PrepareConfig, folder: Path) -> Prepared:
     clock = time.perf_counter()
-    raw = [str(place_of(path)) for path in _paths(config.raw)]
+    raw = {name: [str(place_of(path)) for path in paths] for name, paths in config.raw_by_source.items()}
     fingerprint = _fingerprint(config, raw, folder)
     identity = {"config": PrepareRecipe.values_of(config)} | fingerprint
     if (done := read_json(folder, "manifest.json")) is not None:
@@ -132,18 +135,15 @@ def _readable(identity: dict[str, Any]) -> dict[str, Any]:
     return identity | {"inputs": {f"{i} {f['path']}": f["sha256"][:12] for i, f in inputs}}
 
 
-def _paths(raw: str | tuple[str, ...]) -> tuple[str, ...]:
-    return (raw,) if isinstance(raw, str) else raw
-
-
-def _fingerprint(config: PrepareConfig, raw: list[str], folder: Path) -> dict[str, Any]:
+def _fingerprint(config: PrepareConfig, raw: Raw, folder: Path) -> dict[str, Any]:
     """Sizes and hashes of everything that is read: the same ones mean the same output."""
     inputs = []
-    for one in raw:
+    for source, one in ((source, path) for source, paths in raw.items() for path in paths):
         if Path(one).is_dir() and folder.resolve().is_relative_to(Path(one).resolve()):
             raise RunError(f"{folder}: lies inside raw={one}; choose a run.dir outside it")
-    for file, name in (found for one in raw for found in find_files(one)):
-        inputs.append({"path": name, "bytes": file.stat().st_size, "sha256": _sha256(file)})
+        for file, name in find_files(one):
+            path = f"{source}/{name}" if source else name
+            inputs.append({"path": path, "bytes": file.stat().st_size, "sha256": _sha256(file)})
     others = {f"questions {Path(q).name}": locate(q) for q in config.decontamination.questions}
     if config.tokenizer is not None:
         others["tokenizer.json"] = locate(config.tokenizer) / "tokenizer.json"
@@ -176,27 +176,31 @@ def _open(folder: Path, identity: dict[str, Any], size: int) -> Path:
     return work
 
 
-def _read(raw: list[str], work: Path, size: int) -> list[int]:
-    """Writes the raw shards; records in each."""
+def _read(raw: Raw, work: Path, size: int) -> list[int]:
+    """Writes the raw shards, each of one source; records in each."""
     marker = work / "raw" / "done.json"
     if marker.exists():
         return orjson.loads(marker.read_bytes())
     counts: list[int] = []
+    sources: list[str] = []
     with progress("read", size, "MB", 1e6) as advance:
-        for items, read in _batches(raw):
+        for source, (items, read) in ((name, batch) for name, paths in raw.items() for batch in _batches(name, paths)):
             shards.write_items(work / "raw" / shards.name(len(counts), "jsonl"), items)
             counts.append(len(items))
+            sources.append(source)
             advance(read)
+    if "" not in raw:
+        write_json(work / "raw" / SOURCES, sources)
     write_json(marker, counts)
     return counts
 
 
-def _batches(raw: list[str]) -> Iterator[tuple[list[Item], int]]:
-    """Records in shards, and about how many bytes of input each took."""
+def _batches(source: str, paths: list[str]) -> Iterator[tuple[list[Item], int]]:
+    """Records of a source in shards, and about how many bytes of input each took."""
     items: list[Item] = []
     characters = 0
-    for source, record in chain(records(raw), ((rejection.id, rejection) for rejection in skipped(raw))):
-        item = _item(source, record)
+    for place, record in chain(records(paths), ((rejection.id, rejection) for rejection in skipped(paths))):
+        item = _item(source, place, record)
         items.append(item)
         if isinstance(item.conversation, Conversation):
             characters += sum(len(t.content) for t in item.conversation.turns)
@@ -207,16 +211,19 @@ def _batches(raw: list[str]) -> Iterator[tuple[list[Item], int]]:
         yield items, characters
 
 
-def _item(source: str, record: Any) -> Item:
+def _item(source: str, place: str, record: Any) -> Item:
     """The record as a conversation; one without an id gets one from its content, which no other data moves."""
+    where = f"{source}/{place}" if source else place
     if isinstance(record, Rejection):
-        return Item(source, record)
-    parsed = parse(record, source)
-    if isinstance(parsed, Conversation) and parsed.id == source:
+        return Item(where, record)
+    parsed = parse(record, place)
+    if isinstance(parsed, Conversation):
+        parsed = replace(parsed, source=source)
+    if isinstance(parsed, Conversation) and parsed.id == place:
         said = "\0".join(f"{t.role}\0{t.in_text}" for t in parsed.turns)
         text = f"{said}\0{parsed.tools}" if parsed.tools else said
         parsed = replace(parsed, id=f"h{blake2b(text.encode(), digest_size=8).hexdigest()}")
-    return Item(source, parsed, isinstance(record, dict) and record.get("plugins") is not None)
+    return Item(where, parsed, isinstance(record, dict) and record.get("plugins") is not None)
 
 
 def _stage(label: str, function: Any, config: PrepareConfig, text: str, work: Path, counts: list[int], workers: int):
@@ -233,5 +240,5 @@ def _write_copies(config: PrepareConfig, work: Path, count: int) -> None:
     """Finds the duplicates over all shards; writes for each shard which of its conversations go."""
     if config.dedup.enabled:
         files = [work / "clean" / shards.name(i, "npy") for i in range(count)]
-        for shard, copies in find_duplicates(files, config.dedup).items():
+        for shard, copies in find_duplicates(files, config.dedup, shards.sources(work / "raw")).items():
             write_json(work / "copies" / shards.name(shard), copies)

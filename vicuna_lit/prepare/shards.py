@@ -17,6 +17,8 @@ from vicuna_lit.run_folder import write
 
 MOST_RECORDS, MOST_CHARACTERS = 256, 2_000_000
 """Of a shard: many enough to be worth a process's while, few enough to stay small in memory."""
+SOURCES = "sources.json"
+"""Beside the raw shards where sources have names: that of each shard's."""
 
 
 class Item(NamedTuple):
@@ -48,8 +50,10 @@ def dumps(value: Any) -> bytes:
 
 def to_json(c: Conversation) -> list[Any]:
     """A compact form for files between stages."""
-    others = [c.tools, c.said]
-    return [c.id, [_turn(turn) for turn in c.turns], *(others if c.said else others[:1] if c.tools else [])]
+    others = [c.tools, c.said, c.source]
+    while others and not others[-1]:
+        others.pop()
+    return [c.id, [_turn(turn) for turn in c.turns], *others]
 
 
 def _turn(t: Turn) -> list[Any]:
@@ -62,8 +66,8 @@ def _turn(t: Turn) -> list[Any]:
 def from_json(value: list[Any]) -> Conversation:
     """The conversation that `to_json` wrote."""
     turns = (_read_turn(*turn) for turn in value[1])
-    tools, said = [*value[2:], "", ""][:2]
-    return Conversation(value[0], tuple(turns), tools, said=said)
+    tools, said, source = [*value[2:], "", "", ""][:3]
+    return Conversation(value[0], tuple(turns), tools, said=said, source=source)
 
 
 def _read_turn(role: Role, content: str, supervised: bool = True, *others: Any) -> Turn:
@@ -93,6 +97,12 @@ def read_items(path: Path) -> Iterator[Item]:
 def name(shard: int, suffix: str = "json") -> str:
     """`00012.json`."""
     return f"{shard:05d}.{suffix}"
+
+
+def sources(folder: Path) -> list[str]:
+    """The name of the source of each raw shard; empty where sources have none."""
+    file = folder / SOURCES
+    return orjson.loads(file.read_bytes()) if file.exists() else []
 
 
 def concatenate(parts: Sequence[Path], target: Path) -> dict[str, Any]:

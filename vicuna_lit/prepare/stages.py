@@ -134,11 +134,14 @@ def cut(job: Job) -> None:
     dropped = list(_dropped_before(work / "clean" / shards.name(job.shard, "dropped.jsonl")))
     rows: list[tuple[int, str, str | None]] = []
     conversations: list[Conversation] = []
+    lost_to: Counter[tuple[str, str]] = Counter()
     with (work / "clean" / shards.name(job.shard, "jsonl")).open("rb") as stream:
         for i, line in enumerate(stream):
             row, source, value, language = orjson.loads(line)
             if i in copies:
-                dropped.append(Dropped(row, source, "dedup", Rejection(value[0], *copies[i])))
+                reason, detail, *winner = copies[i]
+                dropped.append(Dropped(row, source, "dedup", Rejection(value[0], reason, detail)))
+                lost_to.update((name, reason) for name in winner if name)
             else:
                 rows.append((row, source, language))
                 conversations.append(shards.from_json(value))
@@ -161,6 +164,7 @@ def cut(job: Job) -> None:
     shards.write(folder / shards.name(job.shard, "rejected.jsonl"), [d.line() for d in sorted(dropped)])
     reasons = Counter(d.rejection.reason for d in dropped)
     summary = {"counts": _plain({"cut": count}), "rejected_by_reason": reasons, "samples": sorted(samples)[:SAMPLES]}
+    summary["lost_to"] = [[*which, n] for which, n in lost_to.items()]
     _finish(folder, job.shard, summary | {"sets": {side: s.plain() for side, s in sets.items()}})
 
 

@@ -32,7 +32,7 @@ from vicuna_lit.train.notes import notes
 from vicuna_lit.train.preemption import Preempted, stop_signal
 from vicuna_lit.train.report import render
 from vicuna_lit.train.run_folder import Result, lacks_room, open_folder
-from vicuna_lit.train.times import Times, lost_time
+from vicuna_lit.train.times import Opening, Times, lost_time
 from vicuna_lit.train.tracking.artifacts import log_data, log_model
 from vicuna_lit.train.tracking.wandb_run import (
     History,
@@ -74,7 +74,9 @@ class RunRecord:
         self.wandb_id: str | None = None
         """The run's, whatever its W&B mode."""
         self.wandb: Session | None = None
-        self.times = Times(self.folder, stop_signal.started, writes=False)
+        self.opening = Opening(stop_signal.started)
+        """What was done before; `fit` has its laps."""
+        self.times = Times(self.folder, self.opening, writes=False)
         self.history = History(None)
         if start:
             self._check(start)
@@ -114,8 +116,8 @@ class RunRecord:
         if lacks := lacks_room(self.config, self.folder, self.lm.model):
             console.print(f"[yellow]{lacks}[/]", highlight=False)
         try:
-            self.times = Times(self.folder, stop_signal.started)
-            self.own.open_loggers()
+            self.times = Times(self.folder, self.opening)
+            self.extensions.open_loggers()
             self.wandb = start_wandb(self.config, self.env, self.data, self.lm.model, self.wandb_id)
             self.history = History(self.wandb, recorded_step(self.wandb, Path(self.config.wandb.dir or self.folder)))
             log_data(self.wandb, self.data, self.fingerprint)

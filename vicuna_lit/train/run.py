@@ -15,6 +15,7 @@ from vicuna_lit.data.conversation import Conversation
 from vicuna_lit.data.datamodule import ConversationDataModule
 from vicuna_lit.data.tokenizer import make_encoder
 from vicuna_lit.estimate.memory import lightest_here
+from vicuna_lit.file_hashes import Hashes
 from vicuna_lit.hub import fetched
 from vicuna_lit.models.architecture import model_config
 from vicuna_lit.models.automatic import on_gpu, resolved
@@ -29,12 +30,14 @@ from vicuna_lit.train.console import conclude, console, describe, quiet_librarie
 from vicuna_lit.train.distributed import DistributedEnv, broadcast_object, join, launch, same_bits
 from vicuna_lit.train.early import refuse_early
 from vicuna_lit.train.extensions import Extensions, profiler_of, with_data
+from vicuna_lit.train.first_validation import first_validation
 from vicuna_lit.train.module import SupervisedModule
 from vicuna_lit.train.preemption import Preempted, stop_signal
 from vicuna_lit.train.record import RunRecord
 from vicuna_lit.train.run_folder import Result, already_done, changed_settings, check_resume, files_read, with_run_date
 from vicuna_lit.train.strategies import built_on, keep_signals, trainer_arguments
 from vicuna_lit.train.throughput import Throughput
+from vicuna_lit.train.times import Opening
 from vicuna_lit.train.tracking.history_logger import HistoryLogger
 
 
@@ -74,6 +77,8 @@ def fit(
 
 
 def _fit(config: TrainConfig, extensions: Extensions) -> Result:
+    opening = Opening(stop_signal.started)
+    opening.lap("imports")
     config, env = join(fetched(config, weights=not config.dry_run))
     folder = Path(config.run.dir)
     console.quiet = env.rank > 0
@@ -84,7 +89,7 @@ def _fit(config: TrainConfig, extensions: Extensions) -> Result:
     if config.show_masks:
         raise RunError("show_masks is for vicuna-train without -m; a script shows a mask with vicuna_lit.show_mask")
     if config.dry_run:
-        return _dry_run(config, env, folder)
+        return _dry_run(config, env, opening)
     if done := already_done(config, folder, extensions.identity):
         return _found(done, folder)
     refuse_early(config)
@@ -108,22 +113,27 @@ def _fit(config: TrainConfig, extensions: Extensions) -> Result:
         if start:
             check_resume(config, folder, files, extensions.identity)
         L.seed_everything(config.seed, verbose=False)
-        config, data, model = _load(config, env)
+        config, data, model = _load(config, env, opening)
         extensions.check_early_stopping(config.validation.every_steps, len(data.validation))
         # Again, because now there is no `auto` left.
         for line in changed_settings(config, folder, extensions.identity) if start else ():
             console.print(f"changed since the last start: {line}", highlight=False)
         data.start = start.step if start else 0
         record = RunRecord(config, env, data, SupervisedLM.of(model, config), start, extensions)
+        record.opening = opening
         with record.open(files):
-            result = record.finish(_train(record))
+            result = record.finish(_train(record, files))
     if env.rank == 0:
         conclude(result, folder, brief=bool(config.run.swept))
     return result
 
 
-def _train(record: RunRecord) -> Result:
-    """Every step of the plan that is left, by Lightning's loop; the result is the same on every rank."""
+def _train(record: RunRecord, files: Hashes) -> Result:
+    """Every step of the plan that is left, by Lightning's loop; the result is the same on every rank.
+
+    Args:
+        files: what the run reads, as it was before it was read.
+    """
     config, data, extensions = record.config, record.data, record.extensions
     before, times, history = record.before, record.times, record.history
     throughput = Throughput(config, record.lm.model, data.plan)
@@ -132,7 +142,12 @@ def _train(record: RunRecord) -> Result:
         record.folder / "checkpoints", config.checkpoint, record.env, record.start, times,
         about=lambda: record.state(metrics, validation), best=lambda: validation.best,
     )  # fmt: skip
-    validation = Validation(data, history, times, before.get("validation"), checkpoints.stop_if_told)
+    first = None
+    if (
+        record.env.rank == 0 and not record.start and extensions == Extensions() and len(data.validation)
+    ):  # nobody looks on
+        first = first_validation(config, data, files)
+    validation = Validation(data, history, times, before.get("validation"), checkpoints.stop_if_told, first)
     record.fill_history(metrics, validation)
     done, steps = data.start, data.plan.steps
     trainer = L.Trainer(
@@ -161,14 +176,20 @@ def _found(done: Result, folder: Path) -> Result:
     return done
 
 
-def _load(config: TrainConfig, env: DistributedEnv) -> tuple[TrainConfig, ConversationDataModule, PreTrainedModel]:
+def _load(
+    config: TrainConfig, env: DistributedEnv, opening: Opening
+) -> tuple[TrainConfig, ConversationDataModule, PreTrainedModel]:
     """The config with a value for each `auto`, the data and the model of this process; the first one describes them."""
     encoder = make_encoder(config)
+    opening.lap("tokenizer")
     proof = prove(model_config(config, encoder.tokenizer))
+    opening.lap("proof")
     data = ConversationDataModule(config, encoder, env.rank, env.size)
     data.setup()
+    opening.lap("conversations")
     stop_signal.check()
     model = build_model(config, encoder, built_on(config, env))
+    opening.lap("model")
     stop_signal.check()
     config = resolved(config, model, on_gpu(config))
     if config.gradient_checkpointing == "auto":  # what the first rank's memory holds, on every rank
@@ -178,7 +199,7 @@ def _load(config: TrainConfig, env: DistributedEnv) -> tuple[TrainConfig, Conver
     return config, data, model
 
 
-def _dry_run(config: TrainConfig, env: DistributedEnv, folder: Path) -> Result:
-    _, data, _ = _load(config, env)
+def _dry_run(config: TrainConfig, env: DistributedEnv, opening: Opening) -> Result:
+    _, data, _ = _load(config, env, opening)
     supervised = int(data.plan.step_supervised.sum())
-    return Result("dry_run", str(folder), data.plan.steps, supervised_tokens=supervised, data=data.statistics())
+    return Result("dry_run", config.run.dir, data.plan.steps, supervised_tokens=supervised, data=data.statistics())

@@ -12,6 +12,22 @@ COLUMNS = ("attempt", "step", "what", "seconds", "clock")
 """`attempt` counts the starts; `clock` is the Unix time at which the row's spans ended, the last of them at least."""
 WORK = ("step", "data", "save")
 """What an optimizer step's time consists of; `start` and `validation` come besides."""
+START = "start"
+"""Before the first step, in parts: `start/imports`, `start/conversations`, `start/model`, and the rest."""
+
+
+class Opening:
+    """What a process did so far, before its run has a folder: `start/<what>`."""
+
+    def __init__(self, began: float):
+        self.spans: dict[str, float] = {}
+        self.mark = began
+
+    def lap(self, what: str) -> None:
+        """The time since the last lap went into this."""
+        now = time.time()
+        self.spans[f"{START}/{what}"] = now - self.mark
+        self.mark = now
 
 
 class Times:
@@ -20,16 +36,16 @@ class Times:
     Written at the end of each step, so the time of a killed step is missing, and found as `interrupted`.
     """
 
-    def __init__(self, folder: Path, started: float, writes: bool = True):
+    def __init__(self, folder: Path, opening: Opening, writes: bool = True):
         self.path, self.writes = folder / "times.csv", writes
         self.attempt = 1 + max((int(row["attempt"]) for row in _rows(self.path)), default=0) if writes else 1
         if writes and self.path.exists():
             write(self.path, _whole_lines(self.path))
-        self._mark = started
-        self._spans: dict[str, float] = defaultdict(float)
+        self._mark = opening.mark
+        self._spans: dict[str, float] = defaultdict(float, opening.spans)
 
     def lap(self, what: str) -> None:
-        """The time since the last lap went into this: start, data, step, save or validation."""
+        """The time since the last lap went into this: start (the rest of it), data, step, save or validation."""
         now = time.time()
         self._spans[what] += now - self._mark
         self._mark = now
@@ -102,7 +118,7 @@ def lost_time(folder: Path) -> LostTime | None:
         replayed=sums["replayed"],
         saving=sums["save"],
         data=sums["data"],
-        starting=sums["start"],
+        starting=sum(seconds for what, seconds in sums.items() if what.partition("/")[0] == START),
         validation=sums["validation"],
         interrupted=max(0.0, total - sum(sums.values())),
     )

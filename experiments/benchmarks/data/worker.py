@@ -2,6 +2,7 @@
 
 python worker.py start <overrides of vicuna-train>
 python worker.py scale <copies> <overrides of vicuna-train>
+python worker.py messages <data> <file> [<count>]: the conversations as OpenAI's messages, for peers
 """
 
 import json
@@ -17,11 +18,14 @@ import psutil
 from vicuna_lit.config.compose import load
 from vicuna_lit.data import token_cache
 from vicuna_lit.data.batch import PlannedRows
+from vicuna_lit.data.conversation import Conversation, trim
 from vicuna_lit.data.datamodule import ConversationDataModule
 from vicuna_lit.data.dataset import DataReport
 from vicuna_lit.data.mixture import JoinedExamples
+from vicuna_lit.data.readers import read
 from vicuna_lit.data.source import ConversationFiles, ExampleLengths, plan_run
 from vicuna_lit.data.tokenizer import make_encoder
+from vicuna_lit.paths import locate
 
 ROWS = 200
 
@@ -79,10 +83,26 @@ def scale(copies: int, overrides: list[str]) -> dict[str, Any]:
         }
 
 
+def messages(data: str, file: str, count: str | None = None) -> dict[str, Any]:
+    """Those that can be trained on."""
+    trimmed = (trim(record)[0] for record in read(locate(data)) if isinstance(record, Conversation))
+    whole = islice((one for one in trimmed if isinstance(one, Conversation)), int(count) if count else None)
+    lines = [{"messages": [{"role": t.role, "content": t.content} for t in one.turns]} for one in whole]
+    Path(file).write_text("\n".join(map(json.dumps, lines)))
+    return {"conversations": len(lines)}
+
+
+JOBS: dict[str, Any] = {
+    "start": lambda *given: start(list(given)),
+    "scale": lambda copies, *given: scale(int(copies), list(given)),
+    "messages": messages,
+}
+
+
 def _rows(rows: PlannedRows) -> Any:
     return (rows[i] for i in range(len(rows)))
 
 
 if __name__ == "__main__":
     mode, *given = sys.argv[1:]
-    print(json.dumps(start(given) if mode == "start" else scale(int(given[0]), given[1:])))
+    print(json.dumps(JOBS[mode](*given)))

@@ -1,6 +1,7 @@
 """Several sources as one set: tokenised and counted each for itself, held out alike under every mixture."""
 
 import json
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from vicuna_lit.config.compose import ConfigError, load
+from vicuna_lit.data import source as source_module
 from vicuna_lit.data.conversation import DataError
 from vicuna_lit.data.datamodule import ConversationDataModule
 from vicuna_lit.data.source import ExampleLengths, Sources, plan_run
@@ -154,10 +156,12 @@ def test_the_estimate_counts_the_mixture_and_plans_it_alike(sources):
     known = sizes_of(config)
     assert known.conversations == len(data.train)
     assert plan_run(config, known.sizes, 1).step_conversations == data.plan.step_conversations
-    with pytest.raises(DataError, match=r"conversations: not for data\.sources"):
-        sizes_of(
-            load("estimate", "experiment=quickstart", *settings, mixture(sources, "weight", 1, 3), "conversations=5")
-        )
+    more = load("estimate", "experiment=quickstart", *settings, mixture(sources, "weight", 1, 3), "conversations=500")
+    as_if = sizes_of(more)
+    assert (as_if.conversations, len(np.unique(as_if.sizes.records))) == (500, 500)
+    shares = np.bincount(as_if.sizes.sources) / 500
+    assert abs(shares - np.bincount(known.sizes.sources) / known.conversations).max() < 0.002, "each in proportion"
+    assert plan_run(more, as_if.sizes, 1).steps > plan_run(config, known.sizes, 1).steps
 
 
 A, B = "path: a.jsonl, name: a", "path: b.jsonl, name: b"
@@ -208,3 +212,61 @@ def test_phases_need_sources(sources):
     sizes = ExampleLengths(ones, ones, ones, ones - 1)
     with pytest.raises(DataError, match=r"order=by_source: data\.sources names none"):
         plan_run(config, sizes, 1)
+
+
+def test_a_mixture_takes_its_sources_from_one_file_by_name(sources, tmp_path):
+    """As `vicuna-prepare` writes several sources."""
+    both = tmp_path / "both.jsonl"
+    records = [
+        {**json.loads(line), "source": name} for name, file in sources.items() for line in file.read_text().splitlines()
+    ]
+    both.write_text("\n".join(map(json.dumps, records)))
+    each = [f"{{path: {both}, name: {name}, from_source: {name}, epochs: 1}}" for name in sources]
+    mixed, apart = module(f"data.sources=[{', '.join(each)}]"), module(mixture(sources, "epochs", 1, 1))
+    assert texts(mixed, mixed.train) == texts(apart, apart.train)
+    assert texts(mixed, mixed.validation) == texts(apart, apart.validation)
+    assert {name: account.records_in for name, account in mixed.accounts.items()} == {
+        name: account.records_in for name, account in apart.accounts.items()
+    }
+    with pytest.raises(DataError, match=r"both.jsonl: no record to train on is of source prose \(from_source\)"):
+        module(f"data.sources=[{{path: {both}, name: a, from_source: prose, weight: 1}}]")
+
+
+def test_by_score_goes_by_a_number_of_each_record(sources, tmp_path):
+    file = tmp_path / "scored.jsonl"
+    records = [json.loads(line) for line in sources["code"].read_text().splitlines()]
+    scores = [(7 * i) % 10 - 4.5 for i in range(len(records))]
+
+    def write_scored(values: list) -> None:
+        file.write_text("\n".join(json.dumps({**r, "quality": v}) for r, v in zip(records, values, strict=True)))
+
+    write_scored(scores)
+    given = (f"data.sources=[{{path: {file}, name: code, epochs: 1}}]", "data.score_field=quality", "order=by_score")
+    data = module(*given, "trainer.epochs=1", "trainer.max_steps=null")
+    found = [data.train.scores[list(step)] for step in data.plan.step_conversations]
+    assert len(found) > 3
+    assert all(a.max() <= b.min() for a, b in pairwise(found))
+    for bad, said in {"high": "'high' is no number", True: "True is no number", None: "is missing"}.items():
+        write_scored([*scores[:9], bad, *scores[10:]])
+        with pytest.raises(DataError, match=rf"record scored\.jsonl:9: quality {said}; data\.score_field=quality"):
+            module(*given)
+    with pytest.raises(ConfigError, match=r"^order: by_score goes by .*data\.score_field=<its key>$"):
+        load("train", *TINY, "order=by_score", *given[:1])
+
+
+@pytest.mark.promise("The jobs of a sweep tokenise each source once")
+def test_a_sweep_of_24_jobs_tokenises_each_source_once(sources, monkeypatch):
+    real, asked = source_module.tokenised, []
+    monkeypatch.setattr(source_module, "tokenised", lambda *given: (asked.append(given), real(*given))[1])
+    config = load("train", *TINY, mixture(sources, "weight", 1, 1))
+    encoder, plans = make_encoder(config), set()
+    units, orders = ("example", "conversation"), ("shuffled", "by_source")
+    for weight, seed, unit, order in product((0.0, 1.0, 4.0), (0, 1), units, orders):
+        code, chat = config.data.sources
+        own = config.data.model_copy(update={"sources": (code.model_copy(update={"weight": weight}), chat)})
+        job = config.model_copy(update={"seed": seed, "step_unit": unit, "order": order, "data": own})
+        data = ConversationDataModule(job, encoder)
+        data.setup()
+        plans.add(data.plan.step_conversations)
+    assert len(plans) == 10, "a source of weight 0 leaves its order out; no conversation is cut"
+    assert len(asked) == 4, "either source's training and held-out conversations"

@@ -150,3 +150,29 @@ def test_a_pass_that_would_hold_nothing_is_refused():
 def test_a_source_of_weight_0_needs_no_conversation_to_train_on(of):
     units = Units(np.array([5, 6]), np.array([2, 2]), np.array([0, 0]))
     assert sorted(first(units, "weight", [1, 0], of=of, count=1)[0]) == [0, 1]
+
+
+def test_by_score_goes_from_the_least_within_each_pass_whatever_the_layout():
+    units = units_of([20, 10])
+    scores = np.random.default_rng(0).integers(-3, 4, 30).astype(float)
+    scored = Units(units.lengths, units.supervised, units.sources, scores)
+    twice = Shares("epochs", (2, 1), "conversations")
+    for shuffled, ordered in zip(
+        *(islice(passes(scored, twice, order, 0), 2) for order in ("shuffled", "by_score")), strict=True
+    ):
+        assert sorted(shuffled) == sorted(ordered)
+        assert (np.diff(scores[ordered]) >= 0).all()
+    a, b = islice(passes(scored, WHOLE, "by_score", 0), 2)
+    assert list(a) != list(b), "those of one score are shuffled"
+    common: dict[str, Any] = {"conversations_per_step": 4, "tokens_per_device": 900, "scores": scores}
+    plans = [
+        plan_steps(units.lengths, units.supervised, order="by_score", **common | layout)
+        for layout in ({}, {"world_size": 3}, {"packing": False}, {"tokens_per_device": 300})
+    ]
+    assert len({plan.step_conversations for plan in plans}) == 1
+    for unscored in (
+        units,
+        Units(units.lengths, units.supervised, units.sources, np.where(scores > 2, np.nan, scores)),
+    ):
+        with pytest.raises(DataError, match="order=by_score: these data have no scores"):
+            next(passes(unscored, WHOLE, "by_score", 0))

@@ -100,6 +100,35 @@ def test_another_text_in_the_same_file_is_tokenised_anew(data):
     assert same(asked(data)[0], before)
 
 
+def test_the_files_are_read_once_for_both_sides(data, monkeypatch):
+    """As two readings give them; where the held-out ones are many, or a file has changed since, it is read again."""
+    read, reads = source.read, []
+    monkeypatch.setattr(source, "read", lambda *given: (reads.append(given), read(*given))[1])
+    overrides = [o for o in COMMON if not o.startswith(("data.path", "data.max", "data.val"))]
+    config = load("train", *overrides, f"data.path={data}", "data.validation_fraction=0.3", "token_cache_gb=0")
+    encoder = make_encoder(config)
+
+    def sides(changed: bool = False) -> list[tuple[Examples, DataReport]]:
+        files = ConversationFiles(config)
+        train = files.examples(encoder, False)
+        if changed:
+            data.write_text(data.read_text() + "\n[1]")
+        return [train, files.examples(encoder, True)]
+
+    apart = [ConversationFiles(config).examples(encoder, side) for side in (False, True)]
+    assert len(apart[1][0]) > 3
+    reads.clear()
+    for (found, account), (other, its) in zip(sides(), apart, strict=True):
+        assert same(found, other)
+        assert account == its
+    assert len(reads) == 1
+    assert same(sides(changed=True)[1][0], apart[1][0])
+    assert len(reads) == 3
+    monkeypatch.setattr(source, "MOST_HELD_OUT", 10)
+    assert same(sides()[1][0], apart[1][0])
+    assert len(reads) == 5
+
+
 def test_other_code_makes_another_entry(data, monkeypatch):
     asked(data)
     monkeypatch.setattr(token_cache, "made_by", lambda: {"vicuna_lit.data": "changed"})

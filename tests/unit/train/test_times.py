@@ -8,7 +8,7 @@ import pytest
 from vicuna_lit.train import times
 from vicuna_lit.train.report import duration, render
 from vicuna_lit.train.run_folder import Result
-from vicuna_lit.train.times import LostTime, Times, lost_time
+from vicuna_lit.train.times import LostTime, Opening, Times, lost_time
 
 
 class Clock:
@@ -24,10 +24,14 @@ class Clock:
 def interrupted_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> LostTime:
     """Steps 1 to 3, killed in the fourth with a checkpoint of the second; away 100 s; steps 3 and 4."""
     clock = Clock(monkeypatch)
-    first = Times(folder, clock.now)
-    clock.lap(first, "start", 5)
+    opening = Opening(clock.now)
+    for what, seconds in {"imports": 3, "conversations": 1}.items():
+        clock.now += seconds
+        opening.lap(what)
+    first = Times(folder, opening)
+    clock.lap(first, "start", 1)
     clock.lap(first, "validation", 2)
-    first.close(0)
+    assert list(first.close(0)) == ["start/imports", "start/conversations", "start", "validation"]
     for step in (1, 2, 3):
         clock.lap(first, "data", 0.5)
         clock.lap(first, "step", 10)
@@ -36,7 +40,7 @@ def interrupted_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> LostTime:
     clock.now += 107  # 7 s of the fourth step, 100 s away; the save behind the third was not written down
     with (folder / "times.csv").open("a") as file:
         file.write("1,4,step,9")
-    second = Times(folder, clock.now)
+    second = Times(folder, Opening(clock.now))
     assert second.attempt == 2
     clock.lap(second, "start", 5)
     second.close(2)

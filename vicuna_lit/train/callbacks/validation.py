@@ -12,7 +12,9 @@ from vicuna_lit.models.attention import plain_attention
 from vicuna_lit.models.causal_lm import SupervisedLM
 from vicuna_lit.models.experts import counted_experts
 from vicuna_lit.train.console import console
+from vicuna_lit.train.distributed import broadcast_object
 from vicuna_lit.train.finite import check_validation
+from vicuna_lit.train.first_validation import FirstValidation
 from vicuna_lit.train.times import Times
 from vicuna_lit.train.tracking.wandb_run import History, replies_table
 
@@ -28,6 +30,7 @@ class Validation(L.Callback):
     Args:
         found: `state()` of the checkpoint that the run resumes from.
         stop_if_told: called between two questions with (trainer, module, step); it may end the run.
+        first: where the validation before the first step is kept, on the first rank; None: nowhere.
     """
 
     def __init__(
@@ -37,9 +40,10 @@ class Validation(L.Callback):
         times: Times,
         found: dict[str, Any] | None,
         stop_if_told: Callable[[L.Trainer, Any, int], None],
+        first: FirstValidation | None = None,
     ):
         self.data, self.history, self.times, self.config = data, history, times, data.config
-        self.stop_if_told = stop_if_told
+        self.stop_if_told, self._first = stop_if_told, first
         self._at = 0
         self._every = self.config.validation.interval(data.plan.steps)
         self.losses: dict[int, dict[str, float]] = {}
@@ -68,12 +72,16 @@ class Validation(L.Callback):
         start, last = pl_module.start, pl_module.plan.steps
         self.times.lap("start")
         if not self.replies:
-            self._take(trainer, pl_module, 0, "before training")
+            self._before_training(trainer, pl_module)
             self.replies[0] = self._answer(trainer, pl_module, 0)
         elif start < last:
             self._between(trainer, pl_module, start)
         self.times.lap("validation")
-        self.times.close(start)
+        spans = self.times.close(start)
+        said = ", ".join(
+            f"{what.rpartition('/')[2]} {seconds:.1f} s" for what, seconds in spans.items() if seconds >= 0.05
+        )
+        console.print(f"before the first step: {said}", highlight=False)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Every so many steps; after the last, `finish` does."""
@@ -104,6 +112,19 @@ class Validation(L.Callback):
             if self.history.run is not None:
                 change = ("samples/changes", before, self.replies[step], self.history.run.samples)
                 self.history.add(step, self.history.run.do("replies", lambda _: replies_table(*change)) or {})
+
+    def _before_training(self, trainer: L.Trainer, module: Any) -> None:
+        """Found again where another run has taken it of the same model and conversations."""
+        if known := broadcast_object(self._first and self._first.read()):
+            console.print(
+                f"validation loss before training: {known['val/loss']:.4f}, kept from a run before", highlight=False
+            )
+            self.losses[0] = known
+            self.history.add(0, known)
+            return
+        self._take(trainer, module, 0, "before training")
+        if self._first is not None and 0 in self.losses:
+            self._first.keep(self.losses[0])
 
     def _take(self, trainer: L.Trainer, module: Any, step: int, when: str) -> None:
         if not len(self.data.validation):
