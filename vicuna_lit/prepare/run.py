@@ -81,7 +81,7 @@ def _with_sample(config: PrepareConfig, prepared: Prepared) -> Prepared:
         check_disk(folder, 2 * size + 1e7, "the review of these files")
         pairs = [(item.record, review.kept_of(item)) for item in review.copies(folder, most)[0]]
         write_json(work / "wanted.json", sorted({source for pair in pairs for source in pair}))
-        counts = _read([str(place_of(path)) for path in _paths(config.raw)], work, size)
+        counts = _read(_places(config), work, size)
         _stage("review", review.collect, config, config.model_dump_json(), work, counts, config.workers or cores())
         review.merge(folder, work, len(counts), most)
         shutil.rmtree(work)
@@ -92,7 +92,7 @@ def _with_sample(config: PrepareConfig, prepared: Prepared) -> Prepared:
 
 def _prepare(config: PrepareConfig, folder: Path) -> Prepared:
     clock = time.perf_counter()
-    raw = {name: [str(place_of(path)) for path in paths] for name, paths in config.raw_by_source.items()}
+    raw = _places(config)
     fingerprint = _fingerprint(config, raw, folder)
     identity = {"config": PrepareRecipe.values_of(config)} | fingerprint
     if (done := read_json(folder, "manifest.json")) is not None:
@@ -113,6 +113,10 @@ def _prepare(config: PrepareConfig, folder: Path) -> Prepared:
     manifest = assemble(config, folder, work, counts, fingerprint)
     shutil.rmtree(work)
     return Prepared(str(folder), _not_empty(folder, manifest), time.perf_counter() - clock)
+
+
+def _places(config: PrepareConfig) -> Raw:
+    return {name: [str(place_of(path)) for path in paths] for name, paths in config.raw_by_source.items()}
 
 
 def _not_empty(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import platform
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -77,11 +77,19 @@ def first_validation(config: TrainConfig, data: ConversationDataModule, files: H
         "layout": {k: v for k, v in layout.items() if k not in _NO_MATTER},
         "conversations": _conversations(data),
         "machine": _machine(),
-        "versions": {name: version(name) for name in ("torch", "transformers", "lightning", "peft")},
+        "versions": {name: _version(name) for name in ("torch", "transformers", "lightning", "peft")},
         "code": code_hash("models", "data", "train"),
     }
     name = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]
     return FirstValidation(cache_folder() / VALIDATIONS / f"{name}.json")
+
+
+def _version(package: str) -> str | None:
+    """None of an optional one that is not there."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _conversations(data: ConversationDataModule) -> str:

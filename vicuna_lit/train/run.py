@@ -142,11 +142,8 @@ def _train(record: RunRecord, files: Hashes) -> Result:
         record.folder / "checkpoints", config.checkpoint, record.env, record.start, times,
         about=lambda: record.state(metrics, validation), best=lambda: validation.best,
     )  # fmt: skip
-    first = None
-    if (
-        record.env.rank == 0 and not record.start and extensions == Extensions() and len(data.validation)
-    ):  # nobody looks on
-        first = first_validation(config, data, files)
+    unwatched = record.env.rank == 0 and not record.start and extensions == Extensions()
+    first = first_validation(config, data, files) if unwatched and len(data.validation) else None
     validation = Validation(data, history, times, before.get("validation"), checkpoints.stop_if_told, first)
     record.fill_history(metrics, validation)
     done, steps = data.start, data.plan.steps

@@ -5,7 +5,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-from vicuna_lit.train.identity import files_read
 
 from tests.helpers.runs import COMMON, QUICKSTART, run_here, weights
 from vicuna_lit.config.compose import load
@@ -13,6 +12,7 @@ from vicuna_lit.data.datamodule import ConversationDataModule
 from vicuna_lit.file_hashes import cache_folder
 from vicuna_lit.train import first_validation as module
 from vicuna_lit.train.callbacks.validation import Validation
+from vicuna_lit.train.run_folder import files_read
 
 TINY = [
     *COMMON,
