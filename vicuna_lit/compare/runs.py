@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 FAILURES = "failures.jsonl"
 """In a sweep's folder: a line for each job that failed."""
+OURS = {"module": "SupervisedModule"}
+"""What stands in a config only where it is the user's."""
 LAYOUT = other_keys(Computation, Recipe)
 """Differences that leave the losses alone are named last."""
 
@@ -93,13 +95,16 @@ class Sweep:
         flat = [flatten(run.config) for run in self.runs]
         named = dict.fromkeys(key for one in flat for key in one if not is_below(key, RunSettings.model_fields))
         differing = [key for key in named if len({json.dumps(one.get(key)) for one in flat}) > 1]
+        losses = [(one.get("module"), one.get("module_sha256")) for one in flat]
+        if len(set(losses)) == len({name for name, _ in losses}):  # the name of a loss of one's own tells it already
+            differing = [key for key in differing if key != "module_sha256"]
         return tuple(sorted(differing, key=lambda key: is_below(key, LAYOUT)))
 
     def choice(self, run: Run, key: str) -> str:
         """The value of a key in a run, as text."""
         if key in run.swept:
             return run.swept[key]
-        value = flatten(run.config).get(key, "")
+        value = flatten(run.config).get(key, OURS.get(key, ""))
         return value if isinstance(value, str) else json.dumps(value)
 
     def table(self, *metrics: str) -> "Table":
