@@ -55,9 +55,7 @@ def draw(rows: list[tables.Row], file: Path) -> None:
         ends = [row for row in rows if int(row["step"]) == last and row["figure"] == "val/loss"]
         draw_bars(bars, ends, settings, colours)
         draw_parallel(parallel, ends, colours)
-        curves.set(
-            title="validation loss: mean of the seeds, lowest and highest", xlabel="optimizer step", yscale="log"
-        )
+        curves.set(title="validation loss: mean, lowest and highest seed", xlabel="optimizer step", yscale="log")
         curves.legend(fontsize=6.5)
         turns.set(title="validation loss over turns, at the end", xlabel="reply of the conversation")
         figure.savefig(file, metadata={"Date": None})
@@ -85,7 +83,7 @@ def draw_bars(axes: Any, ends: list[tables.Row], settings: list[str], colours: d
         axes.errorbar(mean, place, xerr=[[mean - min(values)], [max(values) - mean]], color="#7a828c", capsize=3)
     axes.set_yticks(range(len(settings)), settings, fontsize=7)
     axes.invert_yaxis()
-    axes.set(title="validation loss by setting: mean of the seeds, lowest and highest")
+    axes.set(title="validation loss by setting: mean, lowest and highest seed")
 
 
 def draw_parallel(axes: Any, ends: list[tables.Row], colours: dict[str, str]) -> None:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 FAILURES = "failures.jsonl"
 """In a sweep's folder: a line for each job that failed."""
+OURS = {"module": "SupervisedModule"}
+"""What stands in a config only where it is the user's."""
 LAYOUT = other_keys(Computation, Recipe)
 """Differences that leave the losses alone are named last."""
 
@@ -120,7 +122,7 @@ class Sweep:
             return run.swept[key]
         if key in run.choices:
             return run.choices[key]
-        value = flatten(run.config).get(key, "")
+        value = flatten(run.config).get(key, OURS.get(key, ""))
         return value if isinstance(value, str) else json.dumps(value)
 
     def conclude(self, margin: float | None = None, baseline: str | None = None) -> "list[Conclusion]":
@@ -189,6 +191,9 @@ def _differing(runs: Sequence[Run]) -> tuple[str, ...]:
     flat = [{k: json.dumps(v) for k, v in flatten(run.config).items()} for run in runs]
     named = dict.fromkeys(key for one in flat for key in one if not is_below(key, RunSettings.model_fields))
     differing = [key for key in named if len({one.get(key) for one in flat}) > 1]
+    losses = {(one.get("module"), one.get("module_sha256")) for one in flat}
+    if len(losses) == len({name for name, _ in losses}):  # the name of a loss of one's own tells it already
+        differing = [key for key in differing if key != "module_sha256"]
     groups = dict.fromkeys(group for run in runs for group in run.choices)
     chosen = []
     for group in groups:

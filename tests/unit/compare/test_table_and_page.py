@@ -107,6 +107,21 @@ def test_runs_started_one_by_one_differ_by_their_configs(tmp_path):
     assert list(table(settings(sweep))[0])[:2] == [k.split(".")[-1] for k in sweep.keys]
 
 
+def test_a_loss_of_ones_own_is_told_by_its_name_and_its_versions_by_their_hash(tmp_path):
+    def written(name: str, **own: str) -> None:
+        (tmp_path / name).mkdir()
+        config = {"conversations_per_step": 2, "run": {"name": name}} | own
+        (tmp_path / name / "config.json").write_text(json.dumps(config))
+
+    written("plain")
+    written("own", module="mine.Smoothed", module_sha256="a" * 64)
+    sweep = read_sweep(tmp_path)
+    assert sweep.keys == ("module",)
+    assert {sweep.choice(run, "module") for run in sweep.runs} == {"SupervisedModule", "mine.Smoothed"}
+    written("edited", module="mine.Smoothed", module_sha256="b" * 64)
+    assert read_sweep(tmp_path).keys == ("module", "module_sha256")
+
+
 def test_one_run(tmp_path):
     folder = run(tmp_path / "a", 1.25, lost_time={"saving": 0.5})
     one = read_run(folder)
