@@ -18,7 +18,7 @@ import orjson
 
 from vicuna_lit.data.conversation import DataError, Rejection
 from vicuna_lit.data.exports import Unusable
-from vicuna_lit.data.json_stream import json_values
+from vicuna_lit.data.json_stream import TOO_LARGE, json_lines, json_values
 from vicuna_lit.paths import place_of
 
 SKIPPED = "file skipped"
@@ -231,10 +231,14 @@ def _top_level(stream: Any) -> Iterator[Any]:
     elif head.split(b"\n")[0].strip() in (b"{", b"["):
         yield from (_loaded(value, "") for value in json_values(stream, level=0))
     else:
-        yield from (_loaded(line, f"line {n}: ") for n, line in enumerate(stream, 1) if line.strip())
+        yield from (
+            _loaded(line, f"line {n}: ") for n, line in enumerate(json_lines(stream), 1) if line is None or line.strip()
+        )
 
 
-def _loaded(value: bytes, where: str) -> Any:
+def _loaded(value: bytes | None, where: str) -> Any:
+    if value is None:
+        return Unusable("record too large", f"{where}{TOO_LARGE}")
     try:
         return orjson.loads(value)
     except orjson.JSONDecodeError as error:
