@@ -53,8 +53,9 @@ def test_what_would_take_hours_or_gigabytes_is_refused(name):
 def test_what_is_ordinary_is_written_and_counted_anew_each_time():
     text = (
         "{% macro turn(m) %}<{{ m.role ~ '>' ~ loop_index }}{{ m.content | trim | replace('a', 'b') }}\n{% endmacro %}"
-        "{% set ns = namespace(n=0) %}{% for m in messages if m.content %}{% set ns.n = ns.n + 1 %}{% set loop_index = ns.n"
-        " %}{{ turn(m) }}{{ '%s-%d' % ('x', loop.index) }}{{ [m, 1.5] | tojson }}{{ '=' * 3 }}{{ 7 % 4 }}{{ 2 ** 3 }}"
+        "{% set ns = namespace(n=0) %}{% for m in messages if m.content %}{% set ns.n = ns.n + 1 %}"
+        "{% set loop_index = ns.n %}{{ turn(m) }}{{ '%s-%d' % ('x', loop.index) }}{{ [m, 1.5] | tojson }}"
+        "{{ '=' * 3 }}{{ 7 % 4 }}{{ 2 ** 3 }}"
         "{% if loop.last %}{% break %}{% endif %}{% else %}none{% endfor %}{{ ', '.join(['a', 'b']) }}"
     )
     messages = [{"role": "user", "content": " banana "}] * 20
