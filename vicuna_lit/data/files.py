@@ -60,7 +60,7 @@ def skipped_files(path: str | Path) -> list[Rejection]:
 def _search(path: str | Path) -> tuple[list[tuple[Path, str]], list[Rejection]]:
     path = place_of(path) if isinstance(path, str) else path
     if path.is_dir():
-        found, base = sorted(p for p in path.rglob("*") if p.is_file()), path
+        found, base = sorted(p for p in path.rglob("*") if p.is_symlink() or not p.is_dir()), path
     elif path.exists():
         if path.suffix.lower() in TABLES:
             raise DataError(
@@ -72,8 +72,9 @@ def _search(path: str | Path) -> tuple[list[tuple[Path, str]], list[Rejection]]:
         raise DataError(f"{path}: no such file or folder")
     else:
         matches = glob.glob(str(path), recursive=True)  # noqa: PTH207 (Path.glob gives no files for a last `**`)
-        found = sorted(p for p in map(Path, matches) if p.is_file())
-        if not found:
+        within = "**" in path.parts  # then folders are gone into
+        found = sorted(p for p in map(Path, matches) if not (within and p.is_dir()))
+        if not any(p.is_file() for p in found):
             raise DataError(
                 f"{path}: no file matches this pattern; `**` stands for any folders, `*` for part of a name"
             )
@@ -89,6 +90,10 @@ def _search(path: str | Path) -> tuple[list[tuple[Path, str]], list[Rejection]]:
 
 
 def _unreadable(file: Path) -> str | None:
+    if file.is_dir():
+        return "is a link to a folder, which is not followed" if file.is_symlink() else "is a folder"
+    if not file.is_file():
+        return "is a pipe or device" if file.exists() else "is a link to nothing"
     if not _DATA.fullmatch(file.name):
         return f"is none of {KNOWN}"
     return _missing(file)
