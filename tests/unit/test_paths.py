@@ -41,7 +41,8 @@ def test_what_is_no_file_in_a_folder_or_pattern_is_named(tmp_path):
         (folder / name).symlink_to(target)
     said = {
         "device.jsonl": "is a pipe or device", "pipe.jsonl": "is a pipe or device",
-        "gone.jsonl": "is a link to nothing", "self.jsonl": "is a link to nothing", "linked": "is a link to a folder, which is not followed",
+        "gone.jsonl": "is a link to nothing", "self.jsonl": "is a link to nothing",
+        "linked": "is a link to a folder, which is not followed",
     }  # fmt: skip
 
     def reasons(path) -> dict[str, str]:
