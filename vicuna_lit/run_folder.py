@@ -35,14 +35,23 @@ class MachineError(RunError):
     """The machine has failed, not the input: the same command may succeed later, or on another one."""
 
 
+_MEND = "bring it back from a copy, or choose another folder with run.dir=<folder>"
+
+
 def read_json(folder: Path, name: str) -> dict[str, Any] | None:
     """A JSON file of a run folder, under today's names; None where there is no such run yet.
 
     Raises:
-        RunError: the folder holds something else.
+        RunError: the folder holds something else, or the file is damaged.
     """
     if (folder / name).exists():
-        return with_new_names(json.loads((folder / name).read_text()))
+        try:
+            values = json.loads((folder / name).read_bytes())
+        except (ValueError, RecursionError) as error:
+            raise RunError(f"{folder / name}: is damaged ({error}); {_MEND}") from None
+        if not isinstance(values, dict):
+            raise RunError(f"{folder / name}: is damaged (no object); {_MEND}")
+        return with_new_names(values)
     foreign = folder.exists() and (not folder.is_dir() or any(p.name[0] != "." for p in folder.iterdir()))
     if foreign and not (folder / "config.json").exists():
         raise RunError(f"{folder}: exists and is no run folder; choose another with run.dir=<folder>")

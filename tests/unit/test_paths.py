@@ -5,7 +5,7 @@ import os
 import pytest
 
 from vicuna_lit.data.conversation import DataError
-from vicuna_lit.data.files import find_files
+from vicuna_lit.data.files import find_files, skipped_files
 from vicuna_lit.paths import MissingPath, locate
 
 
@@ -27,3 +27,34 @@ def test_pipes_and_devices_are_refused_and_never_waited_for(tmp_path):
     for path in (tmp_path / "pipe.jsonl", "/dev/null"):
         with pytest.raises(DataError, match="is no regular file"):
             find_files(path)
+
+
+def test_what_is_no_file_in_a_folder_or_pattern_is_named(tmp_path):
+    folder, other = tmp_path / "data", tmp_path / "other"
+    for place in (folder / "inner", other):
+        place.mkdir(parents=True)
+        (place / "b.jsonl").write_text("{}")
+    (folder / "a.jsonl").write_text("{}")
+    os.mkfifo(folder / "pipe.jsonl")
+    for name, target in (("device.jsonl", "/dev/null"), ("gone.jsonl", "/nowhere"), ("self.jsonl", "self.jsonl"),
+                         ("linked", other), ("file.jsonl", other / "b.jsonl")):  # fmt: skip
+        (folder / name).symlink_to(target)
+    said = {
+        "device.jsonl": "is a pipe or device", "pipe.jsonl": "is a pipe or device",
+        "gone.jsonl": "is a link to nothing", "self.jsonl": "is a link to nothing",
+        "linked": "is a link to a folder, which is not followed",
+    }  # fmt: skip
+
+    def reasons(path) -> dict[str, str]:
+        return {skipped.id: skipped.detail.removeprefix(f"{skipped.id}: ") for skipped in skipped_files(path)}
+
+    assert reasons(folder) == said
+    assert [name for _, name in find_files(folder)] == ["a.jsonl", "file.jsonl", "inner/b.jsonl"]
+    assert reasons(f"{folder}/*") == said | {"inner": "is a folder"}
+    assert [name for _, name in find_files(f"{folder}/*")] == ["a.jsonl", "file.jsonl"]
+    names = [name for _, name in find_files(f"{folder}/**/*.jsonl")]
+    assert names == ["a.jsonl", "file.jsonl", "inner/b.jsonl", "linked/b.jsonl"]
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none/gone.jsonl").symlink_to("/nowhere")
+    with pytest.raises(DataError, match=r"no file that can be read.*skipped: gone\.jsonl .*is a link to nothing"):
+        find_files(tmp_path / "none")

@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from vicuna_lit.cli import app as cli
+from vicuna_lit.cli.busy import wait_asleep_where_busy
 from vicuna_lit.config.chat import ChatConfig
 from vicuna_lit.hub import fetched
 
@@ -22,6 +23,7 @@ def _run(config: ChatConfig) -> int:
 def _chat(config: ChatConfig) -> None:
     from vicuna_lit.run_folder import locked
 
+    wait_asleep_where_busy()
     with locked(Path(config.run.dir), patience=5.0):
         _converse(config)
 

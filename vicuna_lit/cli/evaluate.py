@@ -3,6 +3,7 @@
 from typing import Any
 
 from vicuna_lit.cli import app as cli
+from vicuna_lit.cli.busy import wait_asleep_where_busy
 from vicuna_lit.hub import fetched
 
 
@@ -16,6 +17,7 @@ def _run(config: Any) -> int:
 
 
 def _evaluate(config: Any) -> None:
+    wait_asleep_where_busy()
     from vicuna_lit.evaluate.run import evaluate_models
     from vicuna_lit.evaluate.terminal import show
 

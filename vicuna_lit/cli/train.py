@@ -94,10 +94,13 @@ def run(config: Any) -> int:
 
 
 def _run(config: Any) -> int:
+    from vicuna_lit.cli.busy import wait_asleep_where_busy
     from vicuna_lit.machine import MACHINE_FAULT, OUT_OF_MEMORY, is_out_of_memory
     from vicuna_lit.train.early import refuse_early
 
     refuse_early(config)
+    if (busy := wait_asleep_where_busy()) and os.environ.get("RANK", "0") == "0":
+        print(busy, file=sys.stderr, flush=True)
     from vicuna_lit.train.distributed import ProcessesFailed
     from vicuna_lit.train.finite import NotFiniteError
     from vicuna_lit.train.memory import kernel_kills

@@ -18,7 +18,7 @@ import orjson
 
 from vicuna_lit.data.conversation import DataError, Rejection
 from vicuna_lit.data.exports import Unusable
-from vicuna_lit.data.json_stream import json_values
+from vicuna_lit.data.json_stream import TOO_LARGE, json_lines, json_values
 from vicuna_lit.paths import place_of
 
 SKIPPED = "file skipped"
@@ -60,7 +60,7 @@ def skipped_files(path: str | Path) -> list[Rejection]:
 def _search(path: str | Path) -> tuple[list[tuple[Path, str]], list[Rejection]]:
     path = place_of(path) if isinstance(path, str) else path
     if path.is_dir():
-        found, base = sorted(p for p in path.rglob("*") if p.is_file()), path
+        found, base = sorted(p for p in path.rglob("*") if p.is_symlink() or not p.is_dir()), path
     elif path.exists():
         if path.suffix.lower() in TABLES:
             raise DataError(
@@ -72,8 +72,9 @@ def _search(path: str | Path) -> tuple[list[tuple[Path, str]], list[Rejection]]:
         raise DataError(f"{path}: no such file or folder")
     else:
         matches = glob.glob(str(path), recursive=True)  # noqa: PTH207 (Path.glob gives no files for a last `**`)
-        found = sorted(p for p in map(Path, matches) if p.is_file())
-        if not found:
+        within = "**" in path.parts  # then folders are gone into
+        found = sorted(p for p in map(Path, matches) if not (within and p.is_dir()))
+        if not any(p.is_file() for p in found):
             raise DataError(
                 f"{path}: no file matches this pattern; `**` stands for any folders, `*` for part of a name"
             )
@@ -89,6 +90,10 @@ def _search(path: str | Path) -> tuple[list[tuple[Path, str]], list[Rejection]]:
 
 
 def _unreadable(file: Path) -> str | None:
+    if file.is_dir():
+        return "is a link to a folder, which is not followed" if file.is_symlink() else "is a folder"
+    if not file.is_file():
+        return "is a pipe or device" if file.exists() else "is a link to nothing"
     if not _DATA.fullmatch(file.name):
         return f"is none of {KNOWN}"
     return _missing(file)
@@ -231,10 +236,14 @@ def _top_level(stream: Any) -> Iterator[Any]:
     elif head.split(b"\n")[0].strip() in (b"{", b"["):
         yield from (_loaded(value, "") for value in json_values(stream, level=0))
     else:
-        yield from (_loaded(line, f"line {n}: ") for n, line in enumerate(stream, 1) if line.strip())
+        yield from (
+            _loaded(line, f"line {n}: ") for n, line in enumerate(json_lines(stream), 1) if line is None or line.strip()
+        )
 
 
-def _loaded(value: bytes, where: str) -> Any:
+def _loaded(value: bytes | None, where: str) -> Any:
+    if value is None:
+        return Unusable("record too large", f"{where}{TOO_LARGE}")
     try:
         return orjson.loads(value)
     except orjson.JSONDecodeError as error:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from vicuna_lit.data.bounded_jinja import bound_templates
 from vicuna_lit.data.chat_template import Segment, TemplateError
 from vicuna_lit.data.conversation import Conversation, Turn
 from vicuna_lit.data.template_date import NOW
@@ -90,6 +91,7 @@ class TokenizerTemplate:
     ):
         if not tokenizer.chat_template:
             raise TemplateError("template=tokenizer: this tokenizer has no chat template; choose one of conf/template")
+        bound_templates()
         self.tokenizer, self.system_prompt = tokenizer, system_prompt
         self._date: dict[str, str] = _dated(tokenizer.get_chat_template(), date)
         self._thought_key = thought_key(tokenizer.get_chat_template())

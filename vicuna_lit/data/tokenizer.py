@@ -13,6 +13,7 @@ from vicuna_lit.data.auto_template import choice_of, choose
 from vicuna_lit.data.chat_template import Template, TemplateError, TextTemplate, template_named
 from vicuna_lit.data.encoder import Encoder
 from vicuna_lit.data.jinja_template import TokenizerTemplate
+from vicuna_lit.data.model_folder import refuse_odd_files, said_by_transformers
 from vicuna_lit.hub import fetched_path
 from vicuna_lit.paths import ModelError, locate_model
 
@@ -27,7 +28,12 @@ def need_package(name: str, asked_by: str, extra: str) -> None:
 
 
 def pretrained_kwargs(path: Path) -> dict[str, Any]:
-    """A folder or a `.gguf` file as arguments of `from_pretrained`; nothing is fetched, no code of a folder is run."""
+    """A folder or a `.gguf` file as arguments of `from_pretrained`; nothing is fetched, no code of a folder is run.
+
+    Raises:
+        ModelError: a file of the folder is none that can be read.
+    """
+    refuse_odd_files(path)
     safe = {"local_files_only": True, "trust_remote_code": False}
     if path.suffix == ".gguf":
         return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name, **safe}
@@ -43,8 +49,10 @@ def load_tokenizer(folder: str) -> Any:
     path = locate_model(folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(**pretrained_kwargs(path))
+    except ModelError:
+        raise
     except Exception as error:  # transformers raises many kinds
-        raise ModelError(f"{path}: no tokenizer could be loaded: {' '.join(str(error).split())[:200]}") from error
+        raise ModelError(f"{path}: no tokenizer could be loaded: {said_by_transformers(error)}") from error
     if tokenizer.eos_token_id is None:
         raise ModelError(f"{path}: the tokenizer has no EOS token, so no reply could end; set eos_token in its files")
     tokenizer.model_max_length = int(1e30)

@@ -11,6 +11,7 @@ from vicuna_lit.config.template import TemplateConfig
 from vicuna_lit.data.conversation import Conversation
 from vicuna_lit.data.encoder import Encoder
 from vicuna_lit.data.jinja_template import TokenizerTemplate
+from vicuna_lit.data.model_folder import said_by_transformers
 from vicuna_lit.data.tokenizer import bind, load_tokenizer, pretrained_kwargs
 from vicuna_lit.hub import fetched_path
 from vicuna_lit.paths import ModelError, locate_model
@@ -44,8 +45,10 @@ class Chat:
         tokenizer = load_tokenizer(str(place))
         try:
             model: Any = AutoModelForCausalLM.from_pretrained(**pretrained_kwargs(place))
+        except ModelError:
+            raise
         except Exception as error:  # transformers raises many kinds
-            raise ModelError(f"{place}: no model could be loaded: {' '.join(str(error).split())[:200]}") from error
+            raise ModelError(f"{place}: no model could be loaded: {said_by_transformers(error)}") from error
         model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
         torch.backends.cuda.enable_cudnn_sdp(False)  # it would build a plan for every new length: for every token
         if tokenizer.chat_template is None and template is not None and template.kind != "tokenizer":

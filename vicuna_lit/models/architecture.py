@@ -16,6 +16,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from vicuna_lit.config.base import PretrainedModelConfig, ScratchModelConfig
 from vicuna_lit.config.train import Computation
+from vicuna_lit.data.model_folder import said_by_transformers
 from vicuna_lit.data.tokenizer import pretrained_kwargs
 from vicuna_lit.paths import ModelError, locate_model
 
@@ -66,7 +67,7 @@ def model_config(config: Computation, tokenizer: Any = None) -> Any:
         heads, groups = getattr(hf, "num_attention_heads", None), getattr(hf, "num_key_value_heads", None)
     except Exception as error:  # what transformers raises is no AttributeError
         raise ModelError(f"{hf.model_type}: its layers have different numbers of heads; not supported") from error
-    if isinstance(heads, int) and isinstance(groups, int) and heads % groups:
+    if isinstance(heads, int) and isinstance(groups, int) and (groups < 1 or heads % groups):
         raise ModelError(f"num_attention_heads={heads} is no multiple of num_key_value_heads={groups}")
     _same_in_every_row(hf, config)
     _stretch(hf, config)
@@ -136,8 +137,10 @@ def read_config(place: Path) -> Any:
     try:
         whole: Any = AutoConfig.from_pretrained(**pretrained_kwargs(place))
         hf = whole.get_text_config()
+    except ModelError:
+        raise
     except Exception as error:  # transformers raises many kinds
-        raise ModelError(f"{place}: no model could be read: {_one_line(error)}") from error
+        raise ModelError(f"{place}: no model could be read: {said_by_transformers(error)}") from error
     if getattr(whole, "is_encoder_decoder", False):
         raise ModelError(f"{place}: {whole.model_type} has an encoder and a decoder; only decoders are trained here")
     if type(hf) not in MODEL_FOR_CAUSAL_LM_MAPPING:

@@ -1,5 +1,6 @@
 """The run folder: what it holds, and whether it can be used."""
 
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -117,13 +118,13 @@ def already_done(config: TrainConfig, folder: Path, extensions: Mapping[str, Any
         RunError: the folder holds another config's run, or the files that it read have changed; each is named.
         DataError, MissingPath: the result is there, and what it was computed from has gone.
     """
-    if not _is_finished(folder):
+    if (done := result_in(folder)) is None:
         return None
     wanted = settings(with_run_date(config, folder), extensions)
     refuse_other_settings(folder, read_json(folder, "config.json") or {}, wanted, MAY_CHANGE)
     other = "run.dir=<another folder> trains on them as they are now"
     refuse_other_files(folder, files_of_run(folder), files_read(config), other)
-    return result_in(folder)
+    return done
 
 
 def files_read(config: Computation) -> Hashes:
@@ -145,19 +146,24 @@ def files_of_run(folder: Path) -> Hashes | None:
     return (read_json(folder, "run.json") or {}).get("files")
 
 
-def _is_finished(folder: Path) -> bool:
-    result = read_json(folder, "result.json") or {}
-    return read_json(folder, "config.json") is not None and result.get("status") == "finished"
-
-
 def result_in(folder: Path) -> Result | None:
-    """The result of whatever run has finished in a folder."""
-    if not _is_finished(folder):
+    """The result of whatever run has finished in a folder.
+
+    One that cannot be read is none, and said: what a checkpoint holds is not needed from elsewhere.
+    """
+    if read_json(folder, "config.json") is None:
         return None
-    values = read_json(folder, "result.json") or {}
-    # JSON's keys are texts.
-    values["val_by_step"] = {int(step): loss for step, loss in values.get("val_by_step", {}).items()}
-    return Result(**values)
+    try:
+        values = read_json(folder, "result.json") or {}
+        if values.get("status") != "finished":
+            return None
+        # JSON's keys are texts.
+        values["val_by_step"] = {int(step): loss for step, loss in values.get("val_by_step", {}).items()}
+        return Result(**values)
+    except (TypeError, ValueError, AttributeError):  # RunError is a ValueError
+        said = f"note: {folder / 'result.json'} is damaged; the run goes on from its last checkpoint, or begins anew"
+        print(said, file=sys.stderr)
+        return None
 
 
 def changed_settings(config: TrainConfig, folder: Path, extensions: Mapping[str, Any] = NOTHING) -> list[str]:

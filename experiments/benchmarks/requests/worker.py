@@ -7,14 +7,22 @@ import asyncio
 import json
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
-from vicuna_lit.config.compose import load
-from vicuna_lit.inference.paid_client import Client
-from vicuna_lit.inference.reply_cache import Cache
+try:
+    from vicuna_lit.config.compose import load
+    from vicuna_lit.inference.paid_client import Client
+    from vicuna_lit.inference.reply_cache import Cache
+except ModuleNotFoundError:  # where they were at 3f8ebeb
+    load, Client, Cache = (
+        getattr(import_module(f"vicuna_lit.{module}"), name)
+        for module, name in (("compose", "load"), ("evaluate.client", "Client"), ("evaluate.cache", "Cache"))
+    )
 
 
-async def ask_all(client: Client, requests: int) -> None:
+async def ask_all(client: Any, requests: int) -> None:
     """All at once, as far as the client's limits allow."""
     async with client:
         await asyncio.gather(

@@ -11,6 +11,7 @@ from transformers import AutoModel, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from tests.helpers.families import save_tiny
 from tests.helpers.runs import QUICKSTART
+from vicuna_lit.data.tokenizer import load_tokenizer
 from vicuna_lit.inference.generate import Chat
 from vicuna_lit.models.architecture import read_config
 from vicuna_lit.models.load import load_weights
@@ -117,12 +118,21 @@ def test_weights_that_do_not_belong_to_the_config(tmp_path: Path, change: Any, e
     ("fields", "expected"),
     [
         ({"quantization_config": {"quant_method": "fp8"}}, r"quantised already \(fp8\)"),
-        ({"model_type": "new_thing", "auto_map": {"AutoConfig": "evil.Config"}}, "no model could be read"),
+        ({"model_type": "new_thing", "auto_map": {"AutoConfig": "evil.Config"}}, "Python code of its own .* never run"),
         ({"model_type": "t5"}, "an encoder and a decoder"),
         ({"model_type": "clip_text_model"}, "no language model"),
-        ({"num_hidden_layers": -1}, "no place for model.layers.0"),
+        ({"num_hidden_layers": -1}, "config.json: num_hidden_layers=-1: is not between 1 and 10,000"),
+        ({"num_hidden_layers": 10**7}, "num_hidden_layers=10000000: is not between"),
+        ({"hidden_size": 2**40}, "hidden_size=1099511627776: is not between"),
+        ({"num_key_value_heads": 0}, "num_key_value_heads=0: is not between"),
+        ({"max_position_embeddings": -1}, "max_position_embeddings=-1: is not between"),
+        ({"layer_types": ["full_attention"] * 10_001}, "layer_types names 10,001 layers"),
+        ({"x": "y" * 2**24}, "bytes, at most 16,777,216 are read"),
     ],
-    ids=["quantised", "remote code", "encoder and decoder", "no language model", "nonsense"],
+    ids=[
+        *("quantised", "remote code", "encoder and decoder", "no language model", "nonsense", "layers", "size"),
+        *("groups", "positions", "types of layers", "length"),
+    ],
 )
 def test_a_config_that_is_not_trained(tmp_path: Path, fields: dict[str, Any], expected: str):
     """No code of the folder is run, and nobody is asked on the console."""
@@ -132,6 +142,37 @@ def test_a_config_that_is_not_trained(tmp_path: Path, fields: dict[str, Any], ex
     (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     with pytest.raises(ModelError, match=expected):
         load(folder)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "tokenizer.json"])
+def test_a_file_that_is_no_json_is_named(tmp_path: Path, name: str):
+    for text in (b"\x9f\x00", b"[" * 100_000, b"[1]"):
+        folder = folder_of(tmp_path)
+        (folder / name).write_bytes(text)
+        with pytest.raises(ModelError, match=r"test_a_file_that_is_no_json") as caught:
+            load_tokenizer(str(folder))
+        assert "\n" not in str(caught.value)
+
+
+def test_weights_that_are_cut_off_are_said_in_one_line(tmp_path: Path):
+    folder = folder_of(tmp_path)
+    whole = (folder / "model.safetensors").read_bytes()
+    for damaged in (whole[:-999], whole[:5], b"", b"\xff" * 999, (2**40).to_bytes(8, "little") + whole[8:]):
+        (folder / "model.safetensors").write_bytes(damaged)
+        with pytest.raises(ModelError, match="no model could be loaded") as caught:
+            load(folder)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_tokenizer_that_asks_for_its_own_code_is_refused_and_nobody_is_asked(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked on the console"))
+    folder = folder_of(tmp_path)
+    settings = {"tokenizer_class": "Odd", "auto_map": {"AutoTokenizer": ["evil.Tok", None]}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    with pytest.raises(ModelError, match=r"Python code of its own .* never run"):
+        load_tokenizer(str(folder))
     assert not (tmp_path / "ran").exists()
 
 

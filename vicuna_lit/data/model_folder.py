@@ -1,0 +1,64 @@
+"""What the files of a model's folder may say: they are a stranger's, and looked at before transformers reads them."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from vicuna_lit.paths import ModelError
+
+MOST_BYTES = 2**24
+"""Of a JSON file about a model; tokenizer.json, which has the vocabulary, may be longer."""
+_LIMITS = {
+    r"num_hidden_layers|n_layers?|num_layers": (1, 10_000),
+    r"hidden_size|n_embd|d_model": (1, 2**20),
+    r"vocab_size": (1, 2**27),
+    r"num_attention_heads|num_key_value_heads|n_heads?|max_position_embeddings": (1, 2**31),
+    r"intermediate_size|moe_intermediate_size|head_dim|num_experts|num_local_experts|n_routed_experts": (0, 2**31),
+}
+"""Names of sizes, and what each may be: a model of more would take the memory before its weights are looked for."""
+
+
+def refuse_odd_files(folder: Path) -> None:
+    """
+    Raises:
+        ModelError: a JSON file of the folder is none, or far too long; a size of the model is none that can be.
+    """
+    for name in ("config.json", "tokenizer_config.json", "generation_config.json"):
+        file = folder / name
+        if not file.is_file():
+            continue
+        if (size := file.stat().st_size) > MOST_BYTES:
+            raise ModelError(f"{file}: has {size:,} bytes, at most {MOST_BYTES:,} are read")
+        try:
+            values = orjson.loads(file.read_bytes())
+        except orjson.JSONDecodeError as error:
+            raise ModelError(f"{file}: is no JSON: {error}") from None
+        if not isinstance(values, dict):
+            raise ModelError(f"{file}: holds a {type(values).__name__}, not an object")
+        if name == "config.json":
+            _refuse_odd_sizes(file, values)
+
+
+def _refuse_odd_sizes(file: Path, values: dict[str, Any]) -> None:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            _refuse_odd_sizes(file, value)
+        for names, (least, most) in _LIMITS.items():
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            if is_number and re.fullmatch(names, key) and not least <= value <= most:
+                raise ModelError(f"{file}: {key}={value}: is not between {least:,} and {most:,}, as in any model")
+            if isinstance(value, list) and key == "layer_types" and len(value) > _LIMITS[next(iter(_LIMITS))][1]:
+                raise ModelError(f"{file}: {key} names {len(value):,} layers")
+
+
+def said_by_transformers(error: Exception) -> str:
+    """Its words in one line, without the advice to run code of the folder, which is never done."""
+    said = " ".join(str(error).split())
+    if "trust_remote_code" in said or "custom code" in said:
+        return (
+            "it asks for Python code of its own (auto_map), which is never run here; "
+            "families that transformers itself knows can be used"
+        )
+    return said[:200] or type(error).__name__
