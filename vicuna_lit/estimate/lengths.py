@@ -91,5 +91,5 @@ def _repeated(sizes: ExampleLengths, count: int) -> ExampleLengths:
             records.append(numbers[examples[chosen]] + time * len(source_of))
     taken = np.concatenate(which)
     scores = None if sizes.scores is None else sizes.scores[taken]
-    parts = (values[taken] for values in (sizes.lengths, sizes.supervised))
-    return ExampleLengths(*parts, np.concatenate(records), sizes.sources[taken], scores)
+    lengths, supervised = sizes.lengths[taken], sizes.supervised[taken]
+    return ExampleLengths(lengths, supervised, np.concatenate(records), sizes.sources[taken], scores)

@@ -72,14 +72,16 @@ def main() -> None:
         sizes = [measured(folder, "scale", str(copies), *few) for copies in given.copies]
     given.out.write_text(json.dumps({"rounds": rounds, "sizes": sizes}, indent=1))
     print("| | seconds (processor) | own memory, MiB | times as fast as without |\n|---|---|---|---|")
-    for name in rounds[0]:
+    for name in rounds[0] if rounds else ():
         seconds, memory = (statistics.median(r[name][key] for r in rounds) for key in ("processor_seconds", "mib"))
         ratios = [r["without"]["processor_seconds"] / r[name]["processor_seconds"] for r in rounds]
         spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
         print(f"| {name} | {seconds:.1f} | {memory:.0f} | {spread} |")
-    print("\n| conversations | GB | opened, MiB | plan, MiB | plan, s | rows, MiB |\n|---|---|---|---|---|---|")
+    print(
+        "\n| conversations | GB | opened, MiB | plan, MiB | plan, processor s | rows, MiB |\n|---|---|---|---|---|---|"
+    )
     for one in sizes:
-        columns = (one[k] for k in ("opened_mib", "plan_mib", "plan_seconds", "200_rows_mib"))
+        columns = (one[k] for k in ("opened_mib", "plan_mib", "plan_processor_seconds", "200_rows_mib"))
         print(f"| {one['conversations']:,} | {one['gb']:.2f} | " + " | ".join(f"{x:.1f}" for x in columns) + " |")
 
 

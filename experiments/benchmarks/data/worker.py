@@ -13,8 +13,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import psutil
-
 from vicuna_lit.config.compose import load
 from vicuna_lit.data import token_cache
 from vicuna_lit.data.batch import PlannedRows
@@ -31,8 +29,9 @@ ROWS = 200
 
 
 def own_memory() -> int:
-    """Bytes of this process alone: pages of a mapped file can be given up at any time."""
-    return psutil.Process().memory_full_info().uss
+    """Bytes that belong to no file: pages of a mapped one can be given up at any time, and are no part of it."""
+    found = Path("/proc/self/smaps_rollup").read_text().split("Anonymous:")
+    return int(found[1].split()[0]) * 1024
 
 
 def start(overrides: list[str]) -> dict[str, Any]:
@@ -67,9 +66,13 @@ def scale(copies: int, overrides: list[str]) -> dict[str, Any]:
         before = own_memory()
         found = token_cache._read(entry)
         assert found is not None
-        opened, wall = own_memory(), time.perf_counter()
+        opened, wall, processor = own_memory(), time.perf_counter(), time.process_time()
         plan = plan_run(config, ExampleLengths.of(JoinedExamples({"": found[0]})), 1)
-        planned, seconds = own_memory(), time.perf_counter() - wall
+        seconds = {
+            "plan_seconds": time.perf_counter() - wall,
+            "plan_processor_seconds": time.process_time() - processor,
+        }
+        planned = own_memory()
         taken = sum(int(batch.input_ids.numel()) for batch in islice(_rows(PlannedRows(found[0], plan)), ROWS))
         return {
             "conversations": copies * account.records_kept,
@@ -77,7 +80,7 @@ def scale(copies: int, overrides: list[str]) -> dict[str, Any]:
             "gb": sum((entry / name).stat().st_size for name in token_cache.ARRAYS) / 1e9,
             "opened_mib": (opened - before) / 2**20,
             "plan_mib": (planned - opened) / 2**20,
-            "plan_seconds": seconds,
+            **seconds,
             f"{ROWS}_rows_mib": (own_memory() - planned) / 2**20,
             "tokens_of_rows": taken,
         }
