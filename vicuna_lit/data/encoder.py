@@ -52,14 +52,17 @@ class Encoder:
     every control token is spelled as one private-use character: a template's `</s>` becomes that
     character, a user's `</s>` stays four ordinary characters.
 
+    Args:
+        new_ids: of tokens that were added to the tokenizer: a model has no trained rows for them.
+
     Raises:
         TemplateError: the tokenizer lacks a token that the template needs, or is not a "fast" one.
     """
 
-    def __init__(self, tokenizer: Any, template: Template):
+    def __init__(self, tokenizer: Any, template: Template, new_ids: Sequence[int] = ()):
         if not getattr(tokenizer, "is_fast", False):
             raise TemplateError("this tokenizer has no tokenizer.json (a fast tokenizer); masks need its offsets")
-        self.tokenizer, self.template = tokenizer, template
+        self.tokenizer, self.template, self.new_ids = tokenizer, template, tuple(new_ids)
         written = tokenizer.backend_tokenizer.to_str()
         self._made_of = hashlib.sha256(f"{written}{tokenizer.special_tokens_map}{template.identity}".encode())
         config = json.loads(written)
@@ -68,7 +71,7 @@ class Encoder:
         if missing:
             raise TemplateError(
                 f"template {template.name} needs {', '.join(missing)} as single tokens, which this tokenizer "
-                "lacks; choose another template or add the tokens to the tokenizer"
+                "lacks; choose another template, or model.add_tokens adds them"
             )
         real_ids, control = {}, {}
         for token in added:

@@ -10,11 +10,11 @@ from lightning.pytorch.loggers import Logger
 from transformers import PreTrainedModel
 
 from vicuna_lit.config.train import TrainConfig
-from vicuna_lit.data.auto_template import with_template
+from vicuna_lit.data.auto_template import template_and_tokenizer
 from vicuna_lit.data.conversation import Conversation
 from vicuna_lit.data.datamodule import ConversationDataModule
 from vicuna_lit.data.packing import Plan
-from vicuna_lit.data.tokenizer import make_encoder
+from vicuna_lit.data.tokenizer import Tokenizer, make_encoder
 from vicuna_lit.estimate.memory import lightest_here
 from vicuna_lit.file_hashes import refuse_other_files
 from vicuna_lit.hub import fetched
@@ -91,11 +91,12 @@ def _fit(config: TrainConfig, own: Extensions) -> Result:
     stop_signal.announces = env.rank == 0
     quiet_libraries()
     scripted, own = own != Extensions(), own.and_configured(config.callbacks)
-    config = broadcast_object(dated(with_template(config), folder) if env.rank == 0 else None)
+    config, tokenizer = template_and_tokenizer(config) if env.rank == 0 else (config, None)
+    config = broadcast_object(dated(config, folder) if env.rank == 0 else None)
     if config.show_masks:
         raise RunError("show_masks is for vicuna-train without -m; a script shows a mask with vicuna_lit.show_mask")
     if config.dry_run:
-        return _dry_run(config, env, folder)
+        return _dry_run(config, env, folder, tokenizer)
     if done := already_done(config, folder, own.identity):
         return _found(done, folder)
     refuse_early(config)
@@ -128,7 +129,7 @@ def _fit(config: TrainConfig, own: Extensions) -> Result:
             anew = "run.dir=<another folder>, or resume=never starts anew"
             refuse_other_files(folder, files_of_run(folder), files, anew)
         L.seed_everything(config.seed, verbose=False)
-        config, data, model = _load(config, env)
+        config, data, model = _load(config, env, tokenizer)
         own.check_early_stopping(config.validation.every_steps, len(data.validation))
         for line in changed_layout(config, folder, own.identity) if start else ():  # again: no `auto` is left now
             console.print(f"changed since the last start: {line}", highlight=False)
@@ -183,9 +184,11 @@ def _found(done: Result, folder: Path) -> Result:
     return done
 
 
-def _load(config: TrainConfig, env: DistributedEnv) -> tuple[TrainConfig, ConversationDataModule, PreTrainedModel]:
+def _load(
+    config: TrainConfig, env: DistributedEnv, tokenizer: Tokenizer | None
+) -> tuple[TrainConfig, ConversationDataModule, PreTrainedModel]:
     """The config with a value for each `auto`, the data and the model of this process; the first one describes them."""
-    encoder = make_encoder(config)
+    encoder = make_encoder(config, loaded=tokenizer)
     proof = prove(model_config(config, encoder.tokenizer))
     data = ConversationDataModule(config, encoder, env.rank, env.size)
     data.setup()
@@ -206,7 +209,7 @@ def _resolved(config: TrainConfig, env: DistributedEnv, model: PreTrainedModel, 
     return config.model_copy(update={"gradient_checkpointing": broadcast_object(level)})
 
 
-def _dry_run(config: TrainConfig, env: DistributedEnv, folder: Path) -> Result:
-    _, data, _ = _load(config, env)
+def _dry_run(config: TrainConfig, env: DistributedEnv, folder: Path, tokenizer: Tokenizer | None) -> Result:
+    _, data, _ = _load(config, env, tokenizer)
     supervised = int(data.plan.step_supervised.sum())
     return Result("dry_run", str(folder), data.plan.steps, supervised_tokens=supervised, data=data.statistics())
