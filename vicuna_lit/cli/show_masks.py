@@ -50,9 +50,12 @@ def _show(record: Conversation | Rejection, encoder: Encoder, config: TrainConfi
     for rejection in account.first_rejections:
         console.print(f"refused: {_said(rejection)}", markup=False)
     for i in range(len(examples)):
-        view = show_mask(examples[i], encoder)
+        example = examples[i]
+        view = show_mask(example, encoder)
         view.print()
-        console.print(f"{view.supervised:,} of {len(view.tokens):,} tokens are in the loss", style="dim")
+        weights = sorted({f"{w:g}" for w in example.counted[example.supervised].tolist()})
+        counts = f", each counts {' or '.join(weights)}" if example.weights is not None else ""
+        console.print(f"{view.supervised:,} of {len(view.tokens):,} tokens are in the loss{counts}", style="dim")
     for line in _lost(account):
         console.print(line, markup=False)
 

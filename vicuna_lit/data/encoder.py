@@ -37,6 +37,13 @@ class Example:
     """bool [T]: tokens of what an assistant thought before it answered; None: there is none."""
     replies_before: int = 0
     """Replies of the conversation that other examples are trained on, and that come before those of this one."""
+    weights: np.ndarray | None = None
+    """float32 [T]: how much each token counts in the loss, if it is supervised; None: each counts once."""
+
+    @property
+    def counted(self) -> np.ndarray:
+        """float32 [T]: the weights, 1 where it has none."""
+        return np.ones(len(self.input_ids), np.float32) if self.weights is None else self.weights
 
     @property
     def labels(self) -> np.ndarray:
@@ -147,6 +154,10 @@ class Encoder:
         self, c: Conversation, found: list[Example] | Rejection, longest: int | None
     ) -> list[Example] | Rejection:
         """Those examples that the loss is taken on, and one that is too long."""
+        if isinstance(found, Rejection):
+            return found
+        if any(turn.weight != 1 for turn in c.turns):
+            found = _weighted(c, found)
         if isinstance(found, Rejection):
             return found
         kept = [e for e in found if e.supervised.any() or self._too_long([e], longest)]
@@ -316,6 +327,22 @@ def _token_at(encoding: Encoding, char: int, count: int) -> int:
         return token
     starts = np.array([start for start, _ in encoding.offsets])
     return min(int(np.searchsorted(starts, char)), count)
+
+
+def _weighted(c: Conversation, examples: list[Example]) -> list[Example] | Rejection:
+    """The examples of a conversation with the weights of its replies, which lie in them one behind the other."""
+    weights = [turn.weight for turn in c.turns if turn.role == "assistant" and turn.supervised]
+    out = []
+    for example in examples:
+        edges = np.flatnonzero(np.diff(example.supervised.astype(np.int8), prepend=0, append=0)).reshape(-1, 2)
+        each = np.ones(len(example.input_ids), np.float32)
+        if len(edges) > len(weights):
+            return Rejection(c.id, "weights cannot be placed", "two replies' tokens touch, or one has several parts")
+        for (start, end), weight in zip(edges, weights, strict=False):
+            each[start:end] = weight
+        weights = weights[len(edges) :]
+        out.append(replace(example, weights=each))
+    return out
 
 
 def _single(c: Conversation, examples: list[Example]) -> Example | Rejection:

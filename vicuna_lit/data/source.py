@@ -1,7 +1,7 @@
 """What a config trains on: its sources, their files, the examples in them, and the step plan of those."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -33,11 +33,13 @@ class ExampleLengths:
     """int64 [examples]: the number of the conversation that each is a piece of."""
     sources: np.ndarray
     """int64 [examples]: the number of the source of each."""
+    weights: np.ndarray | None = None
+    """float64 [examples]: the weights of each one's supervised tokens together; None: every token counts once."""
 
     @classmethod
     def of(cls, examples: JoinedExamples) -> "ExampleLengths":
         """Of tokenised examples."""
-        return cls(examples.lengths, examples.supervised, examples.records, examples.sources)
+        return cls(examples.lengths, examples.supervised, examples.records, examples.sources, examples.total_weights)
 
 
 def plan_run(config: Computation, sizes: ExampleLengths, world_size: int) -> Plan:
@@ -48,7 +50,7 @@ def plan_run(config: Computation, sizes: ExampleLengths, world_size: int) -> Pla
     """
     if config.order == "by_source" and not config.data.sources:
         raise DataError("order=by_source: data.sources names none; data=mixture, or order=shuffled")
-    return plan_steps(
+    plan = plan_steps(
         sizes.lengths,
         sizes.supervised,
         conversations_per_step=config.conversations_per_step,
@@ -63,6 +65,7 @@ def plan_run(config: Computation, sizes: ExampleLengths, world_size: int) -> Pla
         shares=Shares.of_config(config.data),
         order=config.order,
     )
+    return replace(plan, weights=sizes.weights)
 
 
 class ConversationFiles:

@@ -161,13 +161,13 @@ class SupervisedLM(nn.Module):
             return compute(self, *args)
 
     def loss_sum(self, batch: Batch) -> Float[Tensor, ""]:
-        """Sum of the supervised tokens' losses."""
-        return loss_sum(self._predicting(batch), self.head, batch.targets, self.how_head)
+        """Sum of the supervised tokens' losses, each as often as it counts (`Batch.target_weights`)."""
+        return loss_sum(self._predicting(batch), self.head, batch.targets, self.how_head, weights=batch.target_weights)
 
     def logits(self, batch: Batch) -> Float[Tensor, "S V"]:
         """The logits that predict each supervised token (`batch.targets`), in fp32, for losses of one's own."""
         return self.head.logits(self._predicting(batch))
 
     def token_losses(self, batch: Batch) -> Float[Tensor, " S"]:
-        """Each supervised token's loss, without a gradient."""
+        """Each supervised token's loss, without a gradient and whatever it counts."""
         return token_losses(self._predicting(batch), self.head, batch.targets, self.how_head)

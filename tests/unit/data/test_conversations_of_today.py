@@ -75,7 +75,7 @@ def test_history_stands_in_front():
 def test_flags_take_a_turn_out_of_the_loss(flag):
     for off, value in ((0, 0), (False, False), (None, True), (1, True), (True, True), (1.0, True)):
         assert parsed([QUESTION, ANSWER | {flag: off}]).turns[1].supervised is bool(value)
-    for odd in (0.5, "no", [0], 2):
+    for odd in ("no", [0], -1, *(() if flag == "weight" else (0.5, 2))):
         refused = parse([QUESTION, ANSWER | {flag: odd}], "x")
         assert isinstance(refused, Rejection)
         assert flag in refused.detail
