@@ -20,6 +20,7 @@ from vicuna_lit.data.template_messages import (
     put_marks,
     schemas_of,
     thought_key,
+    with_short_ids,
 )
 
 _CHANGED = "the tokenizer's chat template changes a turn's text"
@@ -34,6 +35,8 @@ _LOST = {
 """What is said of a text that is not found, by its kind."""
 _FORM = {"reasoning": "reasoning", "calls": "tool_use", "tools": "tool_use"}
 """The key of our templates that says how it is written."""
+_NINE = re.compile(r"id\s*\|\s*length\s*(!=|==)\s*9")
+"""How Mistral's templates look at the ids of calls."""
 _CALL = re.compile(rf"""\b{NOW}\(\s*(['"])((?:(?!\1).)*)\1\s*\)""")
 
 
@@ -95,6 +98,7 @@ class TokenizerTemplate:
         self.tokenizer, self.system_prompt = tokenizer, system_prompt
         self._date: dict[str, str] = _dated(tokenizer.get_chat_template(), date)
         self._thought_key = thought_key(tokenizer.get_chat_template())
+        self._short_ids = bool(_NINE.search(tokenizer.get_chat_template()))
         added = tokenizer.added_tokens_decoder.values()
         self.special = tuple(sorted({t.content for t in added if t.special}, key=len, reverse=True))
         self._stand_ins = StandIns(self.special)
@@ -164,6 +168,7 @@ class TokenizerTemplate:
         turns, tools = conversation.turns, schemas_of(conversation)
         if self.system_prompt is not None and not (turns and turns[0].role == "system"):
             turns = (Turn("system", self.system_prompt), *turns)
+        turns = with_short_ids(list(turns)) if self._short_ids else turns
         return [self._stand_ins.turn(turn) for turn in turns], self._stand_ins.hide(tools)
 
     def _marked(self, turns: list[Turn], tools: list[Any], generate: bool = False) -> Marked:

@@ -91,7 +91,8 @@ def _conversation(record: dict[str, Any], id: str) -> Conversation:
     if weight == 0:
         turns = [replace(turn, supervised=False) for turn in turns]
     elif weight != 1:
-        turns = [replace(t, weight=t.weight * weight) if t.role == "assistant" else t for t in turns]
+        trained = [turn.role == "assistant" and turn.supervised for turn in turns]
+        turns = [replace(t, weight=t.weight * weight) if on else t for t, on in zip(turns, trained, strict=True)]
     tools, described = schemas(record)
     key = present(record, "system", "system_prompt")
     system = "\n\n".join(filter(None, (text(record[key], key) if key else "", described)))
