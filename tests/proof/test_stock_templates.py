@@ -48,7 +48,9 @@ def encoder_or_skip(path: Path) -> Encoder:
     try:
         return encoder_of(path)
     except ValueError as refusal:
-        assert "puts no stop token" in str(refusal) or "not a prefix" in str(refusal)
+        # The last: templates for pictures beside text, which take no content that is a plain text.
+        known = ("puts no stop token", "not a prefix", "drops, repeats or reorders a turn")
+        assert any(reason in str(refusal) for reason in known)
         pytest.skip(str(refusal))
 
 

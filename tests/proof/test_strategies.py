@@ -18,7 +18,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from tests.helpers.group import run_group
-from tests.helpers.runs import COMMON, STEPS, agree, compare, curve, run_here, weights
+from tests.helpers.runs import COMMON, QUICKSTART, STEPS, agree, compare, curve, run_here, weights
 from tests.proof.test_invariance import ALL, FEW
 from vicuna_lit.config.compose import load
 from vicuna_lit.data.tokenizer import make_encoder
@@ -36,6 +36,8 @@ LORA = ("finetune=lora", "finetune.rank=4", "optimizer.lr=2e-3")
 PARTIAL = ("finetune=partial", r"finetune.train=['layers\.1\.','^model\.norm']")
 STOPPED = ("checkpoint.every_steps=3", "validation.every_steps=5", "tokens_per_device=256")
 BF16 = ("precision=bf16-true",)
+ADDED = ("template=chatml", "model.add_tokens=['<|im_start|>','<|im_end|>']")
+"""With turns that count twice, half and not at all, see `weighted`."""
 MIXED = ("precision=bf16-mixed", "gradient_checkpointing=full")
 Settings = tuple[str, ...]
 
@@ -44,11 +46,24 @@ def job(folder: Path, name: str, *settings: str, **options: Any) -> dict[str, An
     return {"overrides": [*COMMON, *settings, f"run.dir={folder / name}"], **options}
 
 
+def weighted(folder: Path) -> Settings:
+    """Settings of a run on conversations whose turns have weights."""
+    lines = (QUICKSTART / "conversations.jsonl").read_text().splitlines()[:40]
+    records = [json.loads(line) for line in lines]
+    for n, record in enumerate(records):
+        for i, turn in enumerate(record["conversations"]):
+            if turn["from"] == "gpt" and n % 2:
+                turn["weight"] = (2, 0.5, 0, 1)[(n // 2 + i) % 4]
+    (folder / "weighted.jsonl").write_text("\n".join(map(json.dumps, records)))
+    return *ADDED, f"data.path={folder / 'weighted.jsonl'}"
+
+
 @pytest.fixture(scope="module")
 def single(tmp_path_factory) -> Path:
     """What one process gives."""
     folder = tmp_path_factory.mktemp("single")
-    for name, settings in {"full": (), "lora": LORA, "partial": PARTIAL, "bf16": BF16, "mixed": MIXED}.items():
+    runs = {"full": (), "lora": LORA, "partial": PARTIAL, "bf16": BF16, "mixed": MIXED, "added": weighted(folder)}
+    for name, settings in runs.items():
         run_here(**job(folder, name, *settings))
     return folder
 
@@ -66,12 +81,14 @@ def test_every_strategy(strategy: str, tmp_path, single):
     jobs = [job(tmp_path, f"few{i}", *settings, chosen) for i, settings in enumerate(FEW)]
     jobs += [job(tmp_path, "lora", *LORA, chosen), job(tmp_path, "partial", *PARTIAL, chosen)]
     jobs += [job(tmp_path, "bf16", *BF16, chosen), job(tmp_path, "mixed", *MIXED, chosen)]
+    jobs += [job(tmp_path, "added", *ADDED, f"data.path={single / 'weighted.jsonl'}", chosen)]
     jobs += [job(tmp_path, "stopped", *STOPPED, chosen, stop_after=8), job(tmp_path, "stopped", *STOPPED, chosen)]
     run_group(jobs, tmp_path)
     for i in range(len(FEW)):
         compare(tmp_path / f"few{i}", single / "full")
     compare(tmp_path / "lora", single / "lora")
     compare(tmp_path / "partial", single / "partial")
+    compare(tmp_path / "added", single / "added")
     agree(curve(tmp_path / "bf16"), curve(single / "bf16"), within=0.1)
     its_losses, our_losses = curve(tmp_path / "bf16")[0], curve(single / "bf16")[0]
     assert its_losses == pytest.approx(our_losses, rel=5e-3)

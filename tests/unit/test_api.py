@@ -122,7 +122,7 @@ def test_masks_side_by_side():
     )  # fmt: skip
     assert refusal == (
         "template chatml needs <|im_start|>, <|im_end|> as single tokens, which this tokenizer lacks; choose "
-        "another template or add the tokens to the tokenizer"
+        "another template, or model.add_tokens adds them"
     )
     page = grid._repr_html_()
     assert page.count("<mark") == view.supervised == sum(s for _, s in view.tokens)

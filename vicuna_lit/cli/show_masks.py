@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from vicuna_lit.config.train import TrainConfig
-from vicuna_lit.data.auto_template import with_template
+from vicuna_lit.data.auto_template import template_and_tokenizer
 from vicuna_lit.data.conversation import Conversation, Rejection
 from vicuna_lit.data.dataset import DataReport, Examples, Masks, tokenised
 from vicuna_lit.data.encoder import Encoder
@@ -21,8 +21,8 @@ def show_masks(config: TrainConfig) -> int:
     Raises:
         DataError: a source has no record that can be used.
     """
-    config = with_template(config)
-    encoder, sources = make_encoder(config), Sources(config)
+    config, tokenizer = template_and_tokenizer(config)
+    encoder, sources = make_encoder(config, loaded=tokenizer), Sources(config)
     console = Console(soft_wrap=True, highlight=False)
     for part in sources.parts.values():
         for record in islice(part.records(validation=False), config.show_masks):
@@ -45,9 +45,12 @@ def _show(record: Conversation | Rejection, encoder: Encoder, config: TrainConfi
     for rejection in account.first_rejections:
         console.print(f"refused: {_said(rejection)}", markup=False)
     for i in range(len(examples)):
-        view = show_mask(examples[i], encoder)
+        example = examples[i]
+        view = show_mask(example, encoder)
         view.print()
-        console.print(f"{view.supervised:,} of {len(view.tokens):,} tokens are in the loss", style="dim")
+        weights = sorted({f"{w:g}" for w in example.counted[example.supervised].tolist()})
+        counts = f", each counts {' or '.join(weights)}" if example.weights is not None else ""
+        console.print(f"{view.supervised:,} of {len(view.tokens):,} tokens are in the loss{counts}", style="dim")
     for line in _lost(account):
         console.print(line, markup=False)
 

@@ -168,7 +168,7 @@ class DryRun:
         from vicuna_lit.train.run_folder import already_done
 
         config = with_template(fetched(config, weights=False))
-        key = json.dumps([TokensRecipe.values_of(config), config.validation.model_dump(), config.tokenizer_path])
+        key = json.dumps([TokensRecipe.values_of(config), config.validation.model_dump(), config.tokenizer])
         if key not in self._data:
             self._data[key] = ConversationDataModule(config, make_encoder(config))
             self._data[key].setup()

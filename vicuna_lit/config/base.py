@@ -154,6 +154,19 @@ def _has_family(architecture: dict[str, Any]) -> dict[str, Any]:
     return architecture
 
 
+def _are_tokens(tokens: tuple[str, ...]) -> tuple[str, ...]:
+    for token in tokens:
+        if not token or token != token.strip():
+            raise ValueError(f"{token!r} is no token: a text without blanks around it, such as '<|im_start|>'")
+    if again := [token for token, count in Counter(tokens).items() if count > 1]:
+        raise ValueError(f"{again[0]} is there twice")
+    return tokens
+
+
+AddedTokens = Annotated[tuple[str, ...], AfterValidator(_are_tokens)]
+"""Special tokens that the tokenizer gets besides its own."""
+
+
 Architecture = Annotated[dict[str, Any], AfterValidator(_has_family)]
 """`model_type`, transformers' name of a family, and fields of that family's configuration as in its `config.json`."""
 
@@ -172,6 +185,8 @@ class ScratchModelConfig(Config):
     """Of any family; the vocabulary and the stop token come from the tokenizer."""
     rope_scaling: RopeScaling
     """As for a pretrained model: what stretches the positions where the context is longer than the model's."""
+    add_tokens: AddedTokens | None = None
+    """As for a pretrained model: special tokens that the tokenizer gets besides its own; null: none."""
 
     @field_validator("path")
     @classmethod
@@ -195,6 +210,11 @@ class PretrainedModelConfig(Config):
     rope_scaling: RopeScaling
     """What stretches the positions, by ceil(context_length / the model's), where the context asks for it:
     `linear`, as Vicuna v1.5-16k, or `yarn` (Peng et al. 2023)."""
+    add_tokens: AddedTokens | None = None
+    """Special tokens that the tokenizer gets besides its own, such as `['<|im_start|>','<|im_end|>']` for
+    template=chatml. Only a template writes them; the same text in a turn stays plain. Their rows of the embeddings and
+    of the head begin as the mean of the other tokens' rows, and must be trained. What is a token already stays as it
+    is. null: none."""
 
 
 ModelConfig = Annotated[ScratchModelConfig | PretrainedModelConfig, Field(discriminator="kind")]

@@ -193,6 +193,11 @@ class ModelRecipe(Config):
         """Where the tokenizer lies: beside the weights unless named."""
         return self.model.tokenizer or self.model.path or ""
 
+    @property
+    def tokenizer(self) -> tuple[str, ...]:
+        """What names the tokenizer: its place, and the tokens that it gets besides its own."""
+        return self.tokenizer_path, *(self.model.add_tokens or ())
+
 
 class Recipe(ModelRecipe, StepsRecipe, TokensRecipe):
     """What is computed. Runs that differ here are different experiments, and none resumes the other."""

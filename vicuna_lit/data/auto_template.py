@@ -49,14 +49,20 @@ def with_template(config: ConfigT) -> ConfigT:
     Raises:
         ModelError, MissingPath: no tokenizer could be loaded.
     """
-    from vicuna_lit.data.tokenizer import load_tokenizer
+    return template_and_tokenizer(config)[0]
+
+
+def template_and_tokenizer(config: ConfigT) -> tuple[ConfigT, Any]:
+    """The same, with the `Tokenizer` where one had to be loaded for it, else None."""
+    from vicuna_lit.data.tokenizer import tokenizer_of
 
     if config.template.kind != "auto" or not config.tokenizer_path:
-        return config
-    found = choice_of(config, load_tokenizer(config.tokenizer_path))
+        return config, None
+    loaded = tokenizer_of(config)
+    found = choice_of(config, loaded.tokenizer)
     name = found.template.name if found.template.kind == "text" else "the model's own"
     print(f"template  {name}: {found.why}", file=sys.stderr)
-    return config.model_copy(update={"template": found.template})
+    return config.model_copy(update={"template": found.template}), loaded
 
 
 def choice_of(config: Recipe | PrepareRecipe, tokenizer: Any) -> Choice:

@@ -8,7 +8,7 @@ from itertools import accumulate
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -23,7 +23,8 @@ class Batch:
 
     `labels` are −100 where not supervised, and the loss shifts them (transformers' convention).
     `position_ids` restart with every conversation; `lengths` are the conversations' tokens, summing
-    to L. `denominator` is the number of supervised tokens in the whole optimizer step. `sources` has the number of the
+    to L. `denominator` is the number of supervised tokens in the whole optimizer step, or the sum of
+    their weights. `weights` has those of the tokens, if one counts other than once. `sources` has the number of the
     source of each conversation, from 0; () where nobody asks.
     """
 
@@ -31,10 +32,11 @@ class Batch:
     labels: Int[Tensor, "1 L"]
     position_ids: Int[Tensor, "1 L"]
     lengths: tuple[int, ...]
-    denominator: int
+    denominator: int | float
     replies_before: tuple[int, ...] = (0,)
     """For each conversation of the row, see `Example`."""
     sources: tuple[int, ...] = ()
+    weights: Float[Tensor, "1 L"] | None = None
 
     @cached_property
     def predicting(self) -> Int[Tensor, " S"]:
@@ -47,12 +49,17 @@ class Batch:
         return self.labels[0, 1:][self.predicting]
 
     @cached_property
+    def target_weights(self) -> Float[Tensor, " S"] | None:
+        """How much each of them counts in the loss; None: each once."""
+        return None if self.weights is None else self.weights[0, 1:][self.predicting]
+
+    @cached_property
     def bounds(self) -> Int[Tensor, " bounds"]:
         """int32, one more than conversations: where each starts, and where the last ends (`cu_seqlens`)."""
         return torch.tensor([0, *accumulate(self.lengths)], dtype=torch.int32)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
-        """What a model reads, on a device; `labels` stay where they are."""
+        """What a model reads, on a device; `labels` and `weights` stay where they are."""
         return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> "Batch":
@@ -62,12 +69,13 @@ class Batch:
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         """What follows from the labels is computed on the CPU, before the copy; a GPU would be waited for."""
         batch = replace(self, input_ids=change(self.input_ids), position_ids=change(self.position_ids))
-        for name in ("predicting", "targets", "bounds"):
-            batch.__dict__[name] = change(getattr(self, name))
+        for name in ("predicting", "targets", "target_weights", "bounds"):
+            value = getattr(self, name)
+            batch.__dict__[name] = None if value is None else change(value)
         return batch
 
 
-def collate(examples: Examples | JoinedExamples, row: Row, denominator: int) -> Batch:
+def collate(examples: Examples | JoinedExamples, row: Row, denominator: int | float) -> Batch:
     """Lays the conversations of a row one behind the other.
 
     An empty row (a rank that has no conversation left in this step) becomes one unsupervised token,
@@ -82,6 +90,9 @@ def collate(examples: Examples | JoinedExamples, row: Row, denominator: int) -> 
     def row_of(arrays: list[np.ndarray]) -> Tensor:
         return torch.from_numpy(np.concatenate(arrays).astype(np.int64))[None]
 
+    weights = None
+    if any(e.weights is not None for e in parts):
+        weights = torch.from_numpy(np.concatenate([e.counted for e in parts]))[None]
     return Batch(
         row_of([e.input_ids for e in parts]),
         row_of([e.labels for e in parts]),
@@ -90,6 +101,7 @@ def collate(examples: Examples | JoinedExamples, row: Row, denominator: int) -> 
         denominator,
         replies_before=tuple(e.replies_before for e in parts),
         sources=tuple(examples.source_of(c) for c in row),
+        weights=weights,
     )
 
 
@@ -105,7 +117,7 @@ class PlannedRows(Dataset[Batch]):
     def __getitem__(self, i: int) -> Batch:
         step, micro = divmod(i, self.plan.accumulation)
         row = self.plan.rows[step][self.rank][micro]
-        return collate(self.examples, row, int(self.plan.step_supervised[step]))
+        return collate(self.examples, row, self.plan.denominators[step].item())
 
 
 class PrefetchedRows:

@@ -361,3 +361,24 @@ def template_named(name: str) -> TemplateConfig:
         raise TemplateError(f"template {name}: no such choice{hint}; choices: {', '.join(names)}")
     values = OmegaConf.to_container(OmegaConf.load(CONF_DIR / "template" / f"{name}.yaml"))
     return TypeAdapter(TemplateConfig).validate_python(values)
+
+
+@cache
+def names_that_write(what: str, tokens: frozenset[str]) -> tuple[str, ...]:
+    """Templates of `conf/template` that write tools and calls (`tool_use`) or thoughts (`reasoning`), at most two.
+
+    Those with a form of their own for them come first, then those that write them into the text; without special
+    tokens that they need there is Vicuna's.
+
+    Args:
+        tokens: the special tokens that the tokenizer has.
+    """
+    found: dict[bool, list[str]] = {True: [], False: []}
+    for file in sorted((CONF_DIR / "template").glob("*.yaml")):
+        template = template_named(file.stem)
+        if template.kind != "text" or not template.special or not set(template.special) <= tokens:
+            continue
+        form = getattr(template, what)
+        if form != "refused":
+            found[form is not None].append(file.stem)
+    return tuple([*found[True], *found[False], "vicuna_v1"][:2])

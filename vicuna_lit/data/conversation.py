@@ -72,6 +72,8 @@ class Turn:
     """Of the tool whose result this is."""
     call_id: str = ""
     """The call that a tool's result answers."""
+    weight: float = 1.0
+    """How much each of its tokens counts in the loss, if it is an assistant's and supervised; above 0."""
 
     @property
     def in_text(self) -> str:
@@ -184,7 +186,9 @@ def _turn_record(turn: Turn) -> dict[str, Any]:
         "tool_call_id": turn.call_id,
     }
     record = {"from": SHAREGPT_ROLES[turn.role], "value": turn.content} | {k: v for k, v in others.items() if v}
-    return record if turn.supervised else record | {"weight": 0}
+    if turn.supervised and turn.weight == 1:
+        return record
+    return record | {"weight": turn.weight if turn.supervised else 0}
 
 
 def write_jsonl(conversations: Iterable[Conversation], path: str | Path) -> None:

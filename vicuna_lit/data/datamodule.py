@@ -120,6 +120,8 @@ class ConversationDataModule(L.LightningDataModule):
         for part in self.train.parts.values():
             for array in (part.input_ids, part.supervised_mask, part.lengths):
                 digest.update(np.ascontiguousarray(array).data)
+            if len(part.weights):
+                digest.update(np.ascontiguousarray(part.weights).data)
         for step in range(self.plan.steps):
             digest.update(self.plan.conversations_hash(step).encode())
         return digest.hexdigest()

@@ -67,6 +67,8 @@ class Examples:
     """int64 [examples]: see `Example`."""
     scores: np.ndarray
     """float64 [examples]: see `Conversation`."""
+    weights: np.ndarray
+    """float32 [tokens], see `Example`; empty where every token counts once."""
 
     @classmethod
     def of(cls, examples: Iterable[NumberedExample]) -> "Examples":
@@ -80,9 +82,13 @@ class Examples:
         mask = [np.empty(0, bool), *(e.supervised for e in listed)]
         records = np.array(numbers, dtype=np.int64)
         before = np.array([e.replies_before for e in listed], dtype=np.int64)
+        weights = [np.empty(0, np.float32)]
+        if any(e.weights is not None for e in listed):
+            weights += [e.counted for e in listed]
         ids = Ids.of(e.id for e in listed)
         scores = np.array([e.score for e in listed], dtype=np.float64)
-        return cls(ids, np.concatenate(input_ids), np.concatenate(mask), offsets, records, before, scores)
+        joined = np.concatenate(input_ids), np.concatenate(mask), np.concatenate(weights)
+        return cls(ids, joined[0], joined[1], offsets, records, before, scores, joined[2])
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -93,7 +99,10 @@ class Examples:
         span = slice(self.offsets[i], self.offsets[i + 1])
         before = int(self.replies_before[i])
         score = float(self.scores[i])
-        return Example(self.ids[i], self.input_ids[span], self.supervised_mask[span], None, before, score)
+        weights = self.weights[span] if len(self.weights) else None
+        return Example(
+            self.ids[i], self.input_ids[span], self.supervised_mask[span], None, None, before, score, weights
+        )
 
     def source_of(self, i: int) -> int:
         """The number of the source of an example, see `mixture.JoinedExamples`; here there is one."""
@@ -110,6 +119,13 @@ class Examples:
         if not len(self):
             return np.empty(0, np.int64)
         return np.add.reduceat(self.supervised_mask, self.offsets[:-1], dtype=np.int64)  # no example is empty
+
+    @property
+    def total_weights(self) -> np.ndarray | None:
+        """float64 [examples]: of each one's supervised tokens together; None where every one counts once."""
+        if not len(self.weights):
+            return None
+        return np.add.reduceat(self.weights * self.supervised_mask, self.offsets[:-1], dtype=np.float64)
 
 
 @dataclass
@@ -229,10 +245,10 @@ def tokenised(
 def _masked(examples: list[Example], train_on: str) -> list[Example]:
     """The examples of a piece with another mask."""
     match train_on:
-        case "all_tokens":  # each token once: of several examples, what the one before has not shown already
+        case "all_tokens":  # each once, whatever its turn counts: of several examples, what is not shown before
             shown = [1, *(_common_prefix(a.input_ids, b.input_ids) for a, b in pairwise(examples))]
             return [
-                replace(e, supervised=np.arange(len(e.input_ids)) >= known)
+                replace(e, supervised=np.arange(len(e.input_ids)) >= known, weights=None)
                 for e, known in zip(examples, shown, strict=True)
             ]
         case "last_assistant_message":

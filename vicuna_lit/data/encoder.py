@@ -42,6 +42,13 @@ class Example:
     """Replies of the conversation that other examples are trained on, and that come before those of this one."""
     score: float = math.nan
     """See `Conversation`."""
+    weights: np.ndarray | None = None
+    """float32 [T]: how much each token counts in the loss, if it is supervised; None: each counts once."""
+
+    @property
+    def counted(self) -> np.ndarray:
+        """float32 [T]: the weights, 1 where it has none."""
+        return np.ones(len(self.input_ids), np.float32) if self.weights is None else self.weights
 
     @property
     def labels(self) -> np.ndarray:
@@ -57,14 +64,17 @@ class Encoder:
     every control token is spelled as one private-use character: a template's `</s>` becomes that
     character, a user's `</s>` stays four ordinary characters.
 
+    Args:
+        new_ids: of tokens that were added to the tokenizer: a model has no trained rows for them.
+
     Raises:
         TemplateError: the tokenizer lacks a token that the template needs, or is not a "fast" one.
     """
 
-    def __init__(self, tokenizer: Any, template: Template):
+    def __init__(self, tokenizer: Any, template: Template, new_ids: Sequence[int] = ()):
         if not getattr(tokenizer, "is_fast", False):
             raise TemplateError("this tokenizer has no tokenizer.json (a fast tokenizer); masks need its offsets")
-        self.tokenizer, self.template = tokenizer, template
+        self.tokenizer, self.template, self.new_ids = tokenizer, template, tuple(new_ids)
         written = tokenizer.backend_tokenizer.to_str()
         self._made_of = hashlib.sha256(f"{written}{tokenizer.special_tokens_map}{template.identity}".encode())
         config = json.loads(written)
@@ -73,7 +83,7 @@ class Encoder:
         if missing:
             raise TemplateError(
                 f"template {template.name} needs {', '.join(missing)} as single tokens, which this tokenizer "
-                "lacks; choose another template or add the tokens to the tokenizer"
+                "lacks; choose another template, or model.add_tokens adds them"
             )
         real_ids, control = {}, {}
         for token in added:
@@ -149,6 +159,10 @@ class Encoder:
         self, c: Conversation, found: list[Example] | Rejection, longest: int | None
     ) -> list[Example] | Rejection:
         """Those examples that the loss is taken on, and one that is too long."""
+        if isinstance(found, Rejection):
+            return found
+        if any(turn.weight != 1 for turn in c.turns):
+            found = _weighted(c, found)
         if isinstance(found, Rejection):
             return found
         kept = [e for e in found if e.supervised.any() or self._too_long([e], longest)]
@@ -325,6 +339,22 @@ def _token_at(encoding: Encoding, char: int, count: int) -> int:
         return token
     starts = np.array([start for start, _ in encoding.offsets])
     return min(int(np.searchsorted(starts, char)), count)
+
+
+def _weighted(c: Conversation, examples: list[Example]) -> list[Example] | Rejection:
+    """The examples of a conversation with the weights of its replies, which lie in them one behind the other."""
+    weights = [turn.weight for turn in c.turns if turn.role == "assistant" and turn.supervised]
+    out = []
+    for example in examples:
+        edges = np.flatnonzero(np.diff(example.supervised.astype(np.int8), prepend=0, append=0)).reshape(-1, 2)
+        each = np.ones(len(example.input_ids), np.float32)
+        if len(edges) > len(weights):
+            return Rejection(c.id, "weights cannot be placed", "two replies' tokens touch, or one has several parts")
+        for (start, end), weight in zip(edges, weights, strict=False):
+            each[start:end] = weight
+        weights = weights[len(edges) :]
+        out.append(replace(example, weights=each))
+    return out
 
 
 def _single(c: Conversation, examples: list[Example]) -> Example | Rejection:

@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 from vicuna_lit.data.bounded_jinja import bound_templates
-from vicuna_lit.data.chat_template import Segment, TemplateError
+from vicuna_lit.data.chat_template import Segment, TemplateError, names_that_write
 from vicuna_lit.data.conversation import Conversation, Turn
 from vicuna_lit.data.template_date import NOW
 from vicuna_lit.data.template_jinja import quote
@@ -21,6 +21,7 @@ from vicuna_lit.data.template_messages import (
     put_marks,
     schemas_of,
     thought_key,
+    with_short_ids,
 )
 
 _CHANGED = "the tokenizer's chat template changes a turn's text"
@@ -28,11 +29,15 @@ _NO_PREFIX = "the tokenizer's chat template: its generation prompt is not a pref
 _NO_STOP = "the tokenizer's chat template puts no stop token behind a reply"
 _LOST = {
     "turn": "the tokenizer's chat template drops, repeats or reorders a turn",
-    "reasoning": "the tokenizer's chat template drops the reasoning of a reply; a template of ours writes it",
-    "calls": "the tokenizer's chat template drops tool_calls; a template of ours writes them",
-    "tools": "the tokenizer's chat template drops the tools; a template of ours writes them",
+    "reasoning": "the tokenizer's chat template drops the reasoning of a reply",
+    "calls": "the tokenizer's chat template drops tool_calls",
+    "tools": "the tokenizer's chat template drops the tools",
 }
 """What is said of a text that is not found, by its kind."""
+_FORM = {"reasoning": "reasoning", "calls": "tool_use", "tools": "tool_use"}
+"""The key of our templates that says how it is written."""
+_NINE = re.compile(r"id\s*\|\s*length\s*(!=|==)\s*9")
+"""How Mistral's templates look at the ids of calls."""
 _CALL = re.compile(rf"""\b{NOW}\(\s*(['"])((?:(?!\1).)*)\1\s*\)""")
 
 
@@ -95,6 +100,7 @@ class TokenizerTemplate:
         self.tokenizer, self.system_prompt = tokenizer, system_prompt
         self._date: dict[str, str] = _dated(tokenizer.get_chat_template(), date)
         self._thought_key = thought_key(tokenizer.get_chat_template())
+        self._short_ids = bool(_NINE.search(tokenizer.get_chat_template()))
         added = tokenizer.added_tokens_decoder.values()
         self.special = tuple(sorted({t.content for t in added if t.special}, key=len, reverse=True))
         self._stand_ins = StandIns(self.special)
@@ -164,6 +170,7 @@ class TokenizerTemplate:
         turns, tools = conversation.turns, schemas_of(conversation)
         if self.system_prompt is not None and not (turns and turns[0].role == "system"):
             turns = (Turn("system", self.system_prompt), *turns)
+        turns = with_short_ids(list(turns)) if self._short_ids else turns
         return [self._stand_ins.turn(turn) for turn in turns], self._stand_ins.hide(tools)
 
     def _marked(self, turns: list[Turn], tools: list[Any], generate: bool = False) -> Marked:
@@ -204,7 +211,7 @@ class TokenizerTemplate:
         for n in mine:
             piece, places = marked.pieces[n], [place for place in marked.places(n) if begin <= place <= at]
             if not places or (len(places) > 1 and piece.kind != "calls"):
-                raise TemplateError(_LOST[piece.kind])
+                raise self._lost(piece.kind)
             span = piece.stands_at(marked.text, places[0])
             if span is None or span[0] < begin or span[1] > at:
                 raise TemplateError(_CHANGED)
@@ -239,7 +246,7 @@ class TokenizerTemplate:
         if self._apply(upto, tools) != last.marked.text:
             raise TemplateError(_CHANGED)
         if last.marked.text.startswith(last.prompt):
-            _check_others(upto, last.marked)
+            self._check_others(upto, last.marked)
         else:
             self._prove_prompt(upto[:-1], tools, last.prompt)
         text = last.text
@@ -264,7 +271,28 @@ class TokenizerTemplate:
         marked = self._marked(turns, tools, generate=True)
         if marked.text != prompt:
             raise TemplateError(_CHANGED)
-        _check_others(turns, marked)
+        self._check_others(turns, marked)
+
+    def _check_others(self, turns: list[Turn], marked: Marked) -> None:
+        """
+        Raises:
+            TemplateError: a text that no assistant wrote is not there, or not letter by letter.
+        """
+        for n, piece in enumerate(marked.pieces):
+            if piece.turn >= 0 and turns[piece.turn].role == "assistant":
+                continue
+            if not (places := marked.places(n)):
+                raise self._lost(piece.kind)
+            if piece.stands_at(marked.text, places[0]) is None:
+                raise TemplateError(_CHANGED)
+
+    def _lost(self, kind: str) -> TemplateError:
+        """A text that is not there, and which templates would write it."""
+        if kind not in _FORM:
+            return TemplateError(_LOST[kind])
+        known = frozenset(token.content for token in self.tokenizer.added_tokens_decoder.values())
+        others = " or ".join(f"template={name}" for name in names_that_write(_FORM[kind], known))
+        return TemplateError(f"{_LOST[kind]}; {others} writes {'it' if kind == 'reasoning' else 'them'}")
 
     def render(self, conversation: Conversation) -> list[Segment]:
         """All turns, as the template writes them together: the last of the examples.
@@ -288,20 +316,6 @@ class TokenizerTemplate:
         system = "[{'role': 'system', 'content': " + quote(self.system_prompt) + "}]"
         no_system = "{% if not messages or messages[0]['role'] != 'system' %}"
         return no_system + "{% set messages = " + system + " + messages %}{% endif %}" + self.tokenizer.chat_template
-
-
-def _check_others(turns: list[Turn], marked: Marked) -> None:
-    """
-    Raises:
-        TemplateError: a text that no assistant wrote is not there, or not letter by letter.
-    """
-    for n, piece in enumerate(marked.pieces):
-        if piece.turn >= 0 and turns[piece.turn].role == "assistant":
-            continue
-        if not (places := marked.places(n)):
-            raise TemplateError(_LOST[piece.kind])
-        if piece.stands_at(marked.text, places[0]) is None:
-            raise TemplateError(_CHANGED)
 
 
 def _dated(template: str, date: str | None) -> dict[str, str]:

@@ -27,9 +27,12 @@ ROLES: dict[str, Role] = {name: role for role, names in _NAMES.items() for name 
 CALL_ROLES = ("function_call", "tool_call", "function_calls", "tool_calls")
 """Of messages that are an assistant's call as JSON."""
 FLAGS = ("weight", "train", "loss", "loss_mask", "trainable", "training", "train_on_turn", "supervised")
-"""By which tools take a turn out of the loss: OpenAI, axolotl, ms-swift and others; false or 0 does."""
+"""By which tools take a turn out of the loss (OpenAI, axolotl, ms-swift and others): false or 0 does. `weight` may be
+any number."""
+LIGHTEST, HEAVIEST = 1e-9, 1e9
+"""Weights of turns, but for 0; far from where sums of them in fp32 lose digits."""
 PARTLY = ("train_detail", "training_detail", "loss_scale", "token_weights", "loss_weights")
-"""Weights of parts of a turn, which nothing here reads."""
+"""Weights of parts of a turn, which nothing here reads; a single number is the turn's."""
 REASONING = ("reasoning_content", "reasoning", "thinking", "thought", "thoughts")
 MEDIA = ("images", "image", "videos", "video", "audios", "audio", "image_url", "attachments_media")
 _PLACEHOLDER = re.compile(
@@ -66,11 +69,15 @@ def turns_of(messages: Any) -> list[Turn]:
         if not isinstance(message, dict):
             raise Unusable("wrong type", f"turn {i} is a {type(message).__name__}, not an object")
         for turn, joins in _turns(message, f"turn {i}"):
-            if joins and turns and turns[-1].role == "assistant" and turns[-1].supervised == turn.supervised:
+            if joins and turns and turns[-1].role == "assistant" and _counts_alike(turns[-1], turn):
                 turns[-1] = replace(turns[-1], tool_calls=turns[-1].tool_calls + turn.tool_calls)
             else:
                 turns.append(turn)
     return turns
+
+
+def _counts_alike(a: Turn, b: Turn) -> bool:
+    return (a.supervised, a.weight) == (b.supervised, b.weight)
 
 
 def _turns(message: dict[str, Any], where: str) -> Iterator[tuple[Turn, bool]]:
@@ -78,7 +85,8 @@ def _turns(message: dict[str, Any], where: str) -> Iterator[tuple[Turn, bool]]:
     role_key = present(message, "from", "role") or ("from" if "from" in message else "role")
     role, is_call = _role(message.get(role_key), f"{where} has {role_key}")
     refuse_media(message, where)
-    supervised = _in_loss(message, role, where)
+    weight = _weight(message, role, where)
+    supervised, weight = weight > 0, weight or 1.0
     names = ("value", "content") if role_key == "from" else ("content", "value")
     text_key = present(message, *names, "text", "parts") or names[0]
     content, parts = _content(message.get(text_key), f"{where}: {text_key}", role)
@@ -98,7 +106,7 @@ def _turns(message: dict[str, Any], where: str) -> Iterator[tuple[Turn, bool]]:
     if content is None:
         raise Unusable("wrong type", f"{where}: {text_key} is {_kind(message.get(text_key))}, not text")
     name, call_id = (_named(message, role, key, where) for key in ("name", "tool_call_id"))
-    yield Turn(role, content, supervised, reasoning, calls, name, call_id), is_call and bool(calls)
+    yield Turn(role, content, supervised, reasoning, calls, name, call_id, weight), is_call and bool(calls)
 
 
 def _role(role: Any, where: str) -> tuple[Role, bool]:
@@ -127,33 +135,41 @@ def refuse_media(record: dict[str, Any], where: str) -> None:
             raise Unusable("images and other media", f"{where}: {key}")
 
 
-def in_loss(record: dict[str, Any], where: str) -> bool:
-    """Whether the flags of a message or record leave it in the loss.
+def weight_of(record: dict[str, Any], where: str) -> float:
+    """How much a message or record counts in the loss, by all its flags together; 0 leaves it out.
 
     Raises:
-        Unusable: one is neither yes nor no.
+        Unusable: a flag is no number that a weight can be, or weighs parts of the turn.
     """
-    for key in PARTLY:
-        if not is_absent(record.get(key)) and record[key] not in ([], {}, ""):
-            raise Unusable("weights within a turn", f"{where}: {key}: a turn is in the loss or out of it")
-    flags = {key: record[key] for key in FLAGS if not is_absent(record.get(key))}
-    for key, value in flags.items():
-        if not isinstance(value, int | float) or value not in (0, 1):
-            raise Unusable("wrong type", f"{where}: {key} is neither 0 nor 1")
+    weight = 1.0
+    for key in (*FLAGS, *PARTLY):
+        value = record.get(key)
+        if is_absent(value) or (key in PARTLY and value in ([], {}, "")):
+            continue
+        if key in PARTLY and not isinstance(value, int | float):
+            raise Unusable("weights within a turn", f"{where}: {key}: a turn has one weight")
+        any_number = key == "weight" or key in PARTLY
+        allowed = f"a number from {LIGHTEST:g} to {HEAVIEST:g}" if any_number else "1"
+        if not isinstance(value, int | float) or not (
+            value in (0, 1) or (any_number and LIGHTEST <= value <= HEAVIEST)
+        ):
+            raise Unusable("wrong type", f"{where}: {key} is neither 0 nor {allowed}")
+        weight *= value
     masked = record.get("masked")
     if not is_absent(masked) and not isinstance(masked, bool):
         raise Unusable("wrong type", f"{where}: masked is neither true nor false")
-    return all(flags.values()) and masked is not True
+    return 0.0 if masked is True else weight
 
 
-def _in_loss(message: dict[str, Any], role: Role, where: str) -> bool:
-    supervised = in_loss(message, where)
+def _weight(message: dict[str, Any], role: Role, where: str) -> float:
+    weight = weight_of(message, where)
+    if role == "assistant":
+        return weight
     wanted = next((key for key in FLAGS if message.get(key) is True), None)
-    if role != "assistant" and wanted:
-        raise Unusable(
-            "loss on another's turn", f"{where}: {wanted} is true on a turn of {role}; assistants' are trained"
-        )
-    return supervised
+    if wanted or weight not in (0, 1):
+        said = f"{wanted} is true" if wanted else f"a weight of {weight:g}"
+        raise Unusable("loss on another's turn", f"{where}: {said} on a turn of {role}; assistants' are trained")
+    return 1.0 if weight else 0.0
 
 
 def _calls(message: dict[str, Any], where: str) -> Iterator[ToolCall]:

@@ -68,6 +68,15 @@ class JoinedExamples:
         return np.concatenate([part.scores for part in self.parts.values()])
 
     @cached_property
+    def total_weights(self) -> np.ndarray | None:
+        """float64 [examples]: see `Examples.total_weights`."""
+        found = {name: part.total_weights for name, part in self.parts.items()}
+        if all(weights is None for weights in found.values()):
+            return None
+        pairs = zip(found.values(), self.parts.values(), strict=True)
+        return np.concatenate([part.supervised.astype(np.float64) if w is None else w for w, part in pairs])
+
+    @cached_property
     def records(self) -> np.ndarray:
         """int64 [examples]: the number of the conversation that each is a piece of, unlike those of other sources."""
         numbers, before = [], 0

@@ -34,6 +34,8 @@ class Plan:
     """Passes, of which the last may be cut short."""
     one_pass: np.ndarray
     """int64 [units]: the number of the source of each unit (`step_unit`) that the first pass takes."""
+    weights: np.ndarray | None = None
+    """float64 [examples]: the weights of each one's supervised tokens together; None: every token counts once."""
 
     @property
     def steps(self) -> int:
@@ -57,8 +59,15 @@ class Plan:
 
     @cached_property
     def step_supervised(self) -> np.ndarray:
-        """int64 [steps]: supervised tokens of each step, the denominator of its loss."""
+        """int64 [steps]: supervised tokens of each step."""
         return np.array([self.supervised[list(step)].sum() for step in self.step_conversations], dtype=np.int64)
+
+    @cached_property
+    def denominators(self) -> np.ndarray:
+        """[steps]: what the loss of each step is divided by: its supervised tokens, or their weights' sum in fp64."""
+        if self.weights is None:
+            return self.step_supervised
+        return np.array([self.weights[list(step)].sum() for step in self.step_conversations])
 
     @cached_property
     def step_tokens(self) -> np.ndarray:

@@ -14,7 +14,7 @@ from vicuna_lit.data.app_exports import app_messages, is_claude
 from vicuna_lit.data.conversation import ALPACA_INPUT, SOURCE, Conversation, DataError, Rejection, Turn, said_by_user
 from vicuna_lit.data.exports import Unusable, chatgpt_messages, oasst_messages, without_marks
 from vicuna_lit.data.files import find_files, skipped_files, values
-from vicuna_lit.data.messages import in_loss, is_absent, present, refuse_media, schemas, text, turns_of
+from vicuna_lit.data.messages import is_absent, present, refuse_media, schemas, text, turns_of, weight_of
 from vicuna_lit.hub import fetched_path
 
 Paths = str | Path | Sequence[str | Path]
@@ -87,7 +87,7 @@ def parse(record: Any, default_id: str) -> Conversation | Rejection:
     with its `history`, prompt and completion, the exports of ChatGPT (`mapping`), Claude (`chat_messages`) and
     Open WebUI (`chat.history`), of which the branch that the user ended on is read, or an
     Open-Assistant tree (`prompt`: the best-ranked path). A record's `system` becomes its system turn, `tools` and
-    `functions` its schemas; flags such as a turn's `weight` 0 take it out of the loss. Raises nothing.
+    `functions` its schemas; flags such as a turn's `weight` say how much it counts in the loss. Raises nothing.
     """
     if isinstance(record, list) and record and isinstance(record[0], dict) and {"from", "role"} & record[0].keys():
         record = {"messages": record}
@@ -110,8 +110,12 @@ def _conversation(record: dict[str, Any], id: str) -> Conversation:
     turns, marks = _turns_of(record), 0
     if present(record, "mapping"):
         turns, marks = _unmarked(turns)
-    if not in_loss({"weight": record.get("weight")}, "the record"):
+    weight = weight_of({"weight": record.get("weight")}, "the record")
+    if weight == 0:
         turns = [replace(turn, supervised=False) for turn in turns]
+    elif weight != 1:
+        trained = [turn.role == "assistant" and turn.supervised for turn in turns]
+        turns = [replace(t, weight=t.weight * weight) if on else t for t, on in zip(turns, trained, strict=True)]
     tools, described = schemas(record)
     key = present(record, "system", "system_prompt")
     system = "\n\n".join(filter(None, (text(record[key], key) if key else "", described)))

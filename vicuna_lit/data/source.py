@@ -39,11 +39,14 @@ class ExampleLengths:
     """int64 [examples]: the number of the source of each."""
     scores: np.ndarray | None = None
     """float64 [examples]: see `Conversation`; None: not known."""
+    weights: np.ndarray | None = None
+    """float64 [examples]: the weights of each one's supervised tokens together; None: every token counts once."""
 
     @classmethod
     def of(cls, examples: JoinedExamples) -> "ExampleLengths":
         """Of tokenised examples."""
-        return cls(examples.lengths, examples.supervised, examples.records, examples.sources, examples.scores)
+        e = examples
+        return cls(e.lengths, e.supervised, e.records, e.sources, e.scores, e.total_weights)
 
 
 def plan_run(config: Computation, sizes: ExampleLengths, world_size: int) -> Plan:
@@ -54,7 +57,7 @@ def plan_run(config: Computation, sizes: ExampleLengths, world_size: int) -> Pla
     """
     if config.order == "by_source" and not config.data.sources:
         raise DataError("order=by_source: data.sources names none; data=mixture, or order=shuffled")
-    return plan_steps(
+    plan = plan_steps(
         sizes.lengths,
         sizes.supervised,
         conversations_per_step=config.conversations_per_step,
@@ -70,6 +73,7 @@ def plan_run(config: Computation, sizes: ExampleLengths, world_size: int) -> Pla
         shares=Shares.of_config(config.data),
         order=config.order,
     )
+    return replace(plan, weights=sizes.weights)
 
 
 class ConversationFiles:

@@ -1,5 +1,6 @@
 """Turns as the messages that Jinja chat templates take, made so that each text is found again in what they write."""
 
+import hashlib
 import json
 import re
 from collections.abc import Iterable
@@ -222,3 +223,32 @@ def schemas_of(conversation: Conversation) -> list[Any]:
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
         raise TemplateError("the tools are no list of schemas")
     return tools
+
+
+def with_short_ids(turns: list[Turn]) -> list[Turn]:
+    """Turns whose calls and results have ids of nine letters and digits, as Mistral's templates demand.
+
+    Such ids stay; others, and those that are missing, become a hash of the id or of the call's place. A result
+    without an id answers the first call that waits.
+    """
+    out: list[Turn] = []
+    short: dict[str, str] = {}
+    waiting: list[str] = []
+    for n, turn in enumerate(turns):
+        if turn.tool_calls:
+            calls = [c._replace(id=_nine(c.id or f"{n}.{k}")) for k, c in enumerate(turn.tool_calls)]
+            short |= {old.id: new.id for old, new in zip(turn.tool_calls, calls, strict=True)}
+            waiting = [call.id for call in calls]
+            out.append(replace(turn, tool_calls=tuple(calls)))
+        elif turn.role == "tool":
+            id = short.get(turn.call_id, "") if turn.call_id else next(iter(waiting), "")
+            id = id or _nine(turn.call_id or str(n))
+            waiting = [other for other in waiting if other != id]
+            out.append(replace(turn, call_id=id))
+        else:
+            out.append(turn)
+    return out
+
+
+def _nine(id: str) -> str:
+    return id if re.fullmatch("[A-Za-z0-9]{9}", id) else hashlib.sha256(id.encode()).hexdigest()[:9]

@@ -32,7 +32,7 @@ from vicuna_lit.run_folder import locked, whole_folder, write_json
 ABOUT = "about.json"
 ARRAYS: dict[str, type] = {
     "input_ids": np.int32, "supervised_mask": np.bool_, "offsets": np.int64, "records": np.int64,
-    "replies_before": np.int64, "scores": np.float64, "id_text": np.uint8, "id_ends": np.int64,
+    "replies_before": np.int64, "scores": np.float64, "weights": np.float32, "id_text": np.uint8, "id_ends": np.int64,
 }  # fmt: skip
 """The files of an entry and what they hold, in the order of the machine's bytes."""
 VALIDATIONS = "validations"
@@ -147,6 +147,7 @@ def made_by() -> dict[str, str]:
 def _write(folder: Path, examples: Iterable[NumberedExample]) -> None:
     """One behind the other, as they come."""
     tokens = id_bytes = 0
+    weighted = False
     with ExitStack() as stack:
         files = {name: stack.enter_context((folder / name).open("wb")) for name in ARRAYS}
 
@@ -155,6 +156,11 @@ def _write(folder: Path, examples: Iterable[NumberedExample]) -> None:
 
         put("offsets", [0])
         for number, example in examples:
+            if example.weights is not None and not weighted:  # the first: those before it count once
+                weighted = True
+                put("weights", np.ones(tokens, np.float32))
+            if weighted:
+                put("weights", example.counted)
             text = example.id.encode("utf-8", "surrogatepass")
             tokens, id_bytes = tokens + len(example.input_ids), id_bytes + len(text)
             put("input_ids", example.input_ids)

@@ -1,9 +1,11 @@
 """The tokenizer of a config, bound to its template."""
 
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from tokenizers import AddedToken
 from transformers import AutoTokenizer
 
 from vicuna_lit.config.prepare import PrepareRecipe
@@ -16,6 +18,13 @@ from vicuna_lit.data.jinja_template import TokenizerTemplate
 from vicuna_lit.data.model_folder import refuse_odd_files, said_by_transformers
 from vicuna_lit.hub import fetched_path
 from vicuna_lit.paths import ModelError, locate_model
+
+
+class Tokenizer(NamedTuple):
+    """A tokenizer that is loaded, and the ids of the tokens that it got besides its own."""
+
+    tokenizer: Any
+    new: tuple[int, ...] = ()
 
 
 def need_package(name: str, asked_by: str, extra: str) -> None:
@@ -59,11 +68,36 @@ def load_tokenizer(folder: str) -> Any:
     return tokenizer
 
 
+def tokenizer_of(config: Recipe | PrepareRecipe) -> Tokenizer:
+    """A config's tokenizer, with the special tokens that `model.add_tokens` names.
+
+    Raises:
+        ModelError, MissingPath: as `load_tokenizer`.
+    """
+    loaded = load_tokenizer(fetched_path(config.tokenizer_path, "model", weights=False))
+    named = None if isinstance(config, PrepareRecipe) else config.model.add_tokens
+    return Tokenizer(loaded, add_tokens(loaded, named or ()))
+
+
+def add_tokens(tokenizer: Any, tokens: Sequence[str]) -> tuple[int, ...]:
+    """Makes texts special tokens of a tokenizer; the ids of those that it did not know.
+
+    What it has added already stays as it is; a piece of its vocabulary becomes special under the id that it has.
+    """
+    known = tokenizer.get_vocab()
+    added = {token.content for token in tokenizer.added_tokens_decoder.values()}
+    wanted = [AddedToken(token, special=True, normalized=False) for token in tokens if token not in added]
+    if wanted:
+        tokenizer.add_tokens(wanted, special_tokens=True)
+    return tuple(tokenizer.convert_tokens_to_ids(token) for token in tokens if token not in known)
+
+
 def make_encoder(
     tokenizer: Recipe | PrepareRecipe | str | Path,
     template: str | TemplateConfig | None = None,
     system_prompt: str | None = None,
     date: str | None = None,
+    loaded: Tokenizer | None = None,
 ) -> Encoder:
     """A tokenizer bound to a template: `make_encoder(config)`, or `make_encoder("my/tokenizer", "chatml")`.
 
@@ -72,21 +106,23 @@ def make_encoder(
         template: a name of `conf/template`, or a template's config; None: the config's, or the tokenizer's own.
         system_prompt: for conversations without a system turn; None: the config's, or the template's.
         date: for templates that write today's date, `2024-07-26`; None: the config's, or today's.
+        loaded: the config's tokenizer, where somebody has loaded it.
 
     Raises:
         ModelError, MissingPath: no tokenizer could be loaded.
         TemplateError: there is no such template, or the tokenizer lacks a token that it needs.
     """
     if isinstance(tokenizer, str | Path):
-        path = fetched_path(tokenizer, "model", weights=False)
-        loaded, own, prompt = load_tokenizer(path), TokenizerTemplateConfig(kind="tokenizer"), None
+        found = loaded or Tokenizer(load_tokenizer(fetched_path(tokenizer, "model", weights=False)))
+        own, prompt = TokenizerTemplateConfig(kind="tokenizer"), None
     else:
-        loaded = load_tokenizer(fetched_path(tokenizer.tokenizer_path, "model", weights=False))
+        found = loaded or tokenizer_of(tokenizer)
         own, prompt = tokenizer.template, tokenizer.system_prompt
-        own = choice_of(tokenizer, loaded).template if own.kind == "auto" else own
+        own = choice_of(tokenizer, found.tokenizer).template if own.kind == "auto" else own
         date = date or getattr(tokenizer, "template_date", None)
     chosen = own if template is None else template_named(template) if isinstance(template, str) else template
-    return Encoder(loaded, bind(loaded, chosen, prompt if system_prompt is None else system_prompt, date))
+    bound = bind(found.tokenizer, chosen, prompt if system_prompt is None else system_prompt, date)
+    return Encoder(found.tokenizer, bound, found.new)
 
 
 def bind(

@@ -246,7 +246,7 @@ class Estimator:
 
 def _tokens(config: EstimateConfig) -> list[Any]:
     """What decides which conversations there are, and how long they are."""
-    return [TokensRecipe.values_of(config), config.tokenizer_path, config.conversations]
+    return [TokensRecipe.values_of(config), config.tokenizer, config.conversations]
 
 
 def estimate_run(config: EstimateConfig) -> Estimate:

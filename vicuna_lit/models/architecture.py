@@ -17,7 +17,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from vicuna_lit.config.base import PretrainedModelConfig, ScratchModelConfig
 from vicuna_lit.config.train import Computation
 from vicuna_lit.data.model_folder import said_by_transformers
-from vicuna_lit.data.tokenizer import pretrained_kwargs
+from vicuna_lit.data.tokenizer import pretrained_kwargs, tokenizer_of
 from vicuna_lit.paths import ModelError, locate_model
 
 SHAPE = (
@@ -59,10 +59,7 @@ def model_config(config: Computation, tokenizer: Any = None) -> Any:
         if model.path is None
         else _of_folder(model, locate_model(model.path))
     )
-    if tokenizer and len(tokenizer) > hf.vocab_size:
-        raise ModelError(
-            f"the tokenizer has {len(tokenizer)} tokens, the model {hf.vocab_size}: they do not belong together"
-        )
+    _make_room(hf, config, tokenizer)
     try:
         heads, groups = getattr(hf, "num_attention_heads", None), getattr(hf, "num_key_value_heads", None)
     except Exception as error:  # what transformers raises is no AttributeError
@@ -72,6 +69,27 @@ def model_config(config: Computation, tokenizer: Any = None) -> Any:
     _same_in_every_row(hf, config)
     _stretch(hf, config)
     return hf
+
+
+def _make_room(hf: Any, config: Computation, tokenizer: Any) -> None:
+    """Makes the vocabulary long enough for `model.add_tokens`; one that is padded may have the room.
+
+    Raises:
+        ModelError: the tokenizer has other tokens that the model has no row for.
+    """
+    added = config.model.add_tokens or ()
+    if added and not tokenizer:
+        if config.model.path is None or not config.tokenizer_path:  # nobody knows what is there already
+            hf.vocab_size += len(added)
+            return
+        tokenizer = tokenizer_of(config).tokenizer
+    if not tokenizer or len(tokenizer) <= hf.vocab_size:
+        return
+    ids = tokenizer.get_vocab()
+    own = max(id for token, id in ids.items() if token not in added) + 1
+    if own > hf.vocab_size:
+        raise ModelError(f"the tokenizer has {own} tokens, the model {hf.vocab_size}: they do not belong together")
+    hf.vocab_size = max(ids.values()) + 1
 
 
 def text_names(place: Path) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from vicuna_lit.models.lm_head import Head
 from vicuna_lit.models.load import load_weights
 from vicuna_lit.models.loss import loss_sum, token_losses
 from vicuna_lit.models.mixers import keep_within_conversations, token_mixers
+from vicuna_lit.models.vocabulary import NewRows
 from vicuna_lit.paths import ModelError
 
 T = TypeVar("T")
@@ -41,6 +42,7 @@ def build_model(
         layers: on the meta device, so many of them; None: all.
     """
     hf = model_config(config, encoder and encoder.tokenizer)
+    new = NewRows.of(config, encoder, hf)
     if layers is not None:
         hf.num_hidden_layers = layers
     if device != "meta":
@@ -48,6 +50,7 @@ def build_model(
             attention.require(config.attention, config.precision)
         loss.require(config.lm_head)
         liger.require(config.kernels, hf)
+        hf.vocab_size = new.before if new else hf.vocab_size
     if config.model.path is None or device == "meta":
         with torch.device(device):
             model = AutoModelForCausalLM.from_config(hf, dtype=torch.float32)
@@ -56,6 +59,9 @@ def build_model(
         # What is rounded to 4 bits is rounded once, from fp32; what is beside it is little, and rounded below.
         dtype = torch.float32 if four_bits else kept_in(config)
         model = load_weights(hf, config.model.path, device, dtype, four_bits)
+    if new and device != "meta":
+        _round(model, config)
+        new.put_into(model)
     attention.use(model, attention.chosen(config.attention, config.precision, model, on_gpu(config)))
     model.config.use_cache = False
     if token_mixers(decoder_layers(model)) and config.strategy.gathers_by_hooks:
@@ -64,6 +70,8 @@ def build_model(
             "at every call; strategy=fsdp"
         )
     choose_trained(model, config.finetune)
+    if new:
+        new.refuse_frozen(model, config)
     _round(model, config)
     return model.train()
 
@@ -153,13 +161,13 @@ class SupervisedLM(nn.Module):
             return compute(self, *args)
 
     def loss_sum(self, batch: Batch) -> Float[Tensor, ""]:
-        """Sum of the supervised tokens' losses."""
-        return loss_sum(self._predicting(batch), self.head, batch.targets, self.how_head)
+        """Sum of the supervised tokens' losses, each as often as it counts (`Batch.target_weights`)."""
+        return loss_sum(self._predicting(batch), self.head, batch.targets, self.how_head, weights=batch.target_weights)
 
     def logits(self, batch: Batch) -> Float[Tensor, "S V"]:
         """The logits that predict each supervised token (`batch.targets`), in fp32, for losses of one's own."""
         return self.head.logits(self._predicting(batch))
 
     def token_losses(self, batch: Batch) -> Float[Tensor, " S"]:
-        """Each supervised token's loss, without a gradient."""
+        """Each supervised token's loss, without a gradient and whatever it counts."""
         return token_losses(self._predicting(batch), self.head, batch.targets, self.how_head)

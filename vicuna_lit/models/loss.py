@@ -20,8 +20,9 @@ def loss_sum(
     targets: Int[Tensor, " S"],
     how: str = "chunked",
     device: str | None = None,
+    weights: Float[Tensor, " S"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Sum of the cross-entropies of the tokens that some last hidden states predict, in nats.
+    """Sum of the cross-entropies of the tokens that some last hidden states predict, in nats, Σ w · nll.
 
     Everything but the products is computed in fp32, and the losses are summed in fp64. The gradients are computed
     with the loss, of what requires one, so it can be differentiated once.
@@ -31,17 +32,22 @@ def loss_sum(
             in fp32), `plain` (full logits of the supervised positions, in fp32), or `liger` (Liger's fused head in
             fp32, GPU).
         device: see `Products.of`.
+        weights: in fp32; None: each counts once, at no cost.
     """
     products = Products.of(states, head.weight, how != "chunked", device)
     with torch.autocast(states.device.type, enabled=False):
+        if how == "plain" and weights is not None:
+            return cross_entropy(head.logits(states), targets, reduction="none") @ weights
         if how == "plain":
             return cross_entropy(head.logits(states), targets, reduction="sum")
         if how == "liger" and len(targets):
-            return _liger(states, head, targets)
+            return (
+                _liger(states, head, targets) if weights is None else _liger_by_weight(states, head, targets, weights)
+            )
         tensors = head.scaled(states), head.weight, head.bias
         if not torch.is_grad_enabled():
             tensors = (t if t is None else t.detach() for t in tensors)
-        return _ChunkedLoss.apply(*tensors, targets, head.softcap, products)  # pyright: ignore[reportReturnType]
+        return _ChunkedLoss.apply(*tensors, targets, head.softcap, products, weights)  # pyright: ignore[reportReturnType]
 
 
 @torch.no_grad()
@@ -83,13 +89,25 @@ def _liger(states: Tensor, head: Head, targets: Tensor) -> Tensor:
     )
 
 
+def _liger_by_weight(states: Tensor, head: Head, targets: Tensor, weights: Tensor | None) -> Tensor:
+    """Its kernel knows no weights of tokens: those that count alike are summed together."""
+    if weights is None:
+        return _liger(states, head, targets)
+    total = states.new_zeros((), dtype=torch.float32)
+    for weight in weights.unique().tolist():
+        chosen = (weights == weight).nonzero()[:, 0]
+        total = total + weight * _liger(states.index_select(0, chosen), head, targets[chosen])
+    return total
+
+
 class _ChunkedLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, states: Any, weight: Any, bias: Any, targets: Any, softcap: Any, products: Any) -> Tensor:
+    def forward(ctx: Any, states: Any, weight: Any, bias: Any, targets: Any, *how: Any) -> Tensor:
+        softcap, products, weights = how
         head = Head(weight.to(products.dtype), None if bias is None else bias.float(), softcap=softcap)
-        sums = _Sums(states.to(products.dtype), head, products, ctx.needs_input_grad)
+        sums = _Sums(states.to(products.dtype), head, products, ctx.needs_input_grad, weights is None)
         for part in products.chunks(len(targets), head):
-            sums.add(part, targets[part, None])
+            sums.add(part, targets[part, None], None if weights is None else weights[part, None])
         ctx.save_for_backward(sums.d_states, sums.d_weight, sums.d_bias)
         ctx.dtypes = [None if t is None else t.dtype for t in (states, weight, bias)]
         return sums.loss.float()
@@ -98,16 +116,16 @@ class _ChunkedLoss(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, factor: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         found = zip(ctx.saved_tensors, ctx.dtypes, strict=True)
-        return *(None if d is None else d.mul_(factor).to(dtype) for d, dtype in found), None, None, None
+        return *(None if d is None else d.mul_(factor).to(dtype) for d, dtype in found), None, None, None, None
 
 
 class _Sums:
     """The loss and its gradients, in fp32 until they are used."""
 
-    def __init__(self, states: Tensor, head: Head, products: Products, wanted: tuple[bool, ...]):
+    def __init__(self, states: Tensor, head: Head, products: Products, wanted: tuple[bool, ...], plain: bool):
         self.states, self.head, self.products, self.room = states, head, products, products.room(len(states), head)
         in_fp32: dict[str, Any] = {"dtype": torch.float32, "device": states.device}
-        plain = head.bias is None and head.softcap is None
+        plain = plain and head.bias is None and head.softcap is None
         self.in_torchs_order = plain and (products.dtype, products.device) == (torch.float32, "cpu")
         self.loss = torch.zeros((), **in_fp32)
         if not self.in_torchs_order:
@@ -117,8 +135,8 @@ class _Sums:
         self.d_bias = torch.zeros(len(head.weight), **in_fp32) if wanted[2] else None
         self.scratch = torch.empty(head.weight.shape, **in_fp32) if wanted[1] and self.in_torchs_order else None
 
-    def add(self, part: slice, targets: Int[Tensor, "C 1"]) -> None:
-        """Adds some positions."""
+    def add(self, part: slice, targets: Int[Tensor, "C 1"], weights: Float[Tensor, "C 1"] | None) -> None:
+        """Adds some positions, each as often as it counts."""
         logits, slope = self.products.logits(self.states[part], self.head, targets, self.room)
         logits.sub_(logits.amax(1, keepdim=True))
         own = logits.gather(1, targets)
@@ -127,7 +145,7 @@ class _Sums:
             self._add_in_torchs_order(part, targets[:, 0], logits, own[:, 0], sums)
             return
         own -= sums.log()
-        self.loss -= own.sum(dtype=torch.float64)
+        self.loss -= (own if weights is None else own.double() * weights).sum(dtype=torch.float64)
         if self.d_states is self.d_weight is self.d_bias is None:
             return
         own.expm1_()  # the target's probability less one, to all its digits
@@ -135,6 +153,8 @@ class _Sums:
         if slope is not None:
             own *= slope.gather(1, targets)
             factor = slope.mul_(factor)
+        if weights is not None:
+            own, factor = own * weights, factor * weights
         gradient = self._gradient(logits, factor, targets, own)
         if self.d_states is not None:
             self.products.multiply(gradient, self.head.weight, self.d_states[part])

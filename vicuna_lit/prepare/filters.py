@@ -68,7 +68,8 @@ def _merged(turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
     out: list[Turn] = []
     for turn in turns:
         before = out[-1] if out else None
-        if before and before.role == turn.role and not follows(turn, before):
+        alike = before and (before.role, before.supervised, before.weight) == (turn.role, turn.supervised, turn.weight)
+        if before and alike and not follows(turn, before):
             out[-1] = replace(
                 turn,
                 content=f"{before.content}\n\n{turn.content}",

@@ -58,9 +58,10 @@ def to_json(c: Conversation) -> list[Any]:
 
 def _turn(t: Turn) -> list[Any]:
     others = [t.reasoning, t.tool_calls, t.name, t.call_id]
+    counts = t.weight if t.supervised and t.weight != 1 else t.supervised
     if any(others):
-        return [t.role, t.content, t.supervised, *others]
-    return [t.role, t.content] if t.supervised else [t.role, t.content, False]
+        return [t.role, t.content, counts, *others]
+    return [t.role, t.content] if counts is True else [t.role, t.content, counts]
 
 
 def from_json(value: list[Any]) -> Conversation:
@@ -70,11 +71,11 @@ def from_json(value: list[Any]) -> Conversation:
     return Conversation(value[0], tuple(turns), tools, said=said, source=source)
 
 
-def _read_turn(role: Role, content: str, supervised: bool = True, *others: Any) -> Turn:
-    if not others:
-        return Turn(role, content, supervised)
-    reasoning, calls, name, call_id = others
-    return Turn(role, content, supervised, reasoning, tuple(ToolCall(*call) for call in calls), name, call_id)
+def _read_turn(role: Role, content: str, counts: bool | float = True, *others: Any) -> Turn:
+    weight = 1.0 if isinstance(counts, bool) else counts
+    reasoning, calls, name, call_id = others or ("", (), "", "")
+    calls = tuple(ToolCall(*call) for call in calls)
+    return Turn(role, content, counts is not False, reasoning, calls, name, call_id, weight)
 
 
 def write_items(path: Path, items: Iterable[Item]) -> None:

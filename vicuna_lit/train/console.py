@@ -54,6 +54,8 @@ def describe(config: TrainConfig, data: ConversationDataModule, model: PreTraine
         "kernels": f"attention {config.attention}, layers {'by Liger' if config.kernels == 'liger' else 'of torch'}"
         f"{', compiled' * bool(config.compile)}; gradient checkpointing: {config.gradient_checkpointing}",
     }
+    if config.model.add_tokens:
+        rows["added"] = _added(config.model.add_tokens, data)
     if config.data.sources:
         rows["sources"] = _sources(data)
     if found := experts_of(model.config):
@@ -67,6 +69,15 @@ def describe(config: TrainConfig, data: ConversationDataModule, model: PreTraine
     console.print(table)
     for line in notes(config, data):
         console.print(f"[yellow]note:[/] {escape(line)}", highlight=False)
+
+
+def _added(tokens: tuple[str, ...], data: ConversationDataModule) -> str:
+    """`2 tokens: <|im_start|>, <|im_end|>; <s> was one already`."""
+    encoder = data.encoder
+    there = [t for t in tokens if encoder.tokenizer.convert_tokens_to_ids(t) not in encoder.new_ids]
+    new = ", ".join(t for t in tokens if t not in there) or "none"
+    said = f"{len(tokens) - len(there)} tokens: {new}"
+    return said + (f"; {', '.join(there)} {'were tokens' if len(there) > 1 else 'was one'} already" if there else "")
 
 
 def _sources(data: ConversationDataModule) -> str:

@@ -97,7 +97,7 @@ def _conversations(data: ConversationDataModule) -> str:
     digest = hashlib.sha256()
     for name, part in data.validation.parts.items():
         digest.update(f"{name}\0".encode())
-        for array in (part.input_ids, part.supervised_mask, part.offsets, part.replies_before):
+        for array in (part.input_ids, part.supervised_mask, part.weights, part.offsets, part.replies_before):
             digest.update(np.ascontiguousarray(array).data)
     digest.update(repr(data.validation_plan.rows).encode())
     return digest.hexdigest()

@@ -31,7 +31,8 @@ class SupervisedModule(L.LightningModule):
     """Trains a `SupervisedLM` on the rows of a plan.
 
     A micro-batch's loss is the sum over its supervised tokens, divided by the number of supervised
-    tokens in the whole step. Summed over micro-batches and ranks this is the gradient of one giant batch.
+    tokens in the whole step; Σ w · nll / Σ w, where turns have weights. Summed over micro-batches and ranks this is the
+    gradient of one giant batch.
 
     After each optimizer step `step_loss` (nats per supervised token, over the whole step and all ranks) and
     `step_lr` hold that step's figures, and `grad_norm()` the norm before clipping. Lightning's callbacks and loggers
@@ -119,7 +120,8 @@ class SupervisedModule(L.LightningModule):
     def loss(self, batch: Batch) -> Tensor:
         """The row's loss, summed over its supervised tokens; `training_step` divides by those of the whole step.
 
-        A validation takes the cross-entropy of each token, whatever this is.
+        Where turns have weights, `batch.target_weights` says how often each token counts, and the divisor is their sum.
+        A validation takes the cross-entropy of each token once, whatever this is.
         """
         return self.lm(SupervisedLM.loss_sum, batch)
 

@@ -26,6 +26,12 @@ def notes(config: TrainConfig, data: ConversationDataModule) -> Iterator[str]:
     if config.strategy.kind != "single" and data.plan.world_size == 1:
         yield f"strategy={config.strategy.kind} runs in one process; trainer.devices=auto takes every GPU, or a number"
     yield from _of_sources(config, data)
+    for name, account in data.accounts.items():
+        refused = account.rejected_by_reason["template refuses it"]
+        detail = next((r.detail for r in account.first_rejections if r.reason == "template refuses it"), "")
+        if refused:
+            of, why = f" of source {name}" if name else "", detail or "show_masks=3 says why"
+            yield f"the template refuses {refused:,} of {account.records_in:,} records{of}: {why}"
     more = f"data.validation_fraction={config.data.validation_fraction:g} may be larger"
     if config.data.validation_path is not None:
         more = "data.validation_path may hold more"

@@ -10,10 +10,10 @@ from lightning.pytorch.loggers import Logger
 from transformers import PreTrainedModel
 
 from vicuna_lit.config.train import TrainConfig
-from vicuna_lit.data.auto_template import with_template
+from vicuna_lit.data.auto_template import template_and_tokenizer
 from vicuna_lit.data.conversation import Conversation
 from vicuna_lit.data.datamodule import ConversationDataModule
-from vicuna_lit.data.tokenizer import make_encoder
+from vicuna_lit.data.tokenizer import Tokenizer, make_encoder
 from vicuna_lit.estimate.memory import lightest_here
 from vicuna_lit.file_hashes import Hashes
 from vicuna_lit.hub import fetched
@@ -85,11 +85,12 @@ def _fit(config: TrainConfig, extensions: Extensions) -> Result:
     stop_signal.announces = env.rank == 0
     quiet_libraries()
     scripted, extensions = extensions != Extensions(), extensions.and_configured(config.callbacks)
-    config = broadcast_object(with_run_date(with_template(config), folder) if env.rank == 0 else None)
+    config, tokenizer = template_and_tokenizer(config) if env.rank == 0 else (config, None)
+    config = broadcast_object(with_run_date(config, folder) if env.rank == 0 else None)
     if config.show_masks:
         raise RunError("show_masks is for vicuna-train without -m; a script shows a mask with vicuna_lit.show_mask")
     if config.dry_run:
-        return _dry_run(config, env, opening)
+        return _dry_run(config, env, opening, tokenizer)
     if done := already_done(config, folder, extensions.identity):
         return _found(done, folder)
     refuse_early(config)
@@ -113,7 +114,7 @@ def _fit(config: TrainConfig, extensions: Extensions) -> Result:
         if start:
             check_resume(config, folder, files, extensions.identity)
         L.seed_everything(config.seed, verbose=False)
-        config, data, model = _load(config, env, opening)
+        config, data, model = _load(config, env, opening, tokenizer)
         extensions.check_early_stopping(config.validation.every_steps, len(data.validation))
         # Again, because now there is no `auto` left.
         for line in changed_settings(config, folder, extensions.identity) if start else ():
@@ -174,10 +175,10 @@ def _found(done: Result, folder: Path) -> Result:
 
 
 def _load(
-    config: TrainConfig, env: DistributedEnv, opening: Opening
+    config: TrainConfig, env: DistributedEnv, opening: Opening, tokenizer: Tokenizer | None
 ) -> tuple[TrainConfig, ConversationDataModule, PreTrainedModel]:
     """The config with a value for each `auto`, the data and the model of this process; the first one describes them."""
-    encoder = make_encoder(config)
+    encoder = make_encoder(config, loaded=tokenizer)
     opening.lap("tokenizer")
     proof = prove(model_config(config, encoder.tokenizer))
     opening.lap("proof")
@@ -196,7 +197,7 @@ def _load(
     return config, data, model
 
 
-def _dry_run(config: TrainConfig, env: DistributedEnv, opening: Opening) -> Result:
-    _, data, _ = _load(config, env, opening)
+def _dry_run(config: TrainConfig, env: DistributedEnv, opening: Opening, tokenizer: Tokenizer | None) -> Result:
+    _, data, _ = _load(config, env, opening, tokenizer)
     supervised = int(data.plan.step_supervised.sum())
     return Result("dry_run", config.run.dir, data.plan.steps, supervised_tokens=supervised, data=data.statistics())

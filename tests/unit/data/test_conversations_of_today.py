@@ -11,6 +11,7 @@ from vicuna_lit.data.conversation import Conversation, Rejection, ToolCall, Turn
 from vicuna_lit.data.dataset import build_dataset
 from vicuna_lit.data.exports import without_marks
 from vicuna_lit.data.readers import parse, read
+from vicuna_lit.data.template_messages import with_short_ids
 from vicuna_lit.prepare.dedup import signatures
 from vicuna_lit.prepare.html import is_html
 
@@ -75,7 +76,7 @@ def test_history_stands_in_front():
 def test_flags_take_a_turn_out_of_the_loss(flag):
     for off, value in ((0, 0), (False, False), (None, True), (1, True), (True, True), (1.0, True)):
         assert parsed([QUESTION, ANSWER | {flag: off}]).turns[1].supervised is bool(value)
-    for odd in (0.5, "no", [0], 2):
+    for odd in ("no", [0], -1, *(() if flag == "weight" else (0.5, 2))):
         refused = parse([QUESTION, ANSWER | {flag: odd}], "x")
         assert isinstance(refused, Rejection)
         assert flag in refused.detail
@@ -176,3 +177,15 @@ def test_calls_reasoning_and_tools_are_written_and_read_back(tmp_path: Path):
     conversation = Conversation("x", turns, '[{"type": "function"}]')
     write_jsonl([conversation], tmp_path / "x.jsonl")
     assert list(read(tmp_path / "x.jsonl")) == [conversation]
+
+
+def test_ids_of_calls_become_as_short_as_mistrals_templates_demand():
+    calls = (ToolCall("a", id="call_1"), ToolCall("b"), ToolCall("c", id="abcdef123"))
+    turns = [Turn("user", "q"), Turn("assistant", "", tool_calls=calls)]
+    turns += [Turn("tool", "1", call_id="call_1"), Turn("tool", "2"), Turn("tool", "3", call_id="abcdef123")]
+    short = with_short_ids(turns)
+    ids = [call.id for call in short[1].tool_calls]
+    assert all(id.isalnum() and len(id) == 9 for id in ids) and len(set(ids)) == 3
+    assert ids[2] == "abcdef123"
+    assert [turn.call_id for turn in short[2:]] == ids
+    assert with_short_ids(short) == short

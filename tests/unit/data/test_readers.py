@@ -35,15 +35,18 @@ def test_forms_told_apart_by_their_keys():
     assert parse(ALPACA, "x") == Conversation.of(f"Add.{ALPACA_INPUT}1 2", "3", id="x")
 
 
-def test_weight_zero_takes_a_turn_out_of_the_loss():
+def test_a_weight_says_how_much_a_turn_counts_and_zero_takes_it_out_of_the_loss():
     for question, answer in (SHAREGPT["conversations"], OPENAI["messages"]):
         for weight, supervised in ((0, False), (1, True), (None, True)):
             parsed = parse([question, answer | {"weight": weight}], "x")
             assert parsed == Conversation("x", (Turn("user", "hi"), Turn("assistant", "hello", supervised)))
-        for weight in (2, 0.5, "0", [0]):
+        for weight in (2, 0.5):
+            parsed = parse([question, answer | {"weight": weight}], "x")
+            assert parsed == Conversation("x", (Turn("user", "hi"), Turn("assistant", "hello", weight=weight)))
+        for weight in (-1, "0", [0]):
             rejection = parse([question, answer | {"weight": weight}], "x")
             assert isinstance(rejection, Rejection)
-            assert rejection[1:] == ("wrong type", "turn 1: weight is neither 0 nor 1")
+            assert rejection[1:] == ("wrong type", "turn 1: weight is neither 0 nor a number from 1e-09 to 1e+09")
 
 
 def test_system_tools_and_parts():
