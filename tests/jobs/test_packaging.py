@@ -69,6 +69,10 @@ def test_requirements_have_a_hash_each_and_a_file_without_one_is_refused():
     ours = item("vicuna_lit", dir_info={}, url="file:///x")
     two = [item("b", archive_info={"hashes": {"sha256": "bb"}}), item("a", archive_info={"hashes": {"sha256": "aa"}})]
     assert pinned({"install": [ours, *two]}).splitlines()[1:] == ["a==1.0 --hash=sha256:aa", "b==1.0 --hash=sha256:bb"]
+    local = item("torch", archive_info={"hashes": {"sha256": "cc"}}) | {
+        "metadata": {"name": "torch", "version": "2+cpu"}
+    }
+    assert pinned({"install": [local]}).splitlines()[1].startswith("# torch==2+cpu is a build of one place")
     with pytest.raises(ValueError, match="c: its file has no sha256"):
         pinned({"install": [item("c", archive_info={})]})
 

@@ -4,6 +4,7 @@ YAML in `conf/` holds all values; these classes hold none, they check them. Impo
 milliseconds: no torch, no Hydra. `vicuna_lit.config.compose` turns YAML and overrides into these classes.
 """
 
+import math
 import os
 import re
 from collections import Counter
@@ -49,9 +50,12 @@ class ConfigError(ValueError):
 
 
 class Config(BaseModel):
-    """Frozen, and an unknown key is an error; so is a truth value for a number, which Python takes as 0 or 1."""
+    """Frozen, and an unknown key is an error; so is a truth value for a number, which Python takes as 0 or 1.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    What no JSON file can hold, an infinite number or half of a surrogate pair, is no value: it could not be read back.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
     WHERE_MISSING: ClassVar[dict[str, str]] = {}
     """Values of keys that must be given, for a job that can do without them."""
@@ -61,6 +65,8 @@ class Config(BaseModel):
     def _no_truth_value_is_a_number(cls, given: Any) -> Any:
         if not isinstance(given, dict):
             return given
+        if odd := next((key for key, value in given.items() if _is_unwritable(value)), None):
+            raise ValueError(f"{odd}: holds an infinite number or half of a surrogate pair, which no file can hold")
         numbers = _number_keys(cls)
         return {key: _as_text(value) if key in numbers else value for key, value in given.items()}
 
@@ -73,6 +79,19 @@ class Config(BaseModel):
     def values_of(cls, config: "Config") -> dict[str, Any]:
         """The same as JSON values."""
         return _adapter(cls).dump_python(config, mode="json")
+
+
+def _is_unwritable(value: Any) -> bool:
+    match value:
+        case str():
+            return any("\ud800" <= sign <= "\udfff" for sign in value)
+        case float():
+            return not math.isfinite(value)
+        case list() | tuple():
+            return any(map(_is_unwritable, value))
+        case dict():
+            return any(_is_unwritable(item) for pair in value.items() for item in pair)
+    return False
 
 
 @cache

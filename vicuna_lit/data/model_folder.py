@@ -1,6 +1,7 @@
 """What the files of a model's folder may say: they are a stranger's, and looked at before transformers reads them."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ from vicuna_lit.paths import ModelError
 
 MOST_BYTES = 2**24
 """Of a JSON file about a model; tokenizer.json, which has the vocabulary, may be longer."""
+MOST_LAYERS = 10_000
 _LIMITS = {
-    r"num_hidden_layers|n_layers?|num_layers": (1, 10_000),
+    r"num_hidden_layers|n_layers?|num_layers": (1, MOST_LAYERS),
     r"hidden_size|n_embd|d_model": (1, 2**20),
     r"vocab_size": (1, 2**27),
     r"num_attention_heads|num_key_value_heads|n_heads?|max_position_embeddings": (1, 2**31),
@@ -41,16 +43,17 @@ def refuse_odd_files(folder: Path) -> None:
             _refuse_odd_sizes(file, values)
 
 
-def _refuse_odd_sizes(file: Path, values: dict[str, Any]) -> None:
+def _refuse_odd_sizes(file: Path, values: Mapping[str, Any]) -> None:
     for key, value in values.items():
         if isinstance(value, dict):
             _refuse_odd_sizes(file, value)
         for names, (least, most) in _LIMITS.items():
-            is_number = isinstance(value, int | float) and not isinstance(value, bool)
-            if is_number and re.fullmatch(names, key) and not least <= value <= most:
+            if isinstance(value, bool) or not isinstance(value, int | float) or not re.fullmatch(names, key):
+                continue
+            if not least <= value <= most:
                 raise ModelError(f"{file}: {key}={value}: is not between {least:,} and {most:,}, as in any model")
-            if isinstance(value, list) and key == "layer_types" and len(value) > _LIMITS[next(iter(_LIMITS))][1]:
-                raise ModelError(f"{file}: {key} names {len(value):,} layers")
+        if isinstance(value, list) and key == "layer_types" and len(value) > MOST_LAYERS:
+            raise ModelError(f"{file}: {key} names {len(value):,} layers")
 
 
 def said_by_transformers(error: Exception) -> str:

@@ -86,8 +86,16 @@ class Cache:
                     print(f"note: {self.path} is locked by another process; waiting for a minute", file=sys.stderr)
 
     @contextmanager
-    def _transaction(self) -> Iterator[None]:
+    def _transaction(self, durable: bool = True) -> Iterator[None]:
+        """
+        Args:
+            durable: it has reached the disk at the end. Else it holds for all processes, and a power loss may take it.
+        """
         with self._errors():
+            if not durable:
+                with self._hastily(), self._transaction():
+                    yield
+                return
             self._patiently("BEGIN IMMEDIATE")
             try:
                 yield
@@ -96,6 +104,14 @@ class Cache:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 raise
+
+    @contextmanager
+    def _hastily(self) -> Iterator[None]:
+        self._db.execute("PRAGMA synchronous=NORMAL")
+        try:
+            yield
+        finally:
+            self._db.execute("PRAGMA synchronous=FULL")
 
     def get(self, key: str) -> dict[str, Any] | None:
         """The reply to a request, if it was ever given."""
@@ -106,7 +122,7 @@ class Cache:
     def claim(self, key: str, seconds: float) -> bool:
         """Whether this caller is the one to ask; until `seconds` have passed nobody else is."""
         now = time.time()
-        with self._transaction():
+        with self._transaction(durable=False):  # after a power loss nobody is asking
             row = self._db.execute("SELECT owner, until FROM claims WHERE key = ?", (key,)).fetchone()
             known = self._db.execute("SELECT 1 FROM replies WHERE key = ?", (key,)).fetchone()
             free = not known and (row is None or row[1] < now or _dead(row[0]))
@@ -174,10 +190,11 @@ class Cache:
         return [body for (body,) in rows]
 
     def keep(self, key: str, reply: dict[str, Any], request: dict[str, Any]) -> None:
-        """A reply that is the one from now on."""
+        """A reply that is the one from now on; nobody need ask any more."""
         row = (key, json.dumps(request), json.dumps(reply), time.time())
         with self._transaction():
             self._db.execute("INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?)", row)
+            self._db.execute("DELETE FROM claims WHERE key = ?", (key,))
             self._db.execute(
                 "UPDATE bills SET useful = 1 WHERE rowid = (SELECT max(rowid) FROM bills WHERE key = ?)", (key,)
             )
