@@ -39,6 +39,8 @@ class Questions:
     """That of any other word."""
     words: tuple[frozenset[str], ...]
     """Of each question."""
+    weights: tuple[float, ...]
+    """The sum of the squares of each question's words."""
     holding: dict[str, list[int]]
     """The questions that hold a word, for the words that few hold."""
 
@@ -80,7 +82,8 @@ def read_questions(files: Sequence[Path], ngram: int) -> Questions:
     }
     unknown = math.log(1 + len(names)) ** 2
     by_length = {n: dict(g) for n, g in grams.items()}
-    return Questions(by_length, tuple(sizes), tuple(names), squares, unknown, tuple(words_of), holding)
+    weights = tuple(math.fsum(squares[word] for word in words) for words in words_of)
+    return Questions(by_length, tuple(sizes), tuple(names), squares, unknown, tuple(words_of), weights, holding)
 
 
 def in_other_words(words: list[str], questions: Questions, least: float) -> tuple[int, float] | None:
@@ -88,17 +91,18 @@ def in_other_words(words: list[str], questions: Questions, least: float) -> tupl
     said = set(words)
     if len(said) > MOST:
         return None
+    squares, unknown = questions.squares, questions.unknown
+    if len(said - squares.keys()) * unknown * least**2 > max(questions.weights, default=0.0):
+        return None  # what no question says outweighs all that one could share
     shared = Counter(q for word in said & questions.holding.keys() for q in questions.holding[word])
     near = [q for q, n in shared.items() if n >= FEWEST]
     if not near:
         return None
-    squares, unknown = questions.squares, questions.unknown
     size = math.fsum(squares.get(word, unknown) for word in said)
 
     def cosine(q: int) -> float:
-        asked = questions.words[q]
-        common = math.fsum(squares[word] for word in asked & said)
-        return common / math.sqrt(size * math.fsum(squares[word] for word in asked))
+        common = math.fsum(squares[word] for word in questions.words[q] & said)
+        return common / math.sqrt(size * questions.weights[q])
 
     similarity, best = max((cosine(q), -q) for q in near)
     return (-best, similarity) if similarity >= least else None
