@@ -136,7 +136,8 @@ def test_weights_are_read_written_split_kept_and_refused(made, tmp_path):
     again = ConversationDataModule(config, encoder)  # out of the cache
     again.setup()
     assert again.fingerprint() == data.fingerprint()
-    assert np.array_equal(again.train.total_weights, data.train.total_weights)
+    ours, theirs = again.train.total_weights, data.train.total_weights
+    assert ours is not None and theirs is not None and np.array_equal(ours, theirs)
 
 
 def test_a_reply_that_is_a_thought_and_a_call_keeps_one_weight(made):
