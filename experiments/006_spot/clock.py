@@ -19,8 +19,8 @@ BEFORE = float(os.environ["CLOCK"])
 class OnThisClock(times.Times):
     """From the start of the process on."""
 
-    def __init__(self, folder: Path, started: float, writes: bool = True):
-        super().__init__(folder, BEFORE, writes)
+    def __init__(self, folder: Path, _: times.Opening, writes: bool = True):
+        super().__init__(folder, times.Opening(BEFORE), writes)
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def draw(rows: list[tables.Row], file: Path) -> None:
 
     last = max(int(row["step"]) for row in rows)
     settings = sorted({row["setting"] for row in rows}, key=lambda s: (s.split("strategy=")[1], int(number(s))))
-    colours = dict(zip(settings, COLOURS, strict=False))
+    colours: dict[str, str] = dict(zip(settings, COLOURS, strict=False))
     with mpl.rc_context(STYLE | {"font.size": 8, "svg.hashsalt": "wandb_sweep"}):
         figure, ((curves, bars), (turns, parallel)) = plt.subplots(2, 2, figsize=(10, 6.4), layout="constrained")
         for setting in settings:

@@ -137,7 +137,9 @@ def test_weights_are_read_written_split_kept_and_refused(made, tmp_path):
     again.setup()
     assert again.fingerprint() == data.fingerprint()
     ours, theirs = again.train.total_weights, data.train.total_weights
-    assert ours is not None and theirs is not None and np.array_equal(ours, theirs)
+    assert ours is not None
+    assert theirs is not None
+    assert np.array_equal(ours, theirs)
 
 
 def test_a_reply_that_is_a_thought_and_a_call_keeps_one_weight(made):

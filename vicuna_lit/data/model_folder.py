@@ -47,10 +47,9 @@ def _refuse_odd_sizes(file: Path, values: Mapping[str, Any]) -> None:
     for key, value in values.items():
         if isinstance(value, dict):
             _refuse_odd_sizes(file, value)
+        size = value if isinstance(value, int | float) and not isinstance(value, bool) else None
         for names, (least, most) in _LIMITS.items():
-            if isinstance(value, bool) or not isinstance(value, int | float) or not re.fullmatch(names, key):
-                continue
-            if not least <= value <= most:
+            if size is not None and re.fullmatch(names, key) and not least <= size <= most:
                 raise ModelError(f"{file}: {key}={value}: is not between {least:,} and {most:,}, as in any model")
         if isinstance(value, list) and key == "layer_types" and len(value) > MOST_LAYERS:
             raise ModelError(f"{file}: {key} names {len(value):,} layers")

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from vicuna_lit.config.choices import FSDPConfig, LastLayersConfig, LoraConfig, PartialConfig
 from vicuna_lit.config.train import Computation
@@ -15,6 +16,7 @@ from vicuna_lit.data.packing import Plan
 from vicuna_lit.estimate.layers import Repeats, repeats
 from vicuna_lit.estimate.simulate import Row, simulate
 from vicuna_lit.estimate.strategies import Place, Weights, residence
+from vicuna_lit.models.automatic import on_gpu, resolved
 from vicuna_lit.models.causal_lm import SupervisedLM, build_model, model_config
 from vicuna_lit.models.mixers import gathered_in_bf16
 
@@ -76,11 +78,21 @@ def lightest(memory: Callable[[str], Memory]) -> str:
     return next((level for level in LEVELS[:-1] if (found := memory(level)).high <= found.limit), LEVELS[-1])
 
 
-def lightest_here(config: Computation, plan: Plan) -> str:
-    """For a run on this machine's GPUs; seconds for each level that is tried."""
+def resolved_here(config: C, model: PreTrainedModel, plan: Plan) -> C:
+    """The config with a choice in the place of each `auto`, for a run on this machine.
+
+    On a GPU the level of recomputation follows from its memory: seconds for each level that is tried.
+
+    Args:
+        model: the config's, on any device.
+    """
+    config = resolved(config, model, on_gpu(config))
+    if config.gradient_checkpointing != "auto":
+        return config
     weights = Weights.of(build_model(config, None, "meta"), config.finetune.kind == "qlora")
     limit = torch.cuda.get_device_properties().total_memory
-    return lightest(lambda level: memory_of(at_level(config, level), plan, weights, limit))
+    level = lightest(lambda level: memory_of(at_level(config, level), plan, weights, limit))
+    return at_level(config, level)
 
 
 def at_level(config: C, level: str) -> C:

@@ -14,11 +14,11 @@ from vicuna_lit.data.auto_template import template_and_tokenizer
 from vicuna_lit.data.conversation import Conversation
 from vicuna_lit.data.datamodule import ConversationDataModule
 from vicuna_lit.data.tokenizer import Tokenizer, make_encoder
-from vicuna_lit.estimate.memory import lightest_here
+from vicuna_lit.estimate.memory import resolved_here
 from vicuna_lit.file_hashes import Hashes
 from vicuna_lit.hub import fetched
 from vicuna_lit.models.architecture import model_config
-from vicuna_lit.models.automatic import on_gpu, resolved
+from vicuna_lit.models.automatic import on_gpu
 from vicuna_lit.models.causal_lm import SupervisedLM, build_model
 from vicuna_lit.models.proof import prove
 from vicuna_lit.run_folder import RunError, locked
@@ -189,10 +189,8 @@ def _load(
     model = build_model(config, encoder, built_on(config, env))
     opening.lap("model")
     stop_signal.check()
-    config = resolved(config, model, on_gpu(config))
-    if config.gradient_checkpointing == "auto":  # what the first rank's memory holds, on every rank
-        level = lightest_here(config, data.plan) if env.rank == 0 else None
-        config = config.model_copy(update={"gradient_checkpointing": broadcast_object(level)})
+    # The first rank's memory decides for all.
+    config = broadcast_object(resolved_here(config, model, data.plan) if env.rank == 0 else None)
     describe(config, data, model, proof)
     return config, data, model
 

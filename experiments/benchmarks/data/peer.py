@@ -22,7 +22,12 @@ def main(tokenizer: str, records: str, folder: str) -> dict[str, Any]:
 
     loaded: Any = AutoTokenizer.from_pretrained(tokenizer)
     loaded.pad_token = loaded.pad_token or loaded.eos_token
-    small = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    small: dict[str, Any] = {
+        "hidden_size": 64,
+        "intermediate_size": 64,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
     model = LlamaForCausalLM(LlamaConfig(vocab_size=len(loaded), **small))
     arguments = SFTConfig(f"{folder}/out", max_length=2048, packing=True, report_to="none", use_cpu=True)
     own = psutil.Process()

@@ -165,10 +165,8 @@ def test_by_score_goes_from_the_least_within_each_pass_whatever_the_layout():
     a, b = islice(passes(scored, WHOLE, "by_score", 0), 2)
     assert list(a) != list(b), "those of one score are shuffled"
     common: dict[str, Any] = {"conversations_per_step": 4, "tokens_per_device": 900, "scores": scores}
-    plans = [
-        plan_steps(units.lengths, units.supervised, order="by_score", **common | layout)
-        for layout in ({}, {"world_size": 3}, {"packing": False}, {"tokens_per_device": 300})
-    ]
+    layouts: list[dict[str, Any]] = [{}, {"world_size": 3}, {"packing": False}, {"tokens_per_device": 300}]
+    plans = [plan_steps(units.lengths, units.supervised, order="by_score", **(common | layout)) for layout in layouts]
     assert len({plan.step_conversations for plan in plans}) == 1
     for unscored in (
         units,

@@ -14,6 +14,7 @@ from vicuna_lit.config.train import TrainConfig
 from vicuna_lit.data.packing import Plan
 from vicuna_lit.data.source import plan_run
 from vicuna_lit.data.tokenizer import make_encoder
+from vicuna_lit.estimate import memory
 from vicuna_lit.estimate.lengths import sizes_of
 from vicuna_lit.estimate.memory import LEVELS, Memory, lightest
 from vicuna_lit.estimate.run import Estimator
@@ -22,7 +23,6 @@ from vicuna_lit.models.attention import ANYWHERE
 from vicuna_lit.models.automatic import resolved
 from vicuna_lit.models.causal_lm import SupervisedLM, build_model
 from vicuna_lit.train import run
-from vicuna_lit.train.distributed import DistributedEnv
 
 AUTO = ("attention", "gradient_checkpointing", "compile")
 GPU = [
@@ -142,10 +142,10 @@ def test_the_estimate_says_what_a_run_would_choose(tmp_path, monkeypatch):
     on_cpu = estimator.estimate(load("estimate", *GPU, "gpu=cpu"))
     assert [getattr(on_cpu.config, key) for key in AUTO] == [ANYWHERE, "none", False]
 
-    monkeypatch.setattr(run, "on_gpu", lambda _: True)
+    monkeypatch.setattr(memory, "on_gpu", lambda _: True)
     plan: Plan = plan_run(small, sizes_of(small).sizes, 1)
     for card, chosen in ((found, level), (roomy, "none")):
-        memory = SimpleNamespace(total_memory=card.memory.limit)
-        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda memory=memory: memory)
-        ours = run._resolved(small, DistributedEnv(), build_model(small, None, "meta"), plan)
+        gpu = SimpleNamespace(total_memory=card.memory.limit)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda gpu=gpu: gpu)
+        ours = memory.resolved_here(small, build_model(small, None, "meta"), plan)
         assert (ours.gradient_checkpointing, ours.attention) == (chosen, "varlen")
