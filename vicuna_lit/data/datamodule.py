@@ -11,7 +11,7 @@ from vicuna_lit.config.train import Computation
 from vicuna_lit.data.batch import Batch, PlannedRows, PrefetchedRows
 from vicuna_lit.data.dataset import DataReport
 from vicuna_lit.data.encoder import Encoder
-from vicuna_lit.data.mixture import JoinedExamples, counts, drawn, total
+from vicuna_lit.data.mixture import JoinedExamples, drawn, statistics, total
 from vicuna_lit.data.packing import Plan, plan_steps
 from vicuna_lit.data.source import ExampleLengths, Sources, plan_run
 from vicuna_lit.data.tokenizer import make_encoder
@@ -85,15 +85,11 @@ class ConversationDataModule(L.LightningDataModule):
         return drawn(self.train, order, self.plan.one_pass)
 
     def statistics(self) -> dict[str, Any]:
-        """Counts of records, exchanges and tokens of both sets and, of a mixture, of each source, for `result.json` and
-        W&B."""
-        found: dict[str, Any] = {}
-        sets = {"train": (self.train, self.accounts), "validation": (self.validation, self.validation_accounts)}
-        for name, (examples, accounts) in sets.items():
-            found[name] = total(accounts.values()).summary() | counts(examples)
-            if "" not in accounts:
-                of_each = {source: counts(part) for source, part in examples.parts.items()}
-                found[name]["sources"] = {source: a.summary() | of_each[source] for source, a in accounts.items()}
+        """Counts of both sets (`mixture.statistics`) and what is drawn of each source, for `result.json` and W&B."""
+        found = {
+            "train": statistics(self.train, self.accounts),
+            "validation": statistics(self.validation, self.validation_accounts),
+        }
         for source, taken in self.drawn.items() if self.config.data.sources else ():
             found["train"]["sources"][source]["drawn"] = taken
         return found
@@ -104,7 +100,9 @@ class ConversationDataModule(L.LightningDataModule):
 
     def val_dataloader(self) -> Any:
         """This rank's held-out rows."""
-        return PrefetchedRows(self.validation_rows()) if len(self.validation) else []
+        if not len(self.validation):
+            return []
+        return PrefetchedRows(PlannedRows(self.validation, self.validation_plan, self.rank))
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Copies without waiting: the row's memory is pinned."""
@@ -125,7 +123,3 @@ class ConversationDataModule(L.LightningDataModule):
         for step in range(self.plan.steps):
             digest.update(self.plan.conversations_hash(step).encode())
         return digest.hexdigest()
-
-    def validation_rows(self) -> PlannedRows:
-        """This rank's held-out rows."""
-        return PlannedRows(self.validation, self.validation_plan, self.rank)

@@ -103,6 +103,19 @@ def counts(examples: Examples | JoinedExamples) -> dict[str, int]:
     return {"examples": len(examples), "tokens": tokens, "supervised_tokens": supervised}
 
 
+def statistics(examples: JoinedExamples, accounts: Mapping[str, DataReport]) -> dict[str, Any]:
+    """Counts of records, exchanges and tokens and, of a mixture, of each source.
+
+    Args:
+        accounts: by the name of the source; an empty name where there is but one.
+    """
+    found: dict[str, Any] = total(accounts.values()).summary() | counts(examples)
+    if "" not in accounts:
+        parts = {source: counts(part) for source, part in examples.parts.items()}
+        found["sources"] = {source: account.summary() | parts[source] for source, account in accounts.items()}
+    return found
+
+
 def drawn(examples: JoinedExamples, order: np.ndarray, one_pass: np.ndarray) -> dict[str, dict[str, Any]]:
     """What a run takes of each source, by its name.
 

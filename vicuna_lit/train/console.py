@@ -116,6 +116,13 @@ def _short(reply: str) -> str:
     return reply if len(reply) <= MOST_OF_A_REPLY else f"{reply[:MOST_OF_A_REPLY].rstrip()} … (whole in report.html)"
 
 
+def say_done(result: Result, folder: Path) -> Result:
+    """Says that the run's result was there already; returns it."""
+    console.print(f"{folder} already holds this run's result; run.dir=<another folder> starts a new one.")
+    conclude(result, folder)
+    return result
+
+
 def say_stopped(config: TrainConfig, step: int) -> None:
     """Says after which step a run has stopped, and how it goes on."""
     again = "the same command goes on from there"

@@ -84,6 +84,17 @@ class Extensions:
         for logger in self.loggers:
             getattr(logger, "experiment", None)
 
+    def refuse_other_processes(self, devices: int) -> None:
+        """
+        Raises:
+            RunError: a script has given something that cannot be sent to processes which `fit` starts.
+        """
+        if self != Extensions():
+            raise RunError(
+                f"own callbacks, loggers and modules cannot be sent to processes that this one starts: run the script "
+                f"by `torchrun --nproc-per-node {devices}`, then each process runs it"
+            )
+
     def check_early_stopping(self, every_steps: int | str | None, conversations: int) -> None:
         """Without validations an `EarlyStopping` would never end the run.
 

@@ -26,7 +26,7 @@ from vicuna_lit.train.callbacks.checkpointing import CheckpointCallback, find_re
 from vicuna_lit.train.callbacks.export import ExportCallback
 from vicuna_lit.train.callbacks.metrics import MetricsCallback
 from vicuna_lit.train.callbacks.validation import Validation
-from vicuna_lit.train.console import conclude, console, describe, quiet_libraries, say_stopped
+from vicuna_lit.train.console import conclude, console, describe, quiet_libraries, say_done, say_stopped
 from vicuna_lit.train.distributed import DistributedEnv, broadcast_object, join, launch, same_bits
 from vicuna_lit.train.early import refuse_early
 from vicuna_lit.train.extensions import Extensions, profiler_of, with_data
@@ -84,31 +84,29 @@ def _fit(config: TrainConfig, extensions: Extensions) -> Result:
     console.quiet = env.rank > 0
     stop_signal.announces = env.rank == 0
     quiet_libraries()
-    scripted, extensions = extensions != Extensions(), extensions.and_configured(config.callbacks)
+    scripted, extensions = extensions, extensions.and_configured(config.callbacks)
     config, tokenizer = template_and_tokenizer(config) if env.rank == 0 else (config, None)
     config = broadcast_object(with_run_date(config, folder) if env.rank == 0 else None)
     if config.show_masks:
         raise RunError("show_masks is for vicuna-train without -m; a script shows a mask with vicuna_lit.show_mask")
     if config.dry_run:
-        return _dry_run(config, env, opening, tokenizer)
+        _, data, _ = _load(config, env, opening, tokenizer)
+        told = {"supervised_tokens": int(data.plan.step_supervised.sum()), "data": data.statistics()}
+        return Result("dry_run", config.run.dir, data.plan.steps, **told)
     if done := already_done(config, folder, extensions.identity):
-        return _found(done, folder)
+        return say_done(done, folder)
     refuse_early(config)
     if config.trainer.accelerator == "gpu" and not on_gpu(config):
         raise RunError("trainer.accelerator=gpu: torch finds no GPU here; trainer.accelerator=auto trains on the CPU")
     stop_signal.check()
     if config.trainer.devices > 1 and DistributedEnv.of_environment() is None:
-        if scripted:
-            raise RunError(
-                f"own callbacks, loggers and modules cannot be sent to processes that this one starts: run the script "
-                f"by `torchrun --nproc-per-node {config.trainer.devices}`, then each process runs it"
-            )
+        scripted.refuse_other_processes(config.trainer.devices)
         console.quiet = True  # the first rank speaks
         return launch(config)
     with locked(folder, stop_signal.check) if env.rank == 0 else nullcontext():
         # Whoever held the lock may have finished the run.
         if done := broadcast_object(already_done(config, folder, extensions.identity) if env.rank == 0 else None):
-            return _found(done, folder)
+            return say_done(done, folder)
         start = find_resume_point(folder / "checkpoints", config.resume, env)
         files = broadcast_object(files_read(config) if env.rank == 0 else None)
         if start:
@@ -130,11 +128,7 @@ def _fit(config: TrainConfig, extensions: Extensions) -> Result:
 
 
 def _train(record: RunRecord, files: Hashes) -> Result:
-    """Every step of the plan that is left, by Lightning's loop; the result is the same on every rank.
-
-    Args:
-        files: what the run reads, as it was before it was read.
-    """
+    """Every step of the plan that is left, by Lightning's loop; the result is the same on every rank."""
     config, data, extensions = record.config, record.data, record.extensions
     before, times, history = record.before, record.times, record.history
     throughput = Throughput(config, record.lm.model, data.plan)
@@ -168,12 +162,6 @@ def _train(record: RunRecord, files: Hashes) -> Result:
     return record.result(metrics, validation, checkpoints, done + trainer.global_step)
 
 
-def _found(done: Result, folder: Path) -> Result:
-    console.print(f"{folder} already holds this run's result; run.dir=<another folder> starts a new one.")
-    conclude(done, folder)
-    return done
-
-
 def _load(
     config: TrainConfig, env: DistributedEnv, opening: Opening, tokenizer: Tokenizer | None
 ) -> tuple[TrainConfig, ConversationDataModule, PreTrainedModel]:
@@ -193,9 +181,3 @@ def _load(
     config = broadcast_object(resolved_here(config, model, data.plan) if env.rank == 0 else None)
     describe(config, data, model, proof)
     return config, data, model
-
-
-def _dry_run(config: TrainConfig, env: DistributedEnv, opening: Opening, tokenizer: Tokenizer | None) -> Result:
-    _, data, _ = _load(config, env, opening, tokenizer)
-    supervised = int(data.plan.step_supervised.sum())
-    return Result("dry_run", config.run.dir, data.plan.steps, supervised_tokens=supervised, data=data.statistics())
