@@ -118,10 +118,12 @@ def already_done(config: TrainConfig, folder: Path, extensions: Mapping[str, Any
         RunError: the folder holds another config's run, or the files that it read have changed; each is named.
         DataError, MissingPath: the result is there, and what it was computed from has gone.
     """
-    if (done := result_in(folder)) is None:
+    if not _holds_a_result(folder):
         return None
     wanted = settings(with_run_date(config, folder), extensions)
     refuse_other_settings(folder, read_json(folder, "config.json") or {}, wanted, MAY_CHANGE)
+    if (done := result_in(folder)) is None:
+        return None
     other = "run.dir=<another folder> trains on them as they are now"
     refuse_other_files(folder, files_of_run(folder), files_read(config), other)
     return done
@@ -144,6 +146,15 @@ def files_read(config: Computation) -> Hashes:
 def files_of_run(folder: Path) -> Hashes | None:
     """What the run in a folder read when it began; None: it was begun by a version that did not write it down."""
     return (read_json(folder, "run.json") or {}).get("files")
+
+
+def _holds_a_result(folder: Path) -> bool:
+    """Of whatever run; one that cannot be read may be another run's, too, and counts."""
+    if read_json(folder, "config.json") is None:
+        return False
+    with suppress(RunError):
+        return (read_json(folder, "result.json") or {}).get("status") == "finished"
+    return True
 
 
 def result_in(folder: Path) -> Result | None:
