@@ -120,7 +120,8 @@ def test_lightning_does_not_resume_what_it_cannot(tmp_path):
 
 def test_callbacks_and_loggers_under_fit(tmp_path):
     """W&B's logger of Lightning too: a run of its own, beside the one that `fit` opens."""
-    own = WandbLogger(save_dir=tmp_path, project="own", offline=True)
+    # Lightning's `offline` sets a variable, which W&B reads once a process.
+    own = WandbLogger(save_dir=tmp_path, project="own", offline=True, mode="offline")
     result = vl.fit(
         config(tmp_path, "wandb.mode=offline"),
         callbacks=[LearningRateMonitor("step")],

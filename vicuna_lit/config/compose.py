@@ -90,8 +90,8 @@ def check(job: Job, node: DictConfig, problems: Sequence[str] = ()) -> Any:
     except ValidationError as error:
         for item in error.errors():
             path = _path(item["loc"], values)
-            found += [] if path in missing else [_describe(path, item, values)]
-        raise ConfigError(found) from None
+            found += [] if path in missing else [_describe(path, item, values).replace("\n", "\\n")]
+        raise ConfigError(list(dict.fromkeys(found))) from None
     if found:
         raise ConfigError(found)
     return config
@@ -190,9 +190,11 @@ def _path(loc: tuple[int | str, ...], values: Any) -> str:
     for part in loc:
         try:
             values = values[part]
-        except (KeyError, IndexError, TypeError):
+        except TypeError:
+            continue  # the name of a union's member, in place of a value that holds no keys
+        except (KeyError, IndexError):
             if part != loc[-1]:
-                continue  # the name of a union's member, or below a missing key
+                continue  # the same, or below a missing key
         out.append(str(part))
     return ".".join(out)
 

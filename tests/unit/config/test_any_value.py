@@ -64,7 +64,7 @@ def checked(job: Job, changes: dict[str, Any]) -> Any:
 @pytest.mark.parametrize("job", get_args(Job))
 @pytest.mark.promise("Any JSON value for any key is a valid config, or a message that names the key")
 def test_any_value_of_any_key_is_taken_or_refused_by_name(job: Job):
-    @settings(max_examples=examples(200), deadline=None)
+    @settings(max_examples=examples(200), deadline=None, derandomize=True)
     @given(st.sampled_from(base(job)[1]), JSON)
     def holds(key: str, value: Any) -> None:
         try:
