@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import tables
+from vicuna_lit.compare.conclusions import conclude_differences
 from vicuna_lit.compare.runs import in_order, read_sweep
 from vicuna_lit.compare.table import Mean
 
@@ -14,6 +15,7 @@ METRICS = (
     "lost_time.useful", "data.train.exchanges_kept",
 )  # fmt: skip
 Rows = Sequence[tables.Row]
+SHOWN = "What the losses show (95% intervals by Student's t, p adjusted by Holm):"
 
 
 def collect(runs: Path) -> list[dict[str, Any]]:
@@ -45,6 +47,22 @@ def paired(rows: Rows, key: str, value: str, base: str, column: str) -> Mean | N
     return Mean.of([a[seed] - b[seed] for seed in a.keys() & b.keys()])
 
 
+def conclusions(
+    rows: Rows,
+    key: str,
+    base: str,
+    order: Sequence[str] = (),
+    margin: float | None = None,
+    column: str = "val_loss",
+) -> str:
+    """What the losses of the choices show, a bullet each, by the rules of `vicuna-compare`."""
+    found = {}
+    for value in [v for v in order or values(rows, key) if v != base]:
+        a, b = ({r["seed"]: float(r[column]) for r in rows if r[key] == one} for one in (value, base))
+        found[value] = [a[seed] - b[seed] for seed in a.keys() & b.keys()]
+    return "\n".join(f"- {conclusion}" for conclusion in conclude_differences(found, base, margin))
+
+
 def signed(difference: Mean | None) -> str:
     """`+0.0012 ± 0.0003`."""
     if difference is None:
@@ -59,15 +77,28 @@ def count(rows: Rows, key: str, value: str, column: str) -> str:
     return "–" if found is None else f"{found.mean:,.0f}"
 
 
-def table(rows: Rows, key: str, base: str, more: dict[str, Callable[[str], str]], order: Sequence[str] = ()) -> str:
-    """A row for each choice: the validation loss, its paired difference from a base, and more columns."""
+def table(
+    rows: Rows,
+    key: str,
+    base: str,
+    more: dict[str, Callable[[str], str]],
+    order: Sequence[str] = (),
+    margin: float | None = None,
+) -> str:
+    """A row for each choice: the validation loss, its paired difference from a base, and more columns; then what the
+    losses show.
+
+    Args:
+        margin: nats that make no difference, see `vicuna_lit.compare.conclusions.conclude`.
+    """
     columns = [key, "runs", "validation loss", f"against {base}, paired", *more]
     lines = []
     for value in order or values(rows, key):
         line = [value, sum(row[key] == value for row in rows), mean(rows, key, value, "val_loss")]
         line.append("–" if value == base else signed(paired(rows, key, value, base, "val_loss")))
         lines.append([*line, *(column(value) for column in more.values())])
-    return tables.markdown(columns, lines)
+    said = conclusions(rows, key, base, order, margin)
+    return "\n\n".join([tables.markdown(columns, lines), SHOWN, said])
 
 
 def differences(rows: Rows, key: str, base: str, file: Path, order: Sequence[str] = ()) -> None:

@@ -10,10 +10,12 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from experiments import tables
+from vicuna_lit.compare.conclusions import conclude_differences
 from vicuna_lit.compare.runs import Run, read_sweep
 
 REFERENCE = "single, 1 process, rows of 4,096"
 MEANS = "mean of means"
+MEANS_512 = f"{MEANS}, 1 process, rows of 512"
 
 
 def layout(run: Run) -> str:
@@ -66,10 +68,16 @@ def table(rows: list[tables.Row]) -> str:
     for name in dict.fromkeys(row["layout"] for row in rows):
         chosen = [row for row in rows if row["layout"] == name]
         worst = [f"{max(float(row[key]) for row in chosen):.1e}" for key in ("loss", "weights")]
-        validation = [float(row["val_loss"]) - float(row["reference_val_loss"]) for row in chosen]
-        lines.append([name, len(chosen), *worst, f"{max(validation, key=abs):+.1e}"])
-    columns = ["layout", "seeds", "loss of a step, apart by", "final weights, apart by", "validation loss, difference"]
-    return tables.markdown(columns, lines)
+        validation = [_validation_apart(row) for row in chosen]
+        lines.append([name, len(chosen), *worst, f"{max(map(abs, validation)):.1e}"])
+    columns = ["layout", "seeds", "loss of a step, apart by", "final weights, apart by", "validation loss, apart by"]
+    apart = {MEANS_512: [_validation_apart(row) for row in rows if row["layout"] == MEANS_512]}
+    said = "\n".join(f"- {conclusion}" for conclusion in conclude_differences(apart, "rows of 4,096"))
+    return f"{tables.markdown(columns, lines)}\n\nOver the seeds:\n\n{said}"
+
+
+def _validation_apart(row: tables.Row) -> float:
+    return float(row["val_loss"]) - float(row["reference_val_loss"])
 
 
 def figure(rows: list[tables.Row], file: Path) -> None:

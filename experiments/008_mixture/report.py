@@ -43,7 +43,11 @@ def table(rows: list[tables.Row]) -> str:
     columns = ["code", "runs"]
     for name in SOURCES:
         columns += [f"validation loss, {name}", f"{name}, against {values[0]} code, paired"]
-    return tables.markdown([*columns, "supervised tokens"], lines)
+    out = [tables.markdown([*columns, "supervised tokens"], lines), ablation.SHOWN]
+    for name in SOURCES:
+        said = ablation.conclusions(rows, KEY, values[0], values, column=f"source/{name}")
+        out.append(f"On {name}:\n\n{said}")
+    return "\n\n".join(out)
 
 
 def figure(rows: list[tables.Row], file: Path) -> None:

@@ -1,6 +1,6 @@
 """What a sweep shows, in words: better, worse, equal within a margin, or not to be told."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -89,27 +89,35 @@ def conclude(found: Sequence[Setting], margin: float | None = None) -> list[Conc
             losses that are the same to the last digit.
     """
     base = next((setting for setting in found if setting.baseline), None)
-    others = [setting for setting in found if not setting.baseline]
     if base is None:
         return []
-    reasons = {setting.label: _incomparable(setting, base) for setting in others}
-    tests = {s.label: paired_test(s.differences) for s in others if not reasons[s.label]}
-    alike = {name for name, test in tests.items() if test.interval is None}
-    open_ = [name for name in tests if name not in alike]
+    reasons = {s.label: _incomparable(s, base) for s in found if not s.baseline}
+    compared = {s.label: s.differences for s in found if reasons.get(s.label) == ""}
+    known = {conclusion.setting: conclusion for conclusion in conclude_differences(compared, base.label, margin)}
+    return [known.get(name) or Conclusion(name, base.label, "incomparable", why=why) for name, why in reasons.items()]
+
+
+def conclude_differences(
+    differences: Mapping[str, Sequence[float]], base: str, margin: float | None = None
+) -> list[Conclusion]:
+    """The same from paired differences: of each setting's validation losses from the baseline's, one a repetition.
+
+    Args:
+        differences: by the name of the setting, none of them empty.
+        base: the name of the baseline.
+    """
+    tests = {name: paired_test(values) for name, values in differences.items()}
+    open_ = [name for name, test in tests.items() if test.interval is not None]
     adjusted = dict(zip(open_, holm([tests[name].p for name in open_]), strict=True))
     equal = {}
     if margin is not None:
         equal = dict(zip(open_, holm([equivalence_p(tests[name], margin) for name in open_]), strict=True))
-    out = []
-    for setting in others:
-        name = setting.label
-        if reasons[name]:
-            out.append(Conclusion(name, base.label, "incomparable", why=reasons[name]))
-        elif name in alike:
-            out.append(_without_spread(name, base.label, tests[name]))
-        else:
-            out.append(_concluded(name, base.label, tests[name], adjusted[name], equal.get(name), margin, len(open_)))
-    return out
+    return [
+        _concluded(name, base, test, adjusted[name], equal.get(name), margin, len(open_))
+        if name in adjusted
+        else _without_spread(name, base, test)
+        for name, test in tests.items()
+    ]
 
 
 def in_words(
