@@ -39,8 +39,10 @@ def test_scale():
 def test_a_second_job_finds_the_tokens_of_the_first(tmp_path):
     """The benchmark itself stops where tokens, masks or steps differ."""
     data, tokenizer = (str(QUICKSTART / name) for name in ("conversations.jsonl", "tokenizer"))
-    short = ("--rounds", "1", "--copies", "1", "2", "--conversations", "60", "--out", str(tmp_path / "results.json"))
-    printed = benchmark("data/run.py", "--tokenizer", tokenizer, "--data", data, *short)
+    short = ("--rounds", "1", "--copies", "1", "2", "--of", "60", "--conversations", "60")
+    printed = benchmark(
+        "data/run.py", "--tokenizer", tokenizer, "--data", data, *short, "--out", str(tmp_path / "a.json")
+    )
     seconds = {row.split(" | ")[0]: float(row.split(" | ")[1]) for row in printed.splitlines()[2:5]}
     assert seconds["| again"] < seconds["| without"]
     assert [row.split(" | ")[0] for row in printed.splitlines()[-2:]] == ["| 60", "| 120"]
