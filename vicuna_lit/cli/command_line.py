@@ -110,7 +110,10 @@ def read(job: Job, arguments: Sequence[str]) -> tuple[CommandLine, list[str]]:
         refuse_multirun(os.environ)
     added = _alike(job, written) if multirun and settings is not None and _is_grid(settings) else []
     if added:
-        print(f"alike: {' '.join(added)} for all jobs; alike=false leaves them", file=sys.stderr)
+        print(
+            f"alike: {' '.join(added)} for all jobs, so that they differ in what is swept alone (alike=false: not set)",
+            file=sys.stderr,
+        )
     written += added
     source = next((unquoted(o.removeprefix(FROM)) for o in overrides if o.startswith(FROM)), None)
     return CommandLine(job, tuple(written), flags, multirun, source, settings, runs, runs and not own), unknown

@@ -2,17 +2,33 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from vicuna_lit import __version__
 from vicuna_lit.cli.pipes import quiet_pipes
 from vicuna_lit.compare.conclusions import in_words
-from vicuna_lit.compare.runs import read_sweep
+from vicuna_lit.compare.runs import Sweep, read_sweep
 from vicuna_lit.compare.table import METRICS, REPEATS, settings, table
 from vicuna_lit.compare.terminal import show_lines, show_table, show_unfinished
 from vicuna_lit.machine import exit_code
 from vicuna_lit.paths import MissingPackage, packages_of
 from vicuna_lit.run_folder import RunError
+
+
+def refuse_typos(sweep: Sweep, metrics: Sequence[str], over: str) -> None:
+    """
+    Raises:
+        RunError: no run has such a figure, or the runs do not differ in such a key.
+    """
+    for metric in metrics:
+        if sweep.finished and all(run.metric(metric) is None for run in sweep.finished):
+            known = ", ".join(key for key, value in sweep.finished[0].result.items() if isinstance(value, int | float))
+            raise RunError(
+                f"--metrics {metric}: no figure of any result.json; there are {known}, and others inside groups"
+            )
+    if over != ",".join(REPEATS) and (wrong := [key for key in over.split(",") if key not in sweep.keys]):
+        raise RunError(f"--over {wrong[0]}: the runs do not differ in it; they differ in {', '.join(sweep.keys)}")
 
 
 def main() -> None:
@@ -26,13 +42,16 @@ def main() -> None:
     parser.add_argument("--metrics", default=",".join(METRICS), help="figures of result.json (%(default)s)")
     parser.add_argument("--over", default=",".join(REPEATS), help="keys whose values are repetitions (%(default)s)")
     parser.add_argument("--baseline", help="the setting to compare with, as 512; the one that the sweep names first")
-    parser.add_argument("--margin", type=float, help="nats that make no difference: smaller ones are called equal")
+    parser.add_argument(
+        "--margin", type=float, help="nats that make no difference: equal is what is shown to lie within"
+    )
     parser.add_argument("--out", type=Path, help="where the page goes; the first folder unless given")
     parser.add_argument("--version", action="version", version=f"vicuna_lit {__version__}")
     given = parser.parse_args()
     metrics, repeats = given.metrics.split(","), given.over.split(",")
     try:
         sweep = read_sweep(*given.folders)
+        refuse_typos(sweep, metrics if given.metrics != ",".join(METRICS) else (), given.over)
         if found := settings(sweep, metrics, repeats, given.baseline):
             show_table(table(found, metrics))
             show_lines(in_words(sweep, found, given.margin, repeats))

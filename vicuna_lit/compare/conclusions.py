@@ -16,6 +16,7 @@ from vicuna_lit.intervals import (
     pairs_needed,
     visible_difference,
 )
+from vicuna_lit.run_folder import RunError
 
 ALPHA = 1 - LEVEL
 ALSO = ("steps", "tokens", "supervised_tokens")
@@ -81,13 +82,19 @@ def in_brackets(interval: Interval, difference: float) -> str:
 def conclude(found: Sequence[Setting], margin: float | None = None) -> list[Conclusion]:
     """A conclusion for each setting but the baseline.
 
-    A difference counts where its p, adjusted for the number of comparisons, is below 0.05. Where it does not, the
-    setting is equal to the baseline if the difference is shown to lie within the margin, and unclear otherwise.
+    A setting is equal to the baseline where the difference is shown to lie within the margin. Otherwise a difference
+    counts where its p is below 0.05, and the setting is unclear where it is not. Both are adjusted for the number of
+    comparisons.
 
     Args:
-        margin: nats per supervised token that make no difference in practice; None: nothing is called equal, but for
-            losses that are the same to the last digit.
+        margin: nats per supervised token that make no difference in practice, above 0; None: nothing is called equal,
+            but for losses that are the same to the last digit.
+
+    Raises:
+        RunError: the margin is not above 0.
     """
+    if margin is not None and not margin > 0:
+        raise RunError(f"margin {margin:g}: nats that make no difference, above 0, such as 0.002")
     base = next((setting for setting in found if setting.baseline), None)
     if base is None:
         return []
@@ -170,12 +177,12 @@ def _incomparable(setting: Setting, base: Setting) -> str:
 
 
 def _judged_on(run: Run) -> tuple[float | None, ...]:
-    return tuple(run.metric(f"data.validation.{name}") for name in ("exchanges_kept", "supervised_tokens"))
+    return tuple(run.metric(f"data.validation.{name}") for name in ("examples", "exchanges_kept", "supervised_tokens"))
 
 
 def _said(judged: tuple[float | None, ...]) -> str:
-    exchanges, tokens = (f"{value:,.0f}" if value is not None else "unknown" for value in judged)
-    return f"{exchanges} exchanges, {tokens} supervised tokens"
+    examples, exchanges, tokens = (f"{value:,.0f}" if value is not None else "unknown" for value in judged)
+    return f"{examples} examples of {exchanges} exchanges, {tokens} supervised tokens"
 
 
 def _without_spread(name: str, base: str, test: PairedTest) -> Conclusion:
@@ -191,10 +198,10 @@ def _concluded(
     name: str, base: str, test: PairedTest, p: float, equal_p: float | None, margin: float | None, comparisons: int
 ) -> Conclusion:
     found = (test.pairs, test.mean, test.interval, p)
-    if p <= ALPHA:
-        return Conclusion(name, base, "better" if test.mean < 0 else "worse", *found)
     if equal_p is not None and equal_p <= ALPHA:
         return Conclusion(name, base, "equal", *found, why=f" within {margin:g}")
+    if p <= ALPHA:
+        return Conclusion(name, base, "better" if test.mean < 0 else "worse", *found)
     alpha = ALPHA / comparisons  # what Holm asks of the clearest of them
     shown = visible_difference(test.deviation, test.pairs, alpha)
     why = f"{test.pairs} pairs show a true difference of {shown:.2g} or more"

@@ -179,7 +179,7 @@ def unknown_key(key: str, keys: Sequence[str]) -> str:
     """What to say about a key that is none of these: its name now, ours for another tool's, or the nearest."""
     if new := new_key(key):
         return f"{key}: this key is called {new} now"
-    if ours := ELSEWHERE.get(key):
+    if ours := ELSEWHERE.get(key) or ELSEWHERE.get(key.rpartition(".")[2]):
         return f"{key}: unknown key; here it is {ours}"
     return f"{key}: unknown key{nearest(key, keys)}"
 

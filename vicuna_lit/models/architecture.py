@@ -198,7 +198,10 @@ def _stretch(hf: Any, config: Computation) -> None:
         raise ModelError(f"{too_long}, and the positions of {hf.model_type} cannot be stretched")
     kind = rope["rope_type"]
     if how == "none" and kind in STRETCHED_FROM["linear"]:
-        raise ModelError(f"{too_long}; model.rope_scaling=linear would stretch its positions by {factor}")
+        raise ModelError(
+            f"{too_long}; context_length={longest}, or model.rope_scaling=linear, which stretches its positions by "
+            f"{factor} and changes the recipe"
+        )
     if how == "none":
         raise ModelError(f"{too_long}, and its positions are already {kind}: they cannot be stretched")
     if kind not in STRETCHED_FROM[how]:

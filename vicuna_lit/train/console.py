@@ -42,11 +42,12 @@ def describe(config: TrainConfig, data: ConversationDataModule, model: PreTraine
     tokens, supervised = int(plan.step_tokens.sum()), int(plan.step_supervised.sum())
     dropped = ", ".join(f"{n} {reason}" for reason, n in account.rejected_by_reason.items()) or "none"
     lost = ", ".join(f"{n} {reason}" for reason, n in account.exchanges_rejected_by_reason.items())
+    first = next((f"; the first, {r.id}: {r.reason} ({r.detail})" for r in account.first_rejections if r.detail), "")
     rows = {
         "model": f"{parameters:,} parameters, {part}{type(model).__name__}, {config.precision}; {proof}",
         "data": f"{account.records_kept:,} of {account.records_in:,} records → {len(data.train):,} examples, "
         f"{len(data.validation):,} held out",
-        "rejected": f"{dropped}; exchanges of kept records: {lost or 'none'}; turns cut: {account.turns_cut}",
+        "rejected": f"{dropped}; exchanges of kept records: {lost or 'none'}; turns cut: {account.turns_cut}{first}",
         "steps": f"{plan.steps:,} steps of {config.conversations_per_step} conversations, {plan.epochs:g} epochs",
         "tokens": f"{tokens:,} tokens, {supervised:,} supervised ({supervised / tokens:.0%})",
         "recipe": _recipe(config),

@@ -6,10 +6,13 @@ import numpy as np
 
 from vicuna_lit.config.train import TrainConfig
 from vicuna_lit.data.datamodule import ConversationDataModule
+from vicuna_lit.train.optimizer import lr_factor
 
 TOY, SHIPPED = "tiny", "package://vicuna_lit/quickstart/"
 FEW = 20
 """Conversations of which a mean loss says little."""
+FEW_STEPS = 10
+"""Optimizer steps that hardly move a model."""
 
 
 def notes(config: TrainConfig, data: ConversationDataModule) -> Iterator[str]:
@@ -25,6 +28,13 @@ def notes(config: TrainConfig, data: ConversationDataModule) -> Iterator[str]:
         )
     if config.strategy.kind != "single" and data.plan.world_size == 1:
         yield f"strategy={config.strategy.kind} runs in one process; trainer.devices=auto takes every GPU, or a number"
+    steps = data.plan.steps
+    if steps < FEW_STEPS and config.trainer.max_steps is None:
+        idle = " (the first at learning rate 0, by the warm-up)" * (not lr_factor(0, steps, config.optimizer))
+        yield (
+            f"only {steps} optimizer steps{idle} of {config.conversations_per_step} {config.step_unit}s; "
+            "conversations_per_step=<fewer> or trainer.epochs=<more> makes more"
+        )
     yield from _of_sources(config, data)
     for name, account in data.accounts.items():
         refused = account.rejected_by_reason["template refuses it"]

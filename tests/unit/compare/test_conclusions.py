@@ -12,7 +12,7 @@ from vicuna_lit.compare.runs import Sweep, read_sweep
 from vicuna_lit.compare.table import copies, settings, table
 from vicuna_lit.run_folder import RunError
 
-VALIDATION = {"exchanges_kept": 40, "supervised_tokens": 900}
+VALIDATION = {"examples": 30, "exchanges_kept": 40, "supervised_tokens": 900}
 
 
 def sweep_of(folder: Path, losses: dict[str, list[float | None]], **more: object) -> Sweep:
@@ -53,6 +53,10 @@ def test_the_verdicts(tmp_path):
     assert "equal to lr=5e-3 within 0.01: validation loss" in str(found["3e-3"])
     assert "to the last digit" in str(found["6e-3"])
     assert "5 pairs show a true difference of" in str(found["4e-3"])
+    wide = {c.setting: c.verdict for c in sweep.conclude(margin=0.2)}
+    assert wide["lr=1e-3"] == "equal"  # shown to differ, and by less than matters
+    with pytest.raises(RunError, match="margin -1: nats that make no difference, above 0"):
+        sweep.conclude(margin=-1)
     without = {c.setting: c.verdict for c in sweep.conclude()}
     assert without["lr=3e-3"] == "unclear"  # without a margin nothing is called equal
 
@@ -87,11 +91,13 @@ def test_few_and_equal_differences_tell_no_spread(tmp_path):
 def test_other_validation_texts_are_not_compared(tmp_path):
     sweep_of(tmp_path, {"5e-3": [1.0, 1.1]})
     swept = {"optimizer.lr": "1e-3", "seed": "0"}
-    other = {"validation": {"exchanges_kept": 20, "supervised_tokens": 500}}
+    other = {"validation": VALIDATION | {"examples": 45}}  # the same replies, behind less of their conversations
     run(tmp_path / "other", 0.5, swept=swept, data=other)
     said = conclude(settings(read_sweep(tmp_path)))[0]
     assert said.verdict == "incomparable"
-    assert "judged on other texts (20 exchanges, 500 supervised tokens against 40 exchanges, 900" in str(said)
+    assert "judged on other texts (45 examples of 40 exchanges, 900 supervised tokens against 30 examples of" in str(
+        said
+    )
 
 
 def test_a_run_that_diverged_breaks_no_table_and_is_left_out_of_no_mean_in_silence(tmp_path):

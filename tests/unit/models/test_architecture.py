@@ -195,7 +195,7 @@ def test_layers_with_a_window_keep_their_positions(tmp_path: Path, how: str):
         (GPT2Config(n_embd=32, n_layer=1, n_head=2), "linear", "1024, and the positions of gpt2 cannot be stretched"),
         (GPT2Config(n_embd=32, n_layer=1, n_head=2), "none", "1024, and the positions of gpt2 cannot be stretched"),
         (Phi3Config(**SMALL, pad_token_id=None), "linear", "model.rope_scaling=linear, phi3: "),
-        (Gemma3Config(text_config=SMALL | {"head_dim": 8}), "none", "model.rope_scaling=linear would stretch"),
+        (Gemma3Config(text_config=SMALL | {"head_dim": 8}), "none", "model.rope_scaling=linear, which stretches"),
     ],
 )
 def test_what_cannot_be_stretched_is_refused_in_one_line(tmp_path: Path, config: Any, how: str, expected: str):
