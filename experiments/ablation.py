@@ -56,10 +56,10 @@ def conclusions(
     column: str = "val_loss",
 ) -> str:
     """What the losses of the choices show, a bullet each, by the rules of `vicuna-compare`."""
-    found = {}
+    found = []
     for value in [v for v in order or values(rows, key) if v != base]:
         a, b = ({r["seed"]: float(r[column]) for r in rows if r[key] == one} for one in (value, base))
-        found[value] = [a[seed] - b[seed] for seed in a.keys() & b.keys()]
+        found.append((value, [a[seed] - b[seed] for seed in a.keys() & b.keys()]))
     return "\n".join(f"- {conclusion}" for conclusion in conclude_differences(found, base, margin))
 
 

@@ -1,6 +1,7 @@
 """How sure a figure is: intervals and tests for few runs and few questions, shared by sweeps and judgments."""
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -35,9 +36,10 @@ class PairedTest(NamedTuple):
     """Two-sided; 1 where there is no interval."""
 
 
-def t_interval(values: Sequence[float]) -> Interval | None:
-    """Student's 95% interval of a mean; None of one value, or where all are the same."""
-    return paired_test(values).interval
+def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
+    """The mean, and the deviation of a single value (n − 1); None of one value."""
+    n, mean = len(values), math.fsum(values) / len(values)
+    return mean, math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1)) if n > 1 else None
 
 
 def paired_test(differences: Sequence[float]) -> PairedTest:
@@ -46,9 +48,8 @@ def paired_test(differences: Sequence[float]) -> PairedTest:
     Args:
         differences: one for each repetition, at least one, all finite.
     """
-    n, mean = len(differences), math.fsum(differences) / len(differences)
-    deviation = math.sqrt(math.fsum((d - mean) ** 2 for d in differences) / (n - 1)) if n > 1 else 0.0
-    if deviation <= 1e-12 * abs(mean):
+    n, (mean, deviation) = len(differences), mean_and_deviation(differences)
+    if deviation is None or deviation <= 1e-12 * abs(mean):
         return PairedTest(n, mean, 0.0, None, 1.0)
     from scipy.stats import t
 
@@ -91,13 +92,9 @@ def pairs_needed(mean: float, deviation: float, alpha: float = 1 - LEVEL) -> int
     """Pairs that show a true mean in 80% of all cases; None: it is zero, or they would be more than 1,000."""
     if mean == 0:
         return None
-    low, high = 1, MOST_PAIRS
-    if visible_difference(deviation, high, alpha) > abs(mean):
-        return None
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if visible_difference(deviation, middle, alpha) <= abs(mean) else (middle, high)
-    return high
+    effect, counts = abs(mean) / deviation, range(2, MOST_PAIRS + 1)
+    place = bisect_left(counts, POWER, key=lambda pairs: _power(effect, pairs, alpha))
+    return counts[place] if place < len(counts) else None
 
 
 def _power(effect: float, pairs: int, alpha: float) -> float:

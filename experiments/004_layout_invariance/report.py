@@ -71,7 +71,7 @@ def table(rows: list[tables.Row]) -> str:
         validation = [_validation_apart(row) for row in chosen]
         lines.append([name, len(chosen), *worst, f"{max(map(abs, validation)):.1e}"])
     columns = ["layout", "seeds", "loss of a step, apart by", "final weights, apart by", "validation loss, apart by"]
-    apart = {MEANS_512: [_validation_apart(row) for row in rows if row["layout"] == MEANS_512]}
+    apart = [(MEANS_512, [_validation_apart(row) for row in rows if row["layout"] == MEANS_512])]
     said = "\n".join(f"- {conclusion}" for conclusion in conclude_differences(apart, "rows of 4,096"))
     return f"{tables.markdown(columns, lines)}\n\nOver the seeds:\n\n{said}"
 

@@ -1,11 +1,11 @@
 """What a sweep shows, in words: better, worse, equal within a margin, or not to be told."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from vicuna_lit.compare.runs import Run, Sweep
-from vicuna_lit.compare.table import NAMES, REPEATS, Setting, baseline_of, copies, named
+from vicuna_lit.compare.table import NAMES, REPEATS, Setting, baseline_of, copies, decimals, named
 from vicuna_lit.intervals import (
     LEVEL,
     Interval,
@@ -57,26 +57,22 @@ class Conclusion:
             figures.append(f"95% interval {in_brackets(self.interval, self.difference or 0.0)}")
         figures += [f"{self.pairs} pair{'s' * (self.pairs != 1)}"] if self.pairs else []
         figures += [f"p = {self.p:.2g}"] if self.p is not None and self.interval else []
-        said = f"{heads[self.verdict]}{self.why if self.verdict == 'equal' else ''}"
-        said += f": {', '.join(figures)}" if figures else ""
-        return f"{said}{f'; {self.why}' if self.why and self.verdict != 'equal' else ''}."
+        head, why = heads[self.verdict], self.why
+        if self.verdict == "equal":
+            head, why = f"{head} {why}", ""
+        said = f"{head}: {', '.join(figures)}" if figures else head
+        return f"{said}; {why}." if why else f"{said}."
 
 
 def digits(interval: Interval | None, difference: float) -> int:
     """Decimals that show two digits of the interval's half width, or four of a difference without one."""
-    size = (interval.high - interval.low) / 2 if interval else abs(difference) / 100
-    decimals = 4
-    while size and size * 10**decimals < 10 and decimals < 10:
-        decimals += 1
-    while decimals > 0 and size * 10 ** (decimals - 1) >= 10:
-        decimals -= 1
-    return decimals
+    return decimals((interval.high - interval.low) / 2 if interval else abs(difference) / 100)
 
 
 def in_brackets(interval: Interval, difference: float) -> str:
     """`[-0.0031, -0.0010]`, with as many decimals as its width justifies."""
-    decimals = digits(interval, difference)
-    return f"[{interval.low:+.{decimals}f}, {interval.high:+.{decimals}f}]"
+    places = digits(interval, difference)
+    return f"[{interval.low:+.{places}f}, {interval.high:+.{places}f}]"
 
 
 def conclude(found: Sequence[Setting], margin: float | None = None) -> list[Conclusion]:
@@ -98,46 +94,54 @@ def conclude(found: Sequence[Setting], margin: float | None = None) -> list[Conc
     base = next((setting for setting in found if setting.baseline), None)
     if base is None:
         return []
-    reasons = {s.label: _incomparable(s, base) for s in found if not s.baseline}
-    compared = {s.label: s.differences for s in found if reasons.get(s.label) == ""}
-    known = {conclusion.setting: conclusion for conclusion in conclude_differences(compared, base.label, margin)}
-    return [known.get(name) or Conclusion(name, base.label, "incomparable", why=why) for name, why in reasons.items()]
+    others = [setting for setting in found if not setting.baseline]
+    reasons = [_incomparable(setting, base) for setting in others]
+    compared = [(s.label, s.differences) for s, why in zip(others, reasons, strict=True) if not why]
+    known = iter(conclude_differences(compared, base.label, margin))
+    return [
+        Conclusion(setting.label, base.label, "incomparable", why=why) if why else next(known)
+        for setting, why in zip(others, reasons, strict=True)
+    ]
 
 
 def conclude_differences(
-    differences: Mapping[str, Sequence[float]], base: str, margin: float | None = None
+    differences: Sequence[tuple[str, Sequence[float]]], base: str, margin: float | None = None
 ) -> list[Conclusion]:
     """The same from paired differences: of each setting's validation losses from the baseline's, one a repetition.
 
     Args:
-        differences: by the name of the setting, none of them empty.
+        differences: the name of each setting with its differences, none of them empty.
         base: the name of the baseline.
     """
-    tests = {name: paired_test(values) for name, values in differences.items()}
-    open_ = [name for name, test in tests.items() if test.interval is not None]
-    adjusted = dict(zip(open_, holm([tests[name].p for name in open_]), strict=True))
-    equal = {}
-    if margin is not None:
-        equal = dict(zip(open_, holm([equivalence_p(tests[name], margin) for name in open_]), strict=True))
+    tests = [paired_test(values) for _, values in differences]
+    spread = [test for test in tests if test.interval is not None]
+    adjusted = iter(holm([test.p for test in spread]))
+    equal = iter(holm([equivalence_p(test, margin) for test in spread]) if margin is not None else [1.0] * len(spread))
     return [
-        _concluded(name, base, test, adjusted[name], equal.get(name), margin, len(open_))
-        if name in adjusted
-        else _without_spread(name, base, test)
-        for name, test in tests.items()
+        _without_spread(name, base, test)
+        if test.interval is None
+        else _concluded(name, base, test, next(adjusted), next(equal), margin, len(spread))
+        for (name, _), test in zip(differences, tests, strict=True)
     ]
 
 
 def in_words(
-    sweep: Sweep, found: Sequence[Setting], margin: float | None = None, repeats: Sequence[str] = REPEATS
+    sweep: Sweep,
+    found: Sequence[Setting],
+    margin: float | None = None,
+    repeats: Sequence[str] = REPEATS,
+    baseline: str | None = None,
 ) -> list[str]:
-    """All that there is to say of a sweep, a sentence or two each; empty of one setting."""
+    """All that there is to say of a sweep, a sentence or two each; empty of one setting.
+
+    Args:
+        found: `table.settings` of the same repeats and baseline.
+    """
     lines = [str(conclusion) for conclusion in conclude(found, margin)]
     if not lines and len(found) + (not any(setting.baseline for setting in found)) > 1:
-        keys = [key for key in sweep.keys if key not in repeats]
-        first = named(dict(zip(keys, baseline_of(sweep, repeats, None) or (), strict=True)))
-        lines.append(
-            f"Nothing is compared: {first}, which was named first, has no finished run; --baseline names another."
-        )
+        which = "the baseline" if baseline else "named first"
+        first = named(dict(zip(sweep.keys_but(repeats), baseline_of(sweep, repeats, baseline) or (), strict=True)))
+        lines.append(f"Nothing is compared: {first}, {which}, has no finished run; --baseline names another one.")
     if others := besides(found):
         lines.append(f"The settings differ also in {', '.join(others)}: another explanation of what they show.")
     return lines + [f"{line}." for line in copies(sweep, repeats)]
@@ -190,16 +194,16 @@ def _without_spread(name: str, base: str, test: PairedTest) -> Conclusion:
     if test.pairs == 1:
         return Conclusion(name, base, "unclear", **known, why="one pair tells no spread: repeat with seed=0,1,2")
     if test.mean == 0:
-        return Conclusion(name, base, "equal", **known, why=" to the last digit")
+        return Conclusion(name, base, "equal", **known, why="to the last digit")
     return Conclusion(name, base, "unclear", **known, why="it is the same number in each pair, which tells no spread")
 
 
 def _concluded(
-    name: str, base: str, test: PairedTest, p: float, equal_p: float | None, margin: float | None, comparisons: int
+    name: str, base: str, test: PairedTest, p: float, equal_p: float, margin: float | None, comparisons: int
 ) -> Conclusion:
     found = (test.pairs, test.mean, test.interval, p)
-    if equal_p is not None and equal_p <= ALPHA:
-        return Conclusion(name, base, "equal", *found, why=f" within {margin:g}")
+    if equal_p <= ALPHA:
+        return Conclusion(name, base, "equal", *found, why=f"within {margin:g}")
     if p <= ALPHA:
         return Conclusion(name, base, "better" if test.mean < 0 else "worse", *found)
     alpha = ALPHA / comparisons  # what Holm asks of the clearest of them

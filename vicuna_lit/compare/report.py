@@ -32,14 +32,14 @@ def write_report(
         margin: see `conclusions.conclude`.
     """
     found = settings(sweep, metrics, repeats, baseline)
-    drawn = figures(found)
+    drawn, lines = figures(found), in_words(sweep, found, margin, repeats, baseline)
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     for title, svg in drawn.items():
         write(folder / "figures" / f"{title.lower().replace(' ', '_')}.svg", [svg.encode()])
     write(folder / "runs.csv", [runs_csv(sweep, metrics).encode()])
     write(
         folder / "compare.html",
-        [page(sweep, found, drawn, table(found, metrics), in_words(sweep, found, margin), folder).encode()],
+        [page(sweep, found, drawn, table(found, metrics), lines, folder).encode()],
     )
     return folder / "compare.html"
 

@@ -125,6 +125,14 @@ class Sweep:
         value = flatten(run.config).get(key, OURS.get(key, ""))
         return value if isinstance(value, str) else json.dumps(value)
 
+    def choices(self, run: Run, keys: Iterable[str]) -> tuple[str, ...]:
+        """The values of keys in a run."""
+        return tuple(self.choice(run, key) for key in keys)
+
+    def keys_but(self, repeats: Sequence[str]) -> list[str]:
+        """The keys that make a setting: all but those whose values are repetitions."""
+        return [key for key in self.keys if key not in repeats]
+
     def conclude(self, margin: float | None = None, baseline: str | None = None) -> "list[Conclusion]":
         """What the validation losses show of each setting: better or worse than the baseline, equal, or not to be told.
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from html import escape
 
 from vicuna_lit.compare.runs import Run, Sweep
-from vicuna_lit.intervals import paired_test
+from vicuna_lit.intervals import mean_and_deviation, paired_test
 from vicuna_lit.run_folder import RunError
 
 METRICS = ("val_loss", "supervised_tokens_per_second", "peak_memory_bytes", "seconds")
@@ -24,6 +24,11 @@ NAMES = {
     "supervised_tokens": "supervised tokens",
     "mfu": "MFU",
 }
+
+
+def decimals(error: float) -> int:
+    """Decimals that show two digits of an error; four of none."""
+    return max(0, 1 - math.floor(math.log10(error))) if error else 4
 
 
 @dataclass(frozen=True)
@@ -44,9 +49,8 @@ class Mean:
             return None
         finite = [v for v in values if math.isfinite(v)]
         n, lost = len(finite), len(values) - len(finite)
-        mean = math.fsum(finite) / n if n else math.nan
-        error = math.sqrt(math.fsum((v - mean) ** 2 for v in finite) / (n - 1) / n) if n > 1 else None
-        return cls(mean, error, n, lost)
+        mean, deviation = mean_and_deviation(finite) if finite else (math.nan, None)
+        return cls(mean, deviation and deviation / math.sqrt(n), n, lost)
 
     def __str__(self) -> str:
         """`1.4320 ± 0.0012`: as many digits as the error justifies, four without one; and what is not in it."""
@@ -57,8 +61,8 @@ class Mean:
 
     def _text(self) -> str:
         if self.error:
-            digits = max(0, 1 - math.floor(math.log10(self.error)))
-            return f"{self.mean:,.{digits}f} ± {self.error:,.{digits}f}"
+            places = decimals(self.error)
+            return f"{self.mean:,.{places}f} ± {self.error:,.{places}f}"
         return f"{self.mean:,.{max(0, 4 - len(str(int(abs(self.mean)))) + 1) if self.mean else 0}f}"
 
 
@@ -120,11 +124,10 @@ def settings(
     Raises:
         RunError: the sweep has no such setting.
     """
-    keys = [key for key in sweep.keys if key not in repeats]
+    keys = sweep.keys_but(repeats)
     groups: dict[tuple[str, ...], dict[tuple[str, ...], Run]] = defaultdict(dict)
     for run in sweep.finished:
-        repetition = tuple(sweep.choice(run, key) for key in repeats)
-        groups[tuple(sweep.choice(run, key) for key in keys)].setdefault(repetition, run)
+        groups[sweep.choices(run, keys)].setdefault(sweep.choices(run, repeats), run)
     base = baseline_of(sweep, repeats, baseline)
     first = groups.get(base or (), {})
     out = []
@@ -143,11 +146,11 @@ def baseline_of(sweep: Sweep, repeats: Sequence[str], wanted: str | None) -> tup
     Raises:
         RunError: the sweep has no such setting.
     """
-    keys = [key for key in sweep.keys if key not in repeats]
-    all_of_them = dict.fromkeys(tuple(sweep.choice(run, key) for key in keys) for run in sweep.runs)
+    keys = sweep.keys_but(repeats)
+    all_of_them = dict.fromkeys(sweep.choices(run, keys) for run in sweep.runs)
     if wanted is None:
-        order = sorted(sweep.runs, key=lambda run: math.inf if run.number is None else run.number)
-        return next((tuple(sweep.choice(run, key) for key in keys) for run in order), None)
+        first = min(sweep.runs, key=lambda run: math.inf if run.number is None else run.number, default=None)
+        return first and sweep.choices(first, keys)
     asked = {part.strip() for part in wanted.split(",")}
     for choices in all_of_them:
         texts = [{v, f"{key}={v}", f"{key.split('.')[-1]}={v}"} for key, v in zip(keys, choices, strict=True)]
@@ -159,11 +162,11 @@ def baseline_of(sweep: Sweep, repeats: Sequence[str], wanted: str | None) -> tup
 
 def copies(sweep: Sweep, repeats: Sequence[str] = REPEATS) -> list[str]:
     """Runs that count no second time, a line each: their setting and repetition are those of a run before them."""
-    keys = dict.fromkeys((*sweep.keys, *repeats))
+    keys = (*sweep.keys_but(repeats), *repeats)
     seen: dict[tuple[str, ...], Run] = {}
     lines = []
     for run in sweep.finished:
-        other = seen.setdefault(tuple(sweep.choice(run, key) for key in keys), run)
+        other = seen.setdefault(sweep.choices(run, keys), run)
         if other is not run:
             lines.append(f"{run.folder} does not count: {other.folder} has the same settings")
     return lines

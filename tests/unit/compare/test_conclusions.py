@@ -7,7 +7,7 @@ import pytest
 
 from tests.unit.compare.test_table_and_page import run
 from vicuna_lit.cli import compare as command
-from vicuna_lit.compare.conclusions import besides, conclude
+from vicuna_lit.compare.conclusions import besides, conclude, in_words
 from vicuna_lit.compare.runs import Sweep, read_sweep
 from vicuna_lit.compare.table import copies, settings, table
 from vicuna_lit.run_folder import RunError
@@ -21,7 +21,7 @@ def sweep_of(folder: Path, losses: dict[str, list[float | None]], **more: object
     for number, (lr, seed, loss) in enumerate(jobs):
         swept = {"optimizer.lr": lr, "seed": str(seed)}
         given = {"data": {"validation": VALIDATION}} | more
-        one = run(folder / f"lr={lr},seed={seed}", loss, swept=swept, **given)
+        one = run(folder / f"{number}", loss, swept=swept, **given)
         (one / ".hydra").mkdir()
         (one / ".hydra" / "hydra.yaml").write_text(f"hydra:\n  job:\n    name: train\n    num: {number}\n")
     return read_sweep(folder)
@@ -130,3 +130,17 @@ def test_what_else_differs_is_said(tmp_path):
     sweep_of(tmp_path, {"5e-3": [1.0, 1.1]}, steps=5)
     sweep_of(tmp_path / "more", {"1e-3": [1.0, 1.1]}, steps=6)
     assert besides(settings(read_sweep(tmp_path))) == ["steps (1e-3: 6; 5e-3: 5)"]
+
+
+def test_settings_whose_names_are_cut_alike_keep_a_conclusion_each(tmp_path):
+    """Long paths that begin alike have one name on the screen, and are two settings."""
+    long = "/data/" + "x" * 80
+    found = conclude(settings(sweep_of(tmp_path, {"5e-3": BASE, f"{long}/a": [0.9, 1.01, 1.1, 1.19, 1.31],
+                                                  f"{long}/b": [1.1, 1.21, 1.3, 1.39, 1.51]})))  # fmt: skip
+    assert [c.verdict for c in found] == ["better", "worse"]
+
+
+def test_a_baseline_that_was_asked_for_is_named_where_it_has_no_result(tmp_path):
+    sweep = sweep_of(tmp_path, {"5e-3": [0.9, 1.0], "1e-3": [None, None], "2e-3": [0.8, 1.0]})
+    said = in_words(sweep, settings(sweep, baseline="1e-3"), baseline="1e-3")
+    assert said[0].startswith("Nothing is compared: lr=1e-3, the baseline, has no finished run")
