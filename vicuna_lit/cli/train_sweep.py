@@ -17,7 +17,7 @@ from rich.text import Text
 
 from vicuna_lit.cli.app import JobFailed
 from vicuna_lit.cli.fit_check import cannot_fit
-from vicuna_lit.compare.runs import FAILURES, figure
+from vicuna_lit.compare.runs import FAILURES, figure, short_names
 from vicuna_lit.config.train import TokensRecipe, TrainConfig
 from vicuna_lit.hub import fetched
 from vicuna_lit.machine import BAD_INPUT, MACHINE_FAULT, OUT_OF_MEMORY, exit_code
@@ -177,7 +177,7 @@ class DryRun:
         validation = self._data[key].validation
         tokens, supervised = int(plan.step_tokens.sum()), int(plan.step_supervised.sum())
         self.rows.append(
-            {key.split(".")[-1]: str(value) for key, value in config.run.swept.items()}
+            dict(zip(short_names(config.run.swept).values(), config.run.swept.values(), strict=True))
             | {
                 "examples": f"{len(plan.lengths):,}",
                 "steps": f"{plan.steps:,}",

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 
-from vicuna_lit.compare.runs import as_number, numeric
+from vicuna_lit.compare.runs import as_number, numeric, short_names
 from vicuna_lit.compare.table import NAMES, SCALES, Mean, Setting
 
 GREY = "#7a828c"
@@ -171,7 +171,7 @@ def _at(axes: Axes, values: Sequence[float]) -> None:
 
 
 def _title(keys: Iterable[str]) -> str:
-    return ", ".join(key.split(".")[-1] for key in keys)
+    return ", ".join(short_names(keys).values())
 
 
 def _values(found: Sequence[Setting], key: str) -> list[str]:

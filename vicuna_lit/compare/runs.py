@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -213,6 +214,13 @@ def _differing(runs: Sequence[Run]) -> tuple[str, ...]:
             follow = {key for key, values in of_each.items() if len(values) == len(set(names))}
             differing = [key for key in differing if key not in follow]
     return tuple(sorted((*chosen, *differing), key=lambda key: is_below(key, LAYOUT)))
+
+
+def short_names(keys: Iterable[str]) -> dict[str, str]:
+    """What each key is called in tables: its last part, or the whole key where two would have one name."""
+    last = {key: key.rpartition(".")[2] for key in keys}
+    shared = Counter(last.values())
+    return {key: key if shared[name] > 1 else name for key, name in last.items()}
 
 
 def figure(result: dict[str, Any], name: str) -> float | None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from vicuna_lit.compare.runs import Run, Sweep
+from vicuna_lit.compare.runs import Run, Sweep, short_names
 from vicuna_lit.intervals import mean_and_deviation, paired_test
 from vicuna_lit.run_folder import RunError
 
@@ -104,7 +104,8 @@ class Setting:
 
 def named(choices: Mapping[str, str]) -> str:
     """Choices as one text, by the last part of each key; long values are cut."""
-    return ", ".join(f"{key.split('.')[-1]}={value:.60}" for key, value in choices.items()) or "all runs"
+    names = short_names(choices)
+    return ", ".join(f"{names[key]}={value:.60}" for key, value in choices.items()) or "all runs"
 
 
 def settings(
@@ -153,7 +154,7 @@ def baseline_of(sweep: Sweep, repeats: Sequence[str], wanted: str | None) -> tup
         return first and sweep.choices(first, keys)
     asked = {part.strip() for part in wanted.split(",")}
     for choices in all_of_them:
-        texts = [{v, f"{key}={v}", f"{key.split('.')[-1]}={v}"} for key, v in zip(keys, choices, strict=True)]
+        texts = [{v, f"{key}={v}", f"{key.rpartition('.')[2]}={v}"} for key, v in zip(keys, choices, strict=True)]
         if all(of_key & asked for of_key in texts):
             return choices
     there = "; ".join(named(dict(zip(keys, choices, strict=True))) for choices in all_of_them)
@@ -185,7 +186,8 @@ def table(found: Sequence[Setting], metrics: Sequence[str] = METRICS) -> Table:
     """A row for each setting, columns by their names."""
     out = Table()
     for setting in found:
-        row = {key.split(".")[-1]: value for key, value in setting.choices.items()}
+        names = short_names(setting.choices)
+        row = {names[key]: value for key, value in setting.choices.items()}
         row["runs"] = str(len(setting.runs))
         for metric in metrics:
             scale, name = SCALES.get(metric, (1, NAMES.get(metric, metric)))

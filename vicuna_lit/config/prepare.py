@@ -166,12 +166,15 @@ class FiltersConfig(Config):
     """Rules by name; the name, with blanks for underscores, is the reason in the manifest. Add your own."""
 
 
+PersonalData = Literal["email", "phone", "key", "card", "iban", "ssn", "ip"]
+
+
 class PersonalDataConfig(Config):
     """Replaces personal data by its kind in brackets, e.g. `[EMAIL]`."""
 
     enabled: bool
     """Whether the step is taken."""
-    kinds: tuple[Literal["email", "phone", "key", "card", "iban", "ssn", "ip"], ...]
+    kinds: tuple[PersonalData, ...]
     """Which kinds are replaced: e-mail addresses, telephone numbers, API keys, numbers of payment cards; bank accounts
     (IBAN, by length and checksum), US social security numbers (by range), public IP addresses."""
 

@@ -10,11 +10,12 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import orjson
 
 from vicuna_lit.config.base import Role
+from vicuna_lit.config.prepare import PersonalData
 
 SHAREGPT_ROLES: dict[Role, str] = {"system": "system", "user": "human", "assistant": "gpt", "tool": "tool"}
 ALPACA_INPUT = "\n\n### Input:\n"
@@ -24,7 +25,7 @@ SOURCE = "source"
 INLINE_THOUGHT = re.compile(r"(\s*<think>)(.*?)(</think>)", re.DOTALL)
 """Thoughts that stand at the beginning of an assistant's text, as most records of reasoning have them."""
 
-PLACEHOLDER = re.compile(r"\[(?:EMAIL|PHONE|KEY|CARD|IBAN|SSN|IP)\]")
+PLACEHOLDER = re.compile(rf"\[(?:{'|'.join(get_args(PersonalData)).upper()})\]")
 """What `vicuna-prepare` puts in the place of personal data."""
 
 

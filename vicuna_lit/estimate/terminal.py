@@ -7,6 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from vicuna_lit.compare.runs import short_names
 from vicuna_lit.estimate.advice import Change
 from vicuna_lit.estimate.run import Estimate
 
@@ -108,7 +109,8 @@ def show_all(rows: Sequence[dict[str, str]], title: str) -> None:
 
 def row_of(e: Estimate) -> dict[str, str]:
     """A job of a multirun as a row of a table."""
-    row = {key.split(".")[-1]: value for key, value in e.config.run.swept.items()}
+    swept = e.config.run.swept
+    row = dict(zip(short_names(swept).values(), swept.values(), strict=True))
     row |= {"fits": "yes" if e.fits else "no", "memory": gib(e.memory.likely), "of": gib(e.memory.limit)}
     if e.seconds:
         row |= {"time": hours(e.seconds[1])} | ({"cost": f"${e.usd[1]:,.0f}"} if e.usd else {})

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from vicuna_lit.config.prepare import PersonalData
 from vicuna_lit.data.conversation import Turn
 from vicuna_lit.pages import render_page
 from vicuna_lit.prepare.diff import compare
@@ -133,7 +134,7 @@ def _step(step: dict[str, Any]) -> Step:
     return Step(name, step.get("in") or 0, step.get("kept") or 0, rejected, changes)
 
 
-KINDS = {
+KINDS: dict[PersonalData, str] = {
     "email": "e-mail addresses", "phone": "telephone numbers", "key": "secret keys", "card": "numbers of payment cards",
     "iban": "bank accounts", "ssn": "US social security numbers", "ip": "IP addresses",
 }  # fmt: skip

@@ -153,3 +153,10 @@ def test_bad_folders(tmp_path):
 )  # fmt: skip
 def test_means_have_as_many_digits_as_their_errors_justify(values, text):
     assert str(Mean.of(values)) == text
+
+
+def test_two_keys_with_one_last_part_are_two_columns(tmp_path):
+    run(tmp_path / "a", 1.0, swept={"finetune.kind": "full", "optimizer.kind": "adamw", "seed": "0"})
+    run(tmp_path / "b", 2.0, swept={"finetune.kind": "lora", "optimizer.kind": "adamw", "seed": "0"})
+    rows = table(settings(read_sweep(tmp_path)))
+    assert [(row["finetune.kind"], row["optimizer.kind"]) for row in rows] == [("full", "adamw"), ("lora", "adamw")]

@@ -3,13 +3,14 @@
 import copy
 import re
 from html.parser import HTMLParser
-from typing import Any
+from typing import Any, get_args
 
 import orjson
 import pytest
 
-from vicuna_lit.data.conversation import SHAREGPT_ROLES, Role, Turn
-from vicuna_lit.prepare.card import Sample, render_card
+from vicuna_lit.config.prepare import PersonalData
+from vicuna_lit.data.conversation import PLACEHOLDER, SHAREGPT_ROLES, Role, Turn
+from vicuna_lit.prepare.card import KINDS, Sample, render_card
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -262,3 +263,9 @@ def test_real_pages(shared):
     Page(page).assert_harmless()
     for sample in samples:
         assert sample.id in page
+
+
+def test_every_kind_of_personal_data_is_named_on_the_card_and_known_to_training():
+    kinds = get_args(PersonalData)
+    assert set(KINDS) == set(kinds)
+    assert all(PLACEHOLDER.fullmatch(f"[{kind.upper()}]") for kind in kinds)
