@@ -40,7 +40,7 @@ _TRIGGERS = (
     """CREATE TRIGGER IF NOT EXISTS a_bill_is_gone AFTER DELETE ON bills BEGIN
     DELETE FROM totals WHERE run = old.run;
     END""",
-    """CREATE TRIGGER IF NOT EXISTS a_bill_is_mended AFTER UPDATE OF run, usd, input_tokens, output_tokens ON bills BEGIN
+    """CREATE TRIGGER IF NOT EXISTS a_bill_changes AFTER UPDATE OF run, usd, input_tokens, output_tokens ON bills BEGIN
     DELETE FROM totals WHERE run IN (old.run, new.run);
     END""",
 )
