@@ -30,6 +30,7 @@ def as_in_a_process_of_its_own() -> Iterator[None]:
     wandb.teardown()
 
 
+@pytest.mark.promise("W&B costs a run nothing but itself")
 def test_wandbs_process_dies_in_the_middle_and_the_run_is_whole(tmp_path, monkeypatch, capsys):
     log = Session.log
 

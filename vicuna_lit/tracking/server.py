@@ -6,6 +6,7 @@ import time
 
 from vicuna_lit.config.tracking import WandbConfig
 from vicuna_lit.run_folder import RunError
+from vicuna_lit.tracking.watch import WATCH
 
 PATIENCE = "10"
 """Seconds that the server has for its first answer, as W&B's variable wants it."""
@@ -57,7 +58,8 @@ def _answer() -> tuple[str | None, str | None]:
     address = os.environ.get("WANDB_BASE_URL", "")
     at, answer = _answers.get(address, (-math.inf, (None, None)))
     if time.monotonic() - at > FRESH or answer[0]:
-        answer = _ask(address)
+        with WATCH.over():
+            answer = _ask(address)
         _answers[address] = time.monotonic(), answer
     return answer
 

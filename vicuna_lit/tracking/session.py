@@ -16,11 +16,10 @@ from vicuna_lit.config.tracking import WandbConfig
 from vicuna_lit.run_folder import wandb_name
 from vicuna_lit.tracking.about import git_diff
 from vicuna_lit.tracking.server import one_line, unheard
+from vicuna_lit.tracking.watch import WATCH, end_process
 
 INIT_SECONDS, FINISH_SECONDS = 30.0, 120.0
 """That an online run has to begin, and to upload what is left at its end; `wandb.settings` may say others."""
-REAPED_SECONDS = 10.0
-"""For W&B's own process to be gone once it was killed."""
 GONE = ("HandleAbandonedError", "MailboxClosedError")
 """Of W&B: its service process does not answer any more."""
 T = TypeVar("T")
@@ -64,13 +63,17 @@ class Session:
         """What `wandb sync` takes."""
         return Path(self.run.settings.sync_dir) if self.run else None
 
-    def do(self, what: str, act: Callable[[Any], T]) -> T | None:
-        """Calls `act(run)`; None where W&B did not take it."""
+    def do(self, what: str, act: Callable[[Any], T], may_last: bool = True) -> T | None:
+        """Calls `act(run)`; None where W&B did not take it.
+
+        Args:
+            may_last: not a matter of moments.
+        """
         if self.run is None:
             self.failed += 1
             return None
         try:
-            with own_environment(self._data):
+            with own_environment(self._data), WATCH.over(may_last):
                 return act(self.run)
         except Exception as error:
             self._fail(what, error)
@@ -78,15 +81,15 @@ class Session:
 
     def log(self, row: dict[str, Any], step: int | None = None, commit: bool | None = None) -> None:
         """Writes a row of the history."""
-        self.do("a row of its history", lambda run: run.log(row, step=step, commit=commit))
+        self.do("a row of its history", lambda run: run.log(row, step=step, commit=commit), may_last=False)
 
     def summarize(self, figures: dict[str, Any]) -> None:
         """Writes into the run's summary."""
-        self.do("its summary", lambda run: run.summary.update(figures))
+        self.do("its summary", lambda run: run.summary.update(figures), may_last=False)
 
     def alert(self, title: str, text: str) -> None:
         """Sends a message to whom W&B knows."""
-        self.do("an alert", lambda run: run.alert(title, text, level="ERROR"))
+        self.do("an alert", lambda run: run.alert(title, text, level="ERROR"), may_last=False)
 
     def finish(self, exit_code: int = 0) -> None:
         """Ends the run, and says what W&B has not taken."""
@@ -99,12 +102,14 @@ class Session:
 
     def _fail(self, what: str, error: Exception) -> None:
         self.failed += 1
+        is_gone = isinstance(error, ConnectionError) or type(error).__name__ in GONE
         if what not in self._said:
             self._said.add(what)
-            self._say(f"W&B did not take {what}: {one_line(error)}; the run goes on")
-        if isinstance(error, ConnectionError) or type(error).__name__ in GONE:
+            because = WATCH.ended if is_gone and WATCH.ended else one_line(error)
+            self._say(f"W&B did not take {what}: {because}; the run goes on")
+        if is_gone:
             self.run = None
-            _end_process(kill=False)  # else its hook at the interpreter's end would fail, with a traceback
+            end_process(kill=False)  # else its hook at the interpreter's end would fail, with a traceback
 
 
 @contextmanager
@@ -141,7 +146,7 @@ def open_session(
         **{key: getattr(config, key) for key in ("project", "entity", "group", "job_type", "tags", "notes")},
         **dict(name=run_name(config, named), id=identity, dir=str(place), config=values),
     }
-    with own_environment(data):
+    with own_environment(data), WATCH.over():
         if config.mode == "online" and (problem := unheard()) is None:
             run, problem = _begin("online", config, arguments, place)
         offline_because = problem
@@ -149,6 +154,7 @@ def open_session(
             run, problem = _begin("offline", config, arguments, place)
     session = Session(run, say, data)
     session.samples = config.samples
+    WATCH.to_the_end()
     if run is None:
         say(f"W&B does not start: {offline_because or problem}; the run goes on without it")
     elif offline_because:
@@ -216,25 +222,5 @@ def _end_service(identity: str) -> bool:
         known: Any = wandb_setup.singleton()
         if any(run.id != identity for run in known._active_runs):
             return False
-    _end_process(kill=True)
+    end_process(kill=True)
     return True
-
-
-def _end_process(kill: bool) -> None:
-    """Lets W&B's own process end, or ends it, and waits for it: one that is left behind is a warning in Python.
-
-    Args:
-        kill: without waiting for what it still uploads.
-    """
-    from wandb.sdk import wandb_setup
-
-    process: Any = None
-    with suppress(Exception):
-        known: Any = wandb_setup.singleton()
-        process = known._connection and known._connection._proc._process
-        if process and kill:
-            process.kill()
-    with suppress(Exception, SystemExit):  # W&B ends with the exit code of its process
-        wandb_setup.teardown()
-    with suppress(Exception):
-        process.wait(REAPED_SECONDS)

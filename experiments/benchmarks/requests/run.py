@@ -71,7 +71,7 @@ def main() -> None:
         order = list(systems) if i % 2 else list(systems)[::-1]
         rounds.append({name: measured(systems[name], url, given.requests) for name in order})
     http.shutdown()
-    ratios = {what: [r["now"][what] / r["before"][what] for r in rounds] for what in ("asked", "cached")}
+    ratios = {what: [r["now"][what] / r["before"][what] for r in rounds] for what in rounds[0]["now"]}
     given.out.write_text(json.dumps({"requests": given.requests, "rounds": rounds, "now / before": ratios}, indent=1))
     print("| seconds | before | now | now / before |\n|---|---|---|---|")
     for what, found in ratios.items():

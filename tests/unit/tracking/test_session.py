@@ -46,6 +46,7 @@ def rows(folder: Path) -> list[tuple[int, Any]]:
     return [(step, figures["loss"]) for step, figures in history_rows(file)]
 
 
+@pytest.mark.promise("W&B costs a run nothing but itself")
 @pytest.mark.parametrize("fault", ["nobody", "slow", 429, 503])
 def test_a_server_that_is_down_or_late_costs_a_line_and_the_run_is_offline(fault, tmp_path, monkeypatch):
     with WandbServer(None if fault == "nobody" else fault) as server:
@@ -125,6 +126,7 @@ def test_a_run_that_the_server_refuses_at_its_begin_goes_on_offline_with_the_sam
     assert rows(tmp_path) == [(1, 1.0)]
 
 
+@pytest.mark.promise("W&B costs a run nothing but itself")
 def test_an_open_run_of_the_users_stays_open_and_is_not_written_to(tmp_path):
     mine = wandb.init(project="mine", mode="offline", dir=tmp_path / "mine", settings=wandb.Settings(silent=True))
     session = opened(config(), tmp_path / "ours", [])
@@ -141,6 +143,7 @@ def test_an_open_run_of_the_users_stays_open_and_is_not_written_to(tmp_path):
     assert state(tmp_path / "ours", "abc") == ({"a": {"b": 1}}, {"loss": 1.0, "val_loss": 2.0})
 
 
+@pytest.mark.promise("W&B costs a run nothing but itself")
 def test_the_death_of_wandbs_process_is_said_once_and_counted(tmp_path):
     said: list[str] = []
     session = opened(config(), tmp_path, said)
