@@ -1,7 +1,9 @@
 """A small stand-in of W&B's server: what a client asks to log in, to begin a run and to upload it."""
 
+import json
 import re
 import threading
+from contextlib import suppress
 from typing import Any
 
 from tests.helpers.loopback import Loopback, QuietHandler
@@ -19,6 +21,8 @@ class WandbServer(Loopback):
         self.asked: list[str] = []
         """The operations of GraphQL and the paths of files, in order."""
         self.uploaded: list[bytes] = []
+        self.files: dict[str, bytes] = {}
+        """What was uploaded of artifacts and of the run's own files, by name."""
 
         class Handler(QuietHandler):
             def do_POST(self) -> None:
@@ -33,7 +37,12 @@ class WandbServer(Loopback):
                     self.reply(server.fault, {"errors": [{"message": "refused by the stand-in"}]})
                     return
                 server.uploaded.append(body)
-                self.reply(200, answer(operation, server.address))
+                if self.path.startswith("/upload/"):
+                    server.files[self.path.removeprefix("/upload/")] = body
+                variables = {}
+                with suppress(ValueError, AttributeError):  # a file, or lines of the history
+                    variables = json.loads(body).get("variables") or {}
+                self.reply(200, answer(operation, variables, server.address))
 
             do_GET = do_PUT = do_POST
 
@@ -44,7 +53,7 @@ class WandbServer(Loopback):
         super().__exit__()
 
 
-def answer(operation: str, address: str) -> Any:
+def answer(operation: str, variables: dict[str, Any], address: str) -> Any:
     """What W&B says to an operation, as far as its client reads it."""
     project = {"id": "P", "name": "vicuna_lit", "entity": {"id": "E", "name": "me"}}
     bucket = {"id": "B", "name": "abc", "displayName": "name", "description": None, "config": "{}", "sweepName": None,
@@ -54,9 +63,38 @@ def answer(operation: str, address: str) -> Any:
         "Viewer": {"viewer": viewer},
         "UpsertBucket": {"upsertBucket": {"bucket": bucket, "inserted": True}},
         "RunResumeStatus": {"model": None},
-        "CreateRunFiles": {"createRunFiles": {"runID": "B", "uploadHeaders": [], "files": []}},
+        "ServerFeaturesQuery": {"serverInfo": {"features": []}},
     }
-    return {"data": data.get(operation, {})} if operation[0] != "/" else {}
+    return {"data": data.get(operation) or _upload(operation, variables, address)} if operation[0] != "/" else {}
+
+
+def _upload(operation: str, variables: dict[str, Any], address: str) -> dict[str, Any]:
+    """Where files go."""
+
+    def place(name: str) -> dict[str, Any]:
+        return {"uploadUrl": f"{address}/upload/{name}", "uploadHeaders": []}
+
+    made, files = variables.get("input") or {}, variables.get("files") or []
+    artifact = {"id": made.get("clientID"), "state": "PENDING", "artifactSequence": {"latestArtifact": None}}
+    nodes = [
+        {"storagePath": one["name"], **place(one["name"]), "uploadMultipartUrls": None, "artifact": {"id": "A"}}
+        for one in made.get("artifactFiles") or []
+    ]
+    manifest = {"id": "M", "file": {"id": "F", **place(f"manifest/{variables.get('artifactID')}")}}
+    data: dict[str, Any] = {
+        "CreateRunFiles": {
+            "runID": "B",
+            "uploadHeaders": [],
+            "files": [{"name": name} | place(name) for name in files],
+        },
+        "CreateArtifact": {"artifact": artifact},
+        "CreateArtifactFiles": {"files": {"edges": [{"node": node} for node in nodes]}},
+        "CreateArtifactManifest": {"artifactManifest": manifest},
+        "UpdateArtifactManifest": {"artifactManifest": manifest},
+        "CommitArtifact": {"artifact": {"id": variables.get("artifactID"), "digest": "d"}},
+        "UseArtifact": {"artifact": {"id": "A"}},
+    }
+    return {operation[0].lower() + operation[1:]: data[operation]} if operation in data else {}
 
 
 def environment(address: str) -> dict[str, str]:

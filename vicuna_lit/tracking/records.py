@@ -1,7 +1,8 @@
 """What stands in W&B's own record of a run, a `.wandb` file, written online and offline alike."""
 
 import json
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,16 +39,23 @@ def state(folder: Path, identity: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def messages(file: Path) -> Iterator[Any]:
     """W&B's messages in one record, as far as it is whole."""
+    for data in chunks(file.read_bytes()):
+        if (found := message(data)) is None:
+            return
+        yield found
+
+
+def message(data: bytes) -> Any:
+    """W&B's message that these bytes are; None: they are none."""
     from google.protobuf.message import DecodeError
     from wandb.proto import wandb_internal_pb2
 
-    for data in chunks(file.read_bytes()):
-        record: Any = wandb_internal_pb2.Record()  # pyright: ignore[reportAttributeAccessIssue]
-        try:
-            record.ParseFromString(data)
-        except DecodeError:
-            return
-        yield record
+    record: Any = wandb_internal_pb2.Record()  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        record.ParseFromString(data)
+    except DecodeError:
+        return None
+    return record
 
 
 def chunks(log: bytes) -> Iterator[bytes]:
@@ -66,3 +74,24 @@ def chunks(log: bytes) -> Iterator[bytes]:
         if kind in (1, 4):  # whole, or the last part of one
             yield record
             record = b""
+
+
+def log_of(head: bytes, records: Iterable[bytes]) -> bytes:
+    """The inverse of `chunks`: a log with these records.
+
+    Args:
+        head: W&B's seven bytes, which begin every such file.
+    """
+    log = bytearray(head)
+    for record in records:
+        kinds, rest, is_open = (1, 2), record, True  # of a record that is whole, of its first part
+        while is_open:
+            left = BLOCK - len(log) % BLOCK
+            if left < 7:
+                log += bytes(left)
+                left = BLOCK
+            part, rest = rest[: left - 7], rest[left - 7 :]
+            kind = bytes([kinds[1] if rest else kinds[0]])
+            log += zlib.crc32(kind + part).to_bytes(4, "little") + len(part).to_bytes(2, "little") + kind + part
+            kinds, is_open = (4, 3), bool(rest)  # the last, one in between
+    return bytes(log)
