@@ -4,10 +4,13 @@ python -m vicuna_lit.wandb_workspace entity=<entity> project=<project>          
 python -m vicuna_lit.wandb_workspace entity=<entity> project=<project> output=json      prints it; no network
 """
 
+import re
 import sys
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from wandb_workspaces.reports.v2.interface import Report
     from wandb_workspaces.workspaces import Workspace
 
 STEP = "trainer/global_step"
@@ -65,6 +68,9 @@ COLUMNS = (
     "peak_memory_bytes", "seconds",
 )  # fmt: skip
 """Of the table of runs, from their summaries; `eval/win_rate` once the model is evaluated."""
+PINNED = ["run:displayName", *(f"summary:{name}" for name in COLUMNS)]
+OPEN = ("Losses", "Settings", "The last validation")
+"""Sections that are not folded."""
 
 
 def workspace(entity: str, project: str) -> "Workspace":
@@ -80,46 +86,100 @@ def workspace(entity: str, project: str) -> "Workspace":
     import wandb_workspaces.reports.v2 as wr
     import wandb_workspaces.workspaces as ws
 
-    def line(title: str, what: Any, x: str = STEP) -> Any:
-        metrics: dict[str, Any] = {"metric_regex": what} if isinstance(what, str) else {"y": what}
-        return wr.LinePlot(title=title, x=x, **metrics)
-
-    def section(name: str, panels: list[Any], is_open: bool = False) -> Any:
-        settings = ws.SectionPanelSettings(x_axis=STEP)
-        return ws.Section(name=name, panels=panels, is_open=is_open, panel_settings=settings)
-
-    def tables(names: tuple[str, ...]) -> list[Any]:
-        return [wr.WeavePanelSummaryTable(table_name=name) for name in names]
-
-    losses = [
-        wr.LinePlot(
-            title=title, x=STEP, y=y, groupby=wr.Config(SETTING), groupby_aggfunc="mean", groupby_rangefunc="minmax"
-        )
-        for title, y in LOSSES.items()
-    ]
-    curves = [section(name, [line(*one) for one in panels.items()]) for name, panels in CURVES.items()]
-    evaluation: list[Any] = [wr.BarPlot(title=title, metrics=[wr.SummaryMetric(key)]) for title, key in FIGURES.items()]
-    evaluation.append(wr.MediaBrowser(title="report", media_keys=[REPORT]))
+    settings = ws.SectionPanelSettings(x_axis=STEP)
     return ws.Workspace(
         entity=entity,
         project=project,
         name="vicuna_lit",
         auto_generate_panels=True,
         sections=[
-            section("Losses", losses, is_open=True),
-            section("Settings", _comparison(wr), is_open=True),
-            section("The last validation", [_curve(wr, *one) for one in OVER.items()], is_open=True),
-            *curves,
-            section("System", [line(*one, x="RelativeTime(Process)") for one in SYSTEM.items()]),
-            section("Samples", tables(SAMPLES)),
-            section("Evaluation", [*evaluation, *tables(EVALUATION)]),
+            ws.Section(name=name, panels=panels, is_open=name in OPEN, panel_settings=settings)
+            for name, panels in _sections(wr).items()
         ],
         settings=ws.WorkspaceSettings(x_axis=STEP),
-        runset_settings=ws.RunsetSettings(
-            groupby=[ws.Config(SETTING)],
-            pinned_columns=["run:displayName", *(f"summary:{name}" for name in COLUMNS)],
-        ),
+        runset_settings=ws.RunsetSettings(groupby=[ws.Config(SETTING)], pinned_columns=PINNED),
     )
+
+
+def report(
+    entity: str,
+    project: str,
+    title: str,
+    sentences: Sequence[str],
+    rows: Sequence[dict[str, str]],
+    runs: Sequence[str],
+) -> "Report":
+    """What a sweep has shown, with the workspace's panels of its runs alone; `.save()` needs a login.
+
+    Args:
+        rows: a table, by column.
+        runs: W&B's ids.
+
+    Raises:
+        ImportError: the extra `dashboard` is not installed.
+        Exception: of W&B, which is asked for the project.
+    """
+    from wandb_workspaces import expr
+    from wandb_workspaces.reports.v2 import interface as wr
+
+    def grid(name: str, panels: list[Any]) -> Any:
+        runset = wr.Runset(
+            entity=entity,
+            project=project,
+            name=title[:100],
+            filters=[expr.Metric("ID").isin(list(runs))],
+            groupby=[f"config.{SETTING}"],
+            pinned_columns=PINNED,
+        )
+        return [wr.H2(name), wr.PanelGrid(runsets=[runset], panels=panels)]
+
+    said: list[Any] = [wr.UnorderedList(items=list(sentences))] if sentences else []
+    if rows:
+        said.append(wr.MarkdownBlock(text=markdown(rows)))
+    grids = [block for one in _sections(wr).items() for block in grid(*one)]
+    return wr.Report(entity=entity, project=project, title=title[:128], width="fluid", blocks=[*said, *grids])
+
+
+def default_place(place: tuple[str | None, str]) -> tuple[str, str]:
+    """Entity and project; where there is no entity, that of whoever is logged in."""
+    import wandb
+
+    return place[0] or wandb.Api(timeout=20).default_entity or "", place[1]
+
+
+def markdown(rows: Sequence[dict[str, str]]) -> str:
+    """A table whose cells are text, whatever they hold."""
+
+    def line(cells: Iterable[str]) -> str:
+        marks = (re.sub(r"([\\`*_{}\[\]<>|#!$~&])", r"\\\1", " ".join(cell.split())) for cell in cells)
+        return f"| {' | '.join(marks)} |"
+
+    return "\n".join([line(rows[0]), "|---" * len(rows[0]) + "|", *(line(row.values()) for row in rows)])
+
+
+def _sections(wr: Any) -> dict[str, list[Any]]:
+    """All panels, by the names of their sections, in order."""
+
+    def line(title: str, what: Any, x: str = STEP) -> Any:
+        metrics: dict[str, Any] = {"metric_regex": what} if isinstance(what, str) else {"y": what}
+        return wr.LinePlot(title=title, x=x, **metrics)
+
+    def tables(names: tuple[str, ...]) -> list[Any]:
+        return [wr.WeavePanelSummaryTable(table_name=name) for name in names]
+
+    by_setting: dict[str, Any] = dict(groupby=wr.Config(SETTING), groupby_aggfunc="mean", groupby_rangefunc="minmax")
+    losses = [wr.LinePlot(title=title, x=STEP, y=y, **by_setting) for title, y in LOSSES.items()]
+    evaluation: list[Any] = [wr.BarPlot(title=title, metrics=[wr.SummaryMetric(key)]) for title, key in FIGURES.items()]
+    evaluation.append(wr.MediaBrowser(title="report", media_keys=[REPORT]))
+    return {
+        "Losses": losses,
+        "Settings": _comparison(wr),
+        "The last validation": [_curve(wr, *one) for one in OVER.items()],
+        **{name: [line(*one) for one in panels.items()] for name, panels in CURVES.items()},
+        "System": [line(*one, x="RelativeTime(Process)") for one in SYSTEM.items()],
+        "Samples": tables(SAMPLES),
+        "Evaluation": [*evaluation, *tables(EVALUATION)],
+    }
 
 
 def _curve(wr: Any, table: str, x: str) -> Any:

@@ -9,7 +9,7 @@ from vicuna_lit import __version__
 from vicuna_lit.cli.pipes import quiet_pipes
 from vicuna_lit.compare.conclusions import in_words
 from vicuna_lit.compare.runs import Sweep, read_sweep
-from vicuna_lit.compare.table import METRICS, REPEATS, settings, table
+from vicuna_lit.compare.table import METRICS, REPEATS, Table, settings, table
 from vicuna_lit.compare.terminal import show_lines, show_table, show_unfinished
 from vicuna_lit.machine import exit_code
 from vicuna_lit.paths import MissingPackage, packages_of
@@ -46,21 +46,29 @@ def main() -> None:
         "--margin", type=float, help="nats that make no difference: equal is what is shown to lie within"
     )
     parser.add_argument("--out", type=Path, help="where the page goes; the first folder unless given")
+    parser.add_argument(
+        "--wandb-report", action="store_true", help="the page as a report in W&B too, where you are logged in"
+    )
     parser.add_argument("--version", action="version", version=f"vicuna_lit {__version__}")
     given = parser.parse_args()
     metrics, repeats = given.metrics.split(","), given.over.split(",")
     try:
         sweep = read_sweep(*given.folders)
         refuse_typos(sweep, metrics if given.metrics != ",".join(METRICS) else (), given.over)
+        rows, lines = Table(), []
         if found := settings(sweep, metrics, repeats, given.baseline):
-            show_table(table(found, metrics))
-            show_lines(in_words(sweep, found, given.margin, repeats, given.baseline))
+            show_table(rows := table(found, metrics))
+            show_lines(lines := in_words(sweep, found, given.margin, repeats, given.baseline))
         show_unfinished(sweep, list(sweep.failures))
         with packages_of("vicuna-compare"):
             from vicuna_lit.compare.report import write_report
 
             out = given.out or given.folders[0]
             print(write_report(sweep, out, metrics, repeats, given.baseline, given.margin))
+        if given.wandb_report:
+            from vicuna_lit.compare.wandb_report import save_report
+
+            print(save_report(sweep, rows, lines, out))
     except (RunError, MissingPackage, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(exit_code(error))

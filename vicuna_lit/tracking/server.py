@@ -33,6 +33,21 @@ def check_wandb(config: WandbConfig) -> None:
         )
 
 
+def check_login(what: str) -> None:
+    """
+    Args:
+        what: wants to write to W&B now.
+
+    Raises:
+        RunError: nobody is logged in, or the server refuses the key or does not answer.
+    """
+    refused, silent = _answer()
+    if refused:
+        raise RunError(f"{what}: {refused}; `wandb login`, or WANDB_API_KEY")
+    if silent:
+        raise RunError(f"{what}: {silent}")
+
+
 def unheard() -> str | None:
     """Why the server was not heard when it was asked; None: it answered."""
     return _answer()[1]
