@@ -21,6 +21,8 @@ class WandbServer(Loopback):
         self.asked: list[str] = []
         """The operations of GraphQL and the paths of files, in order."""
         self.uploaded: list[bytes] = []
+        self.views: list[dict[str, Any]] = []
+        """Reports and workspaces as they were sent."""
         self.files: dict[str, bytes] = {}
         """What was uploaded of artifacts and of the run's own files, by name."""
 
@@ -42,6 +44,8 @@ class WandbServer(Loopback):
                 variables = {}
                 with suppress(ValueError, AttributeError):  # a file, or lines of the history
                     variables = json.loads(body).get("variables") or {}
+                if operation == "upsertView":
+                    server.views.append(variables)
                 self.reply(200, answer(operation, variables, server.address))
 
             do_GET = do_PUT = do_POST
@@ -58,14 +62,26 @@ def answer(operation: str, variables: dict[str, Any], address: str) -> Any:
     project = {"id": "P", "name": "vicuna_lit", "entity": {"id": "E", "name": "me"}}
     bucket = {"id": "B", "name": "abc", "displayName": "name", "description": None, "config": "{}", "sweepName": None,
               "project": project, "historyLineCount": 0}  # fmt: skip
+    listed = {"id": "P", "name": "vicuna_lit", "entityName": "me", "createdAt": "", "isBenchmark": False, "user": None}
     viewer = {"id": "V", "entity": "me", "username": "me", "email": "", "flags": "{}", "teams": {"edges": []}}
     data: dict[str, Any] = {
         "Viewer": {"viewer": viewer},
+        "GetDefaultEntity": {"viewer": viewer},
         "UpsertBucket": {"upsertBucket": {"bucket": bucket, "inserted": True}},
         "RunResumeStatus": {"model": None},
         "ServerFeaturesQuery": {"serverInfo": {"features": []}},
+        "ProjectInternalId": {"project": {"id": "P", "internalId": "7"}},
+        "GetProjects": {"models": {"pageInfo": {"endCursor": None, "hasNextPage": False}, "edges": [{"node": listed}]}},
+        "upsertView": {"upsertView": {"view": view(variables), "inserted": "id" not in variables}},
     }
     return {"data": data.get(operation) or _upload(operation, variables, address)} if operation[0] != "/" else {}
+
+
+def view(variables: dict[str, Any]) -> dict[str, Any]:
+    """A report or workspace as it is kept."""
+    where = {"id": "P", "name": variables.get("projectName"), "entityName": variables.get("entityName")}
+    kept = {key: variables.get(key) for key in ("type", "name", "displayName", "description", "spec")}
+    return kept | {"id": variables.get("id") or "Vmlldzox", "project": where, "createdAt": None, "updatedAt": None}
 
 
 def _upload(operation: str, variables: dict[str, Any], address: str) -> dict[str, Any]:
