@@ -225,8 +225,8 @@ def test_a_mixture_takes_its_sources_from_one_file_by_name(sources, tmp_path):
     mixed, apart = module(f"data.sources=[{', '.join(each)}]"), module(mixture(sources, "epochs", 1, 1))
     assert texts(mixed, mixed.train) == texts(apart, apart.train)
     assert texts(mixed, mixed.validation) == texts(apart, apart.validation)
-    assert {name: account.records_in for name, account in mixed.accounts.items()} == {
-        name: account.records_in for name, account in apart.accounts.items()
+    assert {name: account.records_in for name, account in mixed.reports.items()} == {
+        name: account.records_in for name, account in apart.reports.items()
     }
     with pytest.raises(DataError, match=r"both.jsonl: no record to train on is of source prose \(from_source\)"):
         module(f"data.sources=[{{path: {both}, name: a, from_source: prose, weight: 1}}]")
