@@ -248,7 +248,7 @@ def test_by_score_goes_by_a_number_of_each_record(sources, tmp_path):
     assert all(a.max() <= b.min() for a, b in pairwise(found))
     for bad, said in {"high": "'high' is no number", True: "True is no number", None: "is missing"}.items():
         write_scored([*scores[:9], bad, *scores[10:]])
-        with pytest.raises(DataError, match=rf"record scored\.jsonl:9: quality {said}; data\.score_field=quality"):
+        with pytest.raises(DataError, match=rf"record scored\.jsonl:10: quality {said}; data\.score_field=quality"):
             module(*given)
     with pytest.raises(ConfigError, match=r"^order: by_score goes by .*data\.score_field=<its key>$"):
         load("train", *TINY, "order=by_score", *given[:1])
