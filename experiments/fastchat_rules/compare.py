@@ -43,7 +43,7 @@ def ours(file: Path, folder: Path) -> list[tuple[str, list[str]]]:
     rejected = {r["record"]: r["reason"] for r in _lines(folder / "rejected.jsonl")}
     sets = [_lines(folder / "train.jsonl"), _lines(folder / "validation.jsonl")]
     kept = {r["id"]: [turn["value"] for turn in r["conversations"]] for lines in sets for r in lines}
-    raw = [(f"{file.name}:{i}", str(record["id"])) for i, record in enumerate(json.loads(file.read_text()))]
+    raw = [(f"{file.name}:{i}", str(record["id"])) for i, record in enumerate(json.loads(file.read_text()), 1)]
     assert len(raw) == len(rejected) + len(kept)
     return [(rejected[name], []) if name in rejected else ("kept", kept[id]) for name, id in raw]
 

@@ -193,9 +193,9 @@ def eventually(holds: Callable[[], bool], seconds: float = 20) -> None:
         (["models=[{early},{early}]"], "two are called early"),
         (["models=[{early},{late}]", "baseline=gpt"], "baseline=gpt: no such model; they are early, late"),
         (["models=[{early},{tmp}/broken]"], "broken: "),
-        (["models=[{early},{late}]", "questions={tmp}/q.jsonl"], "q.jsonl:0: the field category is missing"),
+        (["models=[{early},{late}]", "questions={tmp}/q.jsonl"], "q.jsonl:1: the field category is missing"),
         (["models=[{tmp}/short.jsonl,{late}]"], "answers to 79 of 80 questions are missing or too short (question 2, "),
-        (["models=[{tmp}/torn.jsonl,{late}]"], "torn.jsonl:0: no answer can be read"),
+        (["models=[{tmp}/torn.jsonl,{late}]"], "torn.jsonl:1: no answer can be read"),
         (["models=[{early},{late}]", "judge=local", "judge.path={tmp}/broken"], "broken: "),
     ],
 )

@@ -38,7 +38,7 @@ def test_the_first_records_are_shown_without_weights_and_all_are_accounted_for(d
     done = masks(data, "show_masks=3")
     assert done.returncode == 0, done.stderr
     assert "USER: Hi ASSISTANT:⟦ Hello ␛[31m.</s>⟧" in done.stdout
-    assert "two\nrefused: unknown role: turn 0 has from 'nobody'" in done.stdout
+    assert "two\nrefused: unknown role: turn 1 has from 'nobody'" in done.stdout
     assert "USER: [red]Why? ASSISTANT:⟦ So.</s>⟧" in done.stdout
     assert "Left?" not in done.stdout
     assert "training: 4 records, 3 kept, 1 refused\n  refused 1: unknown role\n" in done.stdout

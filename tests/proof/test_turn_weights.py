@@ -12,6 +12,7 @@ from vicuna_lit.config.compose import load
 from vicuna_lit.data.batch import PlannedRows
 from vicuna_lit.data.conversation import Conversation, Turn, to_record, write_jsonl
 from vicuna_lit.data.datamodule import ConversationDataModule
+from vicuna_lit.data.mixture import fingerprint
 from vicuna_lit.data.readers import parse
 from vicuna_lit.data.tokenizer import make_encoder
 from vicuna_lit.models import attention
@@ -135,7 +136,7 @@ def test_weights_are_read_written_split_kept_and_refused(made, tmp_path):
     assert replies == [t.weight for t in talks()[5].turns if t.role == "assistant" and t.supervised]
     again = ConversationDataModule(config, encoder)  # out of the cache
     again.setup()
-    assert again.fingerprint() == data.fingerprint()
+    assert fingerprint(again.train, again.plan) == fingerprint(data.train, data.plan)
     ours, theirs = again.train.total_weights, data.train.total_weights
     assert ours is not None
     assert theirs is not None

@@ -41,7 +41,7 @@ def review(folder: Path, ask: Callable[[str], str] = input) -> list[RuleFigures]
 def _shown(item: Item, number: int, of: int) -> str:
     text = f"{item.text}\n({item.detail})" if item.detail else item.text
     lines = "\n".join(f"  │ {line}" for line in text.translate(CONTROL).splitlines())
-    return f"\n{item.rule}, {number} of {of}: {item.record}, turn {item.turn}\n{lines}"
+    return f"\n{item.rule}, {number} of {of}: {item.record}, turn {item.turn + 1}\n{lines}"
 
 
 def _answer(ask: Callable[[str], str]) -> Verdict | None:

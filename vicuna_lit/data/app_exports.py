@@ -42,10 +42,10 @@ def claude_messages(record: dict[str, Any]) -> list[dict[str, Any]]:
     Raises:
         Unusable: a message is not what it should be, or shows a file of which the export has no text.
     """
-    messages = [typed(m, dict, f"message {i}") for i, m in enumerate(record["chat_messages"])]
+    messages = [typed(m, dict, f"message {n}") for n, m in enumerate(record["chat_messages"], 1)]
     found: list[dict[str, Any]] = []
-    for i, message in enumerate(_last_branch(messages, record.get("current_leaf_message_uuid"))):
-        where, sender = f"message {i}", message.get("sender")
+    for number, message in enumerate(_last_branch(messages, record.get("current_leaf_message_uuid")), 1):
+        where, sender = f"message {number}", message.get("sender")
         if sender not in SENDERS:
             raise Unusable("unknown role", f"{where} has sender {sender!r:.40}")
         if message.get("truncated") is True:

@@ -86,7 +86,7 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """A multi-turn conversation. `id` names its origin, e.g. a ShareGPT id or `file:record`."""
+    """A multi-turn conversation. `id` names its origin: a ShareGPT id, or `<file>:<record>`, from 1."""
 
     id: str
     turns: tuple[Turn, ...]
@@ -145,9 +145,9 @@ def trim(conversation: Conversation) -> tuple[Conversation | Rejection, int]:
     cut = before - len(turns)
     if not turns:
         return Rejection(conversation.id, "no answered turn", f"{before} turns, none a question with its answer"), 0
-    for i, (before_it, turn) in enumerate(zip((None, *turns), turns, strict=False)):
+    for number, (before_it, turn) in enumerate(zip((None, *turns), turns, strict=False), 1 + len(system)):
         if not follows(turn, before_it):
-            detail = f"turn {i + len(system)} is {turn.role} after {before_it.role if before_it else 'the start'}"
+            detail = f"turn {number} is {turn.role} after {before_it.role if before_it else 'the start'}"
             return Rejection(conversation.id, "roles do not alternate", detail), 0
     return replace(conversation, turns=(*system, *turns)), cut
 

@@ -1,6 +1,16 @@
-"""The LightningDataModule: files in, the rows of a plan out."""
+"""The LightningDataModule: files in, the rows of a plan out.
 
-import hashlib
+A file's way to the loss: `source.py` (which files, which side of the split) → `readers.py` (`Conversation`) →
+`dataset.py` (`tokenised`) → `encoder.py` (`Example`: ids and mask) → `packing.py` (`Plan`) → `batch.py` (`Batch`) →
+`models/causal_lm.py` (`SupervisedLM.loss_sum`) → `train/module.py`, which divides by the step's supervised tokens.
+
+- An *example* is a conversation, or a *piece* of one that is longer than `context_length`: whole exchanges, cut by
+  `splitting.py`, each piece behind the system prompt.
+- A *row* is a micro-batch of one device: examples one after another, without padding, at most `tokens_per_device` long.
+- A *step* is an update of the weights: `conversations_per_step` examples (or whole conversations, see `step_unit`) on
+  all devices together, in `plan.accumulation` rows on each. Which ones does not depend on how they lie in rows.
+"""
+
 from typing import Any
 
 import lightning as L
@@ -21,8 +31,6 @@ from vicuna_lit.hub import fetched
 class ConversationDataModule(L.LightningDataModule):
     """Reads and tokenises on `setup()`; afterwards `plan`, `train`, `validation` and their reports are there.
 
-    A batch is a row: examples that lie one after another, without padding, at most `tokens_per_device` long.
-
     Args:
         encoder: None: of the config.
         rank, world_size: of this process; those of the trainer count where there is one.
@@ -30,9 +38,9 @@ class ConversationDataModule(L.LightningDataModule):
 
     train: JoinedExamples
     validation: JoinedExamples
-    accounts: dict[str, DataReport]
-    """By the name of the source; an empty name where there is but one. So are those of the validation set."""
-    validation_accounts: dict[str, DataReport]
+    reports: dict[str, DataReport]
+    """What became of every record, by the name of its source; an empty name where there is but one."""
+    validation_reports: dict[str, DataReport]
     plan: Plan
     validation_plan: Plan
 
@@ -44,7 +52,6 @@ class ConversationDataModule(L.LightningDataModule):
         self.start = 0
         """Optimizer steps that are done already; training starts after them. `fit` sets it when a run resumes."""
         self.source = Sources(config)
-        self._ready = False
 
     def setup(self, stage: str = "fit") -> None:
         """Reads everything once, and plans it for the processes that there are; Lightning may call it again.
@@ -52,14 +59,13 @@ class ConversationDataModule(L.LightningDataModule):
         Raises:
             DataError: no usable conversation.
         """
-        planned_for = self.world_size if self._ready else None
         if self.trainer is not None:
             self.rank, self.world_size = self.trainer.global_rank, self.trainer.world_size
-        if planned_for == self.world_size:
+        if hasattr(self, "plan") and self.plan.world_size == self.world_size:
             return
-        if not self._ready:
-            self.train, self.accounts = self.source.examples(self.encoder, validation=False)
-            self.validation, self.validation_accounts = self.source.examples(self.encoder, validation=True)
+        if not hasattr(self, "validation"):
+            self.train, self.reports = self.source.examples(self.encoder, validation=False)
+            self.validation, self.validation_reports = self.source.examples(self.encoder, validation=True)
         c = self.config
         self.plan = plan_run(c, ExampleLengths.of(self.train), self.world_size)
         if len(self.validation):
@@ -71,12 +77,11 @@ class ConversationDataModule(L.LightningDataModule):
                 world_size=self.world_size,
                 packing=c.packing,
             )
-        self._ready = True
 
     @property
-    def account(self) -> DataReport:
+    def report(self) -> DataReport:
         """What became of all records to train on."""
-        return total(self.accounts.values())
+        return total(self.reports.values())
 
     @property
     def drawn(self) -> dict[str, dict[str, Any]]:
@@ -86,13 +91,10 @@ class ConversationDataModule(L.LightningDataModule):
 
     def statistics(self) -> dict[str, Any]:
         """Counts of both sets (`mixture.statistics`) and what is drawn of each source, for `result.json` and W&B."""
-        found = {
-            "train": statistics(self.train, self.accounts),
-            "validation": statistics(self.validation, self.validation_accounts),
-        }
+        train, validation = statistics(self.train, self.reports), statistics(self.validation, self.validation_reports)
         for source, taken in self.drawn.items() if self.config.data.sources else ():
-            found["train"]["sources"][source]["drawn"] = taken
-        return found
+            train["sources"][source]["drawn"] = taken
+        return {"train": train, "validation": validation}
 
     def train_dataloader(self) -> PrefetchedRows:
         """This rank's micro-batches, in order; a run that goes on starts where it stopped."""
@@ -111,15 +113,3 @@ class ConversationDataModule(L.LightningDataModule):
     def conversations_of(self, step: int) -> list[str]:
         """The ids of the conversations in an optimizer step, from 1."""
         return [self.train.id_of(i) for rank in self.plan.rows[step - 1] for row in rank for i in row]
-
-    def fingerprint(self) -> str:
-        """Names the tokens, the masks and the order in which a run takes them, whatever the layout."""
-        digest = hashlib.sha256()
-        for part in self.train.parts.values():
-            for array in (part.input_ids, part.supervised_mask, part.lengths):
-                digest.update(np.ascontiguousarray(array).data)
-            if len(part.weights):
-                digest.update(np.ascontiguousarray(part.weights).data)
-        for step in range(self.plan.steps):
-            digest.update(self.plan.conversations_hash(step).encode())
-        return digest.hexdigest()

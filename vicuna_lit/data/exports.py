@@ -153,8 +153,8 @@ def oasst_messages(record: dict[str, Any]) -> list[dict[str, Any]]:
         raise Unusable("no answered turn", "the prompt was deleted")
     while message is not None:
         messages.append({"role": message.get("role"), "content": message.get("text")})
-        replies = typed(message.get("replies") or [], list, f"replies of turn {len(messages) - 1}")
-        where = f"a reply to turn {len(messages) - 1}"
+        replies = typed(message.get("replies") or [], list, f"replies of turn {len(messages)}")
+        where = f"a reply to turn {len(messages)}"
         left = [reply for reply in replies if not typed(reply, dict, where).get("deleted")]
         message = min(left, key=lambda reply: _rank(reply, where), default=None)
     return messages

@@ -65,10 +65,10 @@ def turns_of(messages: Any) -> list[Turn]:
     if not isinstance(messages, list):
         raise Unusable("wrong type", f"the turns are a {type(messages).__name__}, not a list")
     turns: list[Turn] = []
-    for i, message in enumerate(messages):
+    for number, message in enumerate(messages, 1):
         if not isinstance(message, dict):
-            raise Unusable("wrong type", f"turn {i} is a {type(message).__name__}, not an object")
-        for turn, joins in _turns(message, f"turn {i}"):
+            raise Unusable("wrong type", f"turn {number} is a {type(message).__name__}, not an object")
+        for turn, joins in _turns(message, f"turn {number}"):
             if joins and turns and turns[-1].role == "assistant" and _counts_alike(turns[-1], turn):
                 turns[-1] = replace(turns[-1], tool_calls=turns[-1].tool_calls + turn.tool_calls)
             else:

@@ -1,5 +1,6 @@
 """The examples of several sources as one set, what became of each source's records, and what a plan draws of it."""
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import cached_property
@@ -9,6 +10,7 @@ import numpy as np
 
 from vicuna_lit.data.dataset import DataReport, Examples
 from vicuna_lit.data.encoder import Example
+from vicuna_lit.data.packing import Plan
 
 
 class JoinedExamples:
@@ -140,3 +142,16 @@ def drawn(examples: JoinedExamples, order: np.ndarray, one_pass: np.ndarray) -> 
         }
         for i, name in enumerate(examples.names)
     }
+
+
+def fingerprint(examples: JoinedExamples, plan: Plan) -> str:
+    """Names the tokens, the masks and the order in which a run takes them, whatever the layout."""
+    digest = hashlib.sha256()
+    for part in examples.parts.values():
+        for array in (part.input_ids, part.supervised_mask, part.lengths):
+            digest.update(np.ascontiguousarray(array).data)
+        if len(part.weights):
+            digest.update(np.ascontiguousarray(part.weights).data)
+    for step in range(plan.steps):
+        digest.update(plan.conversations_hash(step).encode())
+    return digest.hexdigest()

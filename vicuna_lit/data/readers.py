@@ -60,7 +60,9 @@ def skipped(path: Paths) -> list[Rejection]:
 
 
 def records(path: Paths) -> Iterator[tuple[str, Any | Rejection]]:
-    """Every record as it stands in the file, named by file and index: `("file.json:12", …)`.
+    """Every record as it stands in the file, named by file and number, from 1: `("file.json:12", …)` is the twelfth.
+
+    In a file of JSON lines without empty ones that is its line.
 
     `path` is a file, a folder (all its files of data: JSON, JSON lines, Parquet, compressed or not), a pattern
     such as `data/**/*.jsonl`, or several of these; files come in the order of their names. A file may be a JSON
@@ -71,8 +73,8 @@ def records(path: Paths) -> Iterator[tuple[str, Any | Rejection]]:
         DataError: the path does not exist or cannot be read, or a folder or pattern holds no file.
     """
     for file, name in [found for one in _several(path) for found in find_files(one)]:
-        for i, record in enumerate(values(file)):
-            id = f"{name}:{i}"
+        for number, record in enumerate(values(file), 1):
+            id = f"{name}:{number}"
             yield id, Rejection(id, record.reason, record.detail) if isinstance(record, Unusable) else record
 
 
@@ -174,8 +176,8 @@ def _history(record: dict[str, Any]) -> list[Turn]:
     if not isinstance(history, list) or not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in history):
         raise Unusable("wrong type", "history is no list of pairs, each a question and its answer")
     turns: list[Turn] = []
-    for i, (question, answer) in enumerate(history):
-        where = f"history {i}"
+    for number, (question, answer) in enumerate(history, 1):
+        where = f"history {number}"
         turns += [Turn("user", text(question, where)), Turn("assistant", text(answer, where))]
     return turns
 

@@ -1,4 +1,10 @@
-"""The estimate job: a train config in; memory, hours and dollars out, each with its range and its parts."""
+"""The estimate job: a train config in; memory, hours and dollars out, each with its range and its parts.
+
+The train job's own code gives the plan (`plan_run`), what is refused (`prove`), what `auto` becomes (`resolved`), the
+model without numbers (`build_model` on the meta device), and the micro-batch: `simulate.py` runs `SupervisedLM` and its
+loss forward and backward on tensors without content. Of the estimate alone are what each strategy holds
+(`strategies.py`), the lengths where there is no data (`lengths.py`), and speeds and prices (`tables.py`).
+"""
 
 import json
 from collections.abc import Callable

@@ -108,7 +108,7 @@ class SupervisedLM(nn.Module):
         autocast: bool = False,
     ):
         super().__init__()
-        self.model, self.how_head, self.offload, self.autocast = model, head, offload_activations, autocast
+        self.model, self.lm_head, self.offload, self.autocast = model, head, offload_activations, autocast
         self._takes_positions = "position_ids" in inspect.signature(model.base_model.forward).parameters
         keep_within_conversations(self.layers)
         if compile:
@@ -162,7 +162,7 @@ class SupervisedLM(nn.Module):
 
     def loss_sum(self, batch: Batch) -> Float[Tensor, ""]:
         """Sum of the supervised tokens' losses, each as often as it counts (`Batch.target_weights`)."""
-        return loss_sum(self._predicting(batch), self.head, batch.targets, self.how_head, weights=batch.target_weights)
+        return loss_sum(self._predicting(batch), self.head, batch.targets, self.lm_head, weights=batch.target_weights)
 
     def logits(self, batch: Batch) -> Float[Tensor, "S V"]:
         """The logits that predict each supervised token (`batch.targets`), in fp32, for losses of one's own."""
@@ -170,4 +170,4 @@ class SupervisedLM(nn.Module):
 
     def token_losses(self, batch: Batch) -> Float[Tensor, " S"]:
         """Each supervised token's loss, without a gradient and whatever it counts."""
-        return token_losses(self._predicting(batch), self.head, batch.targets, self.how_head)
+        return token_losses(self._predicting(batch), self.head, batch.targets, self.lm_head)

@@ -128,10 +128,10 @@ def decontaminate(
                 overlap = count / questions.sizes[question]
                 incidental = questions.sizes[question] == 1 and len(words) > 2 * length  # a short one in a long turn
                 if overlap >= config.min_overlap and not incidental:
-                    detail = f"turn {i} holds {overlap:.0%} of question {questions.names[question]}"
+                    detail = f"turn {i + 1} holds {overlap:.0%} of question {questions.names[question]}"
                     return Rejection(conversation.id, "asks an evaluation question", detail)
         least = config.report_similarity
         if least is not None and (found := in_other_words(words, questions, least)):
-            listed[f"{PARAPHRASE}turn {i} is like question {questions.names[found[0]]}: {found[1]:.2f}"] += 1
+            listed[f"{PARAPHRASE}turn {i + 1} is like question {questions.names[found[0]]}: {found[1]:.2f}"] += 1
     tally.update(listed)
     return conversation

@@ -114,7 +114,7 @@ def moderate(
         for i, turn in enumerate(conversation.turns):
             score = float(scorer(turn.content))
             if not score <= config.max_score:
-                yield RuleViolation(i, config.scope, "moderation", f"turn {i} scores {score:.4g}")
+                yield RuleViolation(i, config.scope, "moderation", f"turn {i + 1} scores {score:.4g}")
 
     return _apply_violations(conversation, scored(), tally)
 
@@ -156,12 +156,12 @@ def offences(conversation: Conversation, config: FiltersConfig) -> Iterator[Rule
     for i, turn in enumerate(conversation.turns):
         content = turn.content
         if config.empty != "off" and not turn.tool_calls and not content[:1].isalnum() and INVISIBLE.fullmatch(content):
-            yield RuleViolation(i, config.empty, "empty turn", f"turn {i}, {turn.role}")
+            yield RuleViolation(i, config.empty, "empty turn", f"turn {i + 1}, {turn.role}")
             continue
         lowered = content.lower().replace("’", "'")
         for reason, rule in rules:
             if turn.role in rule.roles and (found := _find(rule, content, lowered)):
-                yield RuleViolation(i, rule.scope, reason, f"turn {i}: {found!r:.60}")
+                yield RuleViolation(i, rule.scope, reason, f"turn {i + 1}: {found!r:.60}")
         if turn.role == "assistant":
             yield from (RuleViolation(i, *offence) for offence in _offences_of_reply(i, content, config))
     yield from _unfinished(conversation, config.ends)
@@ -170,11 +170,11 @@ def offences(conversation: Conversation, config: FiltersConfig) -> Iterator[Rule
 def _offences_of_reply(i: int, content: str, config: FiltersConfig) -> Iterator[tuple[Scope, str, str]]:
     for reason, rule, found in reply_offences(config.replies, content):
         scope = "turn" if rule.scope == "sentence" else rule.scope
-        yield scope, reason, f"turn {i}: {found!r:.60}"
+        yield scope, reason, f"turn {i + 1}: {found!r:.60}"
     if ratio := _repeats(content, config.repetition):
-        yield config.repetition.scope, "repetition", f"turn {i} compresses {ratio:.1f} times"
+        yield config.repetition.scope, "repetition", f"turn {i + 1} compresses {ratio:.1f} times"
     if (share := _placeholders(content)) > config.placeholders.max_share:
-        yield config.placeholders.scope, "placeholders", f"turn {i}: {share:.0%} of it stand for personal data"
+        yield config.placeholders.scope, "placeholders", f"turn {i + 1}: {share:.0%} of it stand for personal data"
 
 
 def _placeholders(content: str) -> float:
@@ -196,7 +196,7 @@ def _unfinished(conversation: Conversation, config: EndsConfig) -> Iterator[Rule
         return
     content = conversation.turns[last].content.rstrip()
     if len(content) >= config.min_characters and breaks_off(content):
-        yield RuleViolation(last, config.unfinished, "reply breaks off", f"turn {last} ends {content[-30:]!r}")
+        yield RuleViolation(last, config.unfinished, "reply breaks off", f"turn {last + 1} ends {content[-30:]!r}")
 
 
 def breaks_off(content: str) -> bool:

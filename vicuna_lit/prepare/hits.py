@@ -20,6 +20,7 @@ BESIDE, MOST = 160, 320
 HEAD, TAIL = 480, 160
 """Characters shown of a long text: its beginning and its end."""
 TURN = re.compile(r"\bturn (\d+)")
+"""In the detail of a rejection; counted from 1, as in all messages."""
 Result = Conversation | Rejection
 
 
@@ -28,6 +29,7 @@ class Hit(NamedTuple):
 
     rule: str
     turn: int
+    """Its index, from 0."""
     text: str
     """What was found between ⟦ and ⟧ and what stands around it, or what it was and what it became."""
     found: str = ""
@@ -108,7 +110,7 @@ def _rejected(before: Conversation, after: Result, _: PrepareConfig) -> Iterator
     """What any other step takes away: the conversation, or its end."""
     if isinstance(after, Rejection):
         named = TURN.search(after.detail)
-        turn = int(named[1]) if named and int(named[1]) < len(before.turns) else 0
+        turn = int(named[1]) - 1 if named and int(named[1]) <= len(before.turns) else 0
         shown = before.turns[turn : turn + 1] if named else before.turns[:4]
         yield Hit(after.reason, turn, said_in(replace(before, turns=shown)), detail=after.detail)
     elif len(after.turns) < len(before.turns):

@@ -34,20 +34,20 @@ def describe(config: TrainConfig, data: ConversationDataModule, model: PreTraine
     Args:
         config: with a choice in the place of each `auto`.
     """
-    plan, account = data.plan, data.account
+    plan, report = data.plan, data.report
     table = Table.grid(padding=(0, 2))
     adapters = sum(p.numel() for name, p in model.named_parameters() if ".lora_" in name)
     parameters, trained = model.num_parameters() - adapters, model.num_parameters(only_trainable=True)
     part = f"{trained:,} trained ({trained / parameters:.2%}), " if trained != parameters else ""
     tokens, supervised = int(plan.step_tokens.sum()), int(plan.step_supervised.sum())
-    dropped = ", ".join(f"{n} {reason}" for reason, n in account.rejected_by_reason.items()) or "none"
-    lost = ", ".join(f"{n} {reason}" for reason, n in account.exchanges_rejected_by_reason.items())
-    first = next((f"; the first, {r.id}: {r.reason} ({r.detail})" for r in account.first_rejections if r.detail), "")
+    dropped = ", ".join(f"{n} {reason}" for reason, n in report.rejected_by_reason.items()) or "none"
+    lost = ", ".join(f"{n} {reason}" for reason, n in report.exchanges_rejected_by_reason.items())
+    first = next((f"; the first, {r.id}: {r.reason} ({r.detail})" for r in report.first_rejections if r.detail), "")
     rows = {
         "model": f"{parameters:,} parameters, {part}{type(model).__name__}, {config.precision}; {proof}",
-        "data": f"{account.records_kept:,} of {account.records_in:,} records → {len(data.train):,} examples, "
+        "data": f"{report.records_kept:,} of {report.records_in:,} records → {len(data.train):,} examples, "
         f"{len(data.validation):,} held out",
-        "rejected": f"{dropped}; exchanges of kept records: {lost or 'none'}; turns cut: {account.turns_cut}{first}",
+        "rejected": f"{dropped}; exchanges of kept records: {lost or 'none'}; turns cut: {report.turns_cut}{first}",
         "steps": f"{plan.steps:,} steps of {config.conversations_per_step} conversations, {plan.epochs:g} epochs",
         "tokens": f"{tokens:,} tokens, {supervised:,} supervised ({supervised / tokens:.0%})",
         "recipe": _recipe(config),

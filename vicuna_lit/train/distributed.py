@@ -93,7 +93,7 @@ def join(config: TrainConfig) -> tuple[TrainConfig, DistributedEnv]:
 
 
 @contextmanager
-def same_bits(deterministic: bool) -> Iterator[None]:
+def deterministic_kernels(deterministic: bool) -> Iterator[None]:
     """Inside the block torch takes only kernels that give the same bits each time, where that is asked for."""
     before = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory  # pyright: ignore
     if deterministic:

@@ -89,7 +89,7 @@ class Extensions:
         Raises:
             RunError: a script has given something that cannot be sent to processes which `fit` starts.
         """
-        if self != Extensions():
+        if replace(self, named=()) != Extensions():
             raise RunError(
                 f"own callbacks, loggers and modules cannot be sent to processes that this one starts: run the script "
                 f"by `torchrun --nproc-per-node {devices}`, then each process runs it"

@@ -34,7 +34,7 @@ _NO_MATTER = {"token_cache_gb", "gradient_checkpointing"}
 
 
 @dataclass(frozen=True)
-class FirstValidation:
+class FirstValidationCache:
     """Where the result of a run's first validation is kept."""
 
     file: Path
@@ -58,8 +58,10 @@ class FirstValidation:
                 old.unlink(missing_ok=True)
 
 
-def first_validation(config: TrainConfig, data: ConversationDataModule, files: Hashes) -> FirstValidation | None:
-    """Of a run that begins; None where nothing may be kept.
+def first_validation_cache(
+    config: TrainConfig, data: ConversationDataModule, files: Hashes
+) -> FirstValidationCache | None:
+    """Of a run that begins; None where nothing is held out, or nothing may be kept.
 
     Args:
         config: with a value for each `auto`.
@@ -67,7 +69,7 @@ def first_validation(config: TrainConfig, data: ConversationDataModule, files: H
     """
     paths = [path for path in (config.model.path, config.model.tokenizer) if path]
     read = hashes_of({name: file for path in paths for name, file in model_files(path).items()})
-    if not config.token_cache_gb or any(files.get(name) != found for name, found in read.items()):
+    if not (config.token_cache_gb and len(data.validation)) or any(files.get(n) != found for n, found in read.items()):
         return None
     model, layout = ModelRecipe.values_of(config), Layout.values_of(config)
     about = {
@@ -81,7 +83,7 @@ def first_validation(config: TrainConfig, data: ConversationDataModule, files: H
         "code": code_hash("models", "data", "train"),
     }
     name = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]
-    return FirstValidation(cache_folder() / VALIDATIONS / f"{name}.json")
+    return FirstValidationCache(cache_folder() / VALIDATIONS / f"{name}.json")
 
 
 def _version(package: str) -> str | None:

@@ -36,7 +36,7 @@ def notes(config: TrainConfig, data: ConversationDataModule) -> Iterator[str]:
             "conversations_per_step=<fewer> or trainer.epochs=<more> makes more"
         )
     yield from _of_sources(config, data)
-    for name, account in data.accounts.items():
+    for name, account in data.reports.items():
         refused = account.rejected_by_reason["template refuses it"]
         detail = next((r.detail for r in account.first_rejections if r.reason == "template refuses it"), "")
         if refused:
@@ -45,7 +45,7 @@ def notes(config: TrainConfig, data: ConversationDataModule) -> Iterator[str]:
     more = f"data.validation_fraction={config.data.validation_fraction:g} may be larger"
     if config.data.validation_path is not None:
         more = "data.validation_path may hold more"
-    for name, account in data.validation_accounts.items():
+    for name, account in data.validation_reports.items():
         held_out, of = account.records_kept, f" of source {name}" if name else ""
         if not len(data.validation.parts[name]):
             yield (

@@ -13,6 +13,7 @@ from typing import Any
 from vicuna_lit.config.renamed import with_new_names
 from vicuna_lit.config.train import TrainConfig
 from vicuna_lit.data.datamodule import ConversationDataModule
+from vicuna_lit.data.mixture import fingerprint
 from vicuna_lit.file_hashes import Hashes
 from vicuna_lit.machine import is_out_of_memory
 from vicuna_lit.models.automatic import on_gpu
@@ -67,21 +68,18 @@ class RunRecord:
         self.config, self.env, self.data, self.lm = config, env, data, lm
         self.start, self.extensions = start, extensions
         self.folder, self.first = Path(config.run.dir), env.rank == 0
-        self.fingerprint = data.fingerprint()
+        self.fingerprint = fingerprint(data.train, data.plan)
         self.attempt = broadcast_object(uuid.uuid4().hex)
-        self.before: dict[str, Any] = {}
-        """`state()` of the checkpoint that the run resumes from."""
+        self.resumed: dict[str, Any] = {}
+        """`state()` in the checkpoint that the run resumes from."""
         self.wandb_id: str | None = None
         """The run's, whatever its W&B mode."""
         self.wandb: Session | None = None
-        self.opening = Opening(stop_signal.started)
-        """What was done before; `fit` has its laps."""
-        self.times = Times(self.folder, self.opening, writes=False)
         self.history = History(None)
         if start:
             self._check(start)
-            self.before = with_new_names(start.about["run"])
-            extensions.restore(self.before.get("callbacks", {}))
+            self.resumed = with_new_names(start.about["run"])
+            extensions.restore(self.resumed.get("callbacks", {}))
         elif (self.folder / "metrics.csv").exists():
             console.print("nothing of the run in this folder is saved: starting from the first step", highlight=False)
 
@@ -101,22 +99,24 @@ class RunRecord:
             )
 
     @contextmanager
-    def open(self, files: Hashes) -> Iterator[None]:
+    def open(self, files: Hashes, opening: Opening) -> Iterator[None]:
         """Opens folder and W&B run, and leaves both to the next start where the block ends with an exception.
 
         Args:
             files: what the run reads, as it was before it was read.
+            opening: where the time of this start went until now.
         """
         if not self.first:
+            self.times = Times(self.folder, opening, writes=False)
             yield
             return
-        known = self.before.get("wandb_id")
+        known = self.resumed.get("wandb_id")
         read = {"files": files, "fingerprint": self.fingerprint}
         self.wandb_id = open_folder(self.config, self.folder, self.lm.model, read, known, self.extensions.identity)
         if lacks := lacks_room(self.config, self.folder, self.lm.model):
             console.print(f"[yellow]{lacks}[/]", highlight=False)
+        self.times = Times(self.folder, opening)
         try:
-            self.times = Times(self.folder, self.opening)
             self.extensions.open_loggers()
             self.wandb = start_wandb(self.config, self.env, self.data, self.lm.model, self.wandb_id)
             self.history = History(self.wandb, recorded_step(self.wandb, Path(self.config.wandb.dir or self.folder)))

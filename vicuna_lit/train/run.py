@@ -1,4 +1,13 @@
-"""The train job: a config in, a run folder out."""
+"""The train job: a config in, a run folder out. `fit` → `_load` (data, plan, model) → `_train` → `RunRecord.finish`.
+
+Two starts of one run may differ in `Layout` and `RunSettings` (`config/train.py`), never in `Recipe` or in a file that
+it reads. A new key goes into one of these three classes and into `conf/train.yaml`, with its default.
+
+Where things go: a loss: `SupervisedModule.loss` in a subclass, `fit(module=…)`. A callback: `fit(callbacks=…)`; with a
+name: `config/callbacks.py`, `conf/callbacks/` and `Extensions.and_configured`. A strategy: `config/choices.py`,
+`conf/strategy/`, a class in `train/strategies/`, its memory in `estimate/strategies.py`. A template: a YAML file in
+`conf/template/`. A figure of a step: `MetricsCallback`; of a validation: `ValidationLoss.metrics`.
+"""
 
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
@@ -27,15 +36,15 @@ from vicuna_lit.train.callbacks.export import ExportCallback
 from vicuna_lit.train.callbacks.metrics import MetricsCallback
 from vicuna_lit.train.callbacks.validation import Validation
 from vicuna_lit.train.console import conclude, console, describe, quiet_libraries, say_done, say_stopped
-from vicuna_lit.train.distributed import DistributedEnv, broadcast_object, join, launch, same_bits
+from vicuna_lit.train.distributed import DistributedEnv, broadcast_object, deterministic_kernels, join, launch
 from vicuna_lit.train.early import refuse_early
 from vicuna_lit.train.extensions import Extensions, profiler_of, with_data
-from vicuna_lit.train.first_validation import first_validation
+from vicuna_lit.train.first_validation import first_validation_cache
 from vicuna_lit.train.module import SupervisedModule
 from vicuna_lit.train.preemption import Preempted, stop_signal
 from vicuna_lit.train.record import RunRecord
 from vicuna_lit.train.run_folder import Result, already_done, changed_settings, check_resume, files_read, with_run_date
-from vicuna_lit.train.strategies import built_on, keep_signals, trainer_arguments
+from vicuna_lit.train.strategies import build_device, keep_signals, trainer_arguments
 from vicuna_lit.train.throughput import Throughput
 from vicuna_lit.train.times import Opening
 from vicuna_lit.train.tracking.history_logger import HistoryLogger
@@ -50,9 +59,9 @@ def fit(
 ) -> Result:
     """Runs the job, resumes it, or finds it already done in its folder.
 
-    With `trainer.devices` above 1 it starts that many processes and waits for them; under torchrun it is one
-    of them. Told to stop (SIGTERM, SIGUSR1, Ctrl-C) it saves its state and returns a result with the status
-    `preempted`; the same call goes on from there.
+    With `trainer.devices` above 1 it starts that many processes and waits for them; under torchrun it is one of them.
+    Told to stop (SIGTERM, SIGUSR1, Ctrl-C), all of them save their shards after the step in progress, and raise
+    `Preempted`; the result has the status `preempted`, and the same call resumes the run.
 
     Args:
         callbacks: of Lightning, such as `EarlyStopping("val/loss")`; their state is part of the checkpoints.
@@ -61,13 +70,11 @@ def fit(
         data: conversations in place of the config's, or records as they would stand in a file.
 
     Raises:
-        RunError, DataError, ModelError, TemplateError, MissingPath: bad input, before anything is written
-            (but for a ModelError or OSError when the disk fills).
+        RunError, DataError, ModelError, TemplateError, MissingPath: bad input, or the disk is full.
         ProcessesFailed: a process that this one started ended with an error, which it has printed.
     """
-    if data is not None:
-        config = with_data(config, data)
-    with stop_signal.listening(), same_bits(config.deterministic):
+    config = config if data is None else with_data(config, data)
+    with stop_signal.listening(), deterministic_kernels(config.deterministic):
         stop_signal.grace_seconds = config.checkpoint.grace_seconds
         try:
             return _fit(config, Extensions(tuple(callbacks), tuple(loggers), module))
@@ -84,7 +91,7 @@ def _fit(config: TrainConfig, extensions: Extensions) -> Result:
     console.quiet = env.rank > 0
     stop_signal.announces = env.rank == 0
     quiet_libraries()
-    scripted, extensions = extensions, extensions.and_configured(config.callbacks)
+    extensions = extensions.and_configured(config.callbacks)
     config, tokenizer = template_and_tokenizer(config) if env.rank == 0 else (config, None)
     config = broadcast_object(with_run_date(config, folder) if env.rank == 0 else None)
     if config.show_masks:
@@ -100,7 +107,7 @@ def _fit(config: TrainConfig, extensions: Extensions) -> Result:
         raise RunError("trainer.accelerator=gpu: torch finds no GPU here; trainer.accelerator=auto trains on the CPU")
     stop_signal.check()
     if config.trainer.devices > 1 and DistributedEnv.of_environment() is None:
-        scripted.refuse_other_processes(config.trainer.devices)
+        extensions.refuse_other_processes(config.trainer.devices)
         console.quiet = True  # the first rank speaks
         return launch(config)
     with locked(folder, stop_signal.check) if env.rank == 0 else nullcontext():
@@ -114,13 +121,11 @@ def _fit(config: TrainConfig, extensions: Extensions) -> Result:
         L.seed_everything(config.seed, verbose=False)
         config, data, model = _load(config, env, opening, tokenizer)
         extensions.check_early_stopping(config.validation.every_steps, len(data.validation))
-        # Again, because now there is no `auto` left.
-        for line in changed_settings(config, folder, extensions.identity) if start else ():
+        for line in changed_settings(config, folder, extensions.identity) if start else ():  # now without `auto`
             console.print(f"changed since the last start: {line}", highlight=False)
         data.start = start.step if start else 0
         record = RunRecord(config, env, data, SupervisedLM.of(model, config), start, extensions)
-        record.opening = opening
-        with record.open(files):
+        with record.open(files, opening):
             result = record.finish(_train(record, files))
     if env.rank == 0:
         conclude(result, folder, brief=bool(config.run.swept))
@@ -130,16 +135,16 @@ def _fit(config: TrainConfig, extensions: Extensions) -> Result:
 def _train(record: RunRecord, files: Hashes) -> Result:
     """Every step of the plan that is left, by Lightning's loop; the result is the same on every rank."""
     config, data, extensions = record.config, record.data, record.extensions
-    before, times, history = record.before, record.times, record.history
+    resumed, times, history = record.resumed, record.times, record.history
     throughput = Throughput(config, record.lm.model, data.plan)
-    metrics = MetricsCallback(record.folder, before.get("rows", []), history, times, throughput)
+    metrics = MetricsCallback(record.folder, resumed.get("rows", []), history, times, throughput)
     checkpoints = CheckpointCallback(
         record.folder / "checkpoints", config.checkpoint, record.env, record.start, times,
         about=lambda: record.state(metrics, validation), best=lambda: validation.best,
     )  # fmt: skip
-    unwatched = record.env.rank == 0 and not record.start and extensions == Extensions()
-    first = first_validation(config, data, files) if unwatched and len(data.validation) else None
-    validation = Validation(data, history, times, before.get("validation"), checkpoints.stop_if_told, first)
+    new = record.env.rank == 0 and not record.start and extensions == Extensions()  # callbacks see every validation
+    cache = first_validation_cache(config, data, files) if new else None
+    validation = Validation(data, history, times, resumed.get("validation"), checkpoints.stop_if_told, cache)
     record.fill_history(metrics, validation)
     done, steps = data.start, data.plan.steps
     trainer = L.Trainer(
@@ -174,7 +179,7 @@ def _load(
     data.setup()
     opening.lap("conversations")
     stop_signal.check()
-    model = build_model(config, encoder, built_on(config, env))
+    model = build_model(config, encoder, build_device(config, env))
     opening.lap("model")
     stop_signal.check()
     # The first rank's memory decides for all.

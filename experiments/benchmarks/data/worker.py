@@ -19,7 +19,7 @@ from vicuna_lit.data.batch import PlannedRows
 from vicuna_lit.data.conversation import Conversation, trim
 from vicuna_lit.data.datamodule import ConversationDataModule
 from vicuna_lit.data.dataset import DataReport
-from vicuna_lit.data.mixture import JoinedExamples
+from vicuna_lit.data.mixture import JoinedExamples, fingerprint
 from vicuna_lit.data.readers import read
 from vicuna_lit.data.source import ConversationFiles, ExampleLengths, plan_run
 from vicuna_lit.data.tokenizer import make_encoder
@@ -43,7 +43,8 @@ def start(overrides: list[str]) -> dict[str, Any]:
     data.setup()
     seconds = {"seconds": time.perf_counter() - wall, "processor_seconds": time.process_time() - processor}
     sizes = {"examples": len(data.train), "tokens": int(data.train.lengths.sum()), "steps": data.plan.steps}
-    return seconds | sizes | {"mib": (own_memory() - before) / 2**20, "fingerprint": data.fingerprint()}
+    mib = (own_memory() - before) / 2**20
+    return seconds | sizes | {"mib": mib, "fingerprint": fingerprint(data.train, data.plan)}
 
 
 def scale(copies: int, overrides: list[str]) -> dict[str, Any]:

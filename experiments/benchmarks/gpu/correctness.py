@@ -15,7 +15,7 @@ from vicuna_lit.models.causal_lm import SupervisedLM
 from vicuna_lit.models.lm_head import Head
 from vicuna_lit.models.loss import loss_sum, require
 from vicuna_lit.paths import ModelError
-from vicuna_lit.train.distributed import same_bits
+from vicuna_lit.train.distributed import deterministic_kernels
 
 SHAREGPT = (1200, 340, 77, 2048, 890, 12, 1625, 410, 33, 950)
 """Tokens of a row of conversations, 7.6K in all."""
@@ -276,7 +276,7 @@ def bits(found: Found) -> None:
                 model = small("llama")
                 attention.use(model, kernel)
                 lm = in_precision(model, _usual(found), found.device)
-                with same_bits(deterministic):
+                with deterministic_kernels(deterministic):
                     first, again = loss_and_gradient(lm, batch), loss_and_gradient(lm, batch)
                     ms = milliseconds(lambda: loss_and_gradient(lm, batch))
                 return {"same": all(map(torch.equal, first, again)), "ms": ms}
@@ -312,7 +312,7 @@ def activations(found: Found) -> None:
             if options.pop("kernels", None):
                 liger.use(model)
             lm = in_precision(model, _usual(found), found.device, **options)
-            with same_bits(True):
+            with deterministic_kernels(True):
                 loss, gradient = loss_and_gradient(lm, batch)
             if not plain:
                 plain.extend((loss, gradient))

@@ -543,7 +543,7 @@ def test_a_vote_that_is_not_whole(tmp_path):
     vote = {"question_id": "q", "vote": "left", "models": ["a", "b"], "asked": ["x"], "replies": [["1"], ["2"]]}
     for change in ({"vote": "up"}, {"models": ["a"]}, {"replies": [["1"], ["2", "3"]]}):
         (tmp_path / "votes.jsonl").write_text(json.dumps(vote | change))
-        with pytest.raises(DataError, match=r"votes\.jsonl:0: a vote is left, right, tie, both bad, on two models"):
+        with pytest.raises(DataError, match=r"votes\.jsonl:1: a vote is left, right, tie, both bad, on two models"):
             read_reviews(tmp_path / "votes.jsonl")
 
 

@@ -93,12 +93,12 @@ def test_an_older_export_of_claude_has_its_text_beside_the_parts():
 @pytest.mark.parametrize(
     ("given", "reason", "detail"),
     [
-        (message("human", "Hi", files=[{"file_name": "a.png"}]), MEDIA, "message 0: file 'a.png' without"),
+        (message("human", "Hi", files=[{"file_name": "a.png"}]), MEDIA, "message 1: file 'a.png' without"),
         (message("human", "Hi", attachments=[{"file_name": "b.pdf"}]), MEDIA, "attachment 'b.pdf' without"),
         (message("human", {"type": "hologram"}), MEDIA, "a part of type 'hologram'"),
-        (message("robot", "Hi"), "unknown role", "message 0 has sender 'robot'"),
-        (message("human", "Hi", truncated=True), "bad answer", "message 0 is truncated"),
-        (7, "wrong type", "message 0 is a int, not an object"),
+        (message("robot", "Hi"), "unknown role", "message 1 has sender 'robot'"),
+        (message("human", "Hi", truncated=True), "bad answer", "message 1 is truncated"),
+        (7, "wrong type", "message 1 is a int, not an object"),
     ],
 )  # fmt: skip
 def test_what_claudes_export_does_not_show_is_refused_by_name(given, reason, detail):

@@ -133,10 +133,10 @@ def test_every_file_of_a_folder_is_read_or_named(tmp_path: Path):
         (tmp_path / name).write_bytes(data)
     found = list(read(tmp_path))
     assert [r.id for r in found if isinstance(r, Conversation)] == [
-        "A.JSONL:0",
-        "b.ndjson:0",
-        "c.jsonl.bz2:0",
-        "f.json:0",
+        "A.JSONL:1",
+        "b.ndjson:1",
+        "c.jsonl.bz2:1",
+        "f.json:1",
     ]
     assert [r[:2] for r in found if isinstance(r, Rejection)] == [
         ("d.txt", "file skipped"),
@@ -152,7 +152,7 @@ def test_parquet_and_zstandard_are_read(tmp_path: Path):
         out.write("\n".join(map(json.dumps, rows)).encode())
     found = list(read(tmp_path))
     assert found == [
-        Conversation.of("Weather?", "Rain.", id=f"{f}:{i}") for f in ("a.parquet", "b.jsonl.zst") for i in range(3)
+        Conversation.of("Weather?", "Rain.", id=f"{f}:{i}") for f in ("a.parquet", "b.jsonl.zst") for i in (1, 2, 3)
     ]
 
 

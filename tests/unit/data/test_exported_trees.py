@@ -82,7 +82,7 @@ CYCLE = (node("a", "b", "user", "x"), node("b", "a", "user", "x"))
         (export(node("a", None, "user", "", parts=[1])), "wrong type", "a part is a int"),
         (export(node("a", None, "user", "", content_type="tether_quote")), "unknown content type", "tether_quote"),
         (export(node("a", None, "critic", "x")), "unknown role", "critic"),
-        (export(node("a", None, "user", "x\0")), "NUL byte", "turn 0"),
+        (export(node("a", None, "user", "x\0")), "NUL byte", "turn 1"),
     ],
 )
 def test_broken_exports_say_why(record, reason, detail):

@@ -70,4 +70,4 @@ def test_a_huge_line_costs_no_memory_and_itself_alone(form: str, tmp_path, monke
     assert peak < 1 << 20
     assert [type(one) for one in found] == [Conversation, Rejection, Conversation]
     assert isinstance(found[1], Rejection)
-    assert found[1][:2] == ("a.json.gz:1", "record too large")
+    assert found[1][:2] == ("a.json.gz:2", "record too large")

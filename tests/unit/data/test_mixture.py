@@ -225,8 +225,8 @@ def test_a_mixture_takes_its_sources_from_one_file_by_name(sources, tmp_path):
     mixed, apart = module(f"data.sources=[{', '.join(each)}]"), module(mixture(sources, "epochs", 1, 1))
     assert texts(mixed, mixed.train) == texts(apart, apart.train)
     assert texts(mixed, mixed.validation) == texts(apart, apart.validation)
-    assert {name: account.records_in for name, account in mixed.accounts.items()} == {
-        name: account.records_in for name, account in apart.accounts.items()
+    assert {name: account.records_in for name, account in mixed.reports.items()} == {
+        name: account.records_in for name, account in apart.reports.items()
     }
     with pytest.raises(DataError, match=r"both.jsonl: no record to train on is of source prose \(from_source\)"):
         module(f"data.sources=[{{path: {both}, name: a, from_source: prose, weight: 1}}]")
@@ -248,7 +248,7 @@ def test_by_score_goes_by_a_number_of_each_record(sources, tmp_path):
     assert all(a.max() <= b.min() for a, b in pairwise(found))
     for bad, said in {"high": "'high' is no number", True: "True is no number", None: "is missing"}.items():
         write_scored([*scores[:9], bad, *scores[10:]])
-        with pytest.raises(DataError, match=rf"record scored\.jsonl:9: quality {said}; data\.score_field=quality"):
+        with pytest.raises(DataError, match=rf"record scored\.jsonl:10: quality {said}; data\.score_field=quality"):
             module(*given)
     with pytest.raises(ConfigError, match=r"^order: by_score goes by .*data\.score_field=<its key>$"):
         load("train", *TINY, "order=by_score", *given[:1])

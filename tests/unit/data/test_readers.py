@@ -46,7 +46,7 @@ def test_a_weight_says_how_much_a_turn_counts_and_zero_takes_it_out_of_the_loss(
         for weight in (-1, "0", [0]):
             rejection = parse([question, answer | {"weight": weight}], "x")
             assert isinstance(rejection, Rejection)
-            assert rejection[1:] == ("wrong type", "turn 1: weight is neither 0 nor a number from 1e-09 to 1e+09")
+            assert rejection[1:] == ("wrong type", "turn 2: weight is neither 0 nor a number from 1e-09 to 1e+09")
 
 
 def test_system_tools_and_parts():
@@ -136,13 +136,13 @@ def test_records_are_named_by_file_and_index(tmp_path):
     names = ["a.jsonl", "b/10.jsonl", "b/2.jsonl"]
     for name in names:
         (tmp_path / name).write_text(json.dumps(OPENAI) + "\n[\n" + json.dumps(OPENAI))
-    every = [f"{name}:{i}" for name in names for i in range(3)]
+    every = [f"{name}:{i}" for name in names for i in (1, 2, 3)]
     found = list(records(tmp_path))
     assert [id for id, _ in found] == [r.id for r in read(tmp_path)] == every
     assert [r for _, r in found if not isinstance(r, Rejection)] == [OPENAI] * 6
     assert [r.id for r in read(tmp_path / "**/*.jsonl")] == every
     assert [r.id for r in read(f"{tmp_path}/b/*")] == [id.removeprefix("b/") for id in every[3:]]
-    assert [r.id for r in read([tmp_path / "b/2.jsonl", f"{tmp_path}/a*"])][::3] == ["2.jsonl:0", "a.jsonl:0"]
+    assert [r.id for r in read([tmp_path / "b/2.jsonl", f"{tmp_path}/a*"])][::3] == ["2.jsonl:1", "a.jsonl:1"]
     with pytest.raises(DataError, match="no file matches this pattern"):
         list(read(tmp_path / "*.parquet"))
 
@@ -159,7 +159,7 @@ def test_bare_lists_and_indented_objects(tmp_path):
     for i, text in enumerate(texts):
         path = tmp_path / f"{i}.json"
         path.write_text(text)
-        assert list(read(path)) == [Conversation.of("hi", "hello", id=f"{i}.json:{n}") for n in (0, 1)]
+        assert list(read(path)) == [Conversation.of("hi", "hello", id=f"{i}.json:{n}") for n in (1, 2)]
 
 
 def test_a_mistake_loses_what_it_must_and_is_told(tmp_path):
@@ -172,7 +172,7 @@ def test_a_mistake_loses_what_it_must_and_is_told(tmp_path):
         found = list(read(path))
         assert [isinstance(c, Conversation) for c in found] == [True, False, True]
         assert isinstance(found[1], Rejection)
-        assert found[1][:2] == ("x.json:1", "broken JSON")
+        assert found[1][:2] == ("x.json:2", "broken JSON")
         assert found[1].detail.startswith("line 2: ")
     for record in (bad, deep, b'{"a": "\\ud83d"}', b"", b"}", b'"]}'):
         path.write_bytes(b"[" + b",".join([good, record, good]) + b"]")
@@ -180,7 +180,7 @@ def test_a_mistake_loses_what_it_must_and_is_told(tmp_path):
         expected = [True, False] if record == b'"]}' else [True, False, True]
         assert [isinstance(c, Conversation) for c in found] == expected
         reason = {b'"]}': "file cut off", deep: "record too large"}.get(record, "broken JSON")
-        assert found[1][:2] == ("x.json:1", reason)  # pyright: ignore[reportIndexIssue]
+        assert found[1][:2] == ("x.json:2", reason)  # pyright: ignore[reportIndexIssue]
     path.write_bytes(b"[" + good + b",]" + good)
     found = list(read(path))
     assert [isinstance(c, Conversation) for c in found] == [True, False]

@@ -11,7 +11,7 @@ from vicuna_lit.data.batch import Batch
 from vicuna_lit.data.tokenizer import make_encoder
 from vicuna_lit.models.activations import OnCpu
 from vicuna_lit.models.causal_lm import SupervisedLM, build_model
-from vicuna_lit.train.distributed import same_bits
+from vicuna_lit.train.distributed import deterministic_kernels
 
 SHALLOW = next(c for c in COMMON if c.startswith("model.architecture"))
 DEEP = SHALLOW.replace("num_hidden_layers: 2", "num_hidden_layers: 6")
@@ -93,7 +93,7 @@ def test_offloading_on_a_gpu_keeps_the_bits_and_less_memory(precision: str):
     for mode in ("false", "true"):
         lm = built(f"precision={precision}", f"offload_activations={mode}", "deterministic=true").cuda()
         torch.cuda.reset_peak_memory_stats()
-        with same_bits(True):
+        with deterministic_kernels(True):
             found = gradients(lm, row(900, 700, 400).to("cuda"))
         peaks[mode] = torch.cuda.max_memory_allocated()
         if loss is None:

@@ -152,7 +152,7 @@ def test_users_may_say_what_assistants_may_not_and_rules_can_be_added():
     rule = "+filters.texts.my_rule={scope:conversation,roles:[user],match:regex,texts:['secret\\d']}"
     result = filter_turns(four("my secret7", 0), config(rule).filters, Counter())
     assert isinstance(result, Rejection)
-    assert (result.reason, result.detail) == ("my rule", "turn 0: 'secret7'")
+    assert (result.reason, result.detail) == ("my rule", "turn 1: 'secret7'")
 
 
 def test_too_short():
@@ -262,7 +262,7 @@ def test_a_question_in_other_words_is_listed_and_stays(tmp_path):
         c = Conversation.of("Hello, who is there?", ANSWER, question, ANSWER, id="x")
         assert decontaminate(c, limits, questions, tally) == c
         assert bool(tally) == listed, (question, tally)
-        assert all(key.startswith("paraphrase: turn 2 is like question ") for key in tally)
+        assert all(key.startswith("paraphrase: turn 3 is like question ") for key in tally)
         silent = limits.model_copy(update={"report_similarity": None})
         assert decontaminate(c, silent, questions, tally := Counter()) == c
         assert not tally

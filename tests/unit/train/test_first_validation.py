@@ -32,7 +32,7 @@ def place(*overrides: str) -> Path | None:
     config = load("train", *TINY, *overrides)
     data = ConversationDataModule(config)
     data.setup()
-    found = module.first_validation(config, data, files_read(config))
+    found = module.first_validation_cache(config, data, files_read(config))
     return found and found.file
 
 
@@ -58,7 +58,7 @@ def test_whatever_could_change_a_bit_of_it_is_another_entry(tmp_path, monkeypatc
     data = ConversationDataModule(config)
     data.setup()
     changed = dict.fromkeys(files_read(config), "another")
-    assert module.first_validation(config, data, changed) is None, "a file has changed since"
+    assert module.first_validation_cache(config, data, changed) is None, "a file has changed since"
 
 
 @pytest.mark.promise("Jobs with the same model and held-out conversations take the validation before training once")

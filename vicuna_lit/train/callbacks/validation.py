@@ -1,4 +1,8 @@
-"""What the model is asked before, during and after training: held-out conversations and sample questions."""
+"""What the model is asked before, during and after training: held-out conversations and sample questions.
+
+`validate` runs Lightning's loop over `SupervisedModule.validation_step`; `ValidationLoss.metrics` of it goes to
+`History.add`, which holds the step's row until the next one begins and then sends it to W&B.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,7 +18,7 @@ from vicuna_lit.models.experts import counted_experts
 from vicuna_lit.train.console import console
 from vicuna_lit.train.distributed import broadcast_object
 from vicuna_lit.train.finite import check_validation
-from vicuna_lit.train.first_validation import FirstValidation
+from vicuna_lit.train.first_validation import FirstValidationCache
 from vicuna_lit.train.times import Times
 from vicuna_lit.train.tracking.wandb_run import History, replies_table
 
@@ -28,9 +32,9 @@ class Validation(L.Callback):
     so a run that goes on from there takes the validation first.
 
     Args:
-        found: `state()` of the checkpoint that the run resumes from.
+        resumed: `state()` in the checkpoint that the run resumes from.
         stop_if_told: called between two questions with (trainer, module, step); it may end the run.
-        first: where the validation before the first step is kept, on the first rank; None: nowhere.
+        cache: where the validation before the first step is kept, on the first rank; None: nowhere.
     """
 
     def __init__(
@@ -38,24 +42,24 @@ class Validation(L.Callback):
         data: ConversationDataModule,
         history: History,
         times: Times,
-        found: dict[str, Any] | None,
+        resumed: dict[str, Any] | None,
         stop_if_told: Callable[[L.Trainer, Any, int], None],
-        first: FirstValidation | None = None,
+        cache: FirstValidationCache | None = None,
     ):
         self.data, self.history, self.times, self.config = data, history, times, data.config
-        self.stop_if_told, self._first = stop_if_told, first
+        self.stop_if_told, self._cache = stop_if_told, cache
         self._at = 0
         self._every = self.config.validation.interval(data.plan.steps)
         self.losses: dict[int, dict[str, float]] = {}
         """By step; 0 is before training."""
         self.replies: dict[int, Replies] = {}
         """The same; all questions in order."""
-        asked = self.config.samples
-        bundled = first_of_each(read_questions(), asked.per_category) if asked.per_category else []
-        self.questions = [*asked.questions, *(question.turns for question in bundled)]
-        if found:
-            self.losses = {int(step): metrics for step, metrics in found["losses"].items()}
-            self.replies = {int(s): [(q, reply) for q, reply in said] for s, said in found["replies"].items()}
+        samples = self.config.samples
+        bundled = first_of_each(read_questions(), samples.per_category) if samples.per_category else []
+        self.questions = [*samples.questions, *(question.turns for question in bundled)]
+        if resumed:
+            self.losses = {int(step): metrics for step, metrics in resumed["losses"].items()}
+            self.replies = {int(s): [(q, reply) for q, reply in said] for s, said in resumed["replies"].items()}
 
     def state(self) -> dict[str, Any]:
         """For the checkpoint; of the replies the first and the newest."""
@@ -115,7 +119,7 @@ class Validation(L.Callback):
 
     def _before_training(self, trainer: L.Trainer, module: Any) -> None:
         """Found again where another run has taken it of the same model and conversations."""
-        if known := broadcast_object(self._first and self._first.read()):
+        if known := broadcast_object(self._cache and self._cache.read()):
             console.print(
                 f"validation loss before training: {known['val/loss']:.4f}, kept from a run before", highlight=False
             )
@@ -123,8 +127,8 @@ class Validation(L.Callback):
             self.history.add(0, known)
             return
         self._take(trainer, module, 0, "before training")
-        if self._first is not None and 0 in self.losses:
-            self._first.keep(self.losses[0])
+        if self._cache is not None and 0 in self.losses:
+            self._cache.keep(self.losses[0])
 
     def _take(self, trainer: L.Trainer, module: Any, step: int, when: str) -> None:
         if not len(self.data.validation):

@@ -1,4 +1,8 @@
-"""How the work is spread over devices: `base.py` says what each strategy answers, each file has one family of them."""
+"""How the work is spread over devices: `base.py` says what each strategy answers, each file has one family of them.
+
+A new one: its keys in `config/choices.py`, a YAML file in `conf/strategy/`, its class here and in `strategy_of`, and
+what it holds on a device in `estimate/strategies.py`.
+"""
 
 from typing import Any
 
@@ -29,9 +33,9 @@ def strategy_of(config: Computation) -> TrainStrategy:
             return Zero(config)
 
 
-def built_on(config: TrainConfig, env: DistributedEnv) -> str:
+def build_device(config: TrainConfig, env: DistributedEnv) -> str:
     """The device that a process builds its model on; `meta`: without weights, or it gets the first process's later."""
-    return "meta" if config.dry_run else strategy_of(config).built_on(env)
+    return "meta" if config.dry_run else strategy_of(config).build_device(env)
 
 
 def trainer_arguments(config: Computation, env: DistributedEnv) -> dict[str, Any]:

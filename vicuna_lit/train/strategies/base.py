@@ -46,7 +46,7 @@ class TrainStrategy(ABC):
         """Of Lightning's Trainer, besides."""
         return []
 
-    def built_on(self, env: DistributedEnv) -> str:
+    def build_device(self, env: DistributedEnv) -> str:
         """The device that a process builds its model on; `meta`: it gets the first process's weights later.
 
         One process reads the weights, straight onto its GPU where the whole model is to lie there. QLoRA's are read by
