@@ -79,6 +79,8 @@ class Turn:
     @property
     def in_text(self) -> str:
         """Reasoning, content and calls as one text, for templates that have no form of their own for them."""
+        if not (self.reasoning or self.tool_calls):
+            return self.content
         thought = f"<think>\n{self.reasoning}\n</think>\n\n" if self.reasoning else ""
         calls = (json.dumps({"name": c.name, "arguments": c.values}, ensure_ascii=False) for c in self.tool_calls)
         return thought + "\n".join(filter(None, (self.content, *calls)))

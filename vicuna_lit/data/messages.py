@@ -82,6 +82,9 @@ def _counts_alike(a: Turn, b: Turn) -> bool:
 
 def _turns(message: dict[str, Any], where: str) -> Iterator[tuple[Turn, bool]]:
     """The turns of one message (results of tools may stand in a user's), and whether it goes on with the one before."""
+    if len(message) == 2 and (plain := _plain(message, where)):
+        yield plain, False
+        return
     role_key = present(message, "from", "role") or ("from" if "from" in message else "role")
     role, is_call = _role(message.get(role_key), f"{where} has {role_key}")
     refuse_media(message, where)
@@ -107,6 +110,15 @@ def _turns(message: dict[str, Any], where: str) -> Iterator[tuple[Turn, bool]]:
         raise Unusable("wrong type", f"{where}: {text_key} is {_kind(message.get(text_key))}, not text")
     name, call_id = (_named(message, role, key, where) for key in ("name", "tool_call_id"))
     yield Turn(role, content, supervised, reasoning, calls, name, call_id, weight), is_call and bool(calls)
+
+
+def _plain(message: dict[str, Any], where: str) -> Turn | None:
+    """The turn of a message that only says who says what, as most do; the general way would find the same."""
+    role_key, text_key = ("from", "value") if "from" in message else ("role", "content")
+    name, content = message.get(role_key), message.get(text_key)
+    if not isinstance(name, str) or not isinstance(content, str) or name in CALL_ROLES or name not in ROLES:
+        return None
+    return Turn(ROLES[name], _content(content, f"{where}: {text_key}", ROLES[name])[0] or "")
 
 
 def _role(role: Any, where: str) -> tuple[Role, bool]:

@@ -158,9 +158,12 @@ def offences(conversation: Conversation, config: FiltersConfig) -> Iterator[Rule
         if config.empty != "off" and not turn.tool_calls and not content[:1].isalnum() and INVISIBLE.fullmatch(content):
             yield RuleViolation(i, config.empty, "empty turn", f"turn {i + 1}, {turn.role}")
             continue
-        lowered = content.lower().replace("’", "'")
+        lowered: str | None = None
         for reason, rule in rules:
-            if turn.role in rule.roles and (found := _find(rule, content, lowered)):
+            if turn.role not in rule.roles:
+                continue
+            lowered = content.lower().replace("’", "'") if lowered is None else lowered
+            if found := _find(rule, content, lowered):
                 yield RuleViolation(i, rule.scope, reason, f"turn {i + 1}: {found!r:.60}")
         if turn.role == "assistant":
             yield from (RuleViolation(i, *offence) for offence in _offences_of_reply(i, content, config))

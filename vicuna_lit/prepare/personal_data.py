@@ -165,8 +165,11 @@ def redact_conversation(conversation: Conversation, kinds: Sequence[str], tally:
     """All turns scrubbed: contents, reasoning and the arguments of calls."""
 
     def scrubbed(turn: Turn) -> Turn:
+        before = tally.total()
         calls = tuple(c._replace(arguments=redact(c.arguments, kinds, tally)) for c in turn.tool_calls)
-        content, reasoning = (redact(text, kinds, tally) for text in (turn.content, turn.reasoning))
+        content, reasoning = (redact(text, kinds, tally) if text else "" for text in (turn.content, turn.reasoning))
+        if tally.total() == before:
+            return turn
         return replace(turn, content=content, reasoning=reasoning, tool_calls=calls)
 
     return replace(conversation, turns=tuple(map(scrubbed, conversation.turns)))

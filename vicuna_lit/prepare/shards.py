@@ -66,7 +66,7 @@ def _turn(t: Turn) -> list[Any]:
 
 def from_json(value: list[Any]) -> Conversation:
     """The conversation that `to_json` wrote."""
-    turns = (_read_turn(*turn) for turn in value[1])
+    turns = (Turn(*turn) if len(turn) == 2 else _read_turn(*turn) for turn in value[1])
     tools, said, source = [*value[2:], "", "", ""][:3]
     return Conversation(value[0], tuple(turns), tools, said=said, source=source)
 

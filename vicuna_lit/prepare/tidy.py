@@ -5,12 +5,10 @@ Nothing inside a code fence, inline code or a formula is touched. The rules are 
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
-from typing import get_args
 
-from vicuna_lit.config.base import Role
 from vicuna_lit.config.prepare import TidyConfig, TidyRule
 from vicuna_lit.data.conversation import Conversation, Turn
 
@@ -51,22 +49,23 @@ def change_outside(text: str, pattern: re.Pattern[str] | None, change: Callable[
 
 def tidy(conversation: Conversation, config: TidyConfig, tally: Counter[str]) -> Conversation:
     """All turns without furniture and escapes; the tally counts the turns that each rule changed."""
-    by_role = {role: [(name, r) for name, r in config.rules.items() if role in r.roles] for role in get_args(Role)}
-    turns = tuple(_tidied(turn, config, by_role[turn.role], tally) for turn in conversation.turns)
+    turns = tuple(_tidied(turn, config, tally) for turn in conversation.turns)
     return replace(conversation, turns=turns) if turns != conversation.turns else conversation
 
 
-def _tidied(turn: Turn, config: TidyConfig, rules: Sequence[tuple[str, TidyRule]], tally: Counter[str]) -> Turn:
+def _tidied(turn: Turn, config: TidyConfig, tally: Counter[str]) -> Turn:
     text, applied = turn.content, dict[str, None]()
     for _ in range(2 + len(config.rules)):  # one label may stand behind another
-        before = text
-        if config.unescape and ("\\_" in text or "\\*" in text):
+        before, end = text, text[-END:]
+        if config.unescape and "\\" in text and ("\\_" in text or "\\*" in text):
             text = change_outside(text, protected(text), _unescape_as(turn.role))
             if text != before:
-                applied["markdown_escapes"] = None
-        for name, rule in rules:
-            if rule.hint in text and (changed := _apply(rule, text)) != text:
-                text, applied[name] = changed, None
+                applied["markdown_escapes"], end = None, text[-END:]
+        for name, rule in config.rules.items():
+            if rule.hint not in (end if rule.where == "end" else text) or turn.role not in rule.roles:
+                continue
+            if (changed := _apply(rule, text)) != text:
+                text, applied[name], end = changed, None, changed[-END:]
         if text == before:
             break
     if not applied:
