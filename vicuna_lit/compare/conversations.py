@@ -1,6 +1,7 @@
 """`validation.csv` of a run: what it loses on each held-out conversation."""
 
 import csv
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,3 +52,19 @@ def validation_of(folder: Path) -> ConversationLosses | None:
         return None
     except (ValueError, TypeError, KeyError, csv.Error) as error:
         raise RunError(f"{path}: cannot be read: {error!r}") from error
+
+
+def differences_of(pairs: Sequence[tuple[Path, Path]]) -> tuple[np.ndarray, np.ndarray] | None:
+    """How the runs of each pair differ on each conversation: [pairs, conversations], and the tokens of each.
+
+    None where the runs do not all have finite losses of the same conversations.
+
+    Raises:
+        RunError: a file cannot be read.
+    """
+    both = [(validation_of(one), validation_of(other)) for one, other in pairs]
+    found = [(one, other) for one, other in both if one and other]
+    if not found or len(found) < len(pairs) or not all(run.alike(found[0][0]) for pair in found for run in pair):
+        return None
+    differences = np.array([one.last - other.last for one, other in found])
+    return (differences, found[0][0].tokens) if np.isfinite(differences).all() else None

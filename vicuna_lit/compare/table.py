@@ -4,10 +4,12 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from html import escape
 
+from vicuna_lit.compare.conversations import differences_of
 from vicuna_lit.compare.runs import Run, Sweep, short_names
-from vicuna_lit.intervals import mean_and_deviation, paired_test
+from vicuna_lit.intervals import PairedTest, crossed_test, mean_and_deviation, paired_test
 from vicuna_lit.run_folder import RunError
 
 METRICS = ("val_loss", "supervised_tokens_per_second", "peak_memory_bytes", "seconds")
@@ -90,6 +92,18 @@ class Setting:
     def difference(self) -> Mean | None:
         """The mean of `differences`."""
         return Mean.of(self.differences)
+
+    @cached_property
+    def test(self) -> PairedTest:
+        """Of `differences`, one at least, against zero. Where each run keeps its loss by conversation and all have a
+        finite one, it is a test for other conversations too.
+
+        Raises:
+            RunError: a `validation.csv` cannot be read.
+        """
+        test = paired_test(self.differences)
+        crossed = differences_of([(run.folder, other.folder) for run, other in self.pairs])
+        return crossed_test(test, *crossed) if crossed and len(crossed[0]) == test.pairs else test
 
     @property
     def name(self) -> str:
@@ -203,7 +217,7 @@ def _difference(setting: Setting) -> str:
     """`-0.0021 ± 0.0025`: the mean and half its 95% interval (Student's t); without one `-0.0021`."""
     if not setting.differences:
         return "–"
-    test = paired_test(setting.differences)
+    test = setting.test
     if test.interval is None:
         return f"{test.mean:.4g}" + (" in each pair" if test.pairs > 1 else "")
     return str(Mean(test.mean, (test.interval.high - test.interval.low) / 2, test.pairs))
