@@ -7,6 +7,7 @@ from pathlib import Path
 
 from vicuna_lit import __version__
 from vicuna_lit.cli.pipes import quiet_pipes
+from vicuna_lit.compare.claims import claim_in_words, claimed
 from vicuna_lit.compare.conclusions import in_words
 from vicuna_lit.compare.runs import Sweep, read_sweep
 from vicuna_lit.compare.table import METRICS, REPEATS, settings, table
@@ -52,15 +53,16 @@ def main() -> None:
     try:
         sweep = read_sweep(*given.folders)
         refuse_typos(sweep, metrics if given.metrics != ",".join(METRICS) else (), given.over)
-        if found := settings(sweep, metrics, repeats, given.baseline):
+        margin, baseline = claimed(sweep, given.margin, given.baseline)
+        if found := settings(sweep, metrics, repeats, baseline):
             show_table(table(found, metrics))
-            show_lines(in_words(sweep, found, given.margin, repeats, given.baseline))
+            show_lines([*in_words(sweep, found, margin, repeats, baseline), *claim_in_words(sweep)])
         show_unfinished(sweep, list(sweep.failures))
         with packages_of("vicuna-compare"):
             from vicuna_lit.compare.report import write_report
 
             out = given.out or given.folders[0]
-            print(write_report(sweep, out, metrics, repeats, given.baseline, given.margin))
+            print(write_report(sweep, out, metrics, repeats, baseline, margin))
     except (RunError, MissingPackage, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(exit_code(error))

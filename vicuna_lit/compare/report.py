@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 from markupsafe import Markup
 
+from vicuna_lit.compare.claims import claim_in_words
 from vicuna_lit.compare.conclusions import in_words
 from vicuna_lit.compare.figures import SvgPlot, figures
 from vicuna_lit.compare.runs import Sweep
@@ -66,6 +67,7 @@ def page(
         table=rows,
         baseline=next((setting.label for setting in found if setting.baseline), ""),
         conclusions=conclusions,
+        claim=claim_in_words(sweep),
         links={run.folder: quote(os.path.relpath(run.folder, folder)) for run in sweep.runs},
         others=[run for run in sweep.runs if run.status != "finished"],
         failures={f["job"]: f for f in sweep.failures},

@@ -166,13 +166,18 @@ def baseline_of(sweep: Sweep, repeats: Sequence[str], wanted: str | None) -> tup
     if wanted is None:
         first = min(sweep.runs, key=lambda run: math.inf if run.number is None else run.number, default=None)
         return first and sweep.choices(first, keys)
-    asked = {part.strip() for part in wanted.split(",")}
     for choices in all_of_them:
-        texts = [{v, f"{key}={v}", f"{key.rpartition('.')[2]}={v}"} for key, v in zip(keys, choices, strict=True)]
-        if all(of_key & asked for of_key in texts):
+        if is_named(dict(zip(keys, choices, strict=True)), wanted):
             return choices
     there = "; ".join(named(dict(zip(keys, choices, strict=True))) for choices in all_of_them)
     raise RunError(f"baseline {wanted}: the sweep has no such setting; there are: {there}")
+
+
+def is_named(choices: Mapping[str, str], wanted: str) -> bool:
+    """Whether a setting is meant by `512`, `context_length=512` or `context_length=512, strategy=fsdp`."""
+    asked = {part.strip() for part in wanted.split(",")}
+    texts = [{value, f"{key}={value}", f"{key.rpartition('.')[2]}={value}"} for key, value in choices.items()]
+    return all(of_key & asked for of_key in texts) or (len(texts) == 1 and wanted in texts[0])  # a comma inside
 
 
 def copies(sweep: Sweep, repeats: Sequence[str] = REPEATS) -> list[str]:
