@@ -76,12 +76,14 @@ def page(
 
 
 def runs_csv(sweep: Sweep, metrics: Sequence[str] = METRICS) -> str:
-    """A row for each run: what differs, its status, every metric unrounded, the losses by reply and by position."""
+    """A row for each run: what differs, its status, every metric unrounded, losses by reply, position and source."""
     rows = []
     for run in sweep.runs:
         row: dict[str, object] = {key: sweep.choice(run, key) for key in sweep.keys}
         row |= {"status": run.status} | {metric: run.metric(metric) for metric in metrics}
-        row |= {f"loss_by_{what}/{k}": v for what in ("turn", "position") for k, v in run.val_by(what).items()}
+        row |= {
+            f"loss_by_{what}/{k}": v for what in ("turn", "position", "source") for k, v in run.val_by(what).items()
+        }
         rows.append(row)
     out = io.StringIO()
     columns = dict.fromkeys(key for row in rows for key in row)

@@ -1,5 +1,6 @@
 """Runs that differ by their seed alone, as one row: means with their standard errors."""
 
+import hashlib
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,8 @@ from vicuna_lit.run_folder import RunError
 METRICS = ("val_loss", "supervised_tokens_per_second", "peak_memory_bytes", "seconds")
 REPEATS = ("seed",)
 """Keys whose values are repetitions of one setting."""
+LONGEST = 60
+"""Characters of a value that are shown."""
 SCALES = {"peak_memory_bytes": (2**30, "peak memory, GiB"), "model_bytes": (2**30, "model, GiB")}
 NAMES = {
     "val_loss": "validation loss",
@@ -108,7 +111,7 @@ class Setting:
     @property
     def name(self) -> str:
         """`512`, or `512, fsdp` where several keys differ; long values are cut."""
-        return ", ".join(f"{value:.60}" for value in self.choices.values()) or "all runs"
+        return ", ".join(map(brief, self.choices.values())) or "all runs"
 
     @property
     def label(self) -> str:
@@ -119,7 +122,16 @@ class Setting:
 def named(choices: Mapping[str, str]) -> str:
     """Choices as one text, by the last part of each key; long values are cut."""
     names = short_names(choices)
-    return ", ".join(f"{names[key]}={value:.60}" for key, value in choices.items()) or "all runs"
+    return ", ".join(f"{names[key]}={brief(value)}" for key, value in choices.items()) or "all runs"
+
+
+def brief(value: str) -> str:
+    """A value for tables and figures; of a long one, such as a whole template, the beginning and a mark of its own."""
+    if len(value) <= LONGEST and "\n" not in value:
+        return value
+    return (
+        f"{' '.join(value[:LONGEST].split())[:40]} … {hashlib.sha256(value.encode(errors='replace')).hexdigest()[:6]}"
+    )
 
 
 def settings(
@@ -206,7 +218,7 @@ def table(found: Sequence[Setting], metrics: Sequence[str] = METRICS) -> Table:
     out = Table()
     for setting in found:
         names = short_names(setting.choices)
-        row = {names[key]: value for key, value in setting.choices.items()}
+        row = {names[key]: brief(value) for key, value in setting.choices.items()}
         row["runs"] = str(len(setting.runs))
         for metric in metrics:
             scale, name = SCALES.get(metric, (1, NAMES.get(metric, metric)))
