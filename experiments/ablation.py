@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from experiments import tables
-from vicuna_lit.compare.conclusions import conclude_differences
+from vicuna_lit.compare.conclusions import conclude_tests
 from vicuna_lit.compare.runs import in_order, read_sweep
 from vicuna_lit.compare.table import Mean
+from vicuna_lit.intervals import paired_test
 
 METRICS = (
     "val_loss_before", "val_loss", "steps", "tokens", "supervised_tokens", "peak_memory_bytes",
@@ -59,8 +60,8 @@ def conclusions(
     found = []
     for value in [v for v in order or values(rows, key) if v != base]:
         a, b = ({r["seed"]: float(r[column]) for r in rows if r[key] == one} for one in (value, base))
-        found.append((value, [a[seed] - b[seed] for seed in a.keys() & b.keys()]))
-    return "\n".join(f"- {conclusion}" for conclusion in conclude_differences(found, base, margin))
+        found.append((value, paired_test([a[seed] - b[seed] for seed in a.keys() & b.keys()])))
+    return "\n".join(f"- {conclusion}" for conclusion in conclude_tests(found, base, margin))
 
 
 def signed(difference: Mean | None) -> str:

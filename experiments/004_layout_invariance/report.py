@@ -10,8 +10,9 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from experiments import tables
-from vicuna_lit.compare.conclusions import conclude_differences
+from vicuna_lit.compare.conclusions import conclude_tests
 from vicuna_lit.compare.runs import Run, read_sweep
+from vicuna_lit.intervals import paired_test
 
 REFERENCE = "single, 1 process, rows of 4,096"
 MEANS = "mean of means"
@@ -71,8 +72,8 @@ def table(rows: list[tables.Row]) -> str:
         validation = [_validation_apart(row) for row in chosen]
         lines.append([name, len(chosen), *worst, f"{max(map(abs, validation)):.1e}"])
     columns = ["layout", "seeds", "loss of a step, apart by", "final weights, apart by", "validation loss, apart by"]
-    apart = [(MEANS_512, [_validation_apart(row) for row in rows if row["layout"] == MEANS_512])]
-    said = "\n".join(f"- {conclusion}" for conclusion in conclude_differences(apart, "rows of 4,096"))
+    apart = [(MEANS_512, paired_test([_validation_apart(row) for row in rows if row["layout"] == MEANS_512]))]
+    said = "\n".join(f"- {conclusion}" for conclusion in conclude_tests(apart, "rows of 4,096"))
     return f"{tables.markdown(columns, lines)}\n\nOver the seeds:\n\n{said}"
 
 

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -18,6 +19,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from tests.helpers import commands
 from tests.helpers.runs import QUICKSTART
 from vicuna_lit.cli.train import run as run_job
+from vicuna_lit.compare.conversations import validation_of
 from vicuna_lit.config.compose import load
 from vicuna_lit.data.batch import collate
 from vicuna_lit.data.conversation import Conversation, DataError, write_jsonl
@@ -64,6 +66,10 @@ def test_the_folder(run):
     assert sum(int(r["supervised_tokens"]) for r in rows) == result["supervised_tokens"]
     assert float(rows[0]["lr"]) == 0.0
     assert json.loads((folder / "config.json").read_text())["trainer"]["max_steps"] == 4
+    held = validation_of(folder)
+    assert len(held.ids) == len(set(held.ids)) == result["data"]["validation"]["records_kept"]
+    assert held.tokens.sum() == result["data"]["validation"]["supervised_tokens"]
+    assert np.average(held.last, weights=held.tokens) == pytest.approx(result["val_loss"], rel=1e-6)
     assert "Who are you?" in done.stdout
     assert "step 4/4" in done.stderr
     assert not [p for p in folder.iterdir() if p.name.endswith(".part")]

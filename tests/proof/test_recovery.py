@@ -40,7 +40,8 @@ def state(folder: Path, step: int) -> dict[str, torch.Tensor]:
 
 def identical(folder: Path, never: Path) -> None:
     """Metrics with their ledger, validation losses, optimizer state and weights."""
-    assert (folder / "metrics.csv").read_bytes() == (never / "metrics.csv").read_bytes()
+    for name in ("metrics.csv", "validation.csv"):
+        assert (folder / name).read_bytes() == (never / name).read_bytes()
     ours, theirs = weights(folder), weights(never)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     ours, theirs = state(folder, STEPS), state(never, STEPS)

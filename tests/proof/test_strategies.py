@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM
 from tests.helpers.group import run_group
 from tests.helpers.runs import COMMON, QUICKSTART, STEPS, agree, compare, curve, run_here, weights
 from tests.proof.test_invariance import ALL, FEW
+from vicuna_lit.compare.conversations import validation_of
 from vicuna_lit.config.compose import load
 from vicuna_lit.data.tokenizer import make_encoder
 from vicuna_lit.models.causal_lm import SupervisedLM, build_model
@@ -112,6 +113,9 @@ def the_result_is_whole(folder: Path, reference: Path) -> None:
     for key in ("val_loss", "val_loss_before"):
         assert ours[key] == pytest.approx(theirs[key], rel=1e-5)
     assert ours["validation"] == pytest.approx(theirs["validation"], rel=1e-4)
+    ours_of_each, of_each = (validation_of(f) for f in (folder, reference))
+    assert ours_of_each.ids == of_each.ids
+    assert ours_of_each.last == pytest.approx(of_each.last, rel=1e-4)
     for key in ("status", "steps", "supervised_tokens", "data", "model_bytes"):
         assert ours[key] == theirs[key]
     assert AutoModelForCausalLM.from_pretrained(folder / "hf").num_parameters() > 0

@@ -9,6 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vicuna_lit.intervals import (
+    PairedTest,
+    crossed_test,
     equivalence_p,
     holm,
     paired_test,
@@ -58,11 +60,17 @@ def test_equivalence_needs_the_interval_within_the_margin():
 
 def test_the_pairs_that_decide_are_those_whose_power_is_four_fifths():
     """G*Power: d = 0.5, two-sided 5%, power 0.8: 34 pairs; d = 1: 10."""
-    assert pairs_needed(0.5, 1.0) == 34
-    assert pairs_needed(-1.0, 1.0) == 10
-    assert pairs_needed(0.0, 1.0) is None
-    assert pairs_needed(1e-6, 1.0) is None
-    assert visible_difference(1.0, 34) <= 0.5 < visible_difference(1.0, 33)
+
+    def of(mean: float, pairs: int = 3, floor: float = 0.0) -> PairedTest:
+        return PairedTest(pairs, mean, 1.0, None, 1.0, pairs**-0.5, pairs - 1, 30 * (floor > 0), floor)
+
+    assert pairs_needed(of(0.5)) == 34
+    assert pairs_needed(of(-1.0)) == 10
+    assert pairs_needed(of(0.0)) is None
+    assert pairs_needed(of(1e-6)) is None
+    assert visible_difference(of(0.5, 34)) <= 0.5 < visible_difference(of(0.5, 33))
+    assert (pairs_needed(of(0.5, floor=0.1)) or 0) > 34  # the conversations' part of the error does not shrink
+    assert pairs_needed(of(0.5, floor=0.3)) is None
 
 
 RATES = [(p, ties) for p in (0.5, 0.7, 0.9, 0.97) for ties in (0.0, 0.05, 0.4) if p + ties / 2 <= 1]
@@ -83,6 +91,35 @@ def test_wilson_covers_a_rate_of_few_questions(n: int, ties: float, p: float):
         assert found.low < found.high
         covered += weight * (found.low <= p <= found.high)
     assert covered >= 0.9
+
+
+@pytest.mark.parametrize(("seeds", "of_seeds", "of_conversations"), [(3, 1.0, 0.1), (3, 0.1, 5.0), (5, 1.0, 5.0)])
+def test_an_interval_over_seeds_and_conversations_covers(seeds: int, of_seeds: float, of_conversations: float):
+    """400 experiments each; the whole grid, other methods and real losses: experiments/intervals."""
+    rng, covered, alone = np.random.default_rng(0), 0, 0
+    for _ in range(400):
+        tokens = rng.lognormal(5.5, 1, 30).round() + 5
+        differences = of_seeds * rng.normal(size=(seeds, 1)) + of_conversations * rng.normal(size=30)
+        differences = differences + rng.normal(size=(seeds, 30))
+        of_seed = paired_test((differences @ tokens / tokens.sum()).tolist())
+        both = crossed_test(of_seed, differences, tokens)
+        assert both.interval and of_seed.interval
+        assert both.mean == of_seed.mean and both.p >= of_seed.p
+        covered += both.interval.low <= 0 <= both.interval.high
+        alone += of_seed.interval.low <= 0 <= of_seed.interval.high
+    assert covered / 400 >= 0.92
+    assert of_conversations < 1 or alone / 400 < 0.75  # what seeds alone say holds of these conversations only
+
+
+def test_an_interval_over_seeds_and_conversations_by_hand():
+    """Three seeds with means 2, 3, 4; two conversations of one length, whose means are 1 and 5 in each seed."""
+    differences = np.array([[0.0, 4.0], [1.0, 5.0], [2.0, 6.0]])
+    alone = paired_test([2.0, 3.0, 4.0])
+    both = crossed_test(alone, differences, np.array([10, 10]))
+    assert (alone.error**2, both.error**2) == pytest.approx((1 / 3, 1 / 3 + 4))
+    assert both.freedom == pytest.approx((1 / 3 + 4) ** 2 / (1 / 9 / 2 + 16))
+    assert (both.conversations, both.floor) == (2, pytest.approx(2.0))
+    assert crossed_test(alone, differences[:, :1], np.array([10])) == alone
 
 
 def test_a_sweep_of_settings_that_do_not_differ_claims_something_in_one_of_twenty():

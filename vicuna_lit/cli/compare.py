@@ -7,6 +7,7 @@ from pathlib import Path
 
 from vicuna_lit import __version__
 from vicuna_lit.cli.pipes import quiet_pipes
+from vicuna_lit.compare.claims import claim_in_words, claimed
 from vicuna_lit.compare.conclusions import in_words
 from vicuna_lit.compare.runs import Sweep, read_sweep
 from vicuna_lit.compare.table import METRICS, REPEATS, Table, settings, table
@@ -56,15 +57,17 @@ def main() -> None:
         sweep = read_sweep(*given.folders)
         refuse_typos(sweep, metrics if given.metrics != ",".join(METRICS) else (), given.over)
         rows, lines = Table(), []
-        if found := settings(sweep, metrics, repeats, given.baseline):
+        margin, baseline = claimed(sweep, given.margin, given.baseline)
+        if found := settings(sweep, metrics, repeats, baseline):
             show_table(rows := table(found, metrics))
-            show_lines(lines := in_words(sweep, found, given.margin, repeats, given.baseline))
+            lines = [*in_words(sweep, found, margin, repeats, baseline), *claim_in_words(sweep)]
+            show_lines(lines)
         show_unfinished(sweep, list(sweep.failures))
         with packages_of("vicuna-compare"):
             from vicuna_lit.compare.report import write_report
 
             out = given.out or given.folders[0]
-            print(write_report(sweep, out, metrics, repeats, given.baseline, given.margin))
+            print(write_report(sweep, out, metrics, repeats, baseline, margin))
         if given.wandb_report:
             from vicuna_lit.compare.wandb_report import save_report
 

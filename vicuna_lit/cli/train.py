@@ -30,7 +30,13 @@ class Sweep:
         self._dry_run: Any = None
 
     def before(self, configs: Sequence[Any], folder: Path) -> None:
-        """Says what the jobs need, where the config asks for it."""
+        """Keeps what is claimed, and says what the jobs need, where the config asks for it."""
+        if configs and (claim := configs[0].claim):
+            from vicuna_lit.cli.command_line import MOST_CHECKED
+            from vicuna_lit.compare.claims import keep_claim
+
+            jobs, whole = [config.run.swept for config in configs], len(configs) < MOST_CHECKED
+            _saying(lambda: keep_claim(Path(claim), folder, jobs, whole, writes=not configs[0].dry_run))
         if any(config.estimate and not config.dry_run for config in configs):
             from vicuna_lit.cli.fit_check import mark
             from vicuna_lit.hub import fetched
@@ -54,7 +60,7 @@ class Sweep:
             return 0
         from vicuna_lit.compare.terminal import show_sweep
 
-        return show_sweep(folder, since)
+        return _saying(lambda: show_sweep(folder, since))
 
 
 def _check(config: Any) -> None:
@@ -70,11 +76,14 @@ def _check(config: Any) -> None:
 
 
 def _train_and_evaluate(config: Any) -> int:
+    from vicuna_lit.cli import app as cli
     from vicuna_lit.cli.evaluate_after import evaluate_result
     from vicuna_lit.cli.push import push_result
     from vicuna_lit.hub import found
 
     _check(config)
+    if config.claim:
+        cli.fail(cli.ConfigError(["claim: of a sweep (-m), which has settings to compare"]))
     config = _saying(lambda: found(config, weights=not (config.dry_run or config.show_masks)))
     if config.show_masks:
         return _masks(config)

@@ -12,7 +12,6 @@ from vicuna_lit.intervals import (
     PairedTest,
     equivalence_p,
     holm,
-    paired_test,
     pairs_needed,
     visible_difference,
 )
@@ -33,6 +32,8 @@ class Conclusion:
     verdict: Verdict
     """`unclear`: the runs cannot tell. `incomparable`: nothing was compared, `why` says for what reason."""
     pairs: int = 0
+    conversations: int = 0
+    """That are a sample too, see `intervals.crossed_test`; 0: all is said of those that were held out."""
     difference: float | None = None
     """Nats per supervised token; below zero the setting is better."""
     interval: Interval | None = None
@@ -55,7 +56,7 @@ class Conclusion:
             figures.append(f"validation loss {self.difference:+.{digits(self.interval, self.difference)}f}")
         if self.interval:
             figures.append(f"95% interval {in_brackets(self.interval, self.difference or 0.0)}")
-        figures += [f"{self.pairs} pair{'s' * (self.pairs != 1)}"] if self.pairs else []
+        figures += [_design(self.pairs, self.conversations)] if self.pairs else []
         figures += [f"p = {self.p:.2g}"] if self.p is not None and self.interval else []
         head, why = heads[self.verdict], self.why
         if self.verdict == "equal":
@@ -96,32 +97,29 @@ def conclude(found: Sequence[Setting], margin: float | None = None) -> list[Conc
         return []
     others = [setting for setting in found if not setting.baseline]
     reasons = [_incomparable(setting, base) for setting in others]
-    compared = [(s.label, s.differences) for s, why in zip(others, reasons, strict=True) if not why]
-    known = iter(conclude_differences(compared, base.label, margin))
+    compared = [(s.label, s.test) for s, why in zip(others, reasons, strict=True) if not why]
+    known = iter(conclude_tests(compared, base.label, margin))
     return [
         Conclusion(setting.label, base.label, "incomparable", why=why) if why else next(known)
         for setting, why in zip(others, reasons, strict=True)
     ]
 
 
-def conclude_differences(
-    differences: Sequence[tuple[str, Sequence[float]]], base: str, margin: float | None = None
-) -> list[Conclusion]:
-    """The same from paired differences: of each setting's validation losses from the baseline's, one a repetition.
+def conclude_tests(tests: Sequence[tuple[str, PairedTest]], base: str, margin: float | None = None) -> list[Conclusion]:
+    """The same from tests of paired differences: of each setting's validation losses from the baseline's.
 
     Args:
-        differences: the name of each setting with its differences, none of them empty.
+        tests: with the name of each setting.
         base: the name of the baseline.
     """
-    tests = [paired_test(values) for _, values in differences]
-    spread = [test for test in tests if test.interval is not None]
+    spread = [test for _, test in tests if test.interval is not None]
     adjusted = iter(holm([test.p for test in spread]))
     equal = iter(holm([equivalence_p(test, margin) for test in spread]) if margin is not None else [1.0] * len(spread))
     return [
         _without_spread(name, base, test)
         if test.interval is None
         else _concluded(name, base, test, next(adjusted), next(equal), margin, len(spread))
-        for (name, _), test in zip(differences, tests, strict=True)
+        for name, test in tests
     ]
 
 
@@ -189,6 +187,11 @@ def _said(judged: tuple[float | None, ...]) -> str:
     return f"{examples} examples of {exchanges} exchanges, {tokens} supervised tokens"
 
 
+def _design(pairs: int, conversations: int) -> str:
+    """`3 pairs`, `3 pairs on 60 conversations`."""
+    return f"{pairs} pair{'s' * (pairs != 1)}" + (f" on {conversations:,} conversations" if conversations else "")
+
+
 def _without_spread(name: str, base: str, test: PairedTest) -> Conclusion:
     known: dict = {"pairs": test.pairs, "difference": test.mean}
     if test.pairs == 1:
@@ -201,17 +204,19 @@ def _without_spread(name: str, base: str, test: PairedTest) -> Conclusion:
 def _concluded(
     name: str, base: str, test: PairedTest, p: float, equal_p: float, margin: float | None, comparisons: int
 ) -> Conclusion:
-    found = (test.pairs, test.mean, test.interval, p)
+    found = (test.pairs, test.conversations, test.mean, test.interval, p)
     if equal_p <= ALPHA:
         return Conclusion(name, base, "equal", *found, why=f"within {margin:g}")
     if p <= ALPHA:
         return Conclusion(name, base, "better" if test.mean < 0 else "worse", *found)
     alpha = ALPHA / comparisons  # what Holm asks of the clearest of them
-    shown = visible_difference(test.deviation, test.pairs, alpha)
-    why = f"{test.pairs} pairs show a true difference of {shown:.2g} or more"
-    needed = pairs_needed(test.mean, test.deviation, alpha)
+    shown = visible_difference(test, alpha)
+    why = f"{_design(test.pairs, test.conversations)} show a true difference of {shown:.2g} or more"
+    needed = pairs_needed(test, alpha)
     if needed and needed > test.pairs:
         why += f", one of {abs(test.mean):.2g} would need about {needed}"
+    elif test.mean and test.floor and not needed:
+        why += f", and more pairs would not show one of {abs(test.mean):.2g}: it takes more held-out conversations"
     if test.p <= ALPHA:
         why = f"alone it would count, as one of {comparisons} comparisons it does not; {why}"
     return Conclusion(name, base, "unclear", *found, why=why)

@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 from markupsafe import Markup
 
+from vicuna_lit.compare.claims import claim_in_words
 from vicuna_lit.compare.conclusions import in_words
 from vicuna_lit.compare.figures import SvgPlot, figures
 from vicuna_lit.compare.runs import Sweep
@@ -66,6 +67,7 @@ def page(
         table=rows,
         baseline=next((setting.label for setting in found if setting.baseline), ""),
         conclusions=conclusions,
+        claim=claim_in_words(sweep),
         links={run.folder: quote(os.path.relpath(run.folder, folder)) for run in sweep.runs},
         others=[run for run in sweep.runs if run.status != "finished"],
         failures={f["job"]: f for f in sweep.failures},
@@ -74,12 +76,14 @@ def page(
 
 
 def runs_csv(sweep: Sweep, metrics: Sequence[str] = METRICS) -> str:
-    """A row for each run: what differs, its status, every metric unrounded, the losses by reply and by position."""
+    """A row for each run: what differs, its status, every metric unrounded, losses by reply, position and source."""
     rows = []
     for run in sweep.runs:
         row: dict[str, object] = {key: sweep.choice(run, key) for key in sweep.keys}
         row |= {"status": run.status} | {metric: run.metric(metric) for metric in metrics}
-        row |= {f"loss_by_{what}/{k}": v for what in ("turn", "position") for k, v in run.val_by(what).items()}
+        row |= {
+            f"loss_by_{what}/{k}": v for what in ("turn", "position", "source") for k, v in run.val_by(what).items()
+        }
         rows.append(row)
     out = io.StringIO()
     columns = dict.fromkeys(key for row in rows for key in row)

@@ -84,8 +84,13 @@ class Run:
         """A figure of the result by its name, or None: `val_loss`, `lost_time.saving`, `data.train.tokens`."""
         return figure(self.result, name)
 
+    @property
+    def val_by_step(self) -> dict[int, float]:
+        """The validation loss of each step that has one; 0 is before training."""
+        return {int(step): loss for step, loss in self.result.get("val_by_step", {}).items() if loss is not None}
+
     def val_by(self, what: str) -> dict[str, float]:
-        """The validation loss by `turn` (`1`, `2`, …, `8+`) or by `position` (`0-127`, `128-255`, …), in order."""
+        """The validation loss by `turn` (`1`, …, `8+`), by `position` (`0-127`, `128-255`, …) or `source`, in order."""
         prefix = f"val/loss_by_{what}/"
         return {k.removeprefix(prefix): v for k, v in self.result.get("validation", {}).items() if k.startswith(prefix)}
 

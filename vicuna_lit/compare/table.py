@@ -1,18 +1,23 @@
 """Runs that differ by their seed alone, as one row: means with their standard errors."""
 
+import hashlib
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from html import escape
 
+from vicuna_lit.compare.conversations import differences_of
 from vicuna_lit.compare.runs import Run, Sweep, short_names
-from vicuna_lit.intervals import mean_and_deviation, paired_test
+from vicuna_lit.intervals import PairedTest, crossed_test, mean_and_deviation, paired_test
 from vicuna_lit.run_folder import RunError
 
 METRICS = ("val_loss", "supervised_tokens_per_second", "peak_memory_bytes", "seconds")
 REPEATS = ("seed",)
 """Keys whose values are repetitions of one setting."""
+LONGEST = 60
+"""Characters of a value that are shown."""
 SCALES = {"peak_memory_bytes": (2**30, "peak memory, GiB"), "model_bytes": (2**30, "model, GiB")}
 NAMES = {
     "val_loss": "validation loss",
@@ -91,10 +96,22 @@ class Setting:
         """The mean of `differences`."""
         return Mean.of(self.differences)
 
+    @cached_property
+    def test(self) -> PairedTest:
+        """Of `differences`, one at least, against zero. Where each run keeps its loss by conversation and all have a
+        finite one, it is a test for other conversations too.
+
+        Raises:
+            RunError: a `validation.csv` cannot be read.
+        """
+        test = paired_test(self.differences)
+        crossed = differences_of([(run.folder, other.folder) for run, other in self.pairs])
+        return crossed_test(test, *crossed) if crossed and len(crossed[0]) == test.pairs else test
+
     @property
     def name(self) -> str:
         """`512`, or `512, fsdp` where several keys differ; long values are cut."""
-        return ", ".join(f"{value:.60}" for value in self.choices.values()) or "all runs"
+        return ", ".join(map(brief, self.choices.values())) or "all runs"
 
     @property
     def label(self) -> str:
@@ -105,7 +122,16 @@ class Setting:
 def named(choices: Mapping[str, str]) -> str:
     """Choices as one text, by the last part of each key; long values are cut."""
     names = short_names(choices)
-    return ", ".join(f"{names[key]}={value:.60}" for key, value in choices.items()) or "all runs"
+    return ", ".join(f"{names[key]}={brief(value)}" for key, value in choices.items()) or "all runs"
+
+
+def brief(value: str) -> str:
+    """A value for tables and figures; of a long one, such as a whole template, the beginning and a mark of its own."""
+    if len(value) <= LONGEST and "\n" not in value:
+        return value
+    return (
+        f"{' '.join(value[:LONGEST].split())[:40]} … {hashlib.sha256(value.encode(errors='replace')).hexdigest()[:6]}"
+    )
 
 
 def settings(
@@ -152,13 +178,18 @@ def baseline_of(sweep: Sweep, repeats: Sequence[str], wanted: str | None) -> tup
     if wanted is None:
         first = min(sweep.runs, key=lambda run: math.inf if run.number is None else run.number, default=None)
         return first and sweep.choices(first, keys)
-    asked = {part.strip() for part in wanted.split(",")}
     for choices in all_of_them:
-        texts = [{v, f"{key}={v}", f"{key.rpartition('.')[2]}={v}"} for key, v in zip(keys, choices, strict=True)]
-        if all(of_key & asked for of_key in texts):
+        if is_named(dict(zip(keys, choices, strict=True)), wanted):
             return choices
     there = "; ".join(named(dict(zip(keys, choices, strict=True))) for choices in all_of_them)
     raise RunError(f"baseline {wanted}: the sweep has no such setting; there are: {there}")
+
+
+def is_named(choices: Mapping[str, str], wanted: str) -> bool:
+    """Whether a setting is meant by `512`, `context_length=512` or `context_length=512, strategy=fsdp`."""
+    asked = {part.strip() for part in wanted.split(",")}
+    texts = [{value, f"{key}={value}", f"{key.rpartition('.')[2]}={value}"} for key, value in choices.items()]
+    return all(of_key & asked for of_key in texts) or (len(texts) == 1 and wanted in texts[0])  # a comma inside
 
 
 def copies(sweep: Sweep, repeats: Sequence[str] = REPEATS) -> list[str]:
@@ -187,7 +218,7 @@ def table(found: Sequence[Setting], metrics: Sequence[str] = METRICS) -> Table:
     out = Table()
     for setting in found:
         names = short_names(setting.choices)
-        row = {names[key]: value for key, value in setting.choices.items()}
+        row = {names[key]: brief(value) for key, value in setting.choices.items()}
         row["runs"] = str(len(setting.runs))
         for metric in metrics:
             scale, name = SCALES.get(metric, (1, NAMES.get(metric, metric)))
@@ -203,7 +234,7 @@ def _difference(setting: Setting) -> str:
     """`-0.0021 ± 0.0025`: the mean and half its 95% interval (Student's t); without one `-0.0021`."""
     if not setting.differences:
         return "–"
-    test = paired_test(setting.differences)
+    test = setting.test
     if test.interval is None:
         return f"{test.mean:.4g}" + (" in each pair" if test.pairs > 1 else "")
     return str(Mean(test.mean, (test.interval.high - test.interval.low) / 2, test.pairs))

@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from vicuna_lit.compare.claims import claim_in_words, claimed
 from vicuna_lit.compare.conclusions import in_words
 from vicuna_lit.compare.runs import Sweep, read_sweep
 from vicuna_lit.compare.table import settings, table
@@ -43,9 +44,10 @@ def show_sweep(folder: Path, since: float) -> int:
     except RunError:
         return 0
     print()
-    if found := settings(sweep):
+    margin, baseline = claimed(sweep, None, None)
+    if found := settings(sweep, baseline=baseline):
         show_table(table(found))
-        show_lines(in_words(sweep, found))
+        show_lines([*in_words(sweep, found, margin, baseline=baseline), *claim_in_words(sweep)])
     failed = [f for f in sweep.failures if f["time"] >= since]
     show_unfinished(sweep, failed)
     if found:

@@ -22,8 +22,9 @@ FROM = "from="
 RECIPE = "from_run"
 """What it is called in each group."""
 GROUPS = ("model", "data", "template", "strategy", "finetune", "callbacks")
-OF_ONE_RUN = ("run", "dry_run", "resume", "push")
-"""What the new run does not take over: where it lies, how it was started, and where its model was published."""
+OF_ONE_RUN = ("run", "dry_run", "resume", "push", "claim")
+"""What the new run does not take over: where it lies, how it was started, where its model was published, and what was
+claimed of its sweep."""
 NO_DIFFERENCE = ("hydra.", "hydra/", "run.", "wandb.", "dry_run=", "resume=", "estimate=", "on_failure=")
 """Overrides that do not stand in the new run's name."""
 

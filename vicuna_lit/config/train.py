@@ -276,6 +276,9 @@ class RunSettings(Config):
     """What a sweep does when a job fails: ends, goes on, or tries it once more and goes on."""
     objective: str
     """What a job of a sweep returns to Hydra's sweeper: a figure of `result.json`, such as `val_loss`."""
+    claim: str | None
+    """Of a sweep: a YAML file with what you expect of it: `metric`, `settings` (each better, worse or equal), `margin`,
+    `baseline`. It is checked and kept before the first run, and shown beside what came out."""
     callbacks: WatchingCallbacks
     checkpoint: CheckpointConfig
     resume: Literal["auto", "never", "must"]

@@ -25,7 +25,7 @@ class Batch:
     `position_ids` restart with every conversation; `lengths` are the conversations' tokens, summing
     to L. `denominator` is the number of supervised tokens in the whole optimizer step, or the sum of
     their weights. `weights` has those of the tokens, if one counts other than once. `sources` has the number of the
-    source of each conversation, from 0; () where nobody asks.
+    source of each conversation, from 0, `examples` its place in the set; () where nobody asks.
     """
 
     input_ids: Int[Tensor, "1 L"]
@@ -36,6 +36,7 @@ class Batch:
     replies_before: tuple[int, ...] = (0,)
     """For each conversation of the row, see `Example`."""
     sources: tuple[int, ...] = ()
+    examples: tuple[int, ...] = ()
     weights: Float[Tensor, "1 L"] | None = None
 
     @cached_property
@@ -83,7 +84,7 @@ def collate(examples: Examples | JoinedExamples, row: Row, denominator: int | fl
     """
     if not row:
         zero = torch.zeros(1, 1, dtype=torch.int64)
-        return Batch(zero, zero - 100, zero, (1,), denominator, replies_before=(0,), sources=(0,))
+        return Batch(zero, zero - 100, zero, (1,), denominator, replies_before=(0,), sources=(0,), examples=(0,))
     parts = [examples[c] for c in row]
     lengths = tuple(len(e.input_ids) for e in parts)
 
@@ -101,6 +102,7 @@ def collate(examples: Examples | JoinedExamples, row: Row, denominator: int | fl
         denominator,
         replies_before=tuple(e.replies_before for e in parts),
         sources=tuple(examples.source_of(c) for c in row),
+        examples=tuple(row),
         weights=weights,
     )
 

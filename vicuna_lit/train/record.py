@@ -44,6 +44,7 @@ from vicuna_lit.train.tracking.wandb_run import (
     replies_table,
     start_wandb,
 )
+from vicuna_lit.train.validation_loss import conversations_csv
 
 
 class RunRecord:
@@ -224,6 +225,9 @@ class RunRecord:
                 times = self.wandb.do("where the time went", lambda _: lost_time_table(lost)) if lost else None
                 curves = self.wandb.do("the last validation", lambda _: last_validation(last)) or {}
                 self.history.add(steps, curves | (replies or {}) | ({"time/lost": times} if times else {}))
+            if validation.conversations:
+                found = conversations_csv(data.validation, validation.conversations)
+                write(self.folder / "validation.csv", [found.encode()])
             write(self.folder / "report.html", [render(result, metrics.rows, lost).encode()])
         return result
 

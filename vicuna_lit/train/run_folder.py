@@ -232,7 +232,8 @@ def open_folder(
     if known is None:
         checkpoint.remove_all(folder / "checkpoints")
         (folder / "times.csv").unlink(missing_ok=True)
-    (folder / "result.json").unlink(missing_ok=True)
+    for name in ("result.json", "validation.csv"):
+        (folder / name).unlink(missing_ok=True)
     write_hydra_files(folder)
     write_json(folder / "config.json", settings(config, extensions), durable=True)
     write_json(folder / "run.json", {"wandb_id": identity, **read}, durable=True)

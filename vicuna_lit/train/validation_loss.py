@@ -1,6 +1,8 @@
-"""The validation loss, whole and split by turn number, by position in the conversation and by source."""
+"""The validation loss, whole and split by turn number, by position, by source and by conversation."""
 
-from collections.abc import Sequence
+import csv
+import io
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -10,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vicuna_lit.data.batch import Batch
+from vicuna_lit.data.mixture import JoinedExamples
 
 TURNS = 8
 """Replies from this one on are counted together."""
@@ -30,6 +33,7 @@ class ValidationLoss:
         self._turns: list[np.ndarray] = []
         self._positions: list[np.ndarray] = []
         self._sources: list[np.ndarray] = []
+        self._examples: list[np.ndarray] = []
 
     def add(self, batch: Batch, losses: Float[Tensor, " S"]) -> None:
         """Adds a row's supervised tokens."""
@@ -39,15 +43,17 @@ class ValidationLoss:
         self._positions.append(batch.position_ids[0].cpu()[chosen].numpy())
         if self._names:
             self._sources.append(np.repeat(batch.sources, batch.lengths)[chosen.numpy()])
+        if batch.examples:
+            self._examples.append(np.repeat(batch.examples, batch.lengths)[chosen.numpy()])
 
     def gather(self) -> None:
         """Brings the rows of all ranks together, on every rank."""
         if not torch.distributed.is_initialized():
             return
         everyone: list[Any] = [None] * torch.distributed.get_world_size()
-        mine = (self._losses, self._turns, self._positions, self._sources)
+        mine = (self._losses, self._turns, self._positions, self._sources, self._examples)
         torch.distributed.all_gather_object(everyone, mine)
-        self._losses, self._turns, self._positions, self._sources = (
+        self._losses, self._turns, self._positions, self._sources, self._examples = (
             [x for one in everyone for x in one[i]] for i in range(len(mine))
         )
 
@@ -83,6 +89,19 @@ class ValidationLoss:
         found = {name: numbers == i for i, name in enumerate(self._names)}
         return {name: self._mean(inside) for name, inside in found.items() if inside.any()}
 
+    def by_conversation(self, records: np.ndarray) -> list[float]:
+        """The sum of each held-out conversation's token losses, in the order of the set.
+
+        Args:
+            records: int64 [examples]: the number of the conversation that each example is a piece of.
+        """
+        if not self._examples:
+            return []
+        examples, losses = np.concatenate(self._examples), np.concatenate(self._losses)
+        order = np.argsort(examples, kind="stable")  # the same sums in whatever rows they lay
+        _, places = np.unique(records, return_inverse=True)
+        return np.bincount(places[examples[order]], losses[order], minlength=int(places.max()) + 1).tolist()
+
     def metrics(self) -> dict[str, float]:
         """All of it as W&B keys."""
         metrics = {"val/loss": self.loss}
@@ -92,6 +111,26 @@ class ValidationLoss:
 
     def _mean(self, inside: np.ndarray) -> float:
         return float(np.concatenate(self._losses)[inside].mean())
+
+
+def conversations_csv(examples: JoinedExamples, sums: Mapping[int, Sequence[float]]) -> str:
+    """`validation.csv`: a row for each held-out conversation, with what it lost at each of some validations.
+
+    Columns: `conversation` (its id, below its source), `supervised_tokens`, and `loss_<step>`: the mean over those
+    tokens, in nats; empty of a conversation without a supervised token.
+
+    Args:
+        sums: by step, see `ValidationLoss.by_conversation`.
+    """
+    _, firsts, places = np.unique(examples.records, return_index=True, return_inverse=True)
+    tokens = np.bincount(places, examples.supervised).astype(int).tolist()
+    out = io.StringIO()
+    rows = csv.writer(out, lineterminator="\n")
+    rows.writerow(["conversation", "supervised_tokens", *(f"loss_{step}" for step in sums)])
+    for i, (first, n) in enumerate(zip(firsts.tolist(), tokens, strict=True)):
+        name = examples.id_of(first).encode(errors="backslashreplace").decode()
+        rows.writerow([name, n, *(f"{of_step[i] / n:.9g}" if n else "" for of_step in sums.values())])
+    return out.getvalue()
 
 
 def _reply_numbers(batch: Batch) -> Tensor:

@@ -126,6 +126,33 @@ def test_sweeps_that_are_read_together_differ_in_more_than_each_has_swept(tmp_pa
     assert read_sweep(tmp_path).keys == ("optimizer.lr", "seed", "epochs")
 
 
+@pytest.mark.promise("A sweep's intervals hold for other seeds and for other conversations than were held out")
+def test_conversations_are_a_sample_too(tmp_path):
+    """The setting is better on half of the conversations and worse on the others, in each seed alike."""
+    sweep = sweep_of(tmp_path, {"5e-3": [1.0, 1.1, 1.2], "1e-3": [0.9, 1.01, 1.1]})
+    alone = sweep.conclude()[0]
+    assert (alone.verdict, alone.conversations) == ("better", 0)
+    for one in sweep.runs:
+        gain = one.swept["optimizer.lr"] == "1e-3"
+        effects = [gain * (2.0 if i % 2 else -2.2) for i in range(10)]
+        rows = [f"c{i},20,{(one.metric('val_loss') or 0) + effect:.9g}" for i, effect in enumerate(effects)]
+        text = "\n".join(["conversation,supervised_tokens,loss_4", *rows, "without,0,"])
+        (one.folder / "validation.csv").write_text(text + "\n")
+    both = sweep.conclude()[0]
+    assert (both.verdict, both.conversations) == ("unclear", 10)
+    assert alone.interval and both.interval and both.interval.low < alone.interval.low < both.interval.high
+    assert "3 pairs on 10 conversations" in str(both)
+    assert "it takes more held-out conversations" in str(both)
+    row = next(row for row in table(settings(sweep)) if row["lr"] == "1e-3")
+    assert f"{(both.interval.high - both.interval.low) / 2:.1f}" in row["difference, paired"]
+    path = sweep.runs[0].folder / "validation.csv"
+    path.write_text(path.read_text().replace("c0,20", "other,20"))
+    assert sweep.conclude()[0].conversations == 0  # one run is judged by another conversation
+    path.write_text("conversation,supervised_tokens,loss_4\nc0,many,1\n")
+    with pytest.raises(RunError, match=r"validation\.csv: cannot be read"):
+        sweep.conclude()
+
+
 def test_what_else_differs_is_said(tmp_path):
     sweep_of(tmp_path, {"5e-3": [1.0, 1.1]}, steps=5)
     sweep_of(tmp_path / "more", {"1e-3": [1.0, 1.1]}, steps=6)

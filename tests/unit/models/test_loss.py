@@ -2,6 +2,7 @@
 
 from contextlib import nullcontext
 
+import numpy as np
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -235,3 +236,26 @@ def test_validation_loss_by_turn_and_position():
     assert held.loss == 4.0
     assert held.by_turn() == {"1": (1 + 2 + 5) / 3, "2": (3 + 4 + 9) / 3}
     assert held.by_position() == {"0-127": 4.0}
+    assert held.by_conversation(np.array([1, 2])) == []  # of rows that do not say what they hold
+
+
+def test_validation_loss_by_conversation_is_the_same_in_whatever_rows_it_lies():
+    """Examples 0 and 2 are pieces of one conversation; 1 has nothing supervised."""
+    parts = {0: [0.1, 0.2, 0.3], 1: [], 2: [0.7]}
+
+    def row(*examples: int) -> tuple[Batch, torch.Tensor]:
+        lengths = tuple(5 for _ in examples)
+        labels = torch.tensor([[t for e in examples for t in [-100] * (5 - len(parts[e])) + [1] * len(parts[e])]])
+        positions = torch.arange(5).repeat(len(examples))[None]
+        before = (0,) * len(examples)
+        batch = Batch(labels.clamp(min=0), labels, positions, lengths, 1, before, examples=examples)
+        return batch, torch.tensor([loss for e in examples for loss in parts[e]], dtype=torch.float64).float()
+
+    found = []
+    for rows in ([(0, 1, 2)], [(2,), (1, 0)], [(1,), (2, 0)]):
+        held = ValidationLoss()
+        for examples in rows:
+            held.add(*row(*examples))
+        found.append(held.by_conversation(np.array([4, 7, 4])))
+    assert found[0] == found[1] == found[2]
+    assert found[0] == pytest.approx([1.3, 0.0])

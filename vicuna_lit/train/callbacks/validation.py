@@ -52,6 +52,8 @@ class Validation(L.Callback):
         self._every = self.config.validation.interval(data.plan.steps)
         self.losses: dict[int, dict[str, float]] = {}
         """By step; 0 is before training."""
+        self.conversations: dict[int, list[float]] = {}
+        """`ValidationLoss.by_conversation` of the best step and of the newest one."""
         self.replies: dict[int, Replies] = {}
         """The same; all questions in order."""
         samples = self.config.samples
@@ -59,12 +61,17 @@ class Validation(L.Callback):
         self.questions = [*samples.questions, *(question.turns for question in bundled)]
         if resumed:
             self.losses = {int(step): metrics for step, metrics in resumed["losses"].items()}
+            self.conversations = {int(step): sums for step, sums in resumed.get("conversations", {}).items()}
             self.replies = {int(s): [(q, reply) for q, reply in said] for s, said in resumed["replies"].items()}
 
     def state(self) -> dict[str, Any]:
         """For the checkpoint; of the replies the first and the newest."""
         ends = {min(self.replies), max(self.replies)} if self.replies else set()
-        return {"losses": self.losses, "replies": {step: self.replies[step] for step in sorted(ends)}}
+        return {
+            "losses": self.losses,
+            "conversations": self.conversations,
+            "replies": {step: self.replies[step] for step in sorted(ends)},
+        }
 
     @property
     def best(self) -> int | None:
@@ -144,6 +151,9 @@ class Validation(L.Callback):
         check_validation(step, module.validation.loss)
         self.losses[step] = module.validation.metrics() | load.metrics()
         self.history.add(step, self.losses[step])
+        if sums := module.validation.by_conversation(self.data.validation.records):
+            kept = self.conversations | ({step: sums} if step else {})
+            self.conversations = {s: kept[s] for s in sorted(kept) if s in (self.best, step)}
 
     def _answer(self, trainer: L.Trainer, module: Any, step: int) -> Replies:
         """The model's replies to the sample questions, turn after turn; the same on every rank."""
