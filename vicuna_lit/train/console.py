@@ -133,7 +133,7 @@ def say_stopped(config: TrainConfig, step: int) -> None:
 
 
 def conclude(result: Result, folder: Path, brief: bool = False) -> None:
-    """Prints the replies, the losses, and, unless it shall be brief, where everything lies."""
+    """Prints the replies, doubts (`notes`), the losses, and, unless it shall be brief, where everything lies."""
     for pair in result.replies[:MOST_REPLIES]:
         console.print(f"\n[bold]{escape(pair['question'])}[/]", highlight=False)
         console.print(
@@ -144,6 +144,8 @@ def conclude(result: Result, folder: Path, brief: bool = False) -> None:
         )
     if more := len(result.replies[MOST_REPLIES:]):
         console.print(f"\n… {more} more replies in report.html", highlight=False)
+    for line in result.notes:
+        console.print(f"[yellow]note:[/] {escape(line)}", highlight=False)
     if result.val_loss is not None and result.val_loss_before is not None:
         before, after = result.val_loss_before, result.val_loss
         console.print(f"\nvalidation loss {before:.4f} → {after:.4f} (perplexity {math.exp(min(20.0, after)):.2f})")

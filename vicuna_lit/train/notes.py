@@ -1,6 +1,6 @@
 """What of a run the user may not have meant: said before it starts, and kept with its result."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -13,6 +13,8 @@ FEW = 20
 """Conversations of which a mean loss says little."""
 FEW_STEPS = 10
 """Optimizer steps that hardly move a model."""
+NO_CHANGE = 1e-5
+"""Of a validation loss: below the decimals that are printed, above what rounding alone makes of it."""
 
 
 def notes(config: TrainConfig, data: ConversationDataModule) -> Iterator[str]:
@@ -55,6 +57,19 @@ def notes(config: TrainConfig, data: ConversationDataModule) -> Iterator[str]:
         elif held_out < FEW:
             are = f"{held_out} conversation{'s' if held_out > 1 else ''}{of} {'are' if held_out > 1 else 'is'}"
             yield f"{are} held out, too few for a validation loss that tells two runs apart; {more}"
+
+
+def unmoved(config: TrainConfig, losses: Mapping[int, float]) -> Iterator[str]:
+    """A line where training has not changed the validation loss: the learning rate is too small to move the weights.
+
+    Args:
+        losses: validation losses by step; 0 is before training.
+    """
+    if len(losses) > 1 and 0 in losses and max(losses.values()) - min(losses.values()) < NO_CHANGE * losses[0]:
+        yield (
+            f"training has not changed the validation loss: at all {len(losses)} validations it is the same to "
+            f"{NO_CHANGE:g} of it; optimizer.lr={config.optimizer.lr:g} may be too small to move a weight"
+        )
 
 
 def _of_sources(config: TrainConfig, data: ConversationDataModule) -> Iterator[str]:

@@ -29,7 +29,7 @@ from vicuna_lit.train.console import console
 from vicuna_lit.train.distributed import DistributedEnv, all_gather_object, broadcast_object
 from vicuna_lit.train.extensions import Extensions
 from vicuna_lit.train.finite import NotFiniteError
-from vicuna_lit.train.notes import notes
+from vicuna_lit.train.notes import notes, unmoved
 from vicuna_lit.train.preemption import Preempted, stop_signal
 from vicuna_lit.train.report import render
 from vicuna_lit.train.run_folder import Result, lacks_room, open_folder
@@ -188,6 +188,7 @@ class RunRecord:
         before, after = validation.replies[0], validation.replies[steps]
         lost = lost_time(self.folder)
         last = validation.losses.get(steps, {})
+        by_step = {step: losses["val/loss"] for step, losses in validation.losses.items()}
         result = Result(
             status="finished",
             run_dir=str(self.folder),
@@ -208,14 +209,14 @@ class RunRecord:
             validation=last,
             val_loss_best=validation.losses[validation.best]["val/loss"] if validation.best else None,
             val_loss_best_step=validation.best,
-            val_by_step={step: losses["val/loss"] for step, losses in validation.losses.items()},
+            val_by_step=by_step,
             replies=[
                 {"question": q, "before": old, "after": new} for (q, old), (_, new) in zip(before, after, strict=True)
             ],
             data=data.statistics(),
             lost_time=asdict(lost) if lost else {},
             saves_failed=checkpointing.saves_failed,
-            notes=list(notes(self.config, data)),
+            notes=[*notes(self.config, data), *unmoved(self.config, by_step)],
             wandb_url=self.wandb.url if self.wandb else None,
         )
         if self.first:

@@ -96,3 +96,10 @@ def test_every_figure_is_looked_at(value: float):
 def test_json_is_json(tmp_path):
     write_json(tmp_path / "a.json", {"a": math.nan, "b": [1.5, -math.inf, {"c": (math.inf, "x", None)}], "d": 3})
     assert strict((tmp_path / "a.json").read_text()) == {"a": None, "b": [1.5, None, {"c": [None, "x", None]}], "d": 3}
+
+
+def test_a_learning_rate_that_moves_no_weight_is_said(tmp_path, capsys):
+    run_here([*SMALL, f"run.dir={tmp_path}/run", "optimizer.lr=1e-12", "trainer.max_steps=2"])
+    notes = strict((tmp_path / "run/result.json").read_text())["notes"]
+    assert any("has not changed the validation loss" in note and "optimizer.lr=1e-12" in note for note in notes)
+    assert "optimizer.lr=1e-12 may be too small" in " ".join(capsys.readouterr().out.split())
