@@ -28,10 +28,15 @@ quickstart:  ## train a tiny model from scratch, about a minute
 docs:  ## the documentation as pages, in site/; every warning is an error
 	mkdocs build --strict
 
-requirements:  ## requirements.txt: constraints.txt with the files' hashes, for pip install --require-hashes
-	pip install --quiet --dry-run --ignore-installed --report - -c constraints.txt . | python experiments/requirements.py > requirements.part
-	mv requirements.part requirements.txt
+requirements:  ## requirements.txt: the versions of constraints.txt with the hashes of all their files, for every platform; needs uv
+	@command -v uv >/dev/null || { echo "pip install uv"; exit 1; }
+	uv pip compile pyproject.toml --extra test -c constraints.txt --generate-hashes --universal --python-version 3.11 \
+	  --no-annotate --no-header --quiet > requirements.part
+	{ echo "# Made by \`make requirements\`: pip install --require-hashes -r requirements.txt && pip install --no-deps -e ."; \
+	  cat requirements.part; } > requirements.txt
+	rm requirements.part
 
-audit:  ## known vulnerabilities of what is installed
-	@command -v pip-audit >/dev/null || { echo "cannot say: pip install pip-audit, on a machine with a network"; exit 1; }
-	pip-audit --local
+audit:  ## known vulnerabilities, by a dated list without a network; also by pip-audit where it is installed
+	python -m experiments.audit
+	@if command -v pip-audit >/dev/null; then pip-audit --local; else \
+	  echo "what was published later: pip install pip-audit, on a machine with a network"; fi

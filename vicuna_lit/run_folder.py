@@ -111,7 +111,11 @@ def sync_names(folder: Path) -> None:
 
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """A folder to write into, that takes its name only at the end: it is whole or not there."""
+    """A folder to write into, that takes its name only at the end: it is whole or not there.
+
+    Where the name is a link, as to another disk, it stays one: the folder that it leads to is replaced.
+    """
+    folder = folder.resolve()
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
@@ -194,15 +198,39 @@ def refuse_other_settings(
     return allowed
 
 
+LEAST_FILES = 100
+"""That a job may write: more than a small run with W&B does."""
+
+
 def check_disk(folder: Path, need: float, what: str) -> None:
     """Says before anything is written that it will not fit; `need` in bytes.
 
     Raises:
         RunError: less is free. No fault of the machine: a scheduler would start the same again on the same disk.
     """
-    free = shutil.disk_usage(next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())).free
+    place = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
+    free = shutil.disk_usage(place).free
     if free < need:
         raise RunError(f"{folder}: {what} needs about {need / 1e9:.2f} GB of disk, {free / 1e9:.2f} GB are free")
+    files = os.statvfs(place)
+    if files.f_files and files.f_favail < LEAST_FILES:  # a file system without a limit says 0
+        left = f"the disk has room for {files.f_favail} (its inodes are used)"
+        raise RunError(f"{folder}: {what} needs up to {LEAST_FILES} files, {left}")
+
+
+def check_replaceable(folder: Path) -> None:
+    """Says before anything is done that a folder which is replaced as a whole in the end cannot be.
+
+    Raises:
+        RunError: its name is a file's, or a disk's own (a mount point): neither can be taken by another folder.
+    """
+    place = folder.resolve()
+    if place.exists() and not place.is_dir():
+        raise RunError(f"{folder}: is no folder; results go there: move it away, or choose another run.dir")
+    if place.is_mount():
+        raise RunError(
+            f"{folder}: is a disk of its own, and is replaced as a whole in the end; link it to a folder on that disk"
+        )
 
 
 @contextmanager

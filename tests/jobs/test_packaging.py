@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import vicuna_lit
-from experiments.requirements import pinned
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -52,8 +53,11 @@ def test_the_names_of_make_are_those_that_contributing_names():
         pytest.skip("no make")
     named = re.search(r"`make ([a-z ]+)`", (ROOT / "CONTRIBUTING.md").read_text())
     assert named
+    runs = {}
     for target in (*named[1].split(), "requirements", "audit"):
-        subprocess.run(["make", "-n", target], cwd=ROOT, check=True, capture_output=True)
+        done = subprocess.run(["make", "-n", target], cwd=ROOT, check=True, capture_output=True, text=True)
+        runs[target] = done.stdout
+    assert "python -m experiments.audit" in runs["audit"]
 
 
 def test_the_hooks_of_pre_commit_download_nothing():
@@ -62,19 +66,22 @@ def test_the_hooks_of_pre_commit_download_nothing():
     assert {hook["language"] for hook in repository["hooks"]} == {"system"}
 
 
-def test_requirements_have_a_hash_each_and_a_file_without_one_is_refused():
-    def item(name: str, **found) -> dict:
-        return {"download_info": found, "metadata": {"name": name, "version": "1.0"}}
-
-    ours = item("vicuna_lit", dir_info={}, url="file:///x")
-    two = [item("b", archive_info={"hashes": {"sha256": "bb"}}), item("a", archive_info={"hashes": {"sha256": "aa"}})]
-    assert pinned({"install": [ours, *two]}).splitlines()[1:] == ["a==1.0 --hash=sha256:aa", "b==1.0 --hash=sha256:bb"]
-    local = item("torch", archive_info={"hashes": {"sha256": "cc"}}) | {
-        "metadata": {"name": "torch", "version": "2+cpu"}
-    }
-    assert pinned({"install": [local]}).splitlines()[1].startswith("# torch==2+cpu is a build of one place")
-    with pytest.raises(ValueError, match="c: its file has no sha256"):
-        pinned({"install": [item("c", archive_info={})]})
+def test_every_pinned_file_has_a_hash_and_every_version_is_that_of_the_constraints():
+    """Of what the tests need; the extra `docs` is not in it."""
+    first, text = (ROOT / "requirements.txt").read_text().split("\n", 1)
+    assert first.startswith("# Made by `make requirements`") and not re.search(r"https?:|file:|index|find-links", text)
+    entries = re.split(r"\n(?=\S)", text.strip())
+    pins = {}
+    for entry in entries:
+        found = re.fullmatch(r"([\w.-]+)==([\w.]+)(?: ; [^\\]+)?((?: \\\n    --hash=sha256:[0-9a-f]{64})+)", entry)
+        assert found, entry
+        pins[canonicalize_name(found[1])] = found[2]
+    lines = [line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines()[1:]]
+    constraints = {canonicalize_name(name): version for name, version in lines}
+    assert {name: version for name, version in pins.items() if constraints.get(name, version) != version} == {}
+    asked = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["test"]]
+    assert {canonicalize_name(Requirement(one).name) for one in asked} <= set(pins)
+    assert len(set(constraints) - set(pins)) < 25, "those of the documentation alone are not in it"
 
 
 @pytest.fixture(scope="module")

@@ -33,8 +33,9 @@ from vicuna_lit.models import export
 from vicuna_lit.models.causal_lm import SupervisedLM, build_model
 from vicuna_lit.paths import ModelError
 from vicuna_lit.prepare.run import prepare_data
+from vicuna_lit.train.console import say_done
 from vicuna_lit.train.run import fit
-from vicuna_lit.train.run_folder import already_done
+from vicuna_lit.train.run_folder import already_done, result_in
 
 QUICK = ("trainer.max_steps=4", "data.max_validation=4", "samples.max_new_tokens=4", "validation.every_steps=2")
 
@@ -139,8 +140,17 @@ def test_the_same_command_again_finds_its_result(run):
     before = (folder / "result.json").read_text()
     again = vicuna_train(f"run.dir={folder}", *QUICK)
     assert again.returncode == 0
-    assert "already holds" in again.stdout
+    assert "already holds" in again.stdout and "Chat.load" in again.stdout
     assert (folder / "result.json").read_text() == before
+
+
+def test_a_model_that_was_deleted_is_not_offered(run, capsys, tmp_path):
+    folder, _ = run
+    result = result_in(folder)
+    assert result
+    say_done(result, tmp_path)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "hf the model is gone" in said and "Chat.load" not in said
 
 
 def test_another_config_in_the_same_folder_is_refused(run):

@@ -162,6 +162,7 @@ def conclude(result: Result, folder: Path, brief: bool = False) -> None:
     console.print(f"peak memory {_size(result.peak_memory_bytes)} a process (the model: {_size(result.model_bytes)})")
     if brief:
         return
+    has_model = (folder / "hf" / "config.json").exists()
     for name, what in {
         "hf": "the model: transformers opens this folder",
         "adapter": "the adapters alone: PEFT opens this folder",
@@ -170,8 +171,13 @@ def conclude(result: Result, folder: Path, brief: bool = False) -> None:
         "report.html": "curves, replies, where the time went",
         "wandb": "the W&B run",
     }.items():
-        if (folder / name).exists():
+        if name == "hf" and not has_model:
+            console.print(f"  {folder / name}", "the model is gone; run.dir=<another folder> trains it again", sep="  ",
+                          style="yellow", highlight=False, soft_wrap=True)  # fmt: skip
+        elif (folder / name).exists():
             console.print(f"  {folder / name}", what, sep="  ", highlight=False, soft_wrap=True)
+    if not has_model:
+        return
     chat = f"import vicuna_lit as vl; print(vl.Chat.load('{folder}/hf').say('Who are you?'))"
     console.print("next, talk to it, or train a real model (docs/quickstart.md):", highlight=False)
     console.print(f'  python -c "{chat}"', highlight=False, markup=False, soft_wrap=True)

@@ -20,6 +20,7 @@ from vicuna_lit.models.export import STATE_BYTES, export_dtype, exported_bytes
 from vicuna_lit.run_folder import (
     RunError,
     check_disk,
+    check_replaceable,
     new_wandb_id,
     read_json,
     refuse_other_settings,
@@ -221,7 +222,10 @@ def open_folder(
         extensions: `Extensions.identity`.
     """
     need = exported_bytes(model, export_dtype(config)) * 1.1 + 10e6
-    check_disk(folder, need, "the model")
+    for name in ("hf", "adapter"):
+        check_replaceable(folder / name)
+    for place in (folder, folder / "hf"):  # which may be a link to another disk
+        check_disk(place, need, "the model")
     folder.mkdir(parents=True, exist_ok=True)
     saved = read_json(folder, "run.json") or {}
     if known is None and config.resume != "never" and read.items() <= saved.items():
@@ -247,7 +251,9 @@ def lacks_room(config: TrainConfig, folder: Path, model: PreTrainedModel) -> str
     count = config.checkpoint.keep + 1
     try:
         need = count * STATE_BYTES * model.num_parameters(only_trainable=True)
-        check_disk(folder, need, f"{count} checkpoints (checkpoint.keep={count - 1}, one being written)")
+        check_disk(
+            folder / "checkpoints", need, f"{count} checkpoints (checkpoint.keep={count - 1}, one being written)"
+        )
     except RunError as error:
         return str(error)
     return None
