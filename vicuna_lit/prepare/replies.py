@@ -54,10 +54,7 @@ def find_in_reply(rule: ReplyRule, reply: Reply) -> tuple[int, int] | None:
     everywhere, others = _hints(rule.hints)
     hints = everywhere if reply.is_ascii else others
     opening = reply.opening
-    for hint in hints:  # a loop: five times as fast as one pattern of all
-        if hint in opening:
-            break
-    else:
+    if not any(map(opening.__contains__, hints)):  # several times as fast as one pattern of all
         return None
     if rule.plain and reply.structured:
         return None

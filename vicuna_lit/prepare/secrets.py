@@ -34,23 +34,23 @@ _LETTERS = {
 _LINE = r"[\w-]{10,}+(?:\r?\n[\w-]{30,}+)*+"  # of a JWT that was broken into lines
 _FORMS = {
     "eyJ": rf"(?<![\w-])eyJ{_LINE}\.\s?eyJ{_LINE}(?:\.\s?{_LINE})?",
-    "://": r"https://(?:hooks\.slack\.com/(?:services|workflows|triggers)/[\w/-]{20,}+"
+    "hook": r"https://(?:hooks\.slack\.com/(?:services|workflows|triggers)/[\w/-]{20,}+"
     r"|(?:\w{2,8}\.)?discord(?:app)?\.com/api/webhooks/\d{5,}/[\w-]{20,}+|[\w-]{1,60}\.webhook\.office\.com/[^\s\"')]{30,}+"
     r"|discord\.gg/api/webhooks/[^\s\"')]{20,}+)",
     "PRIVATE KEY": r"-----BEGIN (?:[A-Z0-9]{1,20} ){0,3}PRIVATE KEY(?: BLOCK)?-----(?:(?:[^-]++|-(?!----))*+"
     r"-----END (?:[A-Z0-9]{1,20} ){0,3}PRIVATE KEY(?: BLOCK)?-----|(?:[\s\\rn]{0,4}[A-Za-z0-9+/=]{16,}+)++)",
     ":AA": r"(?<![\w-])\d{8,10}:AA[\w-]{32,34}(?![\w-])",
-    "-us": r"(?<![\w-])[0-9a-f]{32}-us\d{1,2}(?![\w-])",
+    "-us": r"[0-9a-f]{32}(?<![\w-].{32})-us\d{1,2}(?![\w-])",
     "msh": r"(?<![\w-])[0-9a-f]{10}msh[0-9a-f]{15}p1[0-9a-f]{6}jsn[0-9a-f]{12}(?![\w-])",
 }
-PATTERNS = {hint: re.compile(rf"(?<![\w-]){re.escape(hint)}{rest}(?![\w-])") for hint, rest in _LETTERS.items()} | {
-    hint: re.compile(pattern) for hint, pattern in _FORMS.items()
-}
-"""By a text that every match holds."""
+PATTERNS = {
+    hint: re.compile(rf"{re.escape(hint)}(?<![\w-].{{{len(hint)}}}){rest}(?![\w-])") for hint, rest in _LETTERS.items()
+} | {hint: re.compile(pattern) for hint, pattern in _FORMS.items()}
+"""By a text that every match holds. Its letters come before what precedes them: so Python seeks them fast."""
 URL_PASSWORD = re.compile(r"(?<=://)[^\s:/@\"'<>\[\]]{0,64}:([^\s/@\"'<>\[\]{}$]{3,128})@(?=[\w\[])")
 DISCORD = re.compile(r"[MNO](?<![\w.-].)[\w-]{23,27}\.[\w-]{6}\.[\w-]{27,40}(?![\w.-])")
 DISCORD_END = re.compile(r"\.[\w-]{6}\.[\w-]{27}")
-NAMES = ("secret", "passw", "pwd")
+NAMES = ("secret", "pass", "pw")
 NAMES_OF_TOKENS = ("key", "token", "passphrase", "credential", "bearer", "authorization", "키", "密钥")
 """Names with a value that is a long row of characters, or else no secret."""
 KEY_OF = re.compile(
@@ -59,10 +59,16 @@ KEY_OF = re.compile(
     r"[ _.-]{0,2}$"
 )
 VALUE = re.compile(
-    r"[\w-]{0,24}(?:[\"'`\])>]{0,3}\s{0,4}(?:=>|:=|==?|[:,>]|\bis\b)|[\"'`]?)"
+    r"[\w-]{0,24}(?:(?:\[\w{0,8}\])?[\"'`\])>]{0,3}\s{0,4}(?:=>|:=|!?={1,3}|[:,>(]|\bis\b)|[\"'`]?)"
     r"[ \t]*(?:(?i:bearer|basic|token) )?"
-    r"(?:(?P<quote>[\"'`])(?P<quoted>[^\s\"'`<>{}]{8,200})(?P=quote)|(?P<bare>[A-Za-z0-9+/_=.~!-]{16,400}))"
+    r"(?:@?(?P<quote>[\"'`])(?P<quoted>[^\s\"'`]{8,200})(?P=quote)|(?P<bare>[A-Za-z0-9+/_=.~!-]{16,400}))"
 )
+COMPARED = re.compile(r"([\"'`])(?P<quoted>[^\s\"'`]{8,200})\1 ?[!=]==? ?[\w.]{0,24}\Z")
+"""A value that is compared with what bears the name."""
+MARKUP = re.compile(r"[(\[]\?|\\|\.\*|\]\(|://|=>|\(\)|</|/>|\{\d*,?\d*\}|\$\{[\w.]{3,}\}|\{\{[\w.]{3,}")
+"""Of a value with brackets that is a pattern, a template or code."""
+FEWEST_SIGNS = 6
+"""Different signs in a secret that holds brackets."""
 PLACEHOLDER = re.compile(
     r"(?i)your|example|placeholder|change.?me|insert|xxxx|\*\*\*|\.\.\.|process\.env|environ|getenv"
     r"|^https?:|^\w+\(|password|passwd|secret.?key|api.?key|access.?token|dummy|sample|redacted|^\$|^%|test_?key"
@@ -127,7 +133,7 @@ def _spans(text: str, lowered: str) -> Iterator[tuple[int, int]]:
         yield from (found.span() for found in PATTERNS["PRIVATE KEY"].finditer(text))
     if rows := _rows(text):
         for hint, pattern in PATTERNS.items():
-            if hint in rows or (links and hint == "://"):
+            if hint in rows or (links and hint == "hook" and "hook" in text):
                 yield from (f.span() for f in pattern.finditer(text) if not MADE_UP.search(f[0]))
         if DISCORD_END.search(rows):
             yield from (f.span() for f in DISCORD.finditer(text) if is_random(f[0]))
@@ -153,13 +159,34 @@ def _named(text: str, lowered: str, names: tuple[str, ...]) -> Iterator[tuple[in
         at = lowered.find(name)
         while at >= 0:
             end = at + len(name)
-            if name == "token" and lowered.startswith("publickey", at - 9):
-                pass  # .NET's name of a signed assembly, no secret
-            elif name != "key" or KEY_OF.search(lowered, max(0, at - 24), at):
+            if _is_name(lowered, name, at, end):
                 found = VALUE.match(text, end)
                 if found and (span := _value(found, name)):
                     yield span
+                if "=" in text[max(0, at - 28) : at]:
+                    before = max(0, at - 240)
+                    compared = COMPARED.search(text[before:at])
+                    if compared and (span := _value(compared, name)):
+                        yield span[0] + before, span[1] + before
             at = lowered.find(name, end)
+
+
+def _is_name(lowered: str, name: str, at: int, end: int) -> bool:
+    """Whether what was found is a secret's name: no word that only begins so, no name of a signed assembly of .NET."""
+    match name:
+        case "key":
+            return KEY_OF.search(lowered, max(0, at - 24), at) is not None
+        case "token":
+            return not lowered.startswith("publickey", at - 9)
+        case "pass":
+            return lowered.startswith("w", end) or (
+                lowered.startswith("_", at - 1) and not lowered[end : end + 1].isalnum()
+            )
+        case "pw":
+            return lowered.startswith("d", end) or (
+                lowered.startswith("_", at - 1) and not lowered[end : end + 1].isalnum()
+            )
+    return True
 
 
 def _value(found: re.Match[str], name: str) -> tuple[int, int] | None:
@@ -167,7 +194,9 @@ def _value(found: re.Match[str], name: str) -> tuple[int, int] | None:
     value = found[group]
     if PLACEHOLDER.search(value) or (len(value) < LONG and SEQUENCE.search(value)):
         return None
-    password = name in ("passw", "pwd", "passphrase") and group == "quoted" and _is_password(value)
+    if any(c in value for c in "<>{}"):
+        return found.span(group) if _is_mixed(value) else None
+    password = name in ("pass", "pw", "passphrase") and group == "quoted" and _is_password(value)
     if not password and not (len(value) >= RUN and is_random(value)):
         return None
     start, end = found.span(group)
@@ -176,6 +205,12 @@ def _value(found: re.Match[str], name: str) -> tuple[int, int] | None:
 
 def _is_password(value: str) -> bool:
     return any(c.isdigit() for c in value) and any(c.isalpha() for c in value) and len(set(value)) > 5
+
+
+def _is_mixed(value: str) -> bool:
+    """Whether a value with brackets is one that nobody would write but as a secret."""
+    signs = {c for c in value if not c.isalnum()}
+    return len(signs) >= FEWEST_SIGNS and entropy(value) >= 3.3 and not MARKUP.search(value)
 
 
 def is_random(value: str) -> bool:
