@@ -48,7 +48,7 @@ def figures(found: Sequence[Setting]) -> dict[str, SvgPlot]:
         drawn = {
             "Validation loss": _draw("loss", lambda axes: _over_choices(axes, found, "val_loss")),
             "Validation loss by step": _draw("steps", lambda axes: _over_steps(axes, shown)),
-            "Training loss": _draw("training", lambda axes: _training(axes, shown)),
+            "Training": _draw("training", lambda axes: _training(axes, shown)),
             "Validation loss by reply": _draw(
                 "turn", lambda axes: _by(axes, shown, "turn", "reply of the conversation")
             ),
