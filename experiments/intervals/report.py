@@ -36,7 +36,7 @@ SAMPLES = 300
 """Of each bootstrap."""
 SETTINGS = 4
 """Of a simulated A/A sweep, the baseline among them."""
-SWEEPS = 20
+SWEEPS = 10
 """Simulated for each repetition of a cell: a rate near 5% wants more of them."""
 
 
@@ -80,24 +80,30 @@ def _bootstrap(differences: np.ndarray, tokens: np.ndarray, seed: int) -> Interv
 
 
 def null_sweeps(losses: np.ndarray, tokens: np.ndarray, repetitions: int) -> list[dict[str, Any]]:
-    """How many sweeps claim a difference where there is none: runs of one setting are dealt to four at random, and
-    the conversations are drawn with replacement.
+    """How many sweeps of four settings claim a difference where there is none; the conversations are drawn with
+    replacement.
+
+    Runs are `dealt`: each of the real ones to one setting at most; or `drawn` at random from the normal distribution
+    that has the mean and the covariance of the real ones, of which there are but few.
 
     Args:
         losses: [runs, conversations]
     """
-    rows = []
-    for seeds in (2, 3, 5):
-        rng, claims = np.random.default_rng(seeds), defaultdict(int)
+    rows, mean = [], losses.mean(0)
+    factor = (losses - mean) / (len(losses) - 1) ** 0.5
+    for how, seeds in product(("dealt", "drawn"), (2, 3, 5)):
+        rng, claims, wanted = np.random.default_rng([seeds, how == "drawn"]), defaultdict(int), SETTINGS * seeds
         for _ in range(repetitions):
-            runs = rng.permutation(len(losses))[: SETTINGS * seeds].reshape(SETTINGS, seeds)
+            runs = losses[rng.permutation(len(losses))[:wanted]]
+            if how == "drawn":
+                runs = mean + rng.normal(size=(wanted, len(losses))) @ factor
             drawn = rng.integers(len(tokens), size=len(tokens))
-            settings = losses[runs][:, :, drawn]
+            settings = runs.reshape(SETTINGS, seeds, -1)[:, :, drawn]
             tests = list(_tests(settings[1:] - settings[0], tokens[drawn]))
             for method, of_method in (("t", [one for one, _ in tests]), ("both", [both for _, both in tests])):
                 claims[method] += min(holm([test.p for test in of_method])) <= ALPHA  # as `conclude` decides it
         rows += [
-            {"seeds": seeds, "method": method, "sweeps": repetitions, "claims": claims[method]}
+            {"runs": how, "seeds": seeds, "method": method, "sweeps": repetitions, "claims": claims[method]}
             for method in ("t", "both")
         ]
     return rows
@@ -132,7 +138,10 @@ def table() -> str:
     ]
     covered = tables.markdown(["what varies", *METHODS.values()], lines)
     rows = tables.read(HERE / "null_sweeps.csv")
-    claimed = [[f"{row['seeds']} seeds, {METHODS[row['method']]}", row["sweeps"], _rate(row)] for row in rows]
+    claimed = [
+        [f"runs {row['runs']}, {row['seeds']} seeds, {METHODS[row['method']]}", row["sweeps"], _rate(row)]
+        for row in rows
+    ]
     return f"{covered}\n\n{tables.markdown(['A/A', 'sweeps', 'that claim a difference'], claimed)}"
 
 

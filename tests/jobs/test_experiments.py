@@ -68,7 +68,7 @@ def test_the_intervals_of_a_sweep_cover_on_the_whole_grid():
     assert min(float(cell["bootstrap"]) for cell in cells if cell["seeds"] == "3") < 0.75  # why it is not used
     losses, tokens = intervals.losses()
     found = intervals.null_sweeps(losses, tokens, 10)
-    assert [row["sweeps"] for row in found] == [10] * 6 and max(row["claims"] for row in found) <= 4
+    assert [row["sweeps"] for row in found] == [10] * 12 and max(row["claims"] for row in found) <= 4
 
 
 def test_a_table_replaces_the_one_before():
