@@ -167,13 +167,21 @@ def numbers(text: str) -> set[str]:
     return {found.replace(",", "") for found in NUMBER.findall(text)}
 
 
+def numbers_in(file: Path) -> set[str]:
+    """Of a CSV those of each cell: its commas separate."""
+    if file.suffix != ".csv":
+        return numbers(file.read_text())
+    with file.open(newline="") as lines:
+        return {number for row in csv.reader(lines) for cell in row for number in numbers(cell)}
+
+
 def missing(text: str, *files: Path) -> set[str]:
     """The numbers of a text that stand in none of the files, not even with more digits."""
-    held = [float(number) for file in files for number in numbers(file.read_text())]
+    held = [float(number) for file in files for number in numbers_in(file)]
 
     def is_held(number: str) -> bool:
         digits = 12 if "e" in number else len(number.partition(".")[2])
-        return any(round(value, digits) == float(number) for value in held)
+        return any(float(number) in (value, round(value, digits)) for value in held)
 
     return {number for number in numbers(text) if not is_held(number)}
 
@@ -190,6 +198,24 @@ def test_every_figure_of_the_results_stands_in_the_file_that_holds_it():
     for link, finding in studies:
         assert not missing(finding, ROOT / "docs" / link), (link, missing(finding, ROOT / "docs" / link))
     assert missing("2.1% of 17,671, at 1e-5", ROOT / "LICENSE") == {"2.1", "17671", "1e-5"}
+
+
+PROSE = sorted((ROOT / "experiments").glob("0*/README.md"))
+
+
+@pytest.mark.parametrize("readme", PROSE, ids=lambda readme: readme.parent.name)
+def test_the_prose_of_a_study_holds_no_number_that_no_file_holds(readme: Path, tmp_path: Path):
+    """Its table is that of results.csv (another test); what neither holds stands in figures.csv with its source."""
+    text = readme.read_text()
+    table = tmp_path / "table.md"
+    table.write_text(tables.of_readme(text))
+    prose = re.sub(r"\]\([^)]*\)|\b(?:19|20)\d\d\b(?:/\d\d)?", "", text.replace(table.read_text(), ""))  # links, years
+    files = [file for file in readme.parent.iterdir() if file.suffix in (".csv", ".py", ".sh")]
+    assert not missing(prose, table, ROOT / "docs/results.yaml", *files)
+    if (figures := readme.parent / "figures.csv").exists():
+        rows = tables.read(figures)
+        assert all(row["figure"] and row["what"] and row["source"] for row in rows)
+        assert not (unused := {row["figure"] for row in rows} - numbers(prose)), unused
 
 
 def test_the_headline_figures_are_those_of_the_files_behind_them():

@@ -136,6 +136,7 @@ def test_callbacks_and_loggers_under_fit(tmp_path):
     own.experiment.finish()
     wandb.teardown()  # its process has written all when it is gone
     (record,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    assert "callbacks LearningRateMonitor; loggers CSVLogger, WandbLogger" in (tmp_path / "run/report.html").read_text()
     losses = [figures["train/loss"] for _, figures in history_rows(record) if "train/loss" in figures]
     assert losses == pytest.approx([float(row["loss"]) for row in written], rel=1e-6)
     (ours,) = (tmp_path / "run").glob("wandb/offline-run-*/*.wandb")
@@ -177,11 +178,13 @@ class Same(vl.SupervisedModule):
 
 
 @pytest.mark.slow
-def test_an_own_loss_is_another_run(tmp_path):
+def test_an_own_loss_is_another_run(tmp_path, capsys):
     vl.fit(config(tmp_path / "ours"))
     vl.fit(config(tmp_path / "same"), module=Same)
     vl.fit(config(tmp_path / "smoothed", "tokens_per_device=256"), module=Smoothed)
     vl.fit(config(tmp_path / "packed"), module=Smoothed)
+    said = "loss and steps of tests.jobs.test_own_trainer.Smoothed"
+    assert said in capsys.readouterr().out and said in (tmp_path / "packed/run/report.html").read_text()
     ours, same, smoothed, packed = (
         curve(tmp_path / name / "run", STEPS)[0] for name in ("ours", "same", "smoothed", "packed")
     )

@@ -21,6 +21,7 @@ from tests.helpers.commands import Command
 from tests.helpers.runs import COMMON, compare, run_here
 from vicuna_lit.train.callbacks.checkpointing import CheckpointCallback
 from vicuna_lit.train.preemption import PREEMPTED, Preempted, StopSignal, stop_signal
+from vicuna_lit.train.starts import starts_of
 
 SLOW = ("validation.every_steps=3", "checkpoint.every_steps=4")
 
@@ -94,7 +95,12 @@ def test_sigterm_saves_and_the_same_command_goes_on(tmp_path, never):
     assert result["lost_time"]["starts"] == 2
     assert result["lost_time"]["steps_replayed"] == 0
     assert "2 starts, 0 steps taken again" in out
-    assert "interrupted" in (folder / "report.html").read_text()
+    page = (folder / "report.html").read_text()
+    assert "interrupted" in page
+    assert [(s.step, s.until, s.why) for s in starts_of(folder)] == [
+        (0, stopped["steps"], "told to stop"), (stopped["steps"], 20, "finished"),
+    ]  # fmt: skip
+    assert page.count("told to stop") == 1
 
 
 @pytest.mark.slow

@@ -48,7 +48,7 @@ def figures(found: Sequence[Setting]) -> dict[str, SvgPlot]:
         drawn = {
             "Validation loss": _draw("loss", lambda axes: _over_choices(axes, found, "val_loss")),
             "Validation loss by step": _draw("steps", lambda axes: _over_steps(axes, shown)),
-            "Training loss": _draw("training", lambda axes: _training(axes, shown)),
+            "Training": _draw("training", lambda axes: _training(axes, shown)),
             "Validation loss by reply": _draw(
                 "turn", lambda axes: _by(axes, shown, "turn", "reply of the conversation")
             ),
@@ -107,11 +107,13 @@ def _by(axes: Axes, found: Sequence[Setting], what: str, label: str) -> bool:
     names = list(dict.fromkeys(name for s in found for run in s.runs for name in run.val_by(what)))
     if len(names) < 2:
         return False
-    for colour, setting in zip(_colours(len(found)), found, strict=True):
+    joined = what != "source"
+    for place, (colour, setting) in enumerate(zip(_colours(len(found)), found, strict=True)):
         each = [run.val_by(what) for run in setting.runs]
         means = [(i, Mean.of([one[name] for one in each if name in one])) for i, name in enumerate(names)]
-        points = [(float(i), mean) for i, mean in means if mean]
-        _curve(axes, points, colour, _counted(setting), 1, joined=what != "source")
+        apart = 0.0 if joined else 0.06 * (place - (len(found) - 1) / 2)  # side by side, not one upon the other
+        points = [(i + apart, mean) for i, mean in means if mean]
+        _curve(axes, points, colour, _counted(setting), 1, joined)
     axes.set_xticks(range(len(names)), names)
     axes.set(xlabel=label, ylabel="validation loss")
     axes.legend()

@@ -67,6 +67,7 @@ def page(
         table=rows,
         baseline=next((setting.label for setting in found if setting.baseline), ""),
         conclusions=conclusions,
+        conversations=min((s.test.conversations for s in found if s.differences), default=0),
         claim=claim_in_words(sweep),
         links={run.folder: quote(os.path.relpath(run.folder, folder)) for run in sweep.runs},
         others=[run for run in sweep.runs if run.status != "finished"],

@@ -9,7 +9,7 @@ from functools import cached_property
 from html import escape
 
 from vicuna_lit.compare.conversations import differences_of
-from vicuna_lit.compare.runs import Run, Sweep, short_names
+from vicuna_lit.compare.runs import Run, Sweep, as_number, short_names
 from vicuna_lit.intervals import PairedTest, crossed_test, mean_and_deviation, paired_test
 from vicuna_lit.run_folder import RunError
 
@@ -186,10 +186,22 @@ def baseline_of(sweep: Sweep, repeats: Sequence[str], wanted: str | None) -> tup
 
 
 def is_named(choices: Mapping[str, str], wanted: str) -> bool:
-    """Whether a setting is meant by `512`, `context_length=512` or `context_length=512, strategy=fsdp`."""
-    asked = {part.strip() for part in wanted.split(",")}
-    texts = [{value, f"{key}={value}", f"{key.rpartition('.')[2]}={value}"} for key, value in choices.items()]
-    return all(of_key & asked for of_key in texts) or (len(texts) == 1 and wanted in texts[0])  # a comma inside
+    """Whether a setting is meant by `512`, `context_length=512` or `context_length=512, strategy=fsdp`.
+
+    Numbers are compared as such: Hydra writes `lr=1e-3` as `0.001`.
+    """
+    asked = [part.strip() for part in wanted.split(",")]
+    if len(choices) == 1 and "," in wanted:  # a comma inside of the value
+        asked.append(wanted)
+    return all(any(_is_choice(key, value, part) for part in asked) for key, value in choices.items())
+
+
+def _is_choice(key: str, value: str, said: str) -> bool:
+    name, equals, of_key = said.partition("=")
+    if said == value or (equals and name in (key, key.rpartition(".")[2]) and of_key == value):
+        return True
+    number, known = as_number(of_key if equals and name in (key, key.rpartition(".")[2]) else said), as_number(value)
+    return number is not None and number == known
 
 
 def copies(sweep: Sweep, repeats: Sequence[str] = REPEATS) -> list[str]:

@@ -277,8 +277,7 @@ class RunSettings(Config):
     objective: str
     """What a job of a sweep returns to Hydra's sweeper: a figure of `result.json`, such as `val_loss`."""
     claim: str | None
-    """Of a sweep: a YAML file with what you expect of it: `metric`, `settings` (each better, worse or equal), `margin`,
-    `baseline`. It is checked and kept before the first run, and shown beside what came out."""
+    """Of a sweep: a YAML file of what you expect (docs/sweeps.md), kept before it starts, shown with what came out."""
     callbacks: WatchingCallbacks
     checkpoint: CheckpointConfig
     resume: Literal["auto", "never", "must"]

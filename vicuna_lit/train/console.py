@@ -28,11 +28,14 @@ MOST_OF_A_REPLY = 160
 """Characters that are shown of one; a model that knows nothing repeats itself to the limit."""
 
 
-def describe(config: TrainConfig, data: ConversationDataModule, model: PreTrainedModel, proof: Proof) -> None:
-    """Prints what will run: model, data, steps, tokens, layout.
+def describe(
+    config: TrainConfig, data: ConversationDataModule, model: PreTrainedModel, proof: Proof, own: str = ""
+) -> dict[str, str]:
+    """Prints what will run: model, data, steps, tokens, layout; returns the lines by their names, for the report.
 
     Args:
         config: with a choice in the place of each `auto`.
+        own: what a script has added, `Extensions.described`.
     """
     plan, report = data.plan, data.report
     table = Table.grid(padding=(0, 2))
@@ -55,6 +58,8 @@ def describe(config: TrainConfig, data: ConversationDataModule, model: PreTraine
         "kernels": f"attention {config.attention}, layers {'by Liger' if config.kernels == 'liger' else 'of torch'}"
         f"{', compiled' * bool(config.compile)}; gradient checkpointing: {config.gradient_checkpointing}",
     }
+    if own:
+        rows["own"] = own
     if config.model.add_tokens:
         rows["added"] = _added(config.model.add_tokens, data)
     if config.data.sources:
@@ -70,6 +75,7 @@ def describe(config: TrainConfig, data: ConversationDataModule, model: PreTraine
     console.print(table)
     for line in notes(config, data):
         console.print(f"[yellow]note:[/] {escape(line)}", highlight=False)
+    return rows
 
 
 def _added(tokens: tuple[str, ...], data: ConversationDataModule) -> str:
@@ -168,7 +174,8 @@ def conclude(result: Result, folder: Path, brief: bool = False) -> None:
         "adapter": "the adapters alone: PEFT opens this folder",
         "result.json": "losses, speed, memory, replies",
         "metrics.csv": "one row per step",
-        "report.html": "curves, replies, where the time went",
+        "validation.csv": "the validation loss of each held-out conversation",
+        "report.html": "what was run, curves, replies, where the time went",
         "wandb": "the W&B run",
     }.items():
         if name == "hf" and not has_model:

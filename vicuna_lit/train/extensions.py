@@ -48,6 +48,17 @@ class Extensions:
         return replace(self, named=tuple(one for one in named if type(one) not in kinds))
 
     @property
+    def described(self) -> str:
+        """In words, for the screen and the report; empty where nothing is added."""
+        own = f"{self.module.__module__}.{self.module.__qualname__}" if self.module is not SupervisedModule else ""
+        parts = {
+            "loss and steps of": [own] if own else [],
+            "callbacks": [type(one).__name__ for one in self.all_callbacks],
+            "loggers": [type(one).__name__ for one in self.loggers],
+        }
+        return "; ".join(f"{what} {', '.join(names)}" for what, names in parts.items() if names)
+
+    @property
     def identity(self) -> dict[str, Any]:
         """Of what changes the result and stands in no key of the config, for `config.json`.
 

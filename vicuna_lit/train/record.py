@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from vicuna_lit.config.compose import load
 from vicuna_lit.config.renamed import with_new_names
 from vicuna_lit.config.train import TrainConfig
 from vicuna_lit.data.datamodule import ConversationDataModule
@@ -21,17 +22,18 @@ from vicuna_lit.models.causal_lm import SupervisedLM
 from vicuna_lit.models.export import export_dtype, exported_bytes
 from vicuna_lit.run_folder import RunError, flatten, write, write_json
 from vicuna_lit.tracking.session import Session, run_name
+from vicuna_lit.train import starts
 from vicuna_lit.train.callbacks.checkpointing import CheckpointCallback
 from vicuna_lit.train.callbacks.metrics import MetricsCallback
 from vicuna_lit.train.callbacks.validation import Validation
 from vicuna_lit.train.checkpoint.format import Checkpoint
-from vicuna_lit.train.console import console
+from vicuna_lit.train.console import console, spread
 from vicuna_lit.train.distributed import DistributedEnv, all_gather_object, broadcast_object
 from vicuna_lit.train.extensions import Extensions
 from vicuna_lit.train.finite import NotFiniteError
 from vicuna_lit.train.notes import notes, unmoved
 from vicuna_lit.train.preemption import Preempted, stop_signal
-from vicuna_lit.train.report import render
+from vicuna_lit.train.report import About, about, render
 from vicuna_lit.train.run_folder import Result, lacks_room, open_folder
 from vicuna_lit.train.times import Opening, Times, lost_time
 from vicuna_lit.train.tracking.artifacts import log_data, log_model
@@ -100,13 +102,15 @@ class RunRecord:
             )
 
     @contextmanager
-    def open(self, files: Hashes, opening: Opening) -> Iterator[None]:
+    def open(self, files: Hashes, opening: Opening, described: dict[str, str]) -> Iterator[None]:
         """Opens folder and W&B run, and leaves both to the next start where the block ends with an exception.
 
         Args:
             files: what the run reads, as it was before it was read.
             opening: where the time of this start went until now.
+            described: what was printed of the run before its first step.
         """
+        self.described = described
         if not self.first:
             self.times = Times(self.folder, opening, writes=False)
             yield
@@ -118,15 +122,18 @@ class RunRecord:
             console.print(f"[yellow]{lacks}[/]", highlight=False)
         self.times = Times(self.folder, opening)
         try:
+            starts.begin(self.folder, spread(self.config, self.data.plan), self.start.step if self.start else 0)
             self.extensions.open_loggers()
             self.wandb = start_wandb(self.config, self.env, self.data, self.lm.model, self.wandb_id)
             self.history = History(self.wandb, recorded_step(self.wandb, Path(self.config.wandb.dir or self.folder)))
             log_data(self.wandb, self.data, self.fingerprint)
             yield
         except Preempted as stop:
+            starts.end(self.folder, "told to stop", stop.step)
             self._leave("preempted", steps=stop.step)
             raise
         except BaseException as error:
+            starts.end(self.folder, f"failed: {repr(error)[:200]}", None)
             self._leave("failed", error=repr(error)[:1000], cause=_cause(error))
             raise
 
@@ -229,8 +236,13 @@ class RunRecord:
             if validation.conversations:
                 found = conversations_csv(data.validation, validation.conversations)
                 write(self.folder / "validation.csv", [found.encode()])
-            write(self.folder / "report.html", [render(result, metrics.rows, lost).encode()])
+            starts.end(self.folder, "finished", steps)
+            write(self.folder / "report.html", [render(result, metrics.rows, lost, self._about()).encode()])
         return result
+
+    def _about(self) -> About:
+        config, usual = self.config.model_dump(mode="json"), load("train").model_dump(mode="json")
+        return about(self.folder, self.described, config, usual, starts.starts_of(self.folder))
 
 
 def _cause(error: BaseException) -> str | None:

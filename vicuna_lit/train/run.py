@@ -97,7 +97,7 @@ def _fit(config: TrainConfig, extensions: Extensions) -> Result:
     if config.show_masks:
         raise RunError("show_masks is for vicuna-train without -m; a script shows a mask with vicuna_lit.show_mask")
     if config.dry_run:
-        _, data, _ = _load(config, env, opening, tokenizer)
+        _, data, _, _ = _load(config, env, opening, tokenizer, extensions)
         told = {"supervised_tokens": int(data.plan.step_supervised.sum()), "data": data.statistics()}
         return Result("dry_run", config.run.dir, data.plan.steps, **told)
     if done := already_done(config, folder, extensions.identity):
@@ -119,13 +119,13 @@ def _fit(config: TrainConfig, extensions: Extensions) -> Result:
         if start:
             check_resume(config, folder, files, extensions.identity)
         L.seed_everything(config.seed, verbose=False)
-        config, data, model = _load(config, env, opening, tokenizer)
+        config, data, model, described = _load(config, env, opening, tokenizer, extensions)
         extensions.check_early_stopping(config.validation.every_steps, len(data.validation))
         for line in changed_settings(config, folder, extensions.identity) if start else ():  # now without `auto`
             console.print(f"changed since the last start: {line}", highlight=False)
         data.start = start.step if start else 0
         record = RunRecord(config, env, data, SupervisedLM.of(model, config), start, extensions)
-        with record.open(files, opening):
+        with record.open(files, opening, described):
             result = record.finish(_train(record, files))
     if env.rank == 0:
         conclude(result, folder, brief=bool(config.run.swept))
@@ -168,9 +168,10 @@ def _train(record: RunRecord, files: Hashes) -> Result:
 
 
 def _load(
-    config: TrainConfig, env: DistributedEnv, opening: Opening, tokenizer: Tokenizer | None
-) -> tuple[TrainConfig, ConversationDataModule, PreTrainedModel]:
-    """The config with a value for each `auto`, the data and the model of this process; the first one describes them."""
+    config: TrainConfig, env: DistributedEnv, opening: Opening, tokenizer: Tokenizer | None, extensions: Extensions
+) -> tuple[TrainConfig, ConversationDataModule, PreTrainedModel, dict[str, str]]:
+    """The config with a value for each `auto`, the data and the model of this process, and what the first process has
+    printed of them."""
     encoder = make_encoder(config, loaded=tokenizer)
     opening.lap("tokenizer")
     proof = prove(model_config(config, encoder.tokenizer))
@@ -184,5 +185,4 @@ def _load(
     stop_signal.check()
     # The first rank's memory decides for all.
     config = broadcast_object(resolved_here(config, model, data.plan) if env.rank == 0 else None)
-    describe(config, data, model, proof)
-    return config, data, model
+    return config, data, model, describe(config, data, model, proof, extensions.described)

@@ -27,6 +27,7 @@ from vicuna_lit.run_folder import (
     write_hydra_files,
     write_json,
 )
+from vicuna_lit.train import starts
 from vicuna_lit.train.checkpoint import format as checkpoint
 
 MAY_CHANGE = other_keys(TrainConfig, Recipe)
@@ -236,6 +237,7 @@ def open_folder(
     if known is None:
         checkpoint.remove_all(folder / "checkpoints")
         (folder / "times.csv").unlink(missing_ok=True)
+        starts.forget(folder)
     for name in ("result.json", "validation.csv"):
         (folder / name).unlink(missing_ok=True)
     write_hydra_files(folder)

@@ -30,7 +30,12 @@ def test_a_claim_stands_beside_what_came_out(claim, tmp_path, capsys, monkeypatc
     kept = kept_claim(folder)
     assert kept and (kept.claim.margin, len(kept.sha256)) == (0.01, 64)
     better, equal = [0.9, 1.01, 1.1, 1.19, 1.31], [1.001, 1.0995, 1.2, 1.3005, 1.3995]
-    losses = {"5e-3": BASE, "1e-3": better, "2e-3": [2.0, 2.1, 2.2, 2.3, 2.45], "3e-3": equal}
+    losses: dict[str, list[float | None]] = {
+        "5e-3": BASE,
+        "1e-3": better,
+        "2e-3": [2.0, 2.1, 2.2, 2.3, 2.45],
+        "3e-3": equal,
+    }
     sweep = sweep_of(folder, losses | {"4e-3": [1.3, 0.9, 1.2, 1.5, 1.2]})
     keep_claim(claim, folder, JOBS)  # the same command again
     said = claim_in_words(sweep)

@@ -9,7 +9,7 @@ from tests.unit.compare.test_table_and_page import run
 from vicuna_lit.cli import compare as command
 from vicuna_lit.compare.conclusions import besides, conclude, in_words
 from vicuna_lit.compare.runs import Sweep, read_sweep
-from vicuna_lit.compare.table import copies, settings, table
+from vicuna_lit.compare.table import copies, is_named, settings, table
 from vicuna_lit.run_folder import RunError
 
 VALIDATION = {"examples": 30, "exchanges_kept": 40, "supervised_tokens": 900}
@@ -64,7 +64,9 @@ def test_the_verdicts(tmp_path):
 def test_the_baseline_is_what_the_user_named_first(tmp_path):
     sweep = sweep_of(tmp_path, {"5e-3": [1.0, 1.1], "1e-3": [0.9, 1.05]})
     assert [(s.name, s.baseline) for s in settings(sweep)] == [("1e-3", False), ("5e-3", True)]
-    assert [s.baseline for s in settings(sweep, baseline="lr=1e-3")] == [True, False]
+    for name in ("lr=1e-3", "1e-3", "optimizer.lr=0.001", "0.0010"):
+        assert [s.baseline for s in settings(sweep, baseline=name)] == [True, False]
+    assert is_named({"data": "a,b"}, "data=a,b") and not is_named({"data": "a", "lr": "1"}, "lr=1")
     with pytest.raises(RunError, match="no such setting; there are: lr=1e-3; lr=5e-3"):
         settings(sweep, baseline="7")
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from vicuna_lit.train import times
-from vicuna_lit.train.report import duration, render
+from vicuna_lit.train import starts, times
+from vicuna_lit.train.report import about, duration, render, ticks
 from vicuna_lit.train.run_folder import Result
 from vicuna_lit.train.times import LostTime, Opening, Times, lost_time
 
@@ -86,6 +86,57 @@ def test_the_report_escapes_and_shows_all_parts(tmp_path, monkeypatch):
     assert page.count(" L") < 1000
     assert "1 step taken again" in page
     assert "held out" not in render(Result("finished", "r", 2999), rows, None)
+
+
+@pytest.mark.promise(
+    "The report of a run says what was run: the command, what is not as usual, the data, and each start"
+)
+def test_the_report_says_what_was_run(tmp_path):
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra/overrides.yaml").write_text("- optimizer.lr=1e-3\n- 'run.name=<b>'\n")
+    starts.begin(tmp_path, "single, 1 process × 2 rows", 0)
+    with (tmp_path / starts.FILE).open("a") as file:
+        file.write('{"ended": "20')  # killed while it was written
+    starts.begin(tmp_path, "ddp, 2 processes × 1 row", 2)
+    starts.end(tmp_path, "finished", 4)
+    starts.end(tmp_path, "failed: <late>", None)
+    found = starts.starts_of(tmp_path)
+    assert [(s.step, s.until, s.why) for s in found] == [(0, None, starts.LOST), (2, None, "failed: <late>")]
+    usual = {"optimizer": {"lr": 2e-5}, "seed": 0, "run": {"name": "run", "choices": {"template": "vicuna_v1"}}}
+    config = {"optimizer": {"lr": 1e-3}, "seed": 0, "run": {"name": "<b>", "choices": {"template": "zephyr"}}}
+    said = about(tmp_path, {"own": "loss and steps of mine.Smoothed"}, config, usual, found)
+    assert said.differing == [("template", "zephyr", "vicuna_v1"), ("optimizer.lr", "0.001", "2e-05")]
+    assert said.others == [("seed", "0")]
+    data = {"train": {"records_in": 1234, "rejected_by_reason": {"too <long>": 3}}, "validation": {"records_in": 5}}
+    validation = {"val/loss_by_turn/1": 1.25, "val/loss_by_position/0-127": 1.5}
+    rows: list[dict[str, Any]] = [
+        {"loss": 2.0, "lr": 1e-3, "grad_norm": 0.5},
+        {"loss": 1.0, "lr": 5e-4, "grad_norm": 1},
+    ]
+    page = render(Result("finished", "r", 2, data=data, validation=validation), rows, None, said)
+    own = (
+        "vicuna-train optimizer.lr=1e-3",
+        "run.name=&lt;b&gt;",
+        "mine.Smoothed",
+        "ddp, 2 processes × 1 row",
+        starts.LOST,
+    )
+    for text in (*own, "1,234", "rejected: too &lt;long&gt;", "1.2500", "Learning rate", "Gradient norm"):
+        assert text in page, text
+    assert page.count("<svg") == 3
+    starts.forget(tmp_path)
+    assert starts.starts_of(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "found"),
+    [
+        (0, 24, [0, 5, 10, 15, 20]), (6.2, 6.93, [6.2, 6.4, 6.6, 6.8]), (0, 2e-5, [0, 5e-6, 1e-5, 1.5e-5, 2e-5]),
+        (0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1]), (1.5, 1.5, [1.5]), (-3, 4, [-2, 0, 2, 4]),
+    ],
+)  # fmt: skip
+def test_axes_have_round_numbers(low: float, high: float, found: list[float]):
+    assert ticks(low, high) == found
 
 
 @pytest.mark.parametrize(
