@@ -6,7 +6,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from tests.helpers.jinja_templates import CALLS, TEMPLATES, check, encoder_with, spans
+from tests.helpers.jinja_templates import CALLS, DATE, TEMPLATES, check, encoder_with, spans
 from tests.helpers.talks import TALKS, TOOLS, call, result, says, user
 from vicuna_lit.data.batch import collate
 from vicuna_lit.data.chat_template import TemplateError
@@ -137,6 +137,22 @@ def test_variables_of_a_template_are_its_defaults_here_and_in_the_exported_one()
     )
     with pytest.raises(TemplateError, match="closes the thought in its prompt"):
         quick.render(TALKS["reasoning"])
+
+
+def test_a_template_for_tools_beside_the_usual_one_is_taken_where_there_are_tools():
+    """Hermes has two, by name; both are part of what names the tokens, and both get the date."""
+    tokenizer = encoder_with(TEMPLATES["writes the date"]).tokenizer
+    plain = TEMPLATES["writes the date"].replace("Today", "Plain")
+    tokenizer.chat_template = {"default": plain, "tool_use": TEMPLATES["writes the date"]}
+    encoder = Encoder(tokenizer, TokenizerTemplate(tokenizer, "Be brief.", date=DATE))
+    for talk, said in (("text", "Plain: 26 July 2024"), ("tools", "Today: 26 July 2024")):
+        found = encoder.unfold([TALKS[talk]])[0]
+        assert isinstance(found, list)
+        assert encoder.decode(found[0].input_ids).startswith(said)
+    assert all("Be brief." in text for text in encoder.template.jinja().values())
+    other = {"default": plain, "tool_use": TEMPLATES["writes the date"].replace("Today", "Now")}
+    before, tokenizer.chat_template = encoder.template.identity, other
+    assert TokenizerTemplate(tokenizer, "Be brief.", date=DATE).identity != before
 
 
 def test_calls_may_have_a_stop_of_their_own_and_rewrite_what_was_thought_before_them():

@@ -100,8 +100,8 @@ class TokenizerTemplate:
             raise TemplateError("template=tokenizer: this tokenizer has no chat template; choose one of conf/template")
         bound_templates()
         self.tokenizer, self.system_prompt = tokenizer, system_prompt
-        self._date: dict[str, str] = _dated(tokenizer.get_chat_template(), date)
-        source = tokenizer.get_chat_template()
+        self._date, self._date_with_tools = (_dated(text, date) for text in _of_both(tokenizer))
+        source = "\n".join(dict.fromkeys(_of_both(tokenizer)))
         self._thought_key = thought_key(source)
         self._in_text = InText.of(source, self._thought_key is not None)
         self._tools_key = "xml_tools" if reads(source, "xml_tools") and not reads(source, "tools") else "tools"
@@ -115,7 +115,9 @@ class TokenizerTemplate:
     @property
     def identity(self) -> str:
         """All that decides what it writes, as text."""
-        return repr((self.tokenizer.chat_template, self.system_prompt, self._stops.pattern, self._date))
+        return repr(
+            (self.tokenizer.chat_template, self.system_prompt, self._stops.pattern, self._date, self._date_with_tools)
+        )
 
     def _probed_stop(self) -> str:
         """The text that ends a reply: the first stop string or special token behind its content, or the EOS token
@@ -129,8 +131,8 @@ class TokenizerTemplate:
         except TemplateError as error:
             try:
                 return self._stop_of(self._in_text.moved(Turn("assistant", "b", reasoning="c")))
-            except TemplateError:
-                raise error from None
+            except TemplateError as other:
+                raise (other if str(error) == NO_THOUGHT else error) from None
 
     def _stop_of(self, reply: Turn) -> str:
         (*asked, user), _ = self._hidden(Conversation.of("a"))
@@ -160,7 +162,7 @@ class TokenizerTemplate:
                     tokenize=False,
                     add_generation_prompt=generate,
                     **{self._tools_key: tools or None},
-                    **self._date,
+                    **(self._date_with_tools if tools else self._date),
                 )
             except Exception as error:  # a Jinja template may raise anything
                 if as_text or not any(turn.tool_calls for turn in turns):
@@ -336,6 +338,18 @@ class TokenizerTemplate:
         no_system = "{% if not messages or messages[0]['role'] != 'system' %}"
         front = no_system + "{% set messages = " + system + " + messages %}{% endif %}"
         return in_front(front, self.tokenizer.chat_template)
+
+
+def _of_both(tokenizer: Any) -> tuple[str, str]:
+    """The chat templates without tools and with some: a tokenizer may have several, by name.
+
+    Raises:
+        TemplateError: none is the default.
+    """
+    try:
+        return tokenizer.get_chat_template(), tokenizer.get_chat_template(tools=[{}])
+    except ValueError as error:
+        raise TemplateError(f"template=tokenizer: {error}") from None
 
 
 def _dated(template: str, date: str | None) -> dict[str, str]:

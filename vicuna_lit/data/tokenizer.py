@@ -72,13 +72,13 @@ def load_tokenizer(folder: str) -> Any:
 
 
 def tokenizer_of(config: Recipe | PrepareRecipe) -> Tokenizer:
-    """A config's tokenizer, with the special tokens that `model.add_tokens` names.
+    """A config's tokenizer, with the special tokens that `model.add_tokens` names, of prepare `add_tokens`.
 
     Raises:
         ModelError, MissingPath: as `load_tokenizer`.
     """
     loaded = load_tokenizer(fetched_path(config.tokenizer_path, "model", weights=False))
-    named = None if isinstance(config, PrepareRecipe) else config.model.add_tokens
+    named = config.add_tokens if isinstance(config, PrepareRecipe) else config.model.add_tokens
     return Tokenizer(loaded, add_tokens(loaded, named or ()))
 
 
