@@ -17,6 +17,8 @@ SETTLED = 2.0
 """Seconds for which a file must have stood still: a second change within a tick of the clock would not be seen."""
 _OF_A_MODEL = {".safetensors", ".json", ".jinja", ".model", ".tiktoken"}
 _NAMED = {"vocab.txt", "merges.txt"}
+_MORE_TEMPLATES = "additional_chat_templates"
+"""Where transformers keeps a tokenizer's other chat templates, such as `tool_use.jinja`."""
 Hashes = dict[str, str]
 """sha256 by the name of a file: its path as the config has it, so that a moved environment changes nothing."""
 
@@ -71,8 +73,9 @@ def model_files(path: str) -> dict[str, Path]:
         return {path: place}
     files = sorted(p for p in place.iterdir() if p.is_file() and not p.name.startswith("."))
     pickled = set() if any(p.suffix == ".safetensors" for p in files) else {".bin"}
-    chosen = (p for p in files if p.suffix in _OF_A_MODEL | pickled or p.name in _NAMED)
-    return {f"{path}/{p.name}": p for p in chosen}
+    chosen = [p for p in files if p.suffix in _OF_A_MODEL | pickled or p.name in _NAMED]
+    chosen += sorted((place / _MORE_TEMPLATES).glob("*.jinja"))
+    return {f"{path}/{p.relative_to(place)}": p for p in chosen}
 
 
 def hashes_of(files: Mapping[str, Path]) -> Hashes:

@@ -15,6 +15,7 @@ from tests.helpers.tokenizers import llama3_like
 from vicuna_lit.data.conversation import Conversation, Rejection, Turn
 from vicuna_lit.data.encoder import Encoder, Example
 from vicuna_lit.data.jinja_template import TokenizerTemplate
+from vicuna_lit.data.template_thoughts import OPENED
 
 OTHERS = Path(os.environ.get("STOCK_TOKENIZERS", SHARED / "stock_tokenizers"))
 """Tokenizers in folders and templates in `*.jinja` that others made; never committed, see CONTRIBUTING.md."""
@@ -57,6 +58,23 @@ TEMPLATES = {
         "{% if loop.index0 > ns.last %}<think>\n{{ m.reasoning_content or '' }}\n</think>\n\n{% endif %}"
         "{{ m.content }}" + CALLS + "<|e|>\n{% else %}" + _TURN + "{% endif %}"
     ).replace("<|b|>assistant\n{% endif %}", "<|b|>assistant\n<think>\n{% endif %}"),
+    "drops thoughts, opens one in the prompt": _loop(
+        "{% if m.role == 'assistant' %}<|b|>assistant\n{{ m.content.split('</think>')[-1] }}"
+        + CALLS
+        + "<|e|>\n{% else %}"
+        + _TURN
+        + "{% endif %}"
+    ).replace("<|b|>assistant\n{% endif %}", "<|b|>assistant\n<think>\n{% endif %}"),
+    "adds an empty thought to the prompt alone": _loop(_TURN).replace(
+        "<|b|>assistant\n{% endif %}",
+        "<|b|>assistant\n{{ '<think>\n' if think is defined and think else '<think>\n\n</think>\n\n' }}{% endif %}",
+    ),
+    "describes calls, and writes none": "{% if xml_tools %}<|b|>tools\n{% for t in xml_tools %}{{ t | string }}\n"
+    '{% endfor %}Write calls so:\n{{ \'<tool_call>\n{"name": <function-name>, "arguments": <args-json-object>}'
+    "\n</tool_call>' }}<|e|>\n{% endif %}{% for m in messages %}"
+    + _TURN.replace(CALLS, "")
+    + "{% endfor %}"
+    + _PROMPT.replace("{% endif %}", "{{ '<think>\n\n</think>\n' if mode == 'quick' else '' }}{% endif %}"),
     "merges results of tools": _loop(
         "{% if m.role == 'tool' %}{% if messages[loop.index0 - 1].role != 'tool' %}<|b|>user{% endif %}"
         "\n<result>\n{{ m.content }}\n</result>"
@@ -97,11 +115,12 @@ def encoder_with(template: str, tokenizer: Any = None) -> Encoder:
         with suppress(Exception):  # templates that take no such conversation have no end of one
             turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
             written = tokenizer.apply_chat_template(turns, tokenize=False)
-            tokenizer.eos_token = max(special_of(template), key=written.rfind)
+            ends = [t for t in special_of(template) if t == "<|END_OF_TURN_TOKEN|>"]  # Cohere's open a turn behind it
+            tokenizer.eos_token = max(ends or special_of(template), key=written.rfind)
     return Encoder(tokenizer, TokenizerTemplate(tokenizer, date=DATE))
 
 
-def messages_of(turns: tuple[Turn, ...]) -> list[dict[str, Any]]:
+def messages_of(turns: tuple[Turn, ...], as_text: bool = False) -> list[dict[str, Any]]:
     """As a user would write them for `apply_chat_template`."""
     messages = []
     for turn in turns:
@@ -110,7 +129,11 @@ def messages_of(turns: tuple[Turn, ...]) -> list[dict[str, Any]]:
             message |= {"reasoning_content": turn.reasoning, "thinking": turn.reasoning, "reasoning": turn.reasoning}
         if turn.tool_calls:
             message["tool_calls"] = [
-                {"type": "function", "id": c.id, "function": {"name": c.name, "arguments": json.loads(c.arguments)}}
+                {
+                    "type": "function",
+                    "id": c.id,
+                    "function": {"name": c.name, "arguments": c.arguments if as_text else json.loads(c.arguments)},
+                }
                 for c in turn.tool_calls
             ]
         named = {"name": turn.name, "tool_call_id": turn.call_id}
@@ -131,17 +154,21 @@ def check(encoder: Encoder, conversation: Conversation) -> list[Example] | Rejec
         assert found.reason
         return found
     tokenizer, tools = encoder.tokenizer, json.loads(conversation.tools) if conversation.tools else None
-    dated = encoder.template._date  # pyright: ignore[reportAttributeAccessIssue]
+    own: Any = encoder.template
+    moved = [own._in_text.moved(turn) for turn in conversation.turns]
     normal = tokenizer.backend_tokenizer.normalizer
 
     def seen(text: str) -> str:
         return normal.normalize_str(text) if normal else text
 
     def reference(turns: tuple[Turn, ...], generate: bool, tokenize: bool) -> Any:
-        how = {"tools": tools, "add_generation_prompt": generate, "tokenize": tokenize, "return_dict": False}
-        return tokenizer.apply_chat_template(messages_of(turns), **how, **dated)
+        how = {own._tools_key: tools, "add_generation_prompt": generate, "tokenize": tokenize, "return_dict": False}
+        try:
+            return tokenizer.apply_chat_template(messages_of(turns), **how, **own._date)
+        except TypeError:  # a template that takes the arguments of calls as JSON
+            return tokenizer.apply_chat_template(messages_of(turns, as_text=True), **how, **own._date)
 
-    turns = conversation.turns
+    turns = tuple(moved)
     replies = iter([i for i, turn in enumerate(turns) if turn.role == "assistant" and turn.supervised])
     for example in found:
         last = 0
@@ -154,10 +181,16 @@ def check(encoder: Encoder, conversation: Conversation) -> list[Example] | Rejec
             prompt, whole = reference(turns[:i], True, False), reference(turns[: i + 1], False, False)
             said = seen(encoder.decode(example.input_ids[start:stop]))
             after = seen(whole.removeprefix(prompt)) if whole.startswith(prompt) else seen(whole)
+            whole_reply = said
+            if OPENED.search(prompt) and not whole.startswith(prompt):  # what the template itself leaves out
+                said = said.split("</think>")[-1].lstrip("\n")
             assert after.startswith(said) if whole.startswith(prompt) else said in after
-            assert after.partition(said)[2].strip() in ("", "<|endoftext|>")
-            for text in (turns[i].content, turns[i].reasoning, *(c.name for c in turns[i].tool_calls)):
-                assert seen(re.split(r"</?think>", text.strip())[-1].strip()) in said
+            rest = after.rpartition(said)[2].strip()
+            always_opens = prompt == reference(turns[:i], False, False) and prompt.endswith(rest)
+            assert rest in ("", "<|endoftext|>") or always_opens
+            given = conversation.turns[i]
+            for text in (given.content, given.reasoning, *(c.name for c in given.tool_calls)):
+                assert seen(re.split(r"</?think>", text.strip())[-1].strip()) in whole_reply
         if reference(turns[: last + 1], False, False).startswith(reference(turns[:last], True, False)):
             assert example.input_ids.tolist() == reference(turns[: last + 1], False, True)
     assert next(replies, None) is None

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, ValidationInfo, field_validator
 
-from vicuna_lit.config.base import Config, Fraction, Role, RunConfig, source_name
+from vicuna_lit.config.base import AddedTokens, Config, Fraction, Role, RunConfig, source_name
 from vicuna_lit.config.template import TemplateConfig
 
 Scope = Literal["turn", "conversation", "count", "off"]
@@ -293,6 +293,9 @@ class PrepareRecipe(Config):
     """Longest piece in tokens."""
     tokenizer: str | None
     """Folder of the tokenizer to count and cut with; null: conversations stay whole, and `train` cuts them."""
+    add_tokens: AddedTokens | None
+    """Special tokens that the tokenizer gets besides its own, as `model.add_tokens` of train: a template's tokens are
+    counted as one each. null: none."""
     system_prompt: str | None
     """For conversations without a system turn, as in train; null: the template's own."""
     template: TemplateConfig

@@ -1,9 +1,10 @@
 """Chat templates as data, see `conf/template`."""
 
 import datetime
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from vicuna_lit.config.base import Config, Role
 
@@ -103,6 +104,17 @@ class TokenizerTemplateConfig(Config):
     """The model's own Jinja chat template, where its mask can be proven."""
 
     kind: Literal["tokenizer"]
+    variables: dict[str, bool | int | str] | None
+    """What the template's variables are unless a caller sets them, such as {enable_thinking: false}, in the exported
+    template too; null: its own."""
+
+    @field_validator("variables")
+    @classmethod
+    def _are_names(cls, variables: dict[str, Any] | None) -> dict[str, Any] | None:
+        for name in variables or ():
+            if not re.fullmatch("[a-z_][a-z0-9_]*", name) or name in ("messages", "tools", "add_generation_prompt"):
+                raise ValueError(f"{name!r} is no variable that can be set")
+        return variables
 
 
 class AutoTemplateConfig(Config):

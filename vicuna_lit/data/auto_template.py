@@ -84,7 +84,7 @@ def choose(tokenizer: Any, places: Iterable[str | None], architecture: Mapping[s
     if tokenizer.chat_template:
         try:
             TokenizerTemplate(tokenizer)
-            return Choice(TokenizerTemplateConfig(kind="tokenizer"), "it can be proven")
+            return Choice(TokenizerTemplateConfig(kind="tokenizer", variables=None), "it can be proven")
         except TemplateError as error:
             why = f"the model's own cannot be proven ({error})"
     values = next((found for place in places if place and (found := _config_of(place))), architecture or {})

@@ -11,7 +11,7 @@ from functools import cache, wraps
 from typing import Any
 
 from jinja2 import nodes
-from jinja2.exceptions import SecurityError
+from jinja2.exceptions import SecurityError, TemplateSyntaxError
 from jinja2.visitor import NodeTransformer
 from transformers.utils import chat_template_utils
 
@@ -37,6 +37,18 @@ def bound_templates() -> None:
     library: Any = chat_template_utils
     if not hasattr(library._compile_jinja_template, "is_bounded"):
         library._compile_jinja_template = _compiler(library._compile_jinja_template)
+
+
+def reads(source: str, variable: str) -> bool:
+    """Whether a chat template reads a variable of that name; False where it cannot be parsed."""
+    if variable not in source:
+        return False
+    library: Any = chat_template_utils
+    try:
+        parsed = library._compile_jinja_template("").environment.parse(source)
+    except TemplateSyntaxError:
+        return False
+    return any(node.name == variable for node in parsed.find_all(nodes.Name))
 
 
 def _compiler(plain: Callable[[str], Any]) -> Callable[[str], Any]:

@@ -15,6 +15,7 @@ from tokenizers import Encoding, Tokenizer
 
 from vicuna_lit.data.chat_template import Segment, Template, TemplateError
 from vicuna_lit.data.conversation import PLACEHOLDER, Conversation, Rejection
+from vicuna_lit.data.template_thoughts import ONE_TOKEN, OPENED
 from vicuna_lit.data.token_bytes import UNKNOWN, byte_table
 
 SENTINEL = 0x10F000
@@ -230,7 +231,8 @@ class Encoder:
                 first = _token_at(encoding, span[0], len(ids))
                 last = _token_at(encoding, span[1], len(ids)) if span[1] < total else len(ids)
                 if problem := self._check_span(encoding, ids, (first, last), span, text):
-                    return Rejection(c.id, *problem)
+                    empty = OPENED.search(before) and text.lstrip().startswith("</")
+                    return Rejection(c.id, problem[0], ONE_TOKEN if empty else problem[1])
                 tail = self._tail(before)
                 if ids[first - len(tail) : first].tolist() != tail:
                     return Rejection(

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from vicuna_lit.data.bounded_jinja import bound_templates
+from vicuna_lit.data.bounded_jinja import bound_templates, reads
 from vicuna_lit.data.chat_template import Segment, TemplateError, names_that_write
 from vicuna_lit.data.conversation import Conversation, Turn
 from vicuna_lit.data.template_date import NOW
-from vicuna_lit.data.template_jinja import quote
+from vicuna_lit.data.template_jinja import in_front, quote
 from vicuna_lit.data.template_messages import (
     Marked,
     StandIns,
@@ -20,9 +20,11 @@ from vicuna_lit.data.template_messages import (
     missing_argument,
     put_marks,
     schemas_of,
+    shown_again,
     thought_key,
     with_short_ids,
 )
+from vicuna_lit.data.template_thoughts import NO_THOUGHT, InText, Opening, opening, unfit
 
 _CHANGED = "the tokenizer's chat template changes a turn's text"
 _NO_PREFIX = "the tokenizer's chat template: its generation prompt is not a prefix"
@@ -98,9 +100,12 @@ class TokenizerTemplate:
             raise TemplateError("template=tokenizer: this tokenizer has no chat template; choose one of conf/template")
         bound_templates()
         self.tokenizer, self.system_prompt = tokenizer, system_prompt
-        self._date: dict[str, str] = _dated(tokenizer.get_chat_template(), date)
-        self._thought_key = thought_key(tokenizer.get_chat_template())
-        self._short_ids = bool(_NINE.search(tokenizer.get_chat_template()))
+        self._date, self._date_with_tools = (_dated(text, date) for text in _of_both(tokenizer))
+        source = "\n".join(dict.fromkeys(_of_both(tokenizer)))
+        self._thought_key = thought_key(source)
+        self._in_text = InText.of(source, self._thought_key is not None)
+        self._tools_key = "xml_tools" if reads(source, "xml_tools") and not reads(source, "tools") else "tools"
+        self._short_ids = bool(_NINE.search(source))
         added = tokenizer.added_tokens_decoder.values()
         self.special = tuple(sorted({t.content for t in added if t.special}, key=len, reverse=True))
         self._stand_ins = StandIns(self.special)
@@ -110,7 +115,9 @@ class TokenizerTemplate:
     @property
     def identity(self) -> str:
         """All that decides what it writes, as text."""
-        return repr((self.tokenizer.get_chat_template(), self.system_prompt, self._stops.pattern, self._date))
+        return repr(
+            (self.tokenizer.chat_template, self.system_prompt, self._stops.pattern, self._date, self._date_with_tools)
+        )
 
     def _probed_stop(self) -> str:
         """The text that ends a reply: the first stop string or special token behind its content, or the EOS token
@@ -121,18 +128,18 @@ class TokenizerTemplate:
         """
         try:
             return self._stop_of(Turn("assistant", "b"))
-        except TemplateError:
-            if self._thought_key is None:
-                raise
-            return self._stop_of(Turn("assistant", "b", reasoning="c"))
+        except TemplateError as error:
+            try:
+                return self._stop_of(self._in_text.moved(Turn("assistant", "b", reasoning="c")))
+            except TemplateError as other:
+                raise (other if str(error) == NO_THOUGHT else error) from None
 
     def _stop_of(self, reply: Turn) -> str:
         (*asked, user), _ = self._hidden(Conversation.of("a"))
         prompt = self._apply([*asked, user], [], generate=True)
         self._prove_prompt([*asked, user], [], prompt)
         marked = self._marked([*asked, user, reply], [])
-        if not marked.text.startswith(prompt):
-            raise TemplateError(_NO_PREFIX)
+        self._begin([*asked, user], reply, [], prompt, marked)
         piece, places = marked.pieces[-1], marked.places(len(marked.pieces) - 1)
         if not places or (span := piece.stands_at(marked.text, places[-1])) is None:
             raise TemplateError(_CHANGED)
@@ -152,10 +159,10 @@ class TokenizerTemplate:
             try:
                 text = self.tokenizer.apply_chat_template(
                     messages_of(turns, self._thought_key, as_text),
-                    tools=tools or None,
                     tokenize=False,
                     add_generation_prompt=generate,
-                    **self._date,
+                    **{self._tools_key: tools or None},
+                    **(self._date_with_tools if tools else self._date),
                 )
             except Exception as error:  # a Jinja template may raise anything
                 if as_text or not any(turn.tool_calls for turn in turns):
@@ -164,14 +171,14 @@ class TokenizerTemplate:
             else:
                 if not any(call.python and call.python in text for turn in turns for call in turn.tool_calls):
                     break
-        return text
+        return shown_again(text)
 
     def _hidden(self, conversation: Conversation) -> tuple[list[Turn], list[Any]]:
         turns, tools = conversation.turns, schemas_of(conversation)
         if self.system_prompt is not None and not (turns and turns[0].role == "system"):
             turns = (Turn("system", self.system_prompt), *turns)
         turns = with_short_ids(list(turns)) if self._short_ids else turns
-        return [self._stand_ins.turn(turn) for turn in turns], self._stand_ins.hide(tools)
+        return [self._in_text.moved(self._stand_ins.turn(turn)) for turn in turns], self._stand_ins.hide(tools)
 
     def _marked(self, turns: list[Turn], tools: list[Any], generate: bool = False) -> Marked:
         with_marks, tools_with_marks, pieces = put_marks(turns, tools)
@@ -199,15 +206,18 @@ class TokenizerTemplate:
 
     def _reply(self, turns: list[Turn], tools: list[Any], i: int, prompt: str) -> Reply:
         marked = self._marked(turns[: i + 1], tools)
+        begin, thought = self._begin(turns[:i], turns[i], tools, prompt, marked)
         mine = [n for n, piece in enumerate(marked.pieces) if piece.turn == i]
-        begin = self._begin(turns[:i], tools, prompt, marked, mine)
+        if thought.text:
+            mine = [n for n in mine if marked.pieces[n].kind != "reasoning"]
         at, stop = marked.text.rfind(self.stop, begin), self.stop
         if at < 0 and turns[i].tool_calls:  # calls may have a stop of their own
             found = [*self._stops.finditer(marked.text, begin)]
             at, stop = (found[-1].start(), found[-1][0]) if found else (-1, "")
         if at < 0:
             raise TemplateError(_NO_STOP)
-        thoughts, shift = [], len(prompt) - begin
+        thoughts = [(len(prompt), len(prompt) + len(thought.thought))] if thought.text else []
+        shift = len(prompt) + len(thought.text) - begin
         for n in mine:
             piece, places = marked.pieces[n], [place for place in marked.places(n) if begin <= place <= at]
             if not places or (len(places) > 1 and piece.kind != "calls"):
@@ -219,23 +229,34 @@ class TokenizerTemplate:
                 thoughts.append((span[0] + shift, span[1] + shift))
         if missing := missing_argument(turns[i], marked.text[begin:at]):
             raise TemplateError(f"the tokenizer's chat template drops an argument of a call, {missing}")
-        return Reply(i, prompt, marked.text[begin:], at + len(stop) + shift, tuple(thoughts), marked)
+        written = thought.text + marked.text[begin:]
+        return Reply(i, prompt, written, at + len(stop) + shift, tuple(thoughts), marked)
 
-    def _begin(self, before: list[Turn], tools: list[Any], prompt: str, marked: Marked, mine: list[int]) -> int:
-        """Where a reply begins in what is written for all turns up to it.
+    def _begin(
+        self, before: list[Turn], reply: Turn, tools: list[Any], prompt: str, marked: Marked
+    ) -> tuple[int, Opening]:
+        """Where a reply begins in what is written for all turns up to it, and the thought that stands before that.
 
         A template may write the turns before it otherwise once it is there (gpt-oss drops what was thought before a
         call): then the reply is what stands behind that which opens it.
+
+        Raises:
+            TemplateError: it is no reply to that prompt.
         """
-        if marked.text.startswith(prompt):
-            return len(prompt)
+        why, plain = unfit(prompt, reply), marked.text.startswith(prompt)
+        if why and not (plain and why == NO_THOUGHT):  # what a template writes for no thought is the encoder's to prove
+            raise TemplateError(why)
+        if plain:
+            return len(prompt), Opening()
+        if found := opening(prompt, marked.text, reply, self._in_text.newlines):
+            return found
         so_far = self._apply(before, tools)
-        opening = prompt.removeprefix(so_far)
-        firsts = [place for n in mine for place in marked.places(n)]
-        at = marked.text.rfind(opening, 0, min(firsts, default=0))
-        if opening in ("", prompt) or at < 0:
+        opens = prompt.removeprefix(so_far)
+        firsts = [p for n, piece in enumerate(marked.pieces) if piece.turn == len(before) for p in marked.places(n)]
+        at = marked.text.rfind(opens, 0, min(firsts, default=0))
+        if opens in ("", prompt) or at < 0:
             raise TemplateError(_NO_PREFIX)
-        return at + len(opening)
+        return at + len(opens), Opening()
 
     def _segments(self, turns: list[Turn], tools: list[Any], replies: list[Reply]) -> list[Segment]:
         """One example: the last of some replies with all before it, which its prompt holds."""
@@ -309,13 +330,26 @@ class TokenizerTemplate:
         self._prove_prompt(turns, tools, text)
         return self._stand_ins.segments(text)
 
-    def jinja(self) -> str:
+    def jinja(self) -> Any:
         """The tokenizer's own, with the system prompt of the config in front where a conversation has none."""
         if self.system_prompt is None:
             return self.tokenizer.chat_template
         system = "[{'role': 'system', 'content': " + quote(self.system_prompt) + "}]"
         no_system = "{% if not messages or messages[0]['role'] != 'system' %}"
-        return no_system + "{% set messages = " + system + " + messages %}{% endif %}" + self.tokenizer.chat_template
+        front = no_system + "{% set messages = " + system + " + messages %}{% endif %}"
+        return in_front(front, self.tokenizer.chat_template)
+
+
+def _of_both(tokenizer: Any) -> tuple[str, str]:
+    """The chat templates without tools and with some: a tokenizer may have several, by name.
+
+    Raises:
+        TemplateError: none is the default.
+    """
+    try:
+        return tokenizer.get_chat_template(), tokenizer.get_chat_template(tools=[{}])
+    except ValueError as error:
+        raise TemplateError(f"template=tokenizer: {error}") from None
 
 
 def _dated(template: str, date: str | None) -> dict[str, str]:

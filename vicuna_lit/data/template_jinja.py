@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from vicuna_lit.config.base import Role
 from vicuna_lit.config.template import ReasoningForm, TextTemplateConfig, ToolForm, Trim
@@ -35,6 +36,13 @@ def quote(text: str) -> str:
     """A Jinja string."""
     escaped = text.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n")
     return f"'{escaped}'"
+
+
+def in_front(front: str, template: Any) -> Any:
+    """A tokenizer's chat template, or each of several by name, behind some Jinja."""
+    if isinstance(template, dict):
+        return {name: front + text for name, text in template.items()}
+    return front + template
 
 
 def jinja_of(config: TextTemplateConfig) -> str:

@@ -14,6 +14,7 @@ FIRST_STAND_IN = 0x105000
 """First code point of the private stand-ins for control tokens' texts that people wrote; no text holds one."""
 _MARK = "\U0010fffe"
 _MARKED = re.compile(f"{_MARK}(\\d+){_MARK}")
+_ESCAPED = re.compile(r"\\U(0010[5-9a-f][0-9a-f]{3})")
 _TAG = re.compile(r"</?[^<>\s]{1,40}>")
 _THOUGHT_KEYS = ("reasoning_content", "thinking", "reasoning")
 
@@ -68,6 +69,12 @@ class StandIns:
             for i, piece in enumerate(pieces)
             if piece
         ]
+
+
+def shown_again(text: str) -> str:
+    """What a template wrote, where it wrote an object as Python does (SmolLM3 its tools): that spells our characters
+    with escapes."""
+    return _ESCAPED.sub(lambda found: chr(int(found[1], 16)), text) if "\\U0010" in text else text
 
 
 class Piece(NamedTuple):

@@ -1,6 +1,8 @@
 """The tokenizer of a config, bound to its template."""
 
-from collections.abc import Sequence
+import copy
+import re
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +18,7 @@ from vicuna_lit.data.chat_template import Template, TemplateError, TextTemplate,
 from vicuna_lit.data.encoder import Encoder
 from vicuna_lit.data.jinja_template import TokenizerTemplate
 from vicuna_lit.data.model_folder import refuse_odd_files, said_by_transformers
+from vicuna_lit.data.template_jinja import in_front, quote
 from vicuna_lit.hub import fetched_path
 from vicuna_lit.paths import ModelError, locate_model
 
@@ -69,13 +72,13 @@ def load_tokenizer(folder: str) -> Any:
 
 
 def tokenizer_of(config: Recipe | PrepareRecipe) -> Tokenizer:
-    """A config's tokenizer, with the special tokens that `model.add_tokens` names.
+    """A config's tokenizer, with the special tokens that `model.add_tokens` names, of prepare `add_tokens`.
 
     Raises:
         ModelError, MissingPath: as `load_tokenizer`.
     """
     loaded = load_tokenizer(fetched_path(config.tokenizer_path, "model", weights=False))
-    named = None if isinstance(config, PrepareRecipe) else config.model.add_tokens
+    named = config.add_tokens if isinstance(config, PrepareRecipe) else config.model.add_tokens
     return Tokenizer(loaded, add_tokens(loaded, named or ()))
 
 
@@ -114,7 +117,7 @@ def make_encoder(
     """
     if isinstance(tokenizer, str | Path):
         found = loaded or Tokenizer(load_tokenizer(fetched_path(tokenizer, "model", weights=False)))
-        own, prompt = TokenizerTemplateConfig(kind="tokenizer"), None
+        own, prompt = TokenizerTemplateConfig(kind="tokenizer", variables=None), None
     else:
         found = loaded or tokenizer_of(tokenizer)
         own, prompt = tokenizer.template, tokenizer.system_prompt
@@ -131,7 +134,7 @@ def bind(
     """A template with a tokenizer's BOS and EOS, a system prompt of one's own, and the date where it writes one."""
     chosen = choose(tokenizer, [tokenizer.name_or_path]).template if template.kind == "auto" else template
     if chosen.kind == "tokenizer":
-        return TokenizerTemplate(tokenizer, system_prompt, date=date)
+        return TokenizerTemplate(with_variables(tokenizer, chosen.variables), system_prompt, date=date)
     if system_prompt is not None:
         if switch := next((s for s in (chosen.refused or {}).get("system", ()) if s in system_prompt), None):
             raise TemplateError(f"system_prompt: template {chosen.name} reads {switch} in it as a switch")
@@ -139,3 +142,21 @@ def bind(
         chosen = chosen.model_copy(update=ours)
     dated = {} if date is None else {"date": date}
     return TextTemplate(chosen, tokenizer.bos_token or "", tokenizer.eos_token, **dated)
+
+
+def with_variables(tokenizer: Any, variables: Mapping[str, bool | int | str] | None) -> Any:
+    """A tokenizer whose chat template has other variables, unless a caller sets them.
+
+    Raises:
+        TemplateError: its template reads no such variable.
+    """
+    if not variables or not tokenizer.chat_template:
+        return tokenizer
+    for name in variables:
+        if not re.search(rf"\b{name}\b", str(tokenizer.chat_template)):
+            raise TemplateError(f"template.variables: the tokenizer's chat template reads no {name}")
+    values = {name: quote(v) if isinstance(v, str) else str(v).lower() for name, v in variables.items()}
+    sets = (f"{{% if {n} is not defined %}}{{% set {n} = {v} %}}{{% endif %}}" for n, v in values.items())
+    other = copy.copy(tokenizer)
+    other.chat_template = in_front("".join(sets), tokenizer.chat_template)
+    return other

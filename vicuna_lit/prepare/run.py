@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from hashlib import blake2b, file_digest
+from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from vicuna_lit.config.prepare import PrepareConfig, PrepareRecipe
 from vicuna_lit.data.conversation import Conversation, DataError, Rejection
 from vicuna_lit.data.files import find_files
 from vicuna_lit.data.readers import parse, records, skipped
+from vicuna_lit.file_hashes import model_files
 from vicuna_lit.hub import fetched
 from vicuna_lit.paths import locate, place_of
 from vicuna_lit.prepare import review, shards
@@ -41,6 +43,8 @@ from vicuna_lit.run_folder import (
 
 Raw = dict[str, list[str]]
 """Places of the files by the name of the source; an empty name where sources have none."""
+_TOKENIZER = "tokenizer: "
+"""Before the names of its files."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,8 @@ def _prepare(config: PrepareConfig, folder: Path) -> Prepared:
     fingerprint = _fingerprint(config, raw, folder)
     identity = {"config": PrepareRecipe.values_of(config)} | fingerprint
     if (done := read_json(folder, "manifest.json")) is not None:
-        refuse_other_settings(folder, _readable({k: done.get(k) for k in identity}), _readable(identity))
+        known = _as_kept(identity, done)
+        refuse_other_settings(folder, _readable({k: done.get(k) for k in identity}), _readable(known))
         return Prepared(str(folder), _not_empty(folder, done))
     workers = config.workers or cores()
     modules = ["vicuna_lit.prepare.stages", *(["vicuna_lit.data.tokenizer"] if config.cuts else [])]
@@ -148,10 +153,31 @@ def _fingerprint(config: PrepareConfig, raw: Raw, folder: Path) -> dict[str, Any
         for file, name in find_files(one):
             path = f"{source}/{name}" if source else name
             inputs.append({"path": path, "bytes": file.stat().st_size, "sha256": _sha256(file)})
-    others = {f"questions {Path(q).name}": locate(q) for q in config.decontamination.questions}
+    others: dict[str, Path] = {}
+    for path in config.decontamination.questions:
+        name = f"questions {Path(path).name}"
+        others[f"questions {path}" if name in others else name] = locate(path)
+    if config.moderation.enabled and config.moderation.scorer is not None:
+        spec = find_spec(config.moderation.scorer.partition(":")[0])
+        others["moderation.scorer"] = Path(spec.origin or "") if spec else Path()
     if config.tokenizer is not None:
-        others["tokenizer.json"] = locate(config.tokenizer) / "tokenizer.json"
+        others |= _of_tokenizer(config.tokenizer)
     return {"inputs": inputs, "files": {k: _sha256(path) for k, path in others.items() if path.is_file()}}
+
+
+def _of_tokenizer(path: str) -> dict[str, Path]:
+    """What a tokenizer and its template are read from: no weights."""
+    files = {f"{_TOKENIZER}{name.removeprefix(f'{path}/')}": file for name, file in model_files(path).items()}
+    weights = (".safetensors", ".bin")
+    return {n: f for n, f in files.items() if f.suffix not in weights and f.name != "generation_config.json"}
+
+
+def _as_kept(identity: dict[str, Any], done: dict[str, Any]) -> dict[str, Any]:
+    """An identity as an earlier version kept it, that hashed `tokenizer.json` alone."""
+    if "tokenizer.json" not in (done.get("files") or {}):
+        return identity
+    files = {k: v for k, v in identity["files"].items() if not k.startswith(_TOKENIZER)}
+    return identity | {"files": files | {"tokenizer.json": identity["files"].get(f"{_TOKENIZER}tokenizer.json")}}
 
 
 def _sha256(path: Path) -> str:

@@ -102,6 +102,19 @@ def test_null_and_nan_columns_of_merged_sets_are_absent():
         assert parsed(record | {"messages": turns}) == Conversation.of("Weather?", "Rain.", id="x")
 
 
+def test_the_transcript_of_a_voice_is_its_text():
+    def said(id: str, role: str, text: str, above: str | None, below: list[str]) -> dict:
+        sound = {"content_type": "audio_asset_pointer", "asset_pointer": "sediment://file"}
+        parts = [{"content_type": "audio_transcription", "text": text, "direction": "in"}, sound]
+        content = {"content_type": "multimodal_text", "parts": parts}
+        message = {"author": {"role": role}, "content": content, "recipient": "all"}
+        return {"id": id, "parent": above, "children": below, "message": message}
+
+    nodes = {"a": said("a", "user", "Tallest tree?", None, ["b"]), "b": said("b", "assistant", "A redwood.", "a", [])}
+    record = {"mapping": nodes, "current_node": "b", "conversation_id": "c1"}
+    assert parsed(record) == Conversation.of("Tallest tree?", "A redwood.", id="c1")
+
+
 def test_marks_of_search_are_taken_out_and_a_name_stays():
     marked = (
         'Redwood.\ue200cite\ue202turn0search0\ue201 In \ue200entity\ue202["place","Muir","park"]\ue201【12†source】.'
