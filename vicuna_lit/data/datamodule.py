@@ -81,8 +81,7 @@ class ConversationDataModule(L.LightningDataModule):
     @property
     def drawn(self) -> dict[str, dict[str, Any]]:
         """What the run takes of each source, see `mixture.drawn`."""
-        order = np.concatenate([np.array(step, np.int64) for step in self.plan.step_conversations])
-        return drawn(self.train, order, self.plan.one_pass)
+        return drawn(self.train, self.plan)
 
     def statistics(self) -> dict[str, Any]:
         """Counts of both sets (`mixture.statistics`) and what is drawn of each source, for `result.json` and W&B."""
