@@ -1,24 +1,17 @@
 """The LightningDataModule: files in, the rows of a plan out."""
 
-import hashlib
 from typing import Any
 
 import lightning as L
-import numpy as np
 import torch
 
 from vicuna_lit.config.train import Computation
 from vicuna_lit.data.batch import Batch, PlannedRows, PrefetchedRows
-from vicuna_lit.data.dataset import DataReport
 from vicuna_lit.data.encoder import Encoder
-from vicuna_lit.data.mixture import JoinedExamples, drawn, statistics, total
-from vicuna_lit.data.packing import Plan, plan_steps
-from vicuna_lit.data.source import ExampleLengths, Sources, plan_run
-from vicuna_lit.data.tokenizer import make_encoder
-from vicuna_lit.hub import fetched
+from vicuna_lit.data.planned import PlannedData
 
 
-class ConversationDataModule(L.LightningDataModule):
+class ConversationDataModule(PlannedData, L.LightningDataModule):
     """Reads and tokenises on `setup()`; afterwards `plan`, `train`, `validation` and their reports are there.
 
     A batch is a row: examples that lie one after another, without padding, at most `tokens_per_device` long.
@@ -28,23 +21,10 @@ class ConversationDataModule(L.LightningDataModule):
         rank, world_size: of this process; those of the trainer count where there is one.
     """
 
-    train: JoinedExamples
-    validation: JoinedExamples
-    accounts: dict[str, DataReport]
-    """By the name of the source; an empty name where there is but one. So are those of the validation set."""
-    validation_accounts: dict[str, DataReport]
-    plan: Plan
-    validation_plan: Plan
-
     def __init__(self, config: Computation, encoder: Encoder | None = None, rank: int = 0, world_size: int = 1):
-        super().__init__()
-        config = fetched(config, weights=False)
-        self.config, self.encoder = config, encoder or make_encoder(config)
-        self.rank, self.world_size = rank, world_size
+        super().__init__(config, encoder, rank, world_size)
         self.start = 0
         """Optimizer steps that are done already; training starts after them. `fit` sets it when a run resumes."""
-        self.source = Sources(config)
-        self._ready = False
 
     def setup(self, stage: str = "fit") -> None:
         """Reads everything once, and plans it for the processes that there are; Lightning may call it again.
@@ -52,46 +32,9 @@ class ConversationDataModule(L.LightningDataModule):
         Raises:
             DataError: no usable conversation.
         """
-        planned_for = self.world_size if self._ready else None
         if self.trainer is not None:
             self.rank, self.world_size = self.trainer.global_rank, self.trainer.world_size
-        if planned_for == self.world_size:
-            return
-        if not self._ready:
-            self.train, self.accounts = self.source.examples(self.encoder, validation=False)
-            self.validation, self.validation_accounts = self.source.examples(self.encoder, validation=True)
-        c = self.config
-        self.plan = plan_run(c, ExampleLengths.of(self.train), self.world_size)
-        if len(self.validation):
-            self.validation_plan = plan_steps(
-                self.validation.lengths,
-                self.validation.supervised,
-                conversations_per_step=len(self.validation),
-                tokens_per_device=max(c.tokens_per_device, int(self.validation.lengths.max())),
-                world_size=self.world_size,
-                packing=c.packing,
-            )
-        self._ready = True
-
-    @property
-    def account(self) -> DataReport:
-        """What became of all records to train on."""
-        return total(self.accounts.values())
-
-    @property
-    def drawn(self) -> dict[str, dict[str, Any]]:
-        """What the run takes of each source, see `mixture.drawn`."""
-        return drawn(self.train, self.plan)
-
-    def statistics(self) -> dict[str, Any]:
-        """Counts of both sets (`mixture.statistics`) and what is drawn of each source, for `result.json` and W&B."""
-        found = {
-            "train": statistics(self.train, self.accounts),
-            "validation": statistics(self.validation, self.validation_accounts),
-        }
-        for source, taken in self.drawn.items() if self.config.data.sources else ():
-            found["train"]["sources"][source]["drawn"] = taken
-        return found
+        self.read()
 
     def train_dataloader(self) -> PrefetchedRows:
         """This rank's micro-batches, in order; a run that goes on starts where it stopped."""
@@ -106,19 +49,3 @@ class ConversationDataModule(L.LightningDataModule):
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Copies without waiting: the row's memory is pinned."""
         return batch.to(device, non_blocking=True)
-
-    def conversations_of(self, step: int) -> list[str]:
-        """The ids of the conversations in an optimizer step, from 1."""
-        return [self.train.id_of(i) for rank in self.plan.rows[step - 1] for row in rank for i in row]
-
-    def fingerprint(self) -> str:
-        """Names the tokens, the masks and the order in which a run takes them, whatever the layout."""
-        digest = hashlib.sha256()
-        for part in self.train.parts.values():
-            for array in (part.input_ids, part.supervised_mask, part.lengths):
-                digest.update(np.ascontiguousarray(array).data)
-            if len(part.weights):
-                digest.update(np.ascontiguousarray(part.weights).data)
-        for step in range(self.plan.steps):
-            digest.update(self.plan.conversations_hash(step).encode())
-        return digest.hexdigest()

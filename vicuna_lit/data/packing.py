@@ -12,7 +12,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain, pairwise
+from itertools import accumulate, chain, islice, pairwise
 from typing import Any
 
 import numpy as np
@@ -42,7 +42,9 @@ class Rows(Sequence[tuple[tuple[Row, ...], ...]]):
     def __getitem__(self, i: Any) -> Any:
         each = self.world_size * self.accumulation
         if isinstance(i, slice):
-            start, stop, _ = i.indices(len(self))
+            start, stop, stride = i.indices(len(self))
+            if stride != 1:
+                raise ValueError("steps that follow one another")
             return Rows(
                 self.order, self.bounds[start * each : max(start, stop) * each + 1], self.world_size, self.accumulation
             )
@@ -240,26 +242,26 @@ def _rows(
     steps: Iterable[np.ndarray], lengths: np.ndarray, tokens_per_device: int, world_size: int, packing: bool
 ) -> Rows:
     """Lays the conversations of each step into rows."""
-    capacity = tokens_per_device if packing else 1
+    capacity, accumulation = tokens_per_device if packing else 1, 0
+    order, ends, bounds = array("i"), array("q", [0]), array("q", [0])  # lists would be ten times as large
 
-    def sizes(hand: Sequence[int] | np.ndarray) -> list[int]:
-        return lengths[np.asarray(hand)].tolist() if packing else [1] * len(hand)
+    def measured(hand: Sequence[int]) -> tuple[list[int], list[float]]:
+        own = lengths[hand]
+        return own.tolist() if packing else [1] * len(hand), costs(own).tolist()
 
-    dealt, ends, accumulation = array("i"), array("q", [0]), 0  # a list would be ten times as large
     for step in steps:
         for hand in _assign_ranks(step, costs(lengths[step]), world_size):
             # By cost, the highest first; without packing in the order of the indices.
-            dealt.extend(hand if packing else sorted(hand))
-            ends.append(len(dealt))
-            accumulation = max(accumulation, len(_first_pack(sizes(dealt[ends[-2] :]), capacity)))
-    flat = np.frombuffer(dealt, np.int32)
-    bounds = np.zeros((len(ends) - 1) * accumulation + 1, np.int64)
-    for i, (start, end) in enumerate(pairwise(ends)):
-        hand = flat[start:end]
-        rows = _balance(hand, sizes(hand), costs(lengths[hand]).tolist(), capacity, accumulation)
-        flat[start:end] = [c for row in rows for c in row]
-        bounds[i * accumulation + 1 : (i + 1) * accumulation + 1] = start + np.cumsum([len(row) for row in rows])
-    return Rows(flat, bounds, world_size, accumulation)
+            dealt = hand if packing else sorted(hand)
+            order.extend(dealt)
+            ends.append(len(order))
+            accumulation = max(accumulation, len(_first_pack(measured(dealt)[0], capacity)) if dealt else 0)
+    for start, end in pairwise(ends):
+        hand = order[start:end].tolist()
+        rows = _balance(hand, *measured(hand), capacity, accumulation) if hand else [[]] * accumulation
+        order[start:end] = array("i", chain(*rows))
+        bounds.extend(islice(accumulate(map(len, rows), initial=start), 1, None))
+    return Rows(np.frombuffer(order, np.int32), np.frombuffer(bounds, np.int64), world_size, accumulation)
 
 
 def _units(
@@ -320,7 +322,7 @@ def _first_pack(sizes: list[int], capacity: int) -> list[list[int]]:
     return rows
 
 
-def _balance(hand: np.ndarray, sizes: list[int], cost: list[float], capacity: int, count: int) -> list[list[int]]:
+def _balance(hand: list[int], sizes: list[int], cost: list[float], capacity: int, count: int) -> list[list[int]]:
     """The conversations of a hand in exactly `count` rows of similar cost, dearest row first.
 
     Even rows keep the peak memory low, and row k of every rank costs about the same. Falls back
@@ -341,6 +343,5 @@ def _balance(hand: np.ndarray, sizes: list[int], cost: list[float], capacity: in
         even[i].append(place)
         load[i] += cost[place]
         room[i] -= size
-    named = hand.tolist()
-    rows = [(-sum(cost[place] for place in row), [named[place] for place in row]) for row in even]
+    rows = [(-sum(cost[place] for place in row), [hand[place] for place in row]) for row in even]
     return [sorted(row) for _, row in sorted(rows)]

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from vicuna_lit.config.train import TrainConfig
-from vicuna_lit.data.datamodule import ConversationDataModule
+from vicuna_lit.data.planned import PlannedData
 from vicuna_lit.train.optimizer import lr_factor
 
 TOY, SHIPPED = "tiny", "package://vicuna_lit/quickstart/"
@@ -15,7 +15,7 @@ FEW_STEPS = 10
 """Optimizer steps that hardly move a model."""
 
 
-def notes(config: TrainConfig, data: ConversationDataModule) -> Iterator[str]:
+def notes(config: TrainConfig, data: PlannedData) -> Iterator[str]:
     """A line for each doubt."""
     if (
         config.model.kind == "scratch"
@@ -57,7 +57,7 @@ def notes(config: TrainConfig, data: ConversationDataModule) -> Iterator[str]:
             yield f"{are} held out, too few for a validation loss that tells two runs apart; {more}"
 
 
-def _of_sources(config: TrainConfig, data: ConversationDataModule) -> Iterator[str]:
+def _of_sources(config: TrainConfig, data: PlannedData) -> Iterator[str]:
     """Sources of which conversations are repeated within a pass, or none is drawn although a share was given."""
     if not config.data.sources:
         return

@@ -86,6 +86,8 @@ def test_a_plan_holds_few_bytes_for_each_time_that_an_example_is_drawn():
     assert plan.rows.row(3, 2, 1) == plan.rows[3][2][1]
     with pytest.raises(IndexError):
         plan.rows[plan.steps]
+    with pytest.raises(ValueError, match="follow one another"):
+        plan.rows[::2]
 
 
 def test_max_steps_overrides_epochs_and_seeds_differ():
