@@ -66,6 +66,22 @@ def imports(path: Path) -> set[str]:
     return names
 
 
+def all_imports(path: Path) -> set[str]:
+    """Of a module and of all of ours that it imports, however far behind."""
+    found, open_ones = set(), {path}
+    while open_ones:
+        names = imports(open_ones.pop()) - found
+        found |= names
+        places = [PACKAGE.parent / name.replace(".", "/") for name in names if within(name, "vicuna_lit")]
+        parts = {
+            p
+            for place in places
+            for p in (place.with_suffix(".py"), *(a / "__init__.py" for a in (place, place.parent)))
+        }
+        open_ones |= {part for part in parts if part.is_file() and part != PACKAGE / "__init__.py"}
+    return found
+
+
 def within(name: str, package: str) -> bool:
     return name == package or name.startswith(package + ".")
 
@@ -87,6 +103,13 @@ def test_imports_point_one_way(path: Path):
     for library, places in ONLY_IN.items():
         if not any(place.is_relative_to(p) for p in places):
             assert not {n for n in names if within(n, library)}
+
+
+def test_a_plan_needs_no_lightning():
+    """All that `vicuna-train dry_run=true` imports, inside functions too."""
+    for place in ("cli/train_sweep.py", "train/load.py"):
+        assert "torch" in (names := all_imports(PACKAGE / place))
+        assert not {name for name in names if within(name, "lightning")}
 
 
 def test_the_tree_of_the_documentation_is_the_tree():

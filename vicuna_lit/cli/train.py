@@ -113,11 +113,10 @@ def _run(config: Any) -> int:
     from vicuna_lit.train.distributed import ProcessesFailed
     from vicuna_lit.train.finite import NotFiniteError
     from vicuna_lit.train.memory import kernel_kills
-    from vicuna_lit.train.run import fit
 
     killed = kernel_kills()
     try:
-        if fit(config).status == "preempted":
+        if _job(config).status == "preempted":
             return PREEMPTED
     except ProcessesFailed as error:
         if error.code > 0:
@@ -135,6 +134,17 @@ def _run(config: Any) -> int:
         print(f"error: out of memory: {str(error).splitlines()[0]}\n{LESS_MEMORY}", file=sys.stderr)
         return OUT_OF_MEMORY
     return 0
+
+
+def _job(config: Any) -> Any:
+    """A plan needs no Lightning, which takes more than a second to import."""
+    if config.dry_run:
+        from vicuna_lit.train.load import dry_run
+
+        return dry_run(config)
+    from vicuna_lit.train.run import fit
+
+    return fit(config)
 
 
 LESS_MEMORY = (

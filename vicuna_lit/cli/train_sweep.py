@@ -161,7 +161,7 @@ class DryRun:
     def add(self, config: TrainConfig) -> None:
         """Plans one job."""
         from vicuna_lit.data.auto_template import with_template
-        from vicuna_lit.data.datamodule import ConversationDataModule
+        from vicuna_lit.data.planned import PlannedData
         from vicuna_lit.data.source import ExampleLengths, plan_run
         from vicuna_lit.data.tokenizer import make_encoder
         from vicuna_lit.train.console import spread
@@ -170,8 +170,8 @@ class DryRun:
         config = with_template(fetched(config, weights=False))
         key = json.dumps([TokensRecipe.values_of(config), config.validation.model_dump(), config.tokenizer])
         if key not in self._data:
-            self._data[key] = ConversationDataModule(config, make_encoder(config))
-            self._data[key].setup()
+            self._data[key] = PlannedData(config, make_encoder(config))
+            self._data[key].read()
         plan = plan_run(config, ExampleLengths.of(self._data[key].train), config.trainer.devices)
         done = already_done(config.model_copy(update={"dry_run": False}), Path(config.run.dir))
         validation = self._data[key].validation

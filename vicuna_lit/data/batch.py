@@ -118,7 +118,7 @@ class PlannedRows(Dataset[Batch]):
 
     def __getitem__(self, i: int) -> Batch:
         step, micro = divmod(i, self.plan.accumulation)
-        row = self.plan.rows[step][self.rank][micro]
+        row = self.plan.rows.row(step, self.rank, micro)
         return collate(self.examples, row, self.plan.denominators[step].item())
 
 

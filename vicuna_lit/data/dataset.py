@@ -1,8 +1,9 @@
 """Files of conversations → tokenised examples, with every record, turn and exchange accounted for."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import islice, pairwise
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from vicuna_lit.data.encoder import Encoder, Example
 from vicuna_lit.data.splitting import split
 
 CHUNK = 512
-"""Records tokenised together: enough to keep all cores busy, little enough to stay small."""
+"""Records taken together: enough to keep all cores busy, little enough to stay small."""
 
 
 NumberedExample = tuple[int, Example]
@@ -113,19 +114,26 @@ class Examples:
         """int64 [examples]: tokens of each."""
         return np.diff(self.offsets)
 
-    @property
+    @cached_property
     def supervised(self) -> np.ndarray:
-        """int64 [examples]: supervised tokens of each."""
-        if not len(self):
-            return np.empty(0, np.int64)
-        return np.add.reduceat(self.supervised_mask, self.offsets[:-1], dtype=np.int64)  # no example is empty
+        """int32 [examples]: supervised tokens of each."""
+        return self._sums(lambda tokens: self.supervised_mask[tokens], np.int32)
 
-    @property
+    @cached_property
     def total_weights(self) -> np.ndarray | None:
         """float64 [examples]: of each one's supervised tokens together; None where every one counts once."""
         if not len(self.weights):
             return None
-        return np.add.reduceat(self.weights * self.supervised_mask, self.offsets[:-1], dtype=np.float64)
+        return self._sums(lambda tokens: self.weights[tokens] * self.supervised_mask[tokens], np.float64)
+
+    def _sums(self, of: Callable[[slice], np.ndarray], kind: type) -> np.ndarray:
+        """The sum over each example of a number of its tokens; some examples at a time, for `reduceat` copies them."""
+        sums = np.empty(len(self), kind)
+        for first in range(0, len(self), CHUNK):
+            offsets = self.offsets[first : first + CHUNK + 1]
+            values = of(slice(offsets[0], offsets[-1]))
+            sums[first : first + CHUNK] = np.add.reduceat(values, offsets[:-1] - offsets[0], dtype=kind)
+        return sums
 
 
 @dataclass

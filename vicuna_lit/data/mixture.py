@@ -3,7 +3,6 @@
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -49,49 +48,54 @@ class JoinedExamples:
         part = self.parts[self.names[source]]
         return part, int(i - self._ends[source] + len(part))
 
-    @cached_property
+    @property
     def sources(self) -> np.ndarray:
         """int64 [examples]: the number of the source of each."""
         return np.repeat(np.arange(len(self.parts)), [len(part) for part in self.parts.values()])
 
-    @cached_property
+    @property
     def lengths(self) -> np.ndarray:
         """int64 [examples]: tokens of each."""
-        return np.concatenate([part.lengths for part in self.parts.values()])
+        return _joined([part.lengths for part in self.parts.values()])
 
-    @cached_property
+    @property
     def supervised(self) -> np.ndarray:
-        """int64 [examples]: supervised tokens of each."""
-        return np.concatenate([part.supervised for part in self.parts.values()])
+        """int32 [examples]: supervised tokens of each."""
+        return _joined([part.supervised for part in self.parts.values()])
 
-    @cached_property
+    @property
     def scores(self) -> np.ndarray:
         """float64 [examples]: see `Conversation`."""
-        return np.concatenate([part.scores for part in self.parts.values()])
+        return _joined([part.scores for part in self.parts.values()])
 
-    @cached_property
+    @property
     def total_weights(self) -> np.ndarray | None:
         """float64 [examples]: see `Examples.total_weights`."""
         found = {name: part.total_weights for name, part in self.parts.items()}
         if all(weights is None for weights in found.values()):
             return None
         pairs = zip(found.values(), self.parts.values(), strict=True)
-        return np.concatenate([part.supervised.astype(np.float64) if w is None else w for w, part in pairs])
+        return _joined([part.supervised.astype(np.float64) if w is None else w for w, part in pairs])
 
-    @cached_property
+    @property
     def records(self) -> np.ndarray:
         """int64 [examples]: the number of the conversation that each is a piece of, unlike those of other sources."""
         numbers, before = [], 0
         for part in self.parts.values():
             numbers.append(part.records + before)
             before = int(numbers[-1].max(initial=before))
-        return np.concatenate(numbers)
+        return _joined(numbers)
 
 
-def total(accounts: Iterable[DataReport]) -> DataReport:
-    """The accounts of several sources as one."""
+def _joined(arrays: list[np.ndarray]) -> np.ndarray:
+    """One behind the other; a single one is not copied. Nothing keeps them: many examples would be held twice."""
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+
+
+def total(reports: Iterable[DataReport]) -> DataReport:
+    """The reports of several sources as one."""
     whole = DataReport()
-    for account in accounts:
+    for account in reports:
         for key, value in vars(account).items():
             before = getattr(whole, key)
             setattr(whole, key, Counter(before) + value if isinstance(value, Counter) else before + value)
@@ -105,40 +109,35 @@ def counts(examples: Examples | JoinedExamples) -> dict[str, int]:
     return {"examples": len(examples), "tokens": tokens, "supervised_tokens": supervised}
 
 
-def statistics(examples: JoinedExamples, accounts: Mapping[str, DataReport]) -> dict[str, Any]:
+def statistics(examples: JoinedExamples, reports: Mapping[str, DataReport]) -> dict[str, Any]:
     """Counts of records, exchanges and tokens and, of a mixture, of each source.
 
     Args:
-        accounts: by the name of the source; an empty name where there is but one.
+        reports: by the name of the source; an empty name where there is but one.
     """
-    found: dict[str, Any] = total(accounts.values()).summary() | counts(examples)
-    if "" not in accounts:
+    found: dict[str, Any] = total(reports.values()).summary() | counts(examples)
+    if "" not in reports:
         parts = {source: counts(part) for source, part in examples.parts.items()}
-        found["sources"] = {source: account.summary() | parts[source] for source, account in accounts.items()}
+        found["sources"] = {source: account.summary() | parts[source] for source, account in reports.items()}
     return found
 
 
-def drawn(examples: JoinedExamples, order: np.ndarray, one_pass: np.ndarray) -> dict[str, dict[str, Any]]:
-    """What a run takes of each source, by its name.
-
-    Args:
-        order: int64: the examples that the run takes, those that it takes twice are there twice.
-        one_pass: see `Plan.one_pass`.
-    """
+def drawn(examples: JoinedExamples, plan: Plan) -> dict[str, dict[str, Any]]:
+    """What a run takes of each source, by its name; what it takes twice counts twice."""
     count = len(examples.names)
+    order = plan.rows.order
     sources = examples.sources[order]
     tokens, supervised = (
-        np.bincount(sources, values[order], count).astype(np.int64)
-        for values in (examples.lengths, examples.supervised)
+        np.bincount(sources, values[order], count).astype(np.int64) for values in (plan.lengths, plan.supervised)
     )
-    taken, a_pass = np.bincount(sources, minlength=count), np.bincount(one_pass, minlength=count)
+    taken = np.bincount(sources, minlength=count)
     return {
         name: {
             "examples": int(taken[i]),
             "tokens": int(tokens[i]),
             "supervised_tokens": int(supervised[i]),
             "share_of_supervised_tokens": float(supervised[i] / supervised.sum()),
-            "in_one_pass": int(a_pass[i]),
+            "in_one_pass": int(plan.one_pass[i]),
         }
         for i, name in enumerate(examples.names)
     }

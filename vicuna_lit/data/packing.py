@@ -8,10 +8,12 @@ needs one integer: the step.
 
 import hashlib
 import heapq
-from collections.abc import Iterable, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain, islice
+from itertools import accumulate, chain, islice, pairwise
+from typing import Any
 
 import numpy as np
 
@@ -22,18 +24,59 @@ Row = tuple[int, ...]
 """Indices of the examples that lie one after another in one micro-batch; empty where a rank has none left."""
 
 
+@dataclass(frozen=True, eq=False)
+class Rows(Sequence[tuple[tuple[Row, ...], ...]]):
+    """`rows[step][rank][micro]`, laid flat: four bytes each time that an example is drawn, and eight a row."""
+
+    order: np.ndarray
+    """int32 [drawn]: the examples of every row, one row behind the other."""
+    bounds: np.ndarray
+    """int64 [rows + 1]: where each row starts, and where the last ends."""
+    world_size: int
+    accumulation: int
+    """Rows of a rank in a step."""
+
+    def __len__(self) -> int:
+        return (len(self.bounds) - 1) // (self.world_size * self.accumulation)
+
+    def __getitem__(self, i: Any) -> Any:
+        each = self.world_size * self.accumulation
+        if isinstance(i, slice):
+            start, stop, stride = i.indices(len(self))
+            if stride != 1:
+                raise ValueError("steps that follow one another")
+            return Rows(
+                self.order, self.bounds[start * each : max(start, stop) * each + 1], self.world_size, self.accumulation
+            )
+        step = range(len(self))[i]
+        return tuple(tuple(self.row(step, r, m) for m in range(self.accumulation)) for r in range(self.world_size))
+
+    def row(self, step: int, rank: int, micro: int) -> Row:
+        """One of them."""
+        place = (step * self.world_size + rank) * self.accumulation + micro
+        return tuple(self.order[self.bounds[place] : self.bounds[place + 1]].tolist())
+
+    @property
+    def step_bounds(self) -> np.ndarray:
+        """int64 [steps + 1]: where each step starts in `order`, and where the last ends."""
+        return self.bounds[:: self.world_size * self.accumulation]
+
+
 @dataclass(frozen=True)
 class Plan:
-    """A whole run. `rows[step][rank][micro]` are indices of examples (conversations, or pieces of them)."""
+    """A whole run. It holds about 14 bytes for each example, and no object."""
 
-    rows: tuple[tuple[tuple[Row, ...], ...], ...]
+    rows: Rows
+    """Indices of examples (conversations, or pieces of them)."""
     lengths: np.ndarray
+    """int32 [examples]: tokens of each."""
     supervised: np.ndarray
+    """int32 [examples]: supervised tokens of each."""
     tokens_per_device: int
     epochs: float
     """Passes, of which the last may be cut short."""
     one_pass: np.ndarray
-    """int64 [units]: the number of the source of each unit (`step_unit`) that the first pass takes."""
+    """int64 [sources]: how many units (`step_unit`) of each source the first pass takes."""
     weights: np.ndarray | None = None
     """float64 [examples]: the weights of each one's supervised tokens together; None: every token counts once."""
 
@@ -45,34 +88,41 @@ class Plan:
     @property
     def world_size(self) -> int:
         """Ranks the plan is laid out for."""
-        return len(self.rows[0])
+        return self.rows.world_size
 
     @property
     def accumulation(self) -> int:
         """Micro-batches per optimizer step on each rank, constant over the run."""
-        return len(self.rows[0][0])
+        return self.rows.accumulation
 
-    @cached_property
+    def of_step(self, step: int) -> np.ndarray:
+        """int64 [drawn]: the examples of a step, sorted: the same for any layout."""
+        start, end = self.rows.step_bounds[step : step + 2]
+        return np.sort(self.rows.order[start:end]).astype(np.int64)
+
+    @property
     def step_conversations(self) -> tuple[tuple[int, ...], ...]:
-        """The conversations of each step, sorted: the same for any layout."""
-        return tuple(tuple(sorted(c for rank in step for row in rank for c in row)) for step in self.rows)
+        """Those of every step, made anew each time."""
+        return tuple(tuple(self.of_step(step).tolist()) for step in range(self.steps))
+
+    def sums(self, each: np.ndarray) -> np.ndarray:
+        """[steps]: the sum over each step of a number that every example has."""
+        return np.array([each[self.of_step(step)].sum() for step in range(self.steps)])
 
     @cached_property
     def step_supervised(self) -> np.ndarray:
         """int64 [steps]: supervised tokens of each step."""
-        return np.array([self.supervised[list(step)].sum() for step in self.step_conversations], dtype=np.int64)
+        return self.sums(self.supervised)
 
     @cached_property
     def denominators(self) -> np.ndarray:
         """[steps]: what the loss of each step is divided by: its supervised tokens, or their weights' sum in fp64."""
-        if self.weights is None:
-            return self.step_supervised
-        return np.array([self.weights[list(step)].sum() for step in self.step_conversations])
+        return self.step_supervised if self.weights is None else self.sums(self.weights)
 
     @cached_property
     def step_tokens(self) -> np.ndarray:
         """int64 [steps]: all tokens of each step."""
-        return np.array([self.lengths[list(step)].sum() for step in self.step_conversations], dtype=np.int64)
+        return self.sums(self.lengths)
 
     @property
     def capacity(self) -> int:
@@ -90,27 +140,38 @@ class Plan:
 
     def rank_costs(self, step: int) -> np.ndarray:
         """float64 [world]: the cost of one step on each rank."""
-        cost = costs(self.lengths)
-        return np.array([sum(cost[c] for row in rank for c in row) for rank in self.rows[step]])
+        return np.array([sum(costs(self.lengths[[*chain(*rank)]])) for rank in self.rows[step]])
 
     def conversations_hash(self, step: int) -> str:
         """Names the conversations of a step, for the ledger in `metrics.csv`."""
-        return hashlib.sha256(np.array(self.step_conversations[step], dtype="<i8").tobytes()).hexdigest()[:16]
+        return hashlib.sha256(self.of_step(step).astype("<i8").tobytes()).hexdigest()[:16]
 
 
-def cut_into_steps(
-    stream: Iterable[np.ndarray], size: int, conversations_per_step: int, epochs: float, max_steps: int | None
-) -> list[np.ndarray]:
-    """The units of every step, whatever the hardware.
-
-    The run is one stream of passes cut into steps: a step may straddle two of them. `max_steps` overrides `epochs`.
+def _drawn(stream: Iterable[np.ndarray], size: int, total: int | None, epochs: float) -> np.ndarray:
+    """int32 [drawn]: the units of the run, one stream of passes: a step may straddle two of them.
 
     Args:
         stream: passes of this size.
+        total: how many; it overrides `epochs`.
     """
-    total = max_steps * conversations_per_step if max_steps else max(1, round(size * epochs))
-    units = np.concatenate([*islice(stream, -(-total // size))])[:total]
-    return [units[i : i + conversations_per_step] for i in range(0, total, conversations_per_step)]
+    total = total or max(1, round(size * epochs))
+    units, filled = np.empty(total, np.int32), 0
+    for one in stream:
+        taken = one[: total - filled]
+        units[filled : filled + len(taken)] = taken
+        filled += len(taken)
+        if filled == total:
+            return units
+    raise AssertionError("passes have no end")
+
+
+def _examples(units: np.ndarray, starts: np.ndarray, per_step: int) -> Iterator[np.ndarray]:
+    """int32: the conversations of the units of each step, whatever the hardware."""
+    for first in range(0, len(units), per_step):
+        own = units[first : first + per_step]
+        counts = starts[own + 1] - starts[own]
+        skipped = np.cumsum(counts) - counts
+        yield (np.repeat(starts[own] - skipped, counts) + np.arange(counts.sum())).astype(np.int32)
 
 
 def costs(lengths: np.ndarray) -> np.ndarray:
@@ -149,13 +210,13 @@ def plan_steps(
         tokens_per_device: capacity of a row.
         packing: several conversations to a row; False: one each.
         groups: int64 [conversations]: those of one number are pieces that count as one conversation and stand in one
-            step; None: each counts.
+            step; they lie one behind the other. None: each counts.
         sources: int64 [conversations]: the number of the source of each; None: there is one.
         scores: float64 [conversations]: for `order="by_score"`.
         shares, order: what one pass holds of each source, and how it is ordered.
 
     Raises:
-        ValueError: a conversation is longer than a row, or there is none.
+        ValueError: a conversation is longer than a row, there is none, or the pieces of one do not lie together.
         DataError: the shares draw none, or there are no scores to go by.
     """
     lengths, supervised = np.asarray(lengths), np.asarray(supervised)
@@ -164,108 +225,123 @@ def plan_steps(
         raise ValueError(
             f"conversation {longest} has {lengths[longest]} tokens, a row holds tokens_per_device={tokens_per_device}"
         )
-    members = _members(np.arange(len(lengths)) if groups is None else groups)
-    of_units = _units(members, lengths, supervised, sources, scores)
+    lengths, supervised = lengths.astype(np.int32, copy=False), supervised.astype(np.int32, copy=False)
+    starts = _starts(len(lengths), groups)
+    of_units = _units(starts, lengths, supervised, sources, scores)
     stream = passes(of_units, shares, order, seed)
     one_pass = next(stream)
-    units = cut_into_steps(chain([one_pass], stream), len(one_pass), conversations_per_step, epochs, max_steps)
-    steps = [np.concatenate([members[unit] for unit in step]) for step in units]
-    rows = _rows(steps, lengths, tokens_per_device, world_size, packing)
-    run = sum(map(len, units)) / len(one_pass)
-    return Plan(rows, lengths, supervised, tokens_per_device, run, of_units.sources[one_pass])
+    per_pass = np.bincount(of_units.sources[one_pass], minlength=len(shares.amounts))
+    size = len(one_pass)
+    units = _drawn(chain([one_pass], stream), size, max_steps and max_steps * conversations_per_step, epochs)
+    del of_units, stream, one_pass  # several times as large as the plan
+    rows = _rows(_examples(units, starts, conversations_per_step), lengths, tokens_per_device, world_size, packing)
+    return Plan(rows, lengths, supervised, tokens_per_device, len(units) / size, per_pass)
 
 
 def _rows(
-    steps: list[np.ndarray], lengths: np.ndarray, tokens_per_device: int, world_size: int, packing: bool
-) -> tuple[tuple[tuple[Row, ...], ...], ...]:
-    """Lays the conversations of each step into rows: [step][rank][micro-batch]."""
-    price = costs(lengths)
-    dealt = [_assign_ranks(step, price, world_size) for step in steps]
-    # By cost, the highest first; without packing in the order of the indices.
-    hands = dealt if packing else [[sorted(hand) for hand in step] for step in dealt]
-    capacity = tokens_per_device if packing else 1
-    sizes: list[int] = (lengths if packing else np.ones_like(lengths)).tolist()
-    cost: list[float] = price.tolist()
-    packed = [[_first_pack(hand, sizes, capacity) for hand in step] for step in hands]
-    accumulation = max(len(rows) for step in packed for rows in step)
-    return tuple(
-        tuple(_balance(hand, tight, sizes, cost, capacity, accumulation) for hand, tight in zip(*both, strict=True))
-        for both in zip(hands, packed, strict=True)
-    )
+    steps: Iterable[np.ndarray], lengths: np.ndarray, tokens_per_device: int, world_size: int, packing: bool
+) -> Rows:
+    """Lays the conversations of each step into rows."""
+    capacity, accumulation = tokens_per_device if packing else 1, 0
+    order, ends, bounds = array("i"), array("q", [0]), array("q", [0])  # lists would be ten times as large
+
+    def measured(hand: Sequence[int]) -> tuple[list[int], list[float]]:
+        own = lengths[hand]
+        return own.tolist() if packing else [1] * len(hand), costs(own).tolist()
+
+    for step in steps:
+        for hand in _assign_ranks(step, costs(lengths[step]), world_size):
+            # By cost, the highest first; without packing in the order of the indices.
+            dealt = hand if packing else sorted(hand)
+            order.extend(dealt)
+            ends.append(len(order))
+            accumulation = max(accumulation, len(_first_pack(measured(dealt)[0], capacity)) if dealt else 0)
+    for start, end in pairwise(ends):
+        hand = order[start:end].tolist()
+        rows = _balance(hand, *measured(hand), capacity, accumulation) if hand else [[]] * accumulation
+        order[start:end] = array("i", chain(*rows))
+        bounds.extend(islice(accumulate(map(len, rows), initial=start), 1, None))
+    return Rows(np.frombuffer(order, np.int32), np.frombuffer(bounds, np.int64), world_size, accumulation)
 
 
 def _units(
-    members: list[np.ndarray],
+    starts: np.ndarray,
     lengths: np.ndarray,
     supervised: np.ndarray,
     sources: np.ndarray | None,
     scores: np.ndarray | None,
 ) -> Units:
-    """What a pass is made of: each unit with all its conversations."""
-    if not members:
+    """What a pass is made of: each unit with all its conversations.
+
+    Args:
+        starts: int64 [units + 1], see `_starts`.
+    """
+    if len(starts) == 1:
         raise ValueError("there is no conversation to train on")
-    ends = np.cumsum([len(own) for own in members])
-    order, starts = np.concatenate(members), np.array([0, *ends[:-1]])
-    found = np.zeros(len(order), np.int64) if sources is None else sources[order]
-    tokens, said = (np.add.reduceat(sizes[order], starts) for sizes in (lengths, supervised))
-    return Units(tokens, said, found[starts], None if scores is None else scores[order][starts])
+    firsts = starts[:-1]
+    tokens, said = (np.add.reduceat(sizes, firsts, dtype=np.int64) for sizes in (lengths, supervised))
+    found = np.zeros(len(firsts), np.int64) if sources is None else sources[firsts]
+    return Units(tokens, said, found, None if scores is None else scores[firsts])
 
 
-def _members(groups: np.ndarray) -> list[np.ndarray]:
-    """The indices of each group, groups in the order in which they first appear."""
-    _, first, inverse = np.unique(groups, return_index=True, return_inverse=True)
-    rank = np.argsort(np.argsort(first))[inverse]
-    return np.split(np.argsort(rank, kind="stable"), np.cumsum(np.bincount(rank))[:-1]) if len(groups) else []
+def _starts(count: int, groups: np.ndarray | None) -> np.ndarray:
+    """int64 [units + 1]: where the conversations of each unit start, and where the last ends."""
+    if groups is None:
+        return np.arange(count + 1)
+    firsts = np.flatnonzero(np.diff(groups, prepend=groups[:1] - 1))
+    if len(np.unique(groups)) != len(firsts):
+        raise ValueError("groups: the pieces of a conversation do not lie one behind the other")
+    return np.append(firsts, count)
 
 
 def _assign_ranks(step: np.ndarray, cost: np.ndarray, ranks: int) -> list[list[int]]:
     """Deals a step to ranks: the dearest conversation first, always to the rank with the least so far."""
     heap: list[tuple[float, int]] = [(0.0, rank) for rank in range(ranks)]
     hands: list[list[int]] = [[] for _ in range(ranks)]
-    dearest = step[np.lexsort((step, -cost[step]))]
-    for c, own in zip(dearest.tolist(), cost[dearest].tolist(), strict=True):
+    dearest = np.lexsort((step, -cost))
+    for c, own in zip(step[dearest].tolist(), cost[dearest].tolist(), strict=True):
         load, rank = heap[0]
         hands[rank].append(c)
         heapq.heapreplace(heap, (load + own, rank))
     return hands
 
 
-def _first_pack(hand: list[int], sizes: list[int], capacity: int) -> list[list[int]]:
-    """As few rows as best-fit finds, for a hand with the largest first."""
+def _first_pack(sizes: list[int], capacity: int) -> list[list[int]]:
+    """As few rows as best-fit finds, for the sizes of a hand with the largest first; rows hold places in the hand."""
     rows: list[list[int]] = []
     free: list[int] = []
-    for c in hand:
-        size = sizes[c]
+    for place, size in enumerate(sizes):
         fitting = [(room, i) for i, room in enumerate(free) if room >= size]
         if fitting:
             _, i = min(fitting)
-            rows[i].append(c)
+            rows[i].append(place)
             free[i] -= size
         else:
-            rows.append([c])
+            rows.append([place])
             free.append(capacity - size)
     return rows
 
 
-def _balance(
-    hand: list[int], rows: list[list[int]], sizes: list[int], cost: list[float], capacity: int, count: int
-) -> tuple[Row, ...]:
-    """The same conversations in exactly `count` rows of similar cost, dearest row first.
+def _balance(hand: list[int], sizes: list[int], cost: list[float], capacity: int, count: int) -> list[list[int]]:
+    """The conversations of a hand in exactly `count` rows of similar cost, dearest row first.
 
     Even rows keep the peak memory low, and row k of every rank costs about the same. Falls back
     to the tight packing where an even one does not fit.
+
+    Args:
+        sizes, cost: of each conversation of the hand.
     """
     even: list[list[int]] = [[] for _ in range(count)]
     load, room = [0.0] * count, [capacity] * count
-    for c in hand:
-        size = sizes[c]
+    for place, size in enumerate(sizes):
         fitting = [(load[i], i) for i in range(count) if room[i] >= size]
         if not fitting:
-            even = [*rows, *([] for _ in range(count - len(rows)))]
+            tight = _first_pack(sizes, capacity)
+            even = [*tight, *([] for _ in range(count - len(tight)))]
             break
         _, i = min(fitting)
-        even[i].append(c)
-        load[i] += cost[c]
+        even[i].append(place)
+        load[i] += cost[place]
         room[i] -= size
-    even.sort(key=lambda row: (-sum(cost[c] for c in row), row))
-    return tuple(tuple(sorted(row)) for row in even)
+    rows = [(-sum(cost[place] for place in row), [hand[place] for place in row]) for row in even]
+    return [sorted(row) for _, row in sorted(rows)]

@@ -1,6 +1,8 @@
 """What a config trains on: its sources, their files, the examples in them, and the step plan of those."""
 
+import ctypes
 import math
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -32,7 +34,7 @@ class ExampleLengths:
     lengths: np.ndarray
     """int64 [examples]: tokens of each."""
     supervised: np.ndarray
-    """int64 [examples]: supervised tokens of each."""
+    """int32 [examples]: supervised tokens of each."""
     records: np.ndarray
     """int64 [examples]: the number of the conversation that each is a piece of."""
     sources: np.ndarray
@@ -73,7 +75,14 @@ def plan_run(config: Computation, sizes: ExampleLengths, world_size: int) -> Pla
         shares=Shares.of_config(config.data),
         order=config.order,
     )
+    _give_back_memory()
     return replace(plan, weights=sizes.weights)
+
+
+def _give_back_memory() -> None:
+    """Of a million conversations glibc would keep 40 MB that planning has freed, in holes below what is still used."""
+    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
+        trim(0)
 
 
 class ConversationFiles:

@@ -4,7 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from vicuna_lit.config.choices import FSDPConfig, LastLayersConfig, LoraConfig, PartialConfig
 from vicuna_lit.config.train import Computation
-from vicuna_lit.data.packing import Plan
+from vicuna_lit.data.packing import Plan, Rows
 from vicuna_lit.estimate.layers import Repeats, repeats
 from vicuna_lit.estimate.simulate import Row, simulate
 from vicuna_lit.estimate.strategies import Place, Weights, residence
@@ -36,8 +36,6 @@ HOLES = 22
 """So many of the largest blocks in it are lost in the heap's holes, as measured there."""
 
 C = TypeVar("C", bound=Computation)
-Steps = tuple[tuple[tuple[Any, ...], ...], ...]
-"""As `Plan.rows`."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +168,7 @@ def _cases(plan: Plan) -> list[tuple[Place, Row, bool]]:
     return out
 
 
-def _longest(plan: Plan, steps: Steps) -> list[tuple[Place, Row]]:
+def _longest(plan: Plan, steps: Rows) -> list[tuple[Place, Row]]:
     """The longest of the steps' first rows, and of those behind, which find gradients; one where they are alike."""
     first = longest_row(plan, steps, slice(0, 1))
     if plan.accumulation == 1:
@@ -185,7 +183,7 @@ def _size(row: Row) -> tuple[int, int]:
     return sum(row[0]), row[1]
 
 
-def longest_row(plan: Plan, steps: Steps, which: slice) -> Row:
+def longest_row(plan: Plan, steps: Rows, which: slice) -> Row:
     """Tokens of each conversation of the row with the most tokens, and how many are supervised (the most of those).
 
     Args:

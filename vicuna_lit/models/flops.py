@@ -49,8 +49,7 @@ class Flops:
 
     def of_steps(self, plan: Plan) -> np.ndarray:
         """float64 [steps]: of each step, on all devices together."""
-        each = self.of_conversations(plan.lengths, plan.supervised)
-        return np.array([each[list(step)].sum() for step in plan.step_conversations])
+        return plan.sums(self.of_conversations(plan.lengths, plan.supervised))
 
 
 def count_flops(hf: Any, shapes: Mapping[str, Collection[int]], trained: Collection[str]) -> Flops | None:

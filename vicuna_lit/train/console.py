@@ -13,8 +13,8 @@ from transformers.utils import logging as transformers_logging
 from vicuna_lit import notebook
 from vicuna_lit.config.choices import LoraConfig
 from vicuna_lit.config.train import TrainConfig
-from vicuna_lit.data.datamodule import ConversationDataModule
 from vicuna_lit.data.packing import Plan
+from vicuna_lit.data.planned import PlannedData
 from vicuna_lit.models.adapters import describe_adapters
 from vicuna_lit.models.experts import experts_of
 from vicuna_lit.models.proof import Proof
@@ -29,7 +29,7 @@ MOST_OF_A_REPLY = 160
 
 
 def describe(
-    config: TrainConfig, data: ConversationDataModule, model: PreTrainedModel, proof: Proof, own: str = ""
+    config: TrainConfig, data: PlannedData, model: PreTrainedModel, proof: Proof, own: str = ""
 ) -> dict[str, str]:
     """Prints what will run: model, data, steps, tokens, layout; returns the lines by their names, for the report.
 
@@ -78,7 +78,7 @@ def describe(
     return rows
 
 
-def _added(tokens: tuple[str, ...], data: ConversationDataModule) -> str:
+def _added(tokens: tuple[str, ...], data: PlannedData) -> str:
     """`2 tokens: <|im_start|>, <|im_end|>; <s> was one already`."""
     encoder = data.encoder
     there = [t for t in tokens if encoder.tokenizer.convert_tokens_to_ids(t) not in encoder.new_ids]
@@ -87,7 +87,7 @@ def _added(tokens: tuple[str, ...], data: ConversationDataModule) -> str:
     return said + (f"; {', '.join(there)} {'were tokens' if len(there) > 1 else 'was one'} already" if there else "")
 
 
-def _sources(data: ConversationDataModule) -> str:
+def _sources(data: PlannedData) -> str:
     """`code: 120 of 400 examples drawn in a pass, 31% of the supervised tokens`, for each source of a mixture."""
     return "; ".join(
         f"{name}: {d['in_one_pass']:,} drawn in a pass, of {len(data.train.parts[name]):,} examples; "

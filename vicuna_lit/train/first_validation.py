@@ -101,7 +101,9 @@ def _conversations(data: ConversationDataModule) -> str:
         digest.update(f"{name}\0".encode())
         for array in (part.input_ids, part.supervised_mask, part.weights, part.offsets, part.replies_before):
             digest.update(np.ascontiguousarray(array).data)
-    digest.update(repr(data.validation_plan.rows).encode())
+    rows = data.validation_plan.rows
+    for array in (rows.order, rows.bounds, np.array([rows.world_size, rows.accumulation])):
+        digest.update(array.data)
     return digest.hexdigest()
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from vicuna_lit.config.train import TrainConfig
-from vicuna_lit.data.datamodule import ConversationDataModule
+from vicuna_lit.data.planned import PlannedData
 from vicuna_lit.train.optimizer import lr_factor
 
 TOY, SHIPPED = "tiny", "package://vicuna_lit/quickstart/"
@@ -17,7 +17,7 @@ NO_CHANGE = 1e-5
 """Of a validation loss: below the decimals that are printed, above what rounding alone makes of it."""
 
 
-def notes(config: TrainConfig, data: ConversationDataModule) -> Iterator[str]:
+def notes(config: TrainConfig, data: PlannedData) -> Iterator[str]:
     """A line for each doubt."""
     if (
         config.model.kind == "scratch"
@@ -72,7 +72,7 @@ def unmoved(config: TrainConfig, losses: Mapping[int, float]) -> Iterator[str]:
         )
 
 
-def _of_sources(config: TrainConfig, data: ConversationDataModule) -> Iterator[str]:
+def _of_sources(config: TrainConfig, data: PlannedData) -> Iterator[str]:
     """Sources of which conversations are repeated within a pass, or none is drawn although a share was given."""
     if not config.data.sources:
         return

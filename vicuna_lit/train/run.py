@@ -1,4 +1,4 @@
-"""The train job: a config in, a run folder out. `fit` → `_load` (data, plan, model) → `_train` → `RunRecord.finish`.
+"""The train job: a config in, a run folder out. `fit` → `load` (data, plan, model) → `_train` → `RunRecord.finish`.
 
 Two starts of one run may differ in `Layout` and `RunSettings` (`config/train.py`), never in `Recipe` or in a file that
 it reads. A new key goes into one of these three classes and into `conf/train.yaml`, with its default.
@@ -16,37 +16,30 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.loggers import Logger
-from transformers import PreTrainedModel
 
 from vicuna_lit.config.train import TrainConfig
-from vicuna_lit.data.auto_template import template_and_tokenizer
 from vicuna_lit.data.conversation import Conversation
 from vicuna_lit.data.datamodule import ConversationDataModule
-from vicuna_lit.data.tokenizer import Tokenizer, make_encoder
-from vicuna_lit.estimate.memory import resolved_here
 from vicuna_lit.file_hashes import Hashes
-from vicuna_lit.hub import fetched
-from vicuna_lit.models.architecture import model_config
 from vicuna_lit.models.automatic import on_gpu
-from vicuna_lit.models.causal_lm import SupervisedLM, build_model
-from vicuna_lit.models.proof import prove
+from vicuna_lit.models.causal_lm import SupervisedLM
 from vicuna_lit.run_folder import RunError, locked
 from vicuna_lit.train.callbacks.checkpointing import CheckpointCallback, find_resume_point
 from vicuna_lit.train.callbacks.export import ExportCallback
 from vicuna_lit.train.callbacks.metrics import MetricsCallback
 from vicuna_lit.train.callbacks.validation import Validation
-from vicuna_lit.train.console import conclude, console, describe, quiet_libraries, say_done, say_stopped
-from vicuna_lit.train.distributed import DistributedEnv, broadcast_object, deterministic_kernels, join, launch
+from vicuna_lit.train.console import conclude, console, say_done
+from vicuna_lit.train.distributed import DistributedEnv, broadcast_object, launch
 from vicuna_lit.train.early import refuse_early
 from vicuna_lit.train.extensions import Extensions, profiler_of, with_data
 from vicuna_lit.train.first_validation import first_validation_cache
+from vicuna_lit.train.load import begin, load, planned, preemptible
 from vicuna_lit.train.module import SupervisedModule
-from vicuna_lit.train.preemption import Preempted, stop_signal
+from vicuna_lit.train.preemption import stop_signal
 from vicuna_lit.train.record import RunRecord
-from vicuna_lit.train.run_folder import Result, already_done, changed_settings, check_resume, files_read, with_run_date
-from vicuna_lit.train.strategies import build_device, keep_signals, trainer_arguments
+from vicuna_lit.train.run_folder import Result, already_done, changed_settings, check_resume, files_read
+from vicuna_lit.train.strategies import keep_signals, strategy_of, trainer_arguments
 from vicuna_lit.train.throughput import Throughput
-from vicuna_lit.train.times import Opening
 from vicuna_lit.train.tracking.history_logger import HistoryLogger
 
 
@@ -74,32 +67,16 @@ def fit(
         ProcessesFailed: a process that this one started ended with an error, which it has printed.
     """
     config = config if data is None else with_data(config, data)
-    with stop_signal.listening(), deterministic_kernels(config.deterministic):
-        stop_signal.grace_seconds = config.checkpoint.grace_seconds
-        try:
-            return _fit(config, Extensions(tuple(callbacks), tuple(loggers), module))
-        except Preempted as stop:
-            say_stopped(config, stop.step)
-            return Result("preempted", config.run.dir, steps=stop.step)
+    extensions = Extensions(tuple(callbacks), tuple(loggers), module)
+    return preemptible(config, lambda: _fit(config, extensions))
 
 
 def _fit(config: TrainConfig, extensions: Extensions) -> Result:
-    opening = Opening(stop_signal.started)
-    opening.lap("imports")
-    config, env = join(fetched(config, weights=not config.dry_run))
-    folder = Path(config.run.dir)
-    console.quiet = env.rank > 0
-    stop_signal.announces = env.rank == 0
-    quiet_libraries()
     extensions = extensions.and_configured(config.callbacks)
-    config, tokenizer = template_and_tokenizer(config) if env.rank == 0 else (config, None)
-    config = broadcast_object(with_run_date(config, folder) if env.rank == 0 else None)
-    if config.show_masks:
-        raise RunError("show_masks is for vicuna-train without -m; a script shows a mask with vicuna_lit.show_mask")
+    process = begin(config)
+    config, env, folder = process.config, process.env, Path(process.config.run.dir)
     if config.dry_run:
-        _, data, _, _ = _load(config, env, opening, tokenizer, extensions)
-        told = {"supervised_tokens": int(data.plan.step_supervised.sum()), "data": data.statistics()}
-        return Result("dry_run", config.run.dir, data.plan.steps, **told)
+        return planned(process, extensions.described)
     if done := already_done(config, folder, extensions.identity):
         return say_done(done, folder)
     refuse_early(config)
@@ -119,13 +96,14 @@ def _fit(config: TrainConfig, extensions: Extensions) -> Result:
         if start:
             check_resume(config, folder, files, extensions.identity)
         L.seed_everything(config.seed, verbose=False)
-        config, data, model, described = _load(config, env, opening, tokenizer, extensions)
+        device = strategy_of(config).build_device(env)
+        config, data, model, described = load(process, ConversationDataModule, device, extensions.described)
         extensions.check_early_stopping(config.validation.every_steps, len(data.validation))
         for line in changed_settings(config, folder, extensions.identity) if start else ():  # now without `auto`
             console.print(f"changed since the last start: {line}", highlight=False)
         data.start = start.step if start else 0
         record = RunRecord(config, env, data, SupervisedLM.of(model, config), start, extensions)
-        with record.open(files, opening, described):
+        with record.open(files, process.opening, described):
             result = record.finish(_train(record, files))
     if env.rank == 0:
         conclude(result, folder, brief=bool(config.run.swept))
@@ -165,24 +143,3 @@ def _train(record: RunRecord, files: Hashes) -> Result:
     keep_signals(trainer)
     trainer.fit(extensions.module(record.lm, config, data.plan, done), data)
     return record.result(metrics, validation, checkpoints, done + trainer.global_step)
-
-
-def _load(
-    config: TrainConfig, env: DistributedEnv, opening: Opening, tokenizer: Tokenizer | None, extensions: Extensions
-) -> tuple[TrainConfig, ConversationDataModule, PreTrainedModel, dict[str, str]]:
-    """The config with a value for each `auto`, the data and the model of this process, and what the first process has
-    printed of them."""
-    encoder = make_encoder(config, loaded=tokenizer)
-    opening.lap("tokenizer")
-    proof = prove(model_config(config, encoder.tokenizer))
-    opening.lap("proof")
-    data = ConversationDataModule(config, encoder, env.rank, env.size)
-    data.setup()
-    opening.lap("conversations")
-    stop_signal.check()
-    model = build_model(config, encoder, build_device(config, env))
-    opening.lap("model")
-    stop_signal.check()
-    # The first rank's memory decides for all.
-    config = broadcast_object(resolved_here(config, model, data.plan) if env.rank == 0 else None)
-    return config, data, model, describe(config, data, model, proof, extensions.described)

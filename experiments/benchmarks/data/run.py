@@ -77,11 +77,11 @@ def main() -> None:
         ratios = [r["without"]["processor_seconds"] / r[name]["processor_seconds"] for r in rounds]
         spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
         print(f"| {name} | {seconds:.1f} | {memory:.0f} | {spread} |")
-    print(
-        "\n| conversations | GB | opened, MiB | plan, MiB | plan, processor s | rows, MiB |\n|---|---|---|---|---|---|"
-    )
+    print("\n| conversations | GB | opened, MiB | plan, MiB | plan, processor s | rows, MiB | process, MiB |")
+    print("|---|---|---|---|---|---|---|")
     for one in sizes:
-        columns = (one[k] for k in ("opened_mib", "plan_mib", "plan_processor_seconds", "200_rows_mib"))
+        names = ("opened_mib", "plan_mib", "plan_processor_seconds", "200_rows_mib", "resident_mib")
+        columns = (one[name] for name in names)
         print(f"| {one['conversations']:,} | {one['gb']:.2f} | " + " | ".join(f"{x:.1f}" for x in columns) + " |")
 
 

@@ -81,6 +81,7 @@ def scale(copies: int, overrides: list[str]) -> dict[str, Any]:
             "gb": sum((entry / name).stat().st_size for name in token_cache.ARRAYS) / 1e9,
             "opened_mib": (opened - before) / 2**20,
             "plan_mib": (planned - opened) / 2**20,
+            "resident_mib": planned / 2**20,
             **seconds,
             f"{ROWS}_rows_mib": (own_memory() - planned) / 2**20,
             "tokens_of_rows": taken,

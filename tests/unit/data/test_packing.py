@@ -1,5 +1,6 @@
 """The step plan is a pure function; these are its promises."""
 
+import hashlib
 import json
 from collections import Counter
 
@@ -8,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vicuna_lit.data.packing import plan_steps
+from vicuna_lit.data.order import Shares
+from vicuna_lit.data.packing import Plan, plan_steps
 
 lengths_strategy = st.lists(st.integers(2, 500), min_size=1, max_size=80)
 
@@ -52,10 +54,40 @@ def test_promises(lengths, per_step, room, world, epochs, seed, packing):
 def test_every_epoch_holds_every_conversation_once(lengths, per_step, seed):
     plan = plan_steps(lengths, lengths, conversations_per_step=per_step, tokens_per_device=500, seed=seed, epochs=2)
     again = plan_steps(lengths, lengths, conversations_per_step=per_step, tokens_per_device=500, seed=seed, epochs=2)
-    assert plan.rows == again.rows
+    assert tuple(plan.rows) == tuple(again.rows)
     first = plan_steps(lengths, lengths, conversations_per_step=per_step, tokens_per_device=500, seed=seed, epochs=1)
     whole = len(lengths) // per_step
     assert plan.step_conversations[:whole] == first.step_conversations[:whole]
+
+
+def of_many(packing: bool) -> Plan:
+    random = np.random.default_rng(7)
+    lengths = random.integers(2, 500, 3000)
+    groups = np.repeat(np.arange(3000), random.integers(1, 5, 3000))[:3000]
+    common = {"conversations_per_step": 37, "tokens_per_device": 1200, "world_size": 3, "seed": 5, "epochs": 1.7}
+    mixed = {"sources": groups * 3 // (groups[-1] + 1), "order": "by_length"}
+    shares = Shares("weight", (0.5, 0.2, 0.3), "supervised_tokens")
+    return plan_steps(lengths, lengths // 2, groups=groups, shares=shares, packing=packing, **common, **mixed)
+
+
+@pytest.mark.parametrize(("packing", "hash"), [(True, "2586a194d4d7c96e"), (False, "eed81ff0a2b62890")])
+def test_a_plan_stays_what_it_was(packing, hash):
+    """The hashes are those of nested tuples, before the rows lay in arrays."""
+    assert hashlib.sha256(repr(tuple(of_many(packing).rows)).encode()).hexdigest()[:16] == hash
+
+
+def test_a_plan_holds_few_bytes_for_each_time_that_an_example_is_drawn():
+    plan = of_many(packing=True)
+    drawn, rows = len(plan.rows.order), plan.steps * plan.world_size * plan.accumulation
+    arrays = [value for part in (plan, plan.rows) for value in vars(part).values() if isinstance(value, np.ndarray)]
+    assert sum(array.nbytes for array in arrays) <= 8 * len(plan.lengths) + 4 * drawn + 8 * rows + 100
+    assert not [value for value in vars(plan.rows).values() if isinstance(value, list | tuple | dict)]
+    assert tuple(plan.rows[3:5]) == (plan.rows[3], plan.rows[4])
+    assert plan.rows.row(3, 2, 1) == plan.rows[3][2][1]
+    with pytest.raises(IndexError):
+        plan.rows[plan.steps]
+    with pytest.raises(ValueError, match="follow one another"):
+        plan.rows[::2]
 
 
 def test_max_steps_overrides_epochs_and_seeds_differ():
@@ -70,6 +102,8 @@ def test_a_conversation_longer_than_a_row_is_refused():
         plan_steps([5, 99], [1, 1], conversations_per_step=2, tokens_per_device=50)
     with pytest.raises(ValueError, match="no conversation"):
         plan_steps([], [], conversations_per_step=2, tokens_per_device=50)
+    with pytest.raises(ValueError, match="one behind the other"):
+        plan_steps([5] * 3, [1] * 3, conversations_per_step=2, tokens_per_device=50, groups=np.array([1, 2, 1]))
 
 
 @pytest.mark.parametrize("world", [2, 4, 8])
@@ -103,4 +137,4 @@ def test_pieces_of_one_conversation_share_a_step(pieces, per_step, seed):
     for a, b in zip(cut.step_conversations, whole.step_conversations, strict=True):
         assert sorted(groups[list(a)]) == sorted(i * 3 + 7 for c in b for i in [c] * len(pieces[c]))
     alone = plan_steps(lengths, lengths, groups=np.arange(len(lengths)), **common)
-    assert alone.rows == plan_steps(lengths, lengths, **common).rows
+    assert tuple(alone.rows) == tuple(plan_steps(lengths, lengths, **common).rows)

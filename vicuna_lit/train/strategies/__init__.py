@@ -9,7 +9,7 @@ from typing import Any
 import lightning as L
 
 from vicuna_lit.config.choices import DDPConfig, FSDPConfig, SingleConfig, ZeroConfig
-from vicuna_lit.config.train import Computation, TrainConfig
+from vicuna_lit.config.train import Computation
 from vicuna_lit.models.automatic import on_gpu
 from vicuna_lit.train.distributed import DistributedEnv
 from vicuna_lit.train.strategies.base import TrainStrategy
@@ -31,11 +31,6 @@ def strategy_of(config: Computation) -> TrainStrategy:
             return Zero3(config)
         case ZeroConfig():
             return Zero(config)
-
-
-def build_device(config: TrainConfig, env: DistributedEnv) -> str:
-    """The device that a process builds its model on; `meta`: without weights, or it gets the first process's later."""
-    return "meta" if config.dry_run else strategy_of(config).build_device(env)
 
 
 def trainer_arguments(config: Computation, env: DistributedEnv) -> dict[str, Any]:
