@@ -28,9 +28,16 @@ class Sweep:
 
     def __init__(self) -> None:
         self._dry_run: Any = None
+        self._jobs, self._pace = 1, None
 
     def before(self, configs: Sequence[Any], folder: Path) -> None:
-        """Says what the jobs need, where the config asks for it."""
+        """Says what the jobs need, where the config asks for it, and what lies in their folder already."""
+        from vicuna_lit.cli.command_line import MOST_CHECKED
+        from vicuna_lit.cli.train_sweep import other_recipes
+
+        for line in other_recipes(configs, folder) if configs else ():
+            print(f"note: {line}", file=sys.stderr)
+        self._jobs = len(configs) if len(configs) < MOST_CHECKED else 1  # else there may be more
         if any(config.estimate and not config.dry_run for config in configs):
             from vicuna_lit.cli.fit_check import mark
             from vicuna_lit.hub import fetched
@@ -39,11 +46,12 @@ class Sweep:
 
     def job(self, config: Any) -> float | None:
         """Runs or plans one job."""
-        from vicuna_lit.cli.train_sweep import DryRun, run_job
+        from vicuna_lit.cli.train_sweep import DryRun, Pace, run_job
 
         _check(config)
         if not config.dry_run:
-            return run_job(config)
+            self._pace = self._pace or Pace.here(self._jobs)
+            return self._pace.timed(config.run.name, lambda: run_job(config))
         self._dry_run = self._dry_run or DryRun()
         return _saying(lambda: self._dry_run.add(config))
 
