@@ -23,6 +23,10 @@ hook = install_import_hook(CHECKED, f"{tests.helpers.checker.__name__}.check")
 
 import pytest  # noqa: E402
 
+from tests.helpers.yaml_once import parse_once  # noqa: E402
+
+parse_once()
+
 pytest.register_assert_rewrite("tests.helpers.runs")
 
 from tests.helpers.commands import FOLDER, new_session  # noqa: E402

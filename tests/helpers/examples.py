@@ -1,4 +1,4 @@
-"""How many examples hypothesis tries: all where slow tests run too, as in `.ci/run`; a quarter in the quick set."""
+"""How many examples hypothesis tries: all where slow tests run too, as in `.ci/run`; an eighth in the quick set."""
 
 import os
 
@@ -8,4 +8,4 @@ QUICK = "VICUNA_LIT_QUICK_TESTS"
 
 def examples(count: int) -> int:
     """Of a test that tries `count` in full."""
-    return max(5, count // 4) if os.environ.get(QUICK) else count
+    return max(5, count // 8) if os.environ.get(QUICK) else count

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from experiments.serve.fake import FakeServer
 from tests.helpers.chats import scripted
 from tests.helpers.pages import CHROMIUM, Tab, chat_page, needs_chromium, status
 from tests.unit.chat.test_chat import XSS
@@ -31,7 +30,9 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[FakeServer]:
+def server() -> Iterator[Any]:
+    from experiments.serve.fake import FakeServer  # imports a web server; these tests are slow ones
+
     with FakeServer(scripted) as found:
         yield found
 
@@ -45,19 +46,19 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def url(server: FakeServer, folder: Path) -> Iterator[str]:
+def url(server: Any, folder: Path) -> Iterator[str]:
     with chat_page(folder / "one", f"model=m@{server.url}", *LIMITS) as found:
         yield found
 
 
 @pytest.fixture(scope="module")
-def blind(server: FakeServer, folder: Path) -> Iterator[str]:
+def blind(server: Any, folder: Path) -> Iterator[str]:
     models = [f"model=ours@{server.url}", f"against=theirs@{server.url}", "blind=true"]
     with chat_page(folder / "two", *models, *LIMITS) as found:
         yield found
 
 
-def test_a_conversation(browser: Any, url: str, server: FakeServer):
+def test_a_conversation(browser: Any, url: str, server: Any):
     """Streaming, stop, retry, edit, clear, settings and the prompt that was sent; nothing is asked of strangers."""
     with Tab(browser, url) as tab:
         assert tab.ask("Hello") == "m turn 1: Hello"
@@ -89,7 +90,7 @@ def test_a_conversation(browser: Any, url: str, server: FakeServer):
         assert not tab.strangers() and not tab.dialogs and not tab.errors
 
 
-def test_streaming_and_stop(browser: Any, url: str, server: FakeServer):
+def test_streaming_and_stop(browser: Any, url: str, server: Any):
     with Tab(browser, url) as tab:
         gone = server.abandoned
         tab.write("slowly 100")
@@ -103,7 +104,7 @@ def test_streaming_and_stop(browser: Any, url: str, server: FakeServer):
         assert tab.ask("Go on") == "m turn 2: Go on"
 
 
-def test_clearing_while_it_speaks(browser: Any, url: str, server: FakeServer):
+def test_clearing_while_it_speaks(browser: Any, url: str, server: Any):
     with Tab(browser, url) as tab:
         gone = server.abandoned
         tab.write("slowly 100")
@@ -123,7 +124,7 @@ def eventually(condition: Any, seconds: float = 10) -> None:
 
 
 @pytest.mark.promise("A closed tab stops the model")
-def test_a_closed_tab_stops_the_model(browser: Any, url: str, server: FakeServer):
+def test_a_closed_tab_stops_the_model(browser: Any, url: str, server: Any):
     gone = server.abandoned
     with Tab(browser, url) as tab:
         tab.write("slowly 200")
@@ -145,7 +146,7 @@ def test_a_failing_model_and_the_next_prompt(browser: Any, url: str):
         assert len(tab.said()) == 6, "an exchange that failed is no part of the conversation"
 
 
-def test_moderation(browser: Any, url: str, server: FakeServer, folder: Path):
+def test_moderation(browser: Any, url: str, server: Any, folder: Path):
     with Tab(browser, url) as tab:
         tab.ask("Hello")
         asked = len(server.requests)

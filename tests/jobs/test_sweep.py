@@ -10,6 +10,7 @@ import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from vicuna_lit.cli.train_sweep import DryRun, run_job
 from vicuna_lit.compare.runs import read_sweep
 from vicuna_lit.config.compose import load
 from vicuna_lit.config.texts import folder_name
+from vicuna_lit.config.train import TrainConfig
 from vicuna_lit.machine import OUT_OF_MEMORY, is_out_of_memory
 from vicuna_lit.train import distributed as world
 from vicuna_lit.train.distributed import ProcessesFailed
@@ -283,3 +285,41 @@ def test_bad_sweeps_are_said_in_one_line(tmp_path, overrides, said):
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_a_sweep_says_how_long_its_other_jobs_take(capsys, monkeypatch):
+    clock = iter([0.0, 120.0, 120.0, 120.2, 120.2, 360.2, 360.2, 400.0])
+    monkeypatch.setattr(sweep, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+
+    def failing() -> None:
+        raise JobFailed
+
+    pace = sweep.Pace(4)
+    assert [pace.timed(name, lambda: 1.5) for name in ("seed=0", "seed=1")] == [1.5, 1.5]
+    with pytest.raises(JobFailed):
+        pace.timed("seed=2", failing)
+    pace.timed("seed=3", lambda: None)
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("job ")]
+    assert said == [
+        "job 1 of 4, seed=0: 2 min; the others: about 6 min",
+        "job 2 of 4, seed=1: 0 s; the others: about 4 min",  # it was done before, and says nothing of the others
+        "job 3 of 4, seed=2: 4 min; the others: about 3 min",
+    ]
+
+
+def test_another_recipe_in_the_folder_of_a_sweep_is_said(tmp_path):
+    def config(*settings: str, swept: dict[str, str]) -> TrainConfig:
+        name = ",".join(f"{key}={value}" for key, value in swept.items())
+        made = load("train", "experiment=quickstart", *settings, f"run.dir='{tmp_path / name}'")
+        return made.model_copy(update={"run": made.run.model_copy(update={"name": name, "swept": swept})})
+
+    earlier = config("seed=5", "optimizer.lr=1e-3", swept={"seed": "5"})
+    folder = Path(earlier.run.dir)
+    folder.mkdir()
+    (folder / "config.json").write_text(earlier.model_dump_json())
+    other_layout = config("seed=6", "optimizer.lr=1e-3", "lm_head=exact", swept={"seed": "6"})
+    also_swept = config("seed=7", "optimizer.lr=9e-3", swept={"seed": "7", "optimizer.lr": "9e-3"})
+    assert not [*sweep.other_recipes([other_layout], tmp_path), *sweep.other_recipes([also_swept], tmp_path)]
+    (note,) = sweep.other_recipes([config("seed=6", "optimizer.lr=2e-3", swept={"seed": "6"})], tmp_path)
+    assert "runs of another recipe, such as seed=5 (optimizer.lr: 0.001 → 0.002)" in note
+    assert not list(sweep.other_recipes([earlier], tmp_path / "nowhere"))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
-from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.helpers.group import run_group
 from tests.helpers.runs import COMMON, QUICKSTART, compare, run_here
@@ -74,7 +74,7 @@ def start_of(family: str, overrides: list[str], tmp_path: Path) -> Path:
 
     config = load("train", *overrides)
     encoder = make_encoder(config)
-    set_seed(0)
+    torch.manual_seed(0)
     model: Any = AutoModelForCausalLM.from_config(model_config(config, encoder.tokenizer), dtype=torch.float32)
     with torch.no_grad():
         for name, tensor in model.state_dict().items():

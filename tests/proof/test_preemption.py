@@ -246,6 +246,7 @@ def test_during_validation(at, tmp_path, never, monkeypatch):
     same(folder, never)
 
 
+@pytest.mark.slow
 @pytest.mark.promise(
     "SIGKILL loses only what no checkpoint holds, an overdue step is given up, and a killed launcher takes its "
     "processes along"

@@ -4,7 +4,6 @@ import ast
 import inspect
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +22,7 @@ TOKENIZER = str(QUICKSTART / "tokenizer")
 
 def test_the_import_is_cheap():
     code = "import sys, vicuna_lit; assert not {'torch', 'transformers', 'hydra', 'numpy'} & set(sys.modules)"
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        subprocess.run([sys.executable, "-c", code], check=True)
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 0.5
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_the_lists_of_names_agree():

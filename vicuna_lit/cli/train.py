@@ -28,15 +28,22 @@ class Sweep:
 
     def __init__(self) -> None:
         self._dry_run: Any = None
+        self._jobs, self._pace = 1, None
 
     def before(self, configs: Sequence[Any], folder: Path) -> None:
-        """Keeps what is claimed, and says what the jobs need, where the config asks for it."""
+        """Keeps what is claimed, says what the jobs need, where asked, and what lies in their folder already."""
+        from vicuna_lit.cli.command_line import MOST_CHECKED
+        from vicuna_lit.cli.train_sweep import other_recipes
+
+        whole = len(configs) < MOST_CHECKED
         if configs and (claim := configs[0].claim):
-            from vicuna_lit.cli.command_line import MOST_CHECKED
             from vicuna_lit.compare.claims import keep_claim
 
-            jobs, whole = [config.run.swept for config in configs], len(configs) < MOST_CHECKED
+            jobs = [config.run.swept for config in configs]
             _saying(lambda: keep_claim(Path(claim), folder, jobs, whole, writes=not configs[0].dry_run))
+        for line in other_recipes(configs, folder) if configs else ():
+            print(f"note: {line}", file=sys.stderr)
+        self._jobs = len(configs) if whole else 1  # else there may be more
         if any(config.estimate and not config.dry_run for config in configs):
             from vicuna_lit.cli.fit_check import mark
             from vicuna_lit.hub import fetched
@@ -45,11 +52,12 @@ class Sweep:
 
     def job(self, config: Any) -> float | None:
         """Runs or plans one job."""
-        from vicuna_lit.cli.train_sweep import DryRun, run_job
+        from vicuna_lit.cli.train_sweep import DryRun, Pace, run_job
 
         _check(config)
         if not config.dry_run:
-            return run_job(config)
+            self._pace = self._pace or Pace.here(self._jobs)
+            return self._pace.timed(config.run.name, lambda: run_job(config))
         self._dry_run = self._dry_run or DryRun()
         return _saying(lambda: self._dry_run.add(config))
 

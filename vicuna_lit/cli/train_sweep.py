@@ -7,9 +7,11 @@ file runs there, once for each job.
 import json
 import sys
 import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -17,15 +19,87 @@ from rich.text import Text
 
 from vicuna_lit.cli.app import JobFailed
 from vicuna_lit.cli.fit_check import cannot_fit
-from vicuna_lit.compare.runs import FAILURES, figure, short_names
-from vicuna_lit.config.train import TokensRecipe, TrainConfig
+from vicuna_lit.compare.runs import FAILURES, figure, read_sweep, short_names
+from vicuna_lit.config.base import is_below, other_keys
+from vicuna_lit.config.train import Recipe, TokensRecipe, TrainConfig
 from vicuna_lit.hub import fetched
 from vicuna_lit.machine import BAD_INPUT, MACHINE_FAULT, OUT_OF_MEMORY, exit_code
 from vicuna_lit.paths import MissingPath
-from vicuna_lit.run_folder import RunError, read_json, write_json
+from vicuna_lit.run_folder import RunError, differences, read_json, write_json
 from vicuna_lit.train.preemption import PREEMPTED, Preempted, stop_signal
 
 console = Console(stderr=True, soft_wrap=True, highlight=False)
+NO_RECIPE = (*other_keys(TrainConfig, Recipe), "model", "template", "template_date", "data.path")
+"""Keys in which the runs of a sweep may differ, and those of which a run folder holds what a name or `auto` stood for:
+before the jobs begin it is not known."""
+
+
+class Pace:
+    """How long the jobs that are left will take, where they run one after another.
+
+    Args:
+        jobs: of the sweep; 1 where that is not known.
+    """
+
+    def __init__(self, jobs: int):
+        self.jobs, self.ended = jobs, 0
+        self._seconds: list[float] = []
+
+    @classmethod
+    def here(cls, jobs: int) -> "Pace":
+        """Knows nothing of the others where a launcher runs jobs at once or elsewhere."""
+        return cls(jobs if HydraConfig.get().launcher._target_.endswith(".BasicLauncher") else 1)
+
+    def timed(self, name: str, job: Callable[[], float | None]) -> float | None:
+        """Runs a job, and says how long the others will take."""
+        began = time.monotonic()
+        try:
+            return job()
+        finally:
+            if not isinstance(sys.exc_info()[1], SystemExit):
+                self._say(name, time.monotonic() - began)
+
+    def _say(self, name: str, seconds: float) -> None:
+        self.ended += 1
+        if seconds > 1:  # less than a process takes to start: it was done before
+            self._seconds.append(seconds)
+        left = self.jobs - self.ended
+        if self._seconds and left > 0:
+            rest = left * sum(self._seconds) / len(self._seconds)
+            said = f"job {self.ended} of {self.jobs}, {name}: {_time(seconds)}; the others: about {_time(rest)}"
+            console.print(said, markup=False)
+
+
+def _time(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def other_recipes(configs: Sequence[TrainConfig], folder: Path) -> Iterator[str]:
+    """A note for each other recipe whose runs lie in the folder of a sweep: they would stand in one table.
+
+    A folder that a job of the sweep would write to is not looked at: such a job says itself what differs.
+    """
+    try:
+        runs = read_sweep(folder).runs
+    except RunError:
+        return
+    own = {str(Path(config.run.dir).absolute()) for config in configs}
+    wanted, told = configs[0].model_dump(mode="json"), set[tuple[str, ...]]()
+    for run in runs:
+        if str(run.folder.absolute()) in own or "experiment" in run.swept:
+            continue
+        aside = (*NO_RECIPE, *run.swept, *(key for config in configs for key in config.run.swept))
+        lines = [line for line in differences(run.config, wanted) if not is_below(line.partition(":")[0], aside)]
+        if lines and tuple(lines) not in told:
+            told.add(tuple(lines))
+            more = f" and {len(lines) - 3} more" if len(lines) > 3 else ""
+            yield (
+                f"{folder} holds runs of another recipe, such as {run.name} ({'; '.join(lines[:3])}{more}); "
+                "hydra.sweep.dir=<another folder> keeps them apart"
+            )
 
 
 def run_job(config: TrainConfig) -> float | None:

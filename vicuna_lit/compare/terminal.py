@@ -25,6 +25,8 @@ def show_table(rows: list[dict[str, str]]) -> None:
     for row in rows:
         grid.add_row(*map(Text, row.values()))
     Console(width=max(120, console.width), highlight=False).print(grid)
+    if any("±" in cell for row in rows for cell in row.values()):
+        show_lines(["±: for a mean one standard error over its runs, for a difference half its 95% interval"])
 
 
 def show_lines(lines: list[str]) -> None:

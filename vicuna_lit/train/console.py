@@ -48,8 +48,8 @@ def describe(
     first = next((f"; the first, {r.id}: {r.reason} ({r.detail})" for r in report.first_rejections if r.detail), "")
     rows = {
         "model": f"{parameters:,} parameters, {part}{type(model).__name__}, {config.precision}; {proof}",
-        "data": f"{report.records_kept:,} of {report.records_in:,} records → {len(data.train):,} examples, "
-        f"{len(data.validation):,} held out",
+        "data": f"{report.records_kept:,} of {report.records_in:,} training records → {len(data.train):,} examples; "
+        f"{len(data.validation):,} others held out for validation",
         "rejected": f"{dropped}; exchanges of kept records: {lost or 'none'}; turns cut: {report.turns_cut}{first}",
         "steps": f"{plan.steps:,} steps of {config.conversations_per_step} conversations, {plan.epochs:g} epochs",
         "tokens": f"{tokens:,} tokens, {supervised:,} supervised ({supervised / tokens:.0%})",
@@ -139,8 +139,8 @@ def say_stopped(config: TrainConfig, step: int) -> None:
 
 
 def conclude(result: Result, folder: Path, brief: bool = False) -> None:
-    """Prints the replies, doubts (`notes`), the losses, and, unless it shall be brief, where everything lies."""
-    for pair in result.replies[:MOST_REPLIES]:
+    """Prints doubts (`notes`), the losses and, unless it shall be brief, the replies and where everything lies."""
+    for pair in () if brief else result.replies[:MOST_REPLIES]:
         console.print(f"\n[bold]{escape(pair['question'])}[/]", highlight=False)
         console.print(
             f"  before: {_short(pair['before'])}", style="bright_black", markup=False, highlight=False, soft_wrap=True
@@ -148,7 +148,7 @@ def conclude(result: Result, folder: Path, brief: bool = False) -> None:
         console.print(
             f"  after:  {_short(pair['after'])}", style="green", markup=False, highlight=False, soft_wrap=True
         )
-    if more := len(result.replies[MOST_REPLIES:]):
+    if not brief and (more := len(result.replies[MOST_REPLIES:])):
         console.print(f"\n… {more} more replies in report.html", highlight=False)
     for line in result.notes:
         console.print(f"[yellow]note:[/] {escape(line)}", highlight=False)

@@ -1,6 +1,8 @@
 """What of a run the user may not have meant: said before it starts, and kept with its result."""
 
+import math
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import numpy as np
 
@@ -44,16 +46,12 @@ def notes(config: TrainConfig, data: PlannedData) -> Iterator[str]:
         if refused:
             of, why = f" of source {name}" if name else "", detail or "show_masks=3 says why"
             yield f"the template refuses {refused:,} of {account.records_in:,} records{of}: {why}"
-    more = f"data.validation_fraction={config.data.validation_fraction:g} may be larger"
-    if config.data.validation_path is not None:
-        more = "data.validation_path may hold more"
     for name, account in data.validation_reports.items():
         held_out, of = account.records_kept, f" of source {name}" if name else ""
+        there = held_out + (data.reports[name].records_kept if name in data.reports else 0)
+        more = _more_held_out(config, there, data.source.parts[name].prepared if name in data.source.parts else None)
         if not len(data.validation.parts[name]):
-            yield (
-                f"no conversation{of} is held out, so there is no validation loss{of}; {more}, "
-                "or data.validation_path=<file>"
-            )
+            yield f"no conversation{of} is held out, so there is no validation loss{of}; {more}"
         elif held_out < FEW:
             are = f"{held_out} conversation{'s' if held_out > 1 else ''}{of} {'are' if held_out > 1 else 'is'}"
             yield f"{are} held out, too few for a validation loss that tells two runs apart; {more}"
@@ -70,6 +68,26 @@ def unmoved(config: TrainConfig, losses: Mapping[int, float]) -> Iterator[str]:
             f"training has not changed the validation loss: at all {len(losses)} validations it is the same to "
             f"{NO_CHANGE:g} of it; optimizer.lr={config.optimizer.lr:g} may be too small to move a weight"
         )
+
+
+def _more_held_out(config: TrainConfig, conversations: int, prepared: Path | None) -> str:
+    """What to set.
+
+    Args:
+        conversations: that can be used, on both sides of the split.
+        prepared: the folder, where `vicuna-prepare` has split them.
+    """
+    if config.data.validation_path is not None:
+        return "data.validation_path may hold more"
+    if config.data.max_validation is not None and config.data.max_validation < FEW:
+        return f"data.max_validation={config.data.max_validation} takes no more"
+    if prepared is not None:
+        return "validation_fraction of vicuna-prepare, or data.validation_path=<file>"
+    if conversations < 2 * FEW:
+        return "data.validation_path=<file> may hold others"
+    enough = math.ceil(100 * 1.5 * FEW / conversations) / 100
+    now = f"now {config.data.validation_fraction:g}"
+    return f"data.validation_fraction={enough:g} ({now}) holds out about {enough * conversations:.0f}"
 
 
 def _of_sources(config: TrainConfig, data: PlannedData) -> Iterator[str]:

@@ -5,10 +5,16 @@ from typing import Any
 
 import pytest
 
-from vicuna_lit.chat import server
+
+@pytest.fixture(scope="module")
+def server() -> Any:
+    """Imported where it is needed: gradio takes seconds, of every process that collects tests."""
+    from vicuna_lit.chat import server
+
+    return server
 
 
-def served(chunks: list[bytes], **headers: str) -> tuple[list[int], int]:
+def served(server: Any, chunks: list[bytes], **headers: str) -> tuple[list[int], int]:
     """The statuses that were sent, and the bytes that the application has read."""
     read, statuses, left = 0, [], list(chunks)
 
@@ -36,16 +42,16 @@ def served(chunks: list[bytes], **headers: str) -> tuple[list[int], int]:
     return statuses, read
 
 
-def test_a_body_that_is_too_long_is_not_read():
-    assert served([b"{}"], content_length="2") == ([200], 2)
+def test_a_body_that_is_too_long_is_not_read(server):
+    assert served(server, [b"{}"], content_length="2") == ([200], 2)
     for said in (str(server.MOST_BODY + 1), "many", "-1"):
-        assert served([b"x"], content_length=said) == ([413], 0)
-    _, read = served([b"x" * 2**20] * 64)  # in chunks, without a length
+        assert served(server, [b"x"], content_length=said) == ([413], 0)
+    _, read = served(server, [b"x" * 2**20] * 64)  # in chunks, without a length
     assert read <= server.MOST_BODY
 
 
 @pytest.mark.parametrize(("variable", "trusts"), [(None, False), ("10.0.0.1", True)])
-def test_addresses_that_a_header_names_are_taken_from_named_proxies_alone(variable, trusts, monkeypatch):
+def test_addresses_that_a_header_names_are_taken_from_named_proxies_alone(variable, trusts, server, monkeypatch):
     monkeypatch.delenv("FORWARDED_ALLOW_IPS", raising=False)
     if variable:
         monkeypatch.setenv("FORWARDED_ALLOW_IPS", variable)

@@ -45,7 +45,13 @@ def test_every_choice_composes(group: str):
              *(["model=llama_7b", "model.tokenizer=x"] if name == "qlora" else []))  # fmt: skip
 
 
-@pytest.mark.parametrize("model", sorted({*names("model")} - {"tiny"}))
+@pytest.mark.parametrize(
+    "model",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name not in ("gemma3_4b", "llama_7b", "local", "qwen3_8b")))
+        for name in sorted({*names("model")} - {"tiny"})
+    ],
+)
 def test_the_articles_settings_for_any_model(model: str):
     config: Any = load("train", "experiment=vicuna", f"model={model}", "model.path=x", "data.path=y")
     assert config.model.name == model
@@ -150,10 +156,14 @@ def test_raw_is_a_path_with_any_character_or_a_list(path: str):
     assert load("prepare", "raw=[a.json,b]").raw == ("a.json", "b")
 
 
-def test_every_choice_of_prepare_composes():
-    for group in ("preset", "template"):
-        for name in names(group):
-            assert load("prepare", "raw=x", f"{group}={name}").raw == "x"
+@pytest.mark.parametrize("group", ["preset", pytest.param("template", marks=pytest.mark.slow)])
+def test_every_choice_of_prepare_composes(group: str):
+    """Those of `template` are composed by `test_every_choice_composes`, too."""
+    for name in names(group):
+        assert load("prepare", "raw=x", f"{group}={name}").raw == "x"
+
+
+def test_raw_must_be_given():
     with pytest.raises(ConfigError, match="raw: must be given"):
         load("prepare")
 

@@ -90,8 +90,8 @@ def test_what_decides_goes_through_the_stages_of_prepare():
 @pytest.mark.parametrize(
     ("fraction", "note"),
     [
-        ("0", "no conversation is held out, so there is no validation loss; data.validation_fraction=0 may be larger"),
-        ("0.05", "conversations are held out, too few for a validation loss that tells two runs apart"),
+        ("0", "no conversation is held out, so there is no validation loss; data.validation_fraction=0.5 (now 0)"),
+        ("0.05", "conversations are held out, too few for a validation loss that tells two runs apart; data."),
     ],
 )
 def test_no_or_few_held_out_conversations_are_said_on_the_screen_in_the_result_and_in_the_report(
