@@ -54,7 +54,7 @@ def main() -> None:
         refuse_typos(sweep, metrics if given.metrics != ",".join(METRICS) else (), given.over)
         if found := settings(sweep, metrics, repeats, given.baseline):
             show_table(table(found, metrics))
-            show_lines(in_words(sweep, found, given.margin, repeats, given.baseline))
+        show_lines(in_words(sweep, found, given.margin, repeats, given.baseline))
         show_unfinished(sweep, list(sweep.failures))
         with packages_of("vicuna-compare"):
             from vicuna_lit.compare.report import write_report

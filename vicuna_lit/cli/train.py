@@ -5,7 +5,7 @@ Imports at the top are those of a few milliseconds: a signal that comes before t
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,18 @@ class Sweep:
 
     def __init__(self) -> None:
         self._dry_run: Any = None
+        self._halving: Any = None
 
-    def before(self, configs: Sequence[Any], folder: Path) -> None:
-        """Says what the jobs need, where the config asks for it."""
+    def before(self, configs: Sequence[Any], folder: Path, jobs: Mapping[str, Mapping[str, str]]) -> None:
+        """Says what the jobs need, where the config asks for it, and how far they go."""
+        if configs and configs[0].halving:
+            from vicuna_lit.cli.halving import Halving
+
+            halving = Halving(folder, configs[0].halving, jobs)
+            print(halving.plan(), file=sys.stderr)
+            if not configs[0].dry_run:
+                self._halving = halving
+                _saying(halving.begin)
         if any(config.estimate and not config.dry_run for config in configs):
             from vicuna_lit.cli.fit_check import mark
             from vicuna_lit.hub import fetched
@@ -46,6 +55,10 @@ class Sweep:
             return run_job(config)
         self._dry_run = self._dry_run or DryRun()
         return _saying(lambda: self._dry_run.add(config))
+
+    def again(self) -> bool:
+        """Whether settings go on from a rung of their halving."""
+        return self._halving is not None and _saying(self._halving.decide)
 
     def end(self, folder: Path, since: float) -> int:
         """Prints the table of the jobs; the exit code."""
@@ -78,7 +91,16 @@ def _train_and_evaluate(config: Any) -> int:
     config = _saying(lambda: found(config, weights=not (config.dry_run or config.show_masks)))
     if config.show_masks:
         return _masks(config)
-    return run(config) or (0 if config.dry_run else evaluate_result(config) or push_result(config))
+    return run(config) or (
+        0 if config.dry_run or not _has_ended(config) else evaluate_result(config) or push_result(config)
+    )
+
+
+def _has_ended(config: Any) -> bool:
+    """Whether there is a model now: `stop_after` leaves the rest of a run for later."""
+    from vicuna_lit.train.run_folder import result_in
+
+    return result_in(Path(config.run.dir)) is not None
 
 
 def _masks(config: Any) -> int:

@@ -45,7 +45,7 @@ def show_sweep(folder: Path, since: float) -> int:
     print()
     if found := settings(sweep):
         show_table(table(found))
-        show_lines(in_words(sweep, found))
+    show_lines(in_words(sweep, found))
     failed = [f for f in sweep.failures if f["time"] >= since]
     show_unfinished(sweep, failed)
     if found:

@@ -52,6 +52,10 @@ class Plan:
         """Micro-batches per optimizer step on each rank, constant over the run."""
         return len(self.rows[0][0])
 
+    def taken(self, steps: int, conversations_per_step: int) -> int:
+        """Units of so many steps; the last step of the run may hold fewer than the others."""
+        return min(steps * conversations_per_step, round(self.epochs * len(self.one_pass)))
+
     @cached_property
     def step_conversations(self) -> tuple[tuple[int, ...], ...]:
         """The conversations of each step, sorted: the same for any layout."""
@@ -99,7 +103,12 @@ class Plan:
 
 
 def cut_into_steps(
-    stream: Iterable[np.ndarray], size: int, conversations_per_step: int, epochs: float, max_steps: int | None
+    stream: Iterable[np.ndarray],
+    size: int,
+    conversations_per_step: int,
+    epochs: float,
+    max_steps: int | None,
+    skip: int = 0,
 ) -> list[np.ndarray]:
     """The units of every step, whatever the hardware.
 
@@ -107,9 +116,11 @@ def cut_into_steps(
 
     Args:
         stream: passes of this size.
+        skip: units at its beginning that are left out.
     """
     total = max_steps * conversations_per_step if max_steps else max(1, round(size * epochs))
-    units = np.concatenate([*islice(stream, -(-total // size))])[:total]
+    whole, rest = divmod(skip, size)
+    units = np.concatenate([*islice(stream, whole, whole - (-(rest + total) // size))])[rest : rest + total]
     return [units[i : i + conversations_per_step] for i in range(0, total, conversations_per_step)]
 
 
@@ -139,6 +150,7 @@ def plan_steps(
     scores: np.ndarray | None = None,
     shares: Shares = WHOLE,
     order: Order = "shuffled",
+    skip: int = 0,
 ) -> Plan:
     """Plans a run.
 
@@ -153,6 +165,7 @@ def plan_steps(
         sources: int64 [conversations]: the number of the source of each; None: there is one.
         scores: float64 [conversations]: for `order="by_score"`.
         shares, order: what one pass holds of each source, and how it is ordered.
+        skip: units (of `groups`) at the beginning of the first pass, and of the next ones, that were taken before.
 
     Raises:
         ValueError: a conversation is longer than a row, or there is none.
@@ -168,7 +181,7 @@ def plan_steps(
     of_units = _units(members, lengths, supervised, sources, scores)
     stream = passes(of_units, shares, order, seed)
     one_pass = next(stream)
-    units = cut_into_steps(chain([one_pass], stream), len(one_pass), conversations_per_step, epochs, max_steps)
+    units = cut_into_steps(chain([one_pass], stream), len(one_pass), conversations_per_step, epochs, max_steps, skip)
     steps = [np.concatenate([members[unit] for unit in step]) for step in units]
     rows = _rows(steps, lengths, tokens_per_device, world_size, packing)
     run = sum(map(len, units)) / len(one_pass)

@@ -9,6 +9,7 @@ import lightning as L
 from lightning.pytorch.loggers import Logger
 from transformers import PreTrainedModel
 
+from vicuna_lit.config.halving import step_of
 from vicuna_lit.config.train import TrainConfig
 from vicuna_lit.data.auto_template import template_and_tokenizer
 from vicuna_lit.data.conversation import Conversation
@@ -25,16 +26,18 @@ from vicuna_lit.run_folder import RunError, locked
 from vicuna_lit.train.callbacks.checkpointing import CheckpointCallback, find_resume_point
 from vicuna_lit.train.callbacks.export import ExportCallback
 from vicuna_lit.train.callbacks.metrics import MetricsCallback
+from vicuna_lit.train.callbacks.stopping import StopAfterStep
 from vicuna_lit.train.callbacks.validation import Validation
 from vicuna_lit.train.console import conclude, console, describe, quiet_libraries, say_done, say_stopped
 from vicuna_lit.train.distributed import DistributedEnv, broadcast_object, join, launch, same_bits
 from vicuna_lit.train.early import refuse_early
 from vicuna_lit.train.extensions import Extensions, profiler_of, with_data
 from vicuna_lit.train.first_validation import first_validation
+from vicuna_lit.train.lineage import origin_of
 from vicuna_lit.train.module import SupervisedModule
-from vicuna_lit.train.preemption import Preempted, stop_signal
+from vicuna_lit.train.preemption import Preempted, Stopped, stop_signal
 from vicuna_lit.train.record import RunRecord
-from vicuna_lit.train.run_folder import Result, already_done, changed_settings, check_resume, files_read, with_run_date
+from vicuna_lit.train.run_folder import Result, already_done, as_begun, changed_settings, check_resume, files_read
 from vicuna_lit.train.strategies import built_on, keep_signals, trainer_arguments
 from vicuna_lit.train.throughput import Throughput
 from vicuna_lit.train.times import Opening
@@ -86,7 +89,7 @@ def _fit(config: TrainConfig, extensions: Extensions) -> Result:
     quiet_libraries()
     scripted, extensions = extensions, extensions.and_configured(config.callbacks)
     config, tokenizer = template_and_tokenizer(config) if env.rank == 0 else (config, None)
-    config = broadcast_object(with_run_date(config, folder) if env.rank == 0 else None)
+    config = broadcast_object(as_begun(config, folder) if env.rank == 0 else None)
     if config.show_masks:
         raise RunError("show_masks is for vicuna-train without -m; a script shows a mask with vicuna_lit.show_mask")
     if config.dry_run:
@@ -111,6 +114,7 @@ def _fit(config: TrainConfig, extensions: Extensions) -> Result:
         files = broadcast_object(files_read(config) if env.rank == 0 else None)
         if start:
             check_resume(config, folder, files, extensions.identity)
+        origin = origin_of(config, folder, start is not None, files, extensions.identity, env)
         L.seed_everything(config.seed, verbose=False)
         config, data, model = _load(config, env, opening, tokenizer)
         extensions.check_early_stopping(config.validation.every_steps, len(data.validation))
@@ -118,7 +122,7 @@ def _fit(config: TrainConfig, extensions: Extensions) -> Result:
         for line in changed_settings(config, folder, extensions.identity) if start else ():
             console.print(f"changed since the last start: {line}", highlight=False)
         data.start = start.step if start else 0
-        record = RunRecord(config, env, data, SupervisedLM.of(model, config), start, extensions)
+        record = RunRecord(config, env, data, SupervisedLM.of(model, config), start, extensions, origin)
         record.opening = opening
         with record.open(files):
             result = record.finish(_train(record, files))
@@ -134,14 +138,17 @@ def _train(record: RunRecord, files: Hashes) -> Result:
     throughput = Throughput(config, record.lm.model, data.plan)
     metrics = MetricsCallback(record.folder, before.get("rows", []), history, times, throughput)
     checkpoints = CheckpointCallback(
-        record.folder / "checkpoints", config.checkpoint, record.env, record.start, times,
+        record.folder / "checkpoints", config.checkpoint, record.env, record.start, record.origin, times,
         about=lambda: record.state(metrics, validation), best=lambda: validation.best,
     )  # fmt: skip
-    unwatched = record.env.rank == 0 and not record.start and extensions == Extensions()
+    unwatched = record.env.rank == 0 and not (record.start or record.origin) and extensions == Extensions()
     first = first_validation(config, data, files) if unwatched and len(data.validation) else None
     validation = Validation(data, history, times, before.get("validation"), checkpoints.stop_if_told, first)
     record.fill_history(metrics, validation)
     done, steps = data.start, data.plan.steps
+    stop = step_of(config.stop_after, steps, config.validation.interval(steps))
+    if stop is not None and done >= stop:
+        return record.result(metrics, validation, checkpoints, done, stopped=True)
     trainer = L.Trainer(
         **trainer_arguments(config, record.env),
         max_epochs=1, max_steps=steps - done,
@@ -152,13 +159,16 @@ def _train(record: RunRecord, files: Hashes) -> Result:
         logger=[HistoryLogger(history), *extensions.loggers],
         profiler=profiler_of(config.callbacks, record.folder),
         callbacks=[
-            metrics, checkpoints, validation, *extensions.all_callbacks,
+            metrics, checkpoints, validation, *extensions.all_callbacks, StopAfterStep(stop, checkpoints),
             ExportCallback(record, validation, checkpoints, done),
         ],
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
     keep_signals(trainer)
-    trainer.fit(extensions.module(record.lm, config, data.plan, done), data)
+    try:
+        trainer.fit(extensions.module(record.lm, config, data.plan, done), data)
+    except Stopped as stopped:
+        return record.result(metrics, validation, checkpoints, stopped.step, stopped=True)
     return record.result(metrics, validation, checkpoints, done + trainer.global_step)
 
 
