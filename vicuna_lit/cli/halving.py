@@ -6,7 +6,7 @@ command goes on at the rung where it was stopped.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ from vicuna_lit.run_folder import RunError, write_json
 from vicuna_lit.run_folder import read_json as read
 
 FILE = "halving.json"
+DIVERGED = "not_finite"
+"""The cause in a `result.json` that says something of the setting itself."""
 console = Console(stderr=True, soft_wrap=True, highlight=False)
 
 
@@ -41,12 +43,16 @@ class Halving:
             self.settings.setdefault(setting, []).append(name)
         self._asked = {"rungs": list(config.rungs), "keep": config.keep, "settings": self.settings}
         saved = _saved(folder)
-        self.decided: list[dict[str, Any]] = saved["decided"] if self._asked.items() <= saved.items() else []
+        known: list[dict[str, Any]] = saved["decided"] if self._asked.items() <= saved.items() else []
+        failed = (i for i, rung in enumerate(known) if any(why["cause"] != DIVERGED for why in rung["failed"].values()))
+        self.decided = known[: next(failed, len(known))]
+        """The rungs that are past. One at which a run has failed is judged again: a new command tries it again."""
 
     def plan(self) -> str:
         """How many settings come how far."""
         counts = counts_of(len(self.settings), self.config)
-        parts = [f"{n} to {part:.0%} of their steps" for n, part in zip(counts, self.config.rungs, strict=False)]
+        parts = [f"{n} to {part:.0%}" for n, part in zip(counts, self.config.rungs, strict=False)]
+        parts[0] += " of their steps"
         share = cost(counts, self.config.rungs)
         return f"halving: of {counts[0]} settings {', '.join(parts)}, {counts[-1]} to the end: {share:.0%} of all steps"
 
@@ -72,31 +78,18 @@ class Halving:
         before = self.decided[-1]["goes_on"] if self.decided else list(self.settings)
         runs = {run.name: run for run in read_sweep(self.folder).runs}
         part = self.config.rungs[rung]
-        means, reasons = {}, {}
-        for setting in before:
-            means[setting], reasons[setting] = _mean(self.settings[setting], runs, part)
-        _refuse_other_texts([runs[name] for name in self._jobs(s for s in before if means[s] is not None)])
-        keep = counts_of(len(self.settings), self.config)[rung + 1]
-        goes_on = best(means, keep)
-        self.decided.append({"after": part, "val_loss": means, "failed": reasons, "goes_on": goes_on})
-        self._say(part, means, reasons, goes_on)
+        losses = {s: {name: loss_at(runs.get(name), part) for name in self.settings[s]} for s in before}
+        means = {setting: _mean(found.values()) for setting, found in losses.items()}
+        failed = {s: _failure(losses[s], runs) for s in before if means[s] is None}
+        _refuse_other_texts([runs[name] for name in self._jobs(s for s in before if s not in failed)])
+        goes_on = best(means, counts_of(len(self.settings), self.config)[rung + 1])
+        self.decided.append({"after": part, "val_loss": means, "failed": failed, "goes_on": goes_on})
+        _say(self.decided[-1])
         self.begin()
         return bool(goes_on)
 
     def _jobs(self, settings: Any) -> list[str]:
         return [name for setting in settings for name in self.settings[setting]]
-
-    def _say(self, part: float, means: Mapping[str, float | None], why: Mapping[str, str], goes_on: list[str]) -> None:
-        said = [f"{setting} ({means[setting]:.4f})" for setting in goes_on]
-        lowest = min((m for s, m in means.items() if m is not None and s not in goes_on), default=None)
-        rest = f"; the best that is stopped has {lowest:.4f}" if lowest is not None else ""
-        line = (
-            f"halving: after {part:.0%} of the steps {len(goes_on)} of {len(means)} settings go on: {', '.join(said)}"
-        )
-        console.print(f"{line}{rest}", markup=False)
-        for setting, reason in why.items():
-            if reason:
-                console.print(f"halving: {setting} is out: {reason}", markup=False)
 
 
 def standing(config: TrainConfig, folder: Path) -> TrainConfig | None:
@@ -108,7 +101,7 @@ def standing(config: TrainConfig, folder: Path) -> TrainConfig | None:
     told = _saved(folder)
     if config.run.name not in told["goes_on"]:
         return None
-    return config.model_copy(update={"stop_after": told["stop_after"]})
+    return config.model_copy(update={"stop_after": told["stop_after"], "halving": None})
 
 
 def best(means: Mapping[str, float | None], count: int) -> list[str]:
@@ -136,23 +129,41 @@ def _saved(folder: Path) -> dict[str, Any]:
     return read(folder, FILE) or {} if (folder / FILE).exists() else {}
 
 
-def _mean(jobs: list[str], runs: Mapping[str, Run], part: float) -> tuple[float | None, str]:
-    """The mean validation loss of a setting's runs at a rung, or why there is none: one of them has failed."""
-    losses = []
-    for name in jobs:
-        if (loss := loss_at(runs[name], part) if name in runs else None) is None:
-            result = runs[name].result if name in runs else {}
-            return None, f"{name} has no validation loss there: {result.get('error') or 'it has not come so far'}"
-        losses.append(loss)
-    return math.fsum(losses) / len(losses), ""
-
-
-def loss_at(run: Run, part: float) -> float | None:
-    """The validation loss of a run at a rung; of one that has ended before it, its last."""
+def loss_at(run: Run | None, part: float) -> float | None:
+    """The validation loss of a run at a rung, or its last if it has ended before; None: it has not come so far."""
+    if run is None:
+        return None
     steps = int(run.metric("planned") or run.metric("steps") or 0)
     interval = ValidationConfig.model_validate(run.config["validation"]).interval(steps)
     loss = run.result.get("val_by_step", {}).get(str(step_of(part, steps, interval)))
     return run.metric("val_loss") if loss is None and run.status == "finished" else loss
+
+
+def _mean(losses: Iterable[float | None]) -> float | None:
+    """None where a run has none: a mean over other seeds than the others' would be compared with them."""
+    found = list(losses)
+    known = [loss for loss in found if loss is not None]
+    return math.fsum(known) / len(known) if len(known) == len(found) else None
+
+
+def _failure(losses: Mapping[str, float | None], runs: Mapping[str, Run]) -> dict[str, str | None]:
+    """Why a setting has no mean, by its first run without a loss."""
+    name = next(name for name, loss in losses.items() if loss is None)
+    result = runs[name].result if name in runs else {}
+    why = result.get("error") or "it has not come so far"
+    return {"why": f"{name} has no validation loss there: {why}", "cause": result.get("cause")}
+
+
+def _say(rung: Mapping[str, Any]) -> None:
+    """Prints who goes on, and who is out for another reason than the loss."""
+    means, goes_on = rung["val_loss"], rung["goes_on"]
+    said = ", ".join(f"{setting} ({means[setting]:.4f})" for setting in goes_on) or "all have failed"
+    lowest = min((m for s, m in means.items() if m is not None and s not in goes_on), default=None)
+    rest = f"; the best that is stopped has {lowest:.4f}" if lowest is not None else ""
+    counts = f"{len(goes_on)} of {len(means)} settings go on"
+    console.print(f"halving: after {rung['after']:.0%} of the steps {counts}: {said}{rest}", markup=False)
+    for setting, failure in rung["failed"].items():
+        console.print(f"halving: {setting} is out: {failure['why']}", markup=False)
 
 
 def _refuse_other_texts(runs: list[Run]) -> None:

@@ -159,8 +159,8 @@ def conclude(result: Result, folder: Path, brief: bool = False) -> None:
     speed = f"{result.supervised_tokens_per_second:,.0f} supervised tokens/s"
     steps = f"{result.steps} step{'s' * (result.steps != 1)}"
     if result.status == "stopped":
-        said = f"stopped after step {result.steps} of {result.planned}, as stop_after says"
-        console.print(f"{said}: the same command without it goes on", highlight=False)
+        how = "" if brief else ", as stop_after says: the same command without it goes on"
+        console.print(f"stopped after step {result.steps} of {result.planned}{how}", highlight=False)
     if result.ended_early:
         console.print(f"ended after step {result.steps}: {escape(result.ended_early)}", highlight=False)
     console.print(f"{steps} in {result.seconds:.0f} s, {speed}")
