@@ -22,7 +22,7 @@ from vicuna_lit.run_folder import RunError, flatten, write, write_json
 from vicuna_lit.tracking.session import Session, run_name
 from vicuna_lit.train.callbacks.checkpointing import CheckpointCallback
 from vicuna_lit.train.callbacks.metrics import MetricsCallback
-from vicuna_lit.train.callbacks.validation import Validation
+from vicuna_lit.train.callbacks.validation import Replies, Validation
 from vicuna_lit.train.checkpoint.format import Checkpoint
 from vicuna_lit.train.console import console
 from vicuna_lit.train.distributed import DistributedEnv, all_gather_object, broadcast_object
@@ -33,7 +33,7 @@ from vicuna_lit.train.notes import notes
 from vicuna_lit.train.preemption import Preempted, stop_signal
 from vicuna_lit.train.report import render
 from vicuna_lit.train.run_folder import Result, lacks_room, open_folder
-from vicuna_lit.train.times import Opening, Times, lost_time
+from vicuna_lit.train.times import LostTime, Opening, Times, lost_time
 from vicuna_lit.train.tracking.artifacts import log_data, log_model
 from vicuna_lit.train.tracking.wandb_run import (
     History,
@@ -199,10 +199,8 @@ class RunRecord:
             stopped: the run is to go on another time.
         """
         data = self.data
-        before, after = (
-            validation.replies[0],
-            validation.replies.get(steps, []) if stopped else validation.replies[steps],
-        )
+        before = validation.replies[0]
+        after = validation.replies.get(steps, []) if stopped else validation.replies[steps]
         if stopped:
             self.times.close(steps)
         lost = lost_time(self.folder)
@@ -244,13 +242,19 @@ class RunRecord:
         )
         if self.first:
             if self.wandb is not None and not stopped:
-                samples = self.config.wandb.samples
-                replies = self.wandb.do("replies", lambda _: replies_table("samples/replies", before, after, samples))
-                times = self.wandb.do("where the time went", lambda _: lost_time_table(lost)) if lost else None
-                curves = self.wandb.do("the last validation", lambda _: last_validation(last)) or {}
-                self.history.add(steps, curves | (replies or {}) | ({"time/lost": times} if times else {}))
+                self._add_last_tables(self.wandb, steps, before, after, last, lost)
             write(self.folder / "report.html", [render(result, metrics.rows, lost).encode()])
         return result
+
+    def _add_last_tables(
+        self, wandb: Session, steps: int, before: Replies, after: Replies, last: dict[str, float], lost: LostTime | None
+    ) -> None:
+        """What stands in W&B at the last step besides its figures."""
+        samples = self.config.wandb.samples
+        replies = wandb.do("replies", lambda _: replies_table("samples/replies", before, after, samples))
+        times = wandb.do("where the time went", lambda _: lost_time_table(lost)) if lost else None
+        curves = wandb.do("the last validation", lambda _: last_validation(last)) or {}
+        self.history.add(steps, curves | (replies or {}) | ({"time/lost": times} if times else {}))
 
 
 def _cause(error: BaseException) -> str | None:
