@@ -4,7 +4,7 @@ import copy
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
@@ -15,7 +15,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from vicuna_lit import __version__
-from vicuna_lit.cli.command_line import choices, jobs_of, name_of, read
+from vicuna_lit.cli.command_line import choices, grid_of, jobs_of, name_of, read
 from vicuna_lit.cli.explain import asked, explain
 from vicuna_lit.cli.pipes import quiet_pipes
 from vicuna_lit.config.base import CONF_DIR
@@ -38,9 +38,18 @@ class JobFailed(Exception):
 class Sweep(Protocol):
     """What a command does with the jobs of a multirun."""
 
-    def before(self, configs: Sequence[Any], folder: Path) -> None:
-        """Sees the jobs (the first `command_line.MOST_CHECKED` of a grid) before any of them starts."""
+    def before(self, configs: Sequence[Any], folder: Path, jobs: Mapping[str, Mapping[str, str]]) -> None:
+        """Sees the jobs before any of them starts.
+
+        Args:
+            configs: of the first `command_line.MOST_CHECKED` jobs of a grid.
+            jobs: the choices of every job of a grid, by its name.
+        """
         return
+
+    def again(self) -> bool:
+        """Whether the jobs are to be started once more, to go on where they are."""
+        return False
 
     def job(self, config: Any) -> Any:
         """Runs one job; returns what Hydra's sweeper may optimise.
@@ -105,9 +114,12 @@ def main(job: Job, run: Callable[[Any], int], sweep: Sweep | None = None) -> Non
         command()
         return
     since = time.time()
-    sweep.before(configs, folder)
-    with suppress(JobFailed):  # the job has said it, and the table says it again
-        command()
+    sweep.before(configs, folder, grid_of(line))
+    more = True
+    while more:
+        with suppress(JobFailed):  # the job has said it, and the table says it again
+            command()
+        more = sweep.again()
     sys.exit(sweep.end(folder, since))
 
 

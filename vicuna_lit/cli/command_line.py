@@ -24,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from vicuna_lit.cli.wandb_agent import JOBS, of_agent, refuse_multirun
 from vicuna_lit.config.base import ConfigError
 from vicuna_lit.config.compose import Job, load, master
-from vicuna_lit.config.from_run import FROM
+from vicuna_lit.config.from_run import FROM, with_source
 from vicuna_lit.config.search_path import folders, options, search_path, with_folder
 from vicuna_lit.config.short_forms import expand
 from vicuna_lit.config.texts import unquoted
@@ -98,6 +98,7 @@ def read(job: Job, arguments: Sequence[str]) -> tuple[CommandLine, list[str]]:
     if given.config_dir:
         overrides = with_folder(overrides, given.config_dir)
     overrides = of_agent(job, overrides, os.environ)
+    overrides = with_source(overrides) if job in ("train", "estimate") else overrides
     flags = _flags(parser, given)
     own = bool(given.config_name or given.config_path)
     if own and given.multirun:
@@ -228,19 +229,11 @@ def jobs_of(line: CommandLine) -> list[Any]:
         ConfigError: with every problem of every job.
     """
     searched = search_path(line.overrides)
-    task = [o for o in line.overrides if not o.lstrip("+~").startswith(("hydra.", "hydra/"))]
-    jobs, fixed, problems = [task], set[str](), []
-    if line.multirun:
-        parsed = _parsed(task)
-        if line.hydra is not None and not _is_grid(line.hydra):  # what is searched is not known yet
-            parsed = [o for o in parsed if not o.is_sweep_override()]
-        fixed = line.fixed
-        try:
-            jobs = BasicSweeper.split_arguments(parsed, max_batch_size=None)[0][:MOST_CHECKED]
-        except HydraException as error:
-            raise ConfigError([str(error).splitlines()[0]]) from None
+    task = _task(line)
+    jobs = _split(line) if line.multirun else [task]
+    fixed, problems = line.fixed if line.multirun else set[str](), []
     configs = []
-    for one in jobs:
+    for one in jobs[:MOST_CHECKED]:
         try:
             config = load(line.job, *searched, *one)
         except ConfigError as error:
@@ -254,9 +247,48 @@ def jobs_of(line: CommandLine) -> list[Any]:
         problems.append(
             "run.dir: jobs of a sweep would share it; hydra.sweep.dir=<folder> names the folder of them all"
         )
+    if any(getattr(config, "halving", None) for config in configs) and (why := _not_halved(line, len(jobs))):
+        problems.append(f"halving: {why}")
     if problems:
         raise ConfigError(problems)
     return configs
+
+
+def grid_of(line: CommandLine) -> dict[str, dict[str, str]]:
+    """The choices of every job of a multirun, by its name; empty of a search, which chooses as it goes."""
+    if line.hydra is not None and not _is_grid(line.hydra):
+        return {}
+    chosen = [choices(job, line.fixed) for job in _split(line)]
+    return {name_of(one): one for one in chosen}
+
+
+def _task(line: CommandLine) -> list[str]:
+    """The overrides but for Hydra's own."""
+    return [o for o in line.overrides if not o.lstrip("+~").startswith(("hydra.", "hydra/"))]
+
+
+def _split(line: CommandLine) -> list[list[str]]:
+    """The overrides of each job of a multirun."""
+    parsed = _parsed(_task(line))
+    if line.hydra is not None and not _is_grid(line.hydra):  # what is searched is not known yet
+        parsed = [o for o in parsed if not o.is_sweep_override()]
+    try:
+        return [list(job) for job in BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]]
+    except HydraException as error:
+        raise ConfigError([str(error).splitlines()[0]]) from None
+
+
+def _not_halved(line: CommandLine, jobs: int) -> str:
+    """Why the settings of a command cannot be halved; empty where they can."""
+    if not line.multirun:
+        return "is for a sweep, vicuna-train -m …; stop_after=<step> stops a single run"
+    if line.hydra is not None and not _is_grid(line.hydra):
+        return "judges a grid, and a search chooses its jobs as it goes; without hydra/sweeper=…"
+    if "halving" not in line.fixed and any(
+        o.is_sweep_override() and o.key_or_group == "halving" for o in _parsed(_task(line))
+    ):
+        return "is one for all jobs of a sweep"
+    return "" if jobs > 1 else "there is one job, and nothing to choose from"
 
 
 def choices(overrides: Sequence[str], fixed: set[str]) -> dict[str, str]:

@@ -60,8 +60,8 @@ def main() -> None:
         margin, baseline = claimed(sweep, given.margin, given.baseline)
         if found := settings(sweep, metrics, repeats, baseline):
             show_table(rows := table(found, metrics))
-            lines = [*in_words(sweep, found, margin, repeats, baseline), *claim_in_words(sweep)]
-            show_lines(lines)
+        lines = [*in_words(sweep, found, margin, repeats, baseline), *claim_in_words(sweep)]
+        show_lines(lines)
         show_unfinished(sweep, list(sweep.failures))
         with packages_of("vicuna-compare"):
             from vicuna_lit.compare.report import write_report

@@ -5,7 +5,7 @@ Imports at the top are those of a few milliseconds: a signal that comes before t
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,21 +29,30 @@ class Sweep:
     def __init__(self) -> None:
         self._dry_run: Any = None
         self._jobs, self._pace = 1, None
+        self._halving: Any = None
 
-    def before(self, configs: Sequence[Any], folder: Path) -> None:
-        """Keeps what is claimed, says what the jobs need, where asked, and what lies in their folder already."""
+    def before(self, configs: Sequence[Any], folder: Path, jobs: Mapping[str, Mapping[str, str]]) -> None:
+        """Keeps what is claimed; says what the jobs need, how far they go, and what lies in their folder already."""
         from vicuna_lit.cli.command_line import MOST_CHECKED
         from vicuna_lit.cli.train_sweep import other_recipes
 
-        whole = len(configs) < MOST_CHECKED
+        whole = len(configs) < MOST_CHECKED  # else there may be more jobs than configs
         if configs and (claim := configs[0].claim):
             from vicuna_lit.compare.claims import keep_claim
 
-            jobs = [config.run.swept for config in configs]
-            _saying(lambda: keep_claim(Path(claim), folder, jobs, whole, writes=not configs[0].dry_run))
+            swept = [config.run.swept for config in configs]
+            _saying(lambda: keep_claim(Path(claim), folder, swept, whole, writes=not configs[0].dry_run))
         for line in other_recipes(configs, folder) if configs else ():
             print(f"note: {line}", file=sys.stderr)
-        self._jobs = len(configs) if whole else 1  # else there may be more
+        self._jobs = len(configs) if whole else 1
+        if configs and configs[0].halving:
+            from vicuna_lit.cli.halving import Halving
+
+            halving = Halving(folder, configs[0].halving, jobs)
+            print(halving.plan(), file=sys.stderr)
+            if not configs[0].dry_run:
+                self._halving = halving
+                _saying(halving.begin)
         if any(config.estimate and not config.dry_run for config in configs):
             from vicuna_lit.cli.fit_check import mark
             from vicuna_lit.hub import fetched
@@ -60,6 +69,10 @@ class Sweep:
             return self._pace.timed(config.run.name, lambda: run_job(config))
         self._dry_run = self._dry_run or DryRun()
         return _saying(lambda: self._dry_run.add(config))
+
+    def again(self) -> bool:
+        """Whether settings go on from a rung of their halving."""
+        return self._halving is not None and _saying(self._halving.decide)
 
     def end(self, folder: Path, since: float) -> int:
         """Prints the table of the jobs; the exit code."""
@@ -95,7 +108,16 @@ def _train_and_evaluate(config: Any) -> int:
     config = _saying(lambda: found(config, weights=not (config.dry_run or config.show_masks)))
     if config.show_masks:
         return _masks(config)
-    return run(config) or (0 if config.dry_run else evaluate_result(config) or push_result(config))
+    return run(config) or (
+        0 if config.dry_run or not _has_ended(config) else evaluate_result(config) or push_result(config)
+    )
+
+
+def _has_ended(config: Any) -> bool:
+    """Whether there is a model now: `stop_after` leaves the rest of a run for later."""
+    from vicuna_lit.train.run_folder import result_in
+
+    return result_in(Path(config.run.dir)) is not None
 
 
 def _masks(config: Any) -> int:

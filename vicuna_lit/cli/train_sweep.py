@@ -19,6 +19,7 @@ from rich.text import Text
 
 from vicuna_lit.cli.app import JobFailed
 from vicuna_lit.cli.fit_check import cannot_fit
+from vicuna_lit.cli.halving import standing
 from vicuna_lit.compare.runs import FAILURES, figure, read_sweep, short_names
 from vicuna_lit.config.base import is_below, other_keys
 from vicuna_lit.config.train import Recipe, TokensRecipe, TrainConfig
@@ -106,12 +107,17 @@ def run_job(config: TrainConfig) -> float | None:
     """Runs one job of a sweep, goes on with it, or finds its result.
 
     Returns:
-        The figure of `result.json` that the config calls `objective`.
+        The figure of `result.json` that the config calls `objective`; None where halving has stopped its setting.
 
     Raises:
         JobFailed: the job failed (and was tried again under `on_failure=retry`); the next one may run.
         SystemExit: the sweep ends here: it was told to stop, or `on_failure=stop`.
     """
+    if config.halving is not None:
+        told = standing(config, Path(HydraConfig.get().sweep.dir))
+        if told is None:
+            return None
+        config = told
     try:
         config = fetched(config)
     except MissingPath as error:
@@ -157,13 +163,13 @@ def _attempt(config: TrainConfig) -> tuple[int, str | None]:
         done = already_done(config, Path(config.run.dir))
         if done:
             console.print(f"{config.run.name}: done before", markup=False)
-            if config.evaluate_after is None:
+            if config.evaluate_after is None or done.status == "stopped":
                 return 0, None
         elif cannot_fit(config):
             return OUT_OF_MEMORY, "does_not_fit"
         with taken(config) as environment:
-            if not done:
-                launch(config, environment)
+            if not done and launch(config, environment).status == "stopped":
+                return 0, None
             code = evaluate_result(config, environment)
         if not code:
             push_result(config)  # says itself what went wrong; the job is done

@@ -138,11 +138,34 @@ def in_words(
     lines = [str(conclusion) for conclusion in conclude(found, margin)]
     if not lines and len(found) + (not any(setting.baseline for setting in found)) > 1:
         which = "the baseline" if baseline else "named first"
-        first = named(dict(zip(sweep.keys_but(repeats), baseline_of(sweep, repeats, baseline) or (), strict=True)))
-        lines.append(f"Nothing is compared: {first}, {which}, has no finished run; --baseline names another one.")
+        keys, base = sweep.keys_but(repeats), baseline_of(sweep, repeats, baseline) or ()
+        stopped = any(run.status == "stopped" and sweep.choices(run, keys) == base for run in sweep.runs)
+        why = "was stopped early" if stopped else "has no finished run"
+        first = named(dict(zip(keys, base, strict=True)))
+        lines.append(f"Nothing is compared: {first}, {which}, {why}; --baseline names another one.")
     if others := besides(found):
         lines.append(f"The settings differ also in {', '.join(others)}: another explanation of what they show.")
-    return lines + [f"{line}." for line in copies(sweep, repeats)]
+    return lines + [f"{line}." for line in (*stopped_early(sweep, repeats), *copies(sweep, repeats))]
+
+
+def stopped_early(sweep: Sweep, repeats: Sequence[str] = REPEATS) -> list[str]:
+    """Runs that were stopped before their last step (`halving`, `stop_after`), a line for each place: a loss in the
+    middle of a run is never held against one at an end."""
+    keys, places = sweep.keys_but(repeats), dict[str, dict[str, list[float]]]()
+    for run in sweep.runs:
+        if run.status == "stopped":
+            place = f"after step {run.result.get('steps')} of {run.result.get('planned')}"
+            setting = named(dict(zip(keys, sweep.choices(run, keys), strict=True)))
+            loss = run.metric("val_loss")
+            places.setdefault(place, {}).setdefault(setting, []).extend([] if loss is None else [loss])
+    lines = []
+    for place, settings_of in places.items():
+        losses = {setting: sum(found) / len(found) for setting, found in settings_of.items() if found}
+        lowest = min(losses, key=lambda setting: losses[setting], default=None)
+        then = f"; the lowest validation loss there has {lowest}, {losses[lowest]:.4f}" if lowest else ""
+        count = f"{len(settings_of)} setting{'s' * (len(settings_of) != 1)}"
+        lines.append(f"Stopped early, and not compared: {count} {place}{then}")
+    return lines
 
 
 def besides(found: Sequence[Setting]) -> list[str]:
@@ -170,7 +193,7 @@ def _incomparable(setting: Setting, base: Setting) -> str:
     if lacking := len(setting.pairs) - len(setting.differences):
         return f"{lacking} of {len(setting.pairs)} pairs lack a finite validation loss"
     for run, other in setting.pairs:
-        if (one := _judged_on(run)) != (two := _judged_on(other)):
+        if (one := judged_on(run)) != (two := judged_on(other)):
             return (
                 f"they are judged on other texts ({_said(one)} against {_said(two)}); over context lengths "
                 "validation.context_length=<the longest> makes them alike"
@@ -178,7 +201,8 @@ def _incomparable(setting: Setting, base: Setting) -> str:
     return ""
 
 
-def _judged_on(run: Run) -> tuple[float | None, ...]:
+def judged_on(run: Run) -> tuple[float | None, ...]:
+    """Examples, exchanges and supervised tokens of the validation set: runs that differ in them read other texts."""
     return tuple(run.metric(f"data.validation.{name}") for name in ("examples", "exchanges_kept", "supervised_tokens"))
 
 

@@ -81,7 +81,12 @@ def runs_csv(sweep: Sweep, metrics: Sequence[str] = METRICS) -> str:
     rows = []
     for run in sweep.runs:
         row: dict[str, object] = {key: sweep.choice(run, key) for key in sweep.keys}
-        row |= {"status": run.status} | {metric: run.metric(metric) for metric in metrics}
+        row |= {"status": run.status}
+        if run.status == "stopped":  # not in the columns of finished runs
+            row |= {"stopped_after_step": run.result.get("steps"), "val_loss_then": run.metric("val_loss")}
+            rows.append(row)
+            continue
+        row |= {metric: run.metric(metric) for metric in metrics}
         row |= {
             f"loss_by_{what}/{k}": v for what in ("turn", "position", "source") for k, v in run.val_by(what).items()
         }

@@ -47,7 +47,7 @@ class Run:
 
     @property
     def status(self) -> str:
-        """finished, preempted, failed or unfinished."""
+        """finished, stopped (by `stop_after` or halving), preempted, failed or unfinished."""
         return self.result.get("status", "unfinished")
 
     @property

@@ -49,7 +49,7 @@ def show_sweep(folder: Path, since: float) -> int:
     margin, baseline = claimed(sweep, None, None)
     if found := settings(sweep, baseline=baseline):
         show_table(table(found))
-        show_lines([*in_words(sweep, found, margin, baseline=baseline), *claim_in_words(sweep)])
+    show_lines([*in_words(sweep, found, margin, baseline=baseline), *claim_in_words(sweep)])
     failed = [f for f in sweep.failures if f["time"] >= since]
     show_unfinished(sweep, failed)
     if found:

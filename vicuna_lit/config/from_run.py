@@ -19,13 +19,16 @@ from vicuna_lit.config.texts import folder_name, parts, quoted, unquoted
 from vicuna_lit.config.train import TrainConfig
 
 FROM = "from="
+EXTENDS = "extends="
 RECIPE = "from_run"
 """What it is called in each group."""
 GROUPS = ("model", "data", "template", "strategy", "finetune", "callbacks")
-OF_ONE_RUN = ("run", "dry_run", "resume", "push", "claim")
+OF_ONE_RUN = ("run", "dry_run", "resume", "push", "claim", "halving", "stop_after")
 """What the new run does not take over: where it lies, how it was started, where its model was published, and what was
 claimed of its sweep."""
-NO_DIFFERENCE = ("hydra.", "hydra/", "run.", "wandb.", "dry_run=", "resume=", "estimate=", "on_failure=")
+NO_DIFFERENCE = (
+    "hydra.", "hydra/", "run.", "wandb.", "dry_run=", "resume=", "estimate=", "on_failure=", "stop_after=", EXTENDS
+)  # fmt: skip
 """Overrides that do not stand in the new run's name."""
 
 
@@ -48,6 +51,8 @@ def from_run(overrides: Sequence[str], multirun: bool) -> list[str]:
         values["wandb"]["group"] = None  # of the sweep that it was a job of
     for key in OF_ONE_RUN:
         values.pop(key, None)
+    if any(override.startswith(EXTENDS) for override in others):
+        values.pop("taken_before", None)  # of the run that the old one has extended
     store = ConfigStore.instance()
     for group in GROUPS:
         store.store(name=RECIPE, group=group, node=OmegaConf.create(_literal(values.pop(group))))
@@ -58,6 +63,14 @@ def from_run(overrides: Sequence[str], multirun: bool) -> list[str]:
     }
     store.store(name=RECIPE, group="experiment", package="_global_", node=OmegaConf.create(recipe))
     return [f"experiment={RECIPE}", *others]
+
+
+def with_source(overrides: Sequence[str]) -> list[str]:
+    """`extends=<run folder>` without a recipe stands for `from=<run folder> extends=<run folder>`."""
+    keys = {override.lstrip("+~").partition("=")[0] for override in overrides}
+    folders = [override.removeprefix(EXTENDS) for override in overrides if override.startswith(EXTENDS)]
+    one = len(folders) == 1 and folders[0] != "null" and len(parts(folders[0])) == 1
+    return [f"{FROM}{folders[0]}", *overrides] if one and not keys & {"from", "experiment"} else list(overrides)
 
 
 def config_of(folder: str) -> dict[str, Any]:
@@ -95,7 +108,11 @@ def _name(old: str, given: Sequence[str], multirun: bool) -> str:
     new = {key.lstrip("+"): unquoted(value) for key, _, value in (o.partition("=") for o in fixed)}
     before = [part.partition("=") for part in old.split(",")] if "[" not in old and "{" not in old else [(old, "", "")]
     kept = [f"{key}{equals}{value}" for key, equals, value in before if not equals or key not in new]
-    return ",".join([*kept, *(f"{key}={value}" for key, value in new.items())] if new or multirun else [old, "again"])
+    if any(override.startswith(EXTENDS) for override in given):
+        kept.append("extended")
+    elif not (new or multirun):
+        kept = [old, "again"]
+    return ",".join([*kept, *(f"{key}={value}" for key, value in new.items())])
 
 
 def _literal(value: Any) -> Any:

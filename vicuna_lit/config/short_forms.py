@@ -8,7 +8,7 @@ from vicuna_lit.config.base import Config, ConfigError
 from vicuna_lit.config.chat import ChatConfig
 from vicuna_lit.config.estimate import EstimateConfig
 from vicuna_lit.config.evaluate import EvaluateConfig
-from vicuna_lit.config.from_run import FROM, from_run
+from vicuna_lit.config.from_run import FROM, from_run, with_source
 from vicuna_lit.config.prepare import PrepareConfig
 from vicuna_lit.config.search_path import OURS, folders, groups, options
 from vicuna_lit.config.texts import parts, quoted, readable, several, unquoted
@@ -32,6 +32,8 @@ def expand(job: Job, overrides: Sequence[str], multirun: bool = False) -> list[s
         ConfigError: an override cannot be written out.
     """
     places = folders(overrides)
+    if job in ("train", "estimate"):
+        overrides = with_source(overrides)
     if job in ("train", "estimate") and any(override.startswith(FROM) for override in overrides):
         overrides = from_run(overrides, multirun)
     written = [long for override in overrides for long in written_out(job, override, multirun, places)]

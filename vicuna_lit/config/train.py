@@ -10,40 +10,18 @@ from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, Validat
 from vicuna_lit.config.base import (
     Config,
     DataConfig,
-    Fraction,
+    FilePath,
     ModelConfig,
     NonNegative,
     RunConfig,
 )
 from vicuna_lit.config.callbacks import CallbacksConfig, DecidingCallbacks, WatchingCallbacks
+from vicuna_lit.config.checkpoint import CheckpointConfig
 from vicuna_lit.config.choices import FinetuneConfig, StrategyConfig
+from vicuna_lit.config.halving import HalvingConfig, StopAfter
+from vicuna_lit.config.optimizer import OptimizerConfig
 from vicuna_lit.config.template import TemplateConfig, TemplateDate
 from vicuna_lit.config.tracking import TrainWandbConfig
-
-
-class OptimizerConfig(Config):
-    """Optimizer and learning-rate schedule."""
-
-    kind: Literal["adamw", "adamw_8bit", "adafactor"]
-    """adamw_8bit (Dettmers et al. 2022): moments in 8 bits, by blocks of 256; adafactor (Shazeer and Stern 2018): sums
-    over rows and columns in their place, lr relative to a weight's size, neither betas nor eps."""
-    lr: PositiveFloat
-    """The learning rate at its highest, after the warm-up."""
-    betas: tuple[Fraction, Fraction]
-    """AdamW's decay of the first and second moments."""
-    eps: PositiveFloat
-    """AdamW's term that keeps the denominator from 0."""
-    weight_decay: NonNegative
-    """Applied to matrices only, not to norms."""
-    schedule: Literal["cosine", "linear", "constant"]
-    """After the warm-up, down to 0 at the last step (or constant)."""
-    warmup_ratio: Fraction
-    """Share of all steps over which the rate rises from 0; the last step at least is not among them."""
-    clip_norm: PositiveFloat | None
-    """Largest norm of the step's gradient; null: not clipped, still measured."""
-    rounding: Literal["nearest", "stochastic"]
-    """Of weights (and the optimizer's state) that are kept in bf16 alone: to the nearest number, which loses small
-    updates, or by chance, so that they arrive on average; needs precision=bf16-true and master_weights=false."""
 
 
 class DurationConfig(Config):
@@ -78,20 +56,6 @@ class DevicesConfig(Config):
 
 class TrainerConfig(DevicesConfig, DurationConfig):
     """How long, and on what."""
-
-
-class CheckpointConfig(Config):
-    """When the state of the run is saved, so that the same command goes on from there."""
-
-    every_steps: PositiveInt | None
-    """Saved after so many steps; null: not by steps."""
-    every_minutes: PositiveFloat | None
-    """Saved after so many minutes; null: not by time. With both null only when told to stop."""
-    keep: PositiveInt
-    """Complete checkpoints that stay, besides the one with the lowest validation loss."""
-    grace_seconds: PositiveFloat
-    """How long the step in progress may take after a signal. Then the last finished step is saved in its place; after
-    twice as long the process exits."""
 
 
 class ValidationConfig(Config):
@@ -173,6 +137,9 @@ class StepsRecipe(Config):
     """Of the conversations within each pass: shuffled; by_length, short to long; by_score, from the least of the number
     that `data.score_field` names; by_source, all of the first of `data.sources`, then all of the next, each shuffled
     inside. Those that are alike are shuffled."""
+    taken_before: Annotated[int, Field(ge=0)] | None
+    """Examples or conversations (`step_unit`) at the beginning of the order that are left out, since they were trained
+    on before. null: those that the run which this one `extends` has taken; none without it."""
     trainer: DurationConfig
 
 
@@ -202,6 +169,9 @@ class ModelRecipe(Config):
 class Recipe(ModelRecipe, StepsRecipe, TokensRecipe):
     """What is computed. Runs that differ here are different experiments, and none resumes the other."""
 
+    extends: FilePath | None
+    """Folder of a finished run. This one begins with its weights and optimizer state, and takes the conversations that
+    come after its last; `trainer` and `optimizer` say for how long and at which rate. null: begins with the model."""
     optimizer: OptimizerConfig
     validation: ValidationConfig
     samples: SampleRepliesConfig
@@ -280,6 +250,12 @@ class RunSettings(Config):
     """Of a sweep: a YAML file of what you expect (docs/sweeps.md), kept before it starts, shown with what came out."""
     callbacks: WatchingCallbacks
     checkpoint: CheckpointConfig
+    halving: HalvingConfig | None
+    """Of a sweep: stop the worse settings early, as `{rungs: [0.1, 0.3], keep: 0.34}`. A run that is stopped and goes
+    on is the run left alone, learning rate and all. null: every run to its end."""
+    stop_after: StopAfter
+    """Save and stop after so many steps, or a part of all below 1 (then the last validation up to there). The learning
+    rate is that of the whole run; the same command without it goes on. null: to the end."""
     resume: Literal["auto", "never", "must"]
     """auto goes on from the newest checkpoint in the run's folder, must stops where there is none."""
     wandb: TrainWandbConfig
@@ -371,7 +347,30 @@ class TrainConfig(Computation, RunSettings):
         callbacks = info.data.get("callbacks")
         if callbacks and callbacks.early_stopping and validation.every_steps is None:
             raise ValueError("every_steps is null; early_stopping looks at each validation: validation.every_steps=…")
+        if info.data.get("halving") and validation.every_steps is None:
+            raise ValueError("every_steps is null; halving judges by validations: validation.every_steps=…")
         return validation
+
+    @field_validator("stop_after")
+    @classmethod
+    def _left_to_halving(cls, stop_after: StopAfter, info: ValidationInfo) -> StopAfter:
+        if stop_after is not None and info.data.get("halving"):
+            raise ValueError(f"{stop_after}: halving says where each run stops; one of the two")
+        return stop_after
+
+    @field_validator("halving")
+    @classmethod
+    def _judges_by_the_loss(cls, halving: HalvingConfig | None, info: ValidationInfo) -> HalvingConfig | None:
+        if halving and (objective := info.data.get("objective")) not in ("val_loss", None):
+            raise ValueError(f"judges by the validation loss, and objective={objective}; objective=val_loss")
+        return halving
+
+    @field_validator("resume")
+    @classmethod
+    def _goes_on_from_a_rung(cls, resume: str, info: ValidationInfo) -> str:
+        if resume != "auto" and info.data.get("halving"):
+            raise ValueError(f"{resume}: halving goes on from the runs' checkpoints: resume=auto")
+        return resume
 
     @field_validator("strategy")
     @classmethod

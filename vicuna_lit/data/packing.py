@@ -12,7 +12,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate, chain, islice, pairwise
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -100,6 +100,10 @@ class Plan:
         start, end = self.rows.step_bounds[step : step + 2]
         return np.sort(self.rows.order[start:end]).astype(np.int64)
 
+    def taken(self, steps: int, conversations_per_step: int) -> int:
+        """Units of so many steps; the last step of the run may hold fewer than the others."""
+        return min(steps * conversations_per_step, round(self.epochs * int(self.one_pass.sum())))
+
     @property
     def step_conversations(self) -> tuple[tuple[int, ...], ...]:
         """Those of every step, made anew each time."""
@@ -147,19 +151,21 @@ class Plan:
         return hashlib.sha256(self.of_step(step).astype("<i8").tobytes()).hexdigest()[:16]
 
 
-def _drawn(stream: Iterable[np.ndarray], size: int, total: int | None, epochs: float) -> np.ndarray:
+def _drawn(stream: Iterable[np.ndarray], size: int, total: int | None, epochs: float, skip: int) -> np.ndarray:
     """int32 [drawn]: the units of the run, one stream of passes: a step may straddle two of them.
 
     Args:
         stream: passes of this size.
         total: how many; it overrides `epochs`.
+        skip: units at the beginning of the stream that are left out.
     """
     total = total or max(1, round(size * epochs))
     units, filled = np.empty(total, np.int32), 0
-    for one in stream:
-        taken = one[: total - filled]
+    whole, rest = divmod(skip, size)
+    for one in islice(stream, whole, None):
+        taken = one[rest : rest + total - filled]
         units[filled : filled + len(taken)] = taken
-        filled += len(taken)
+        filled, rest = filled + len(taken), 0
         if filled == total:
             return units
     raise AssertionError("passes have no end")
@@ -200,6 +206,7 @@ def plan_steps(
     scores: np.ndarray | None = None,
     shares: Shares = WHOLE,
     order: Order = "shuffled",
+    skip: int = 0,
 ) -> Plan:
     """Plans a run.
 
@@ -214,6 +221,7 @@ def plan_steps(
         sources: int64 [conversations]: the number of the source of each; None: there is one.
         scores: float64 [conversations]: for `order="by_score"`.
         shares, order: what one pass holds of each source, and how it is ordered.
+        skip: units (of `groups`) at the beginning of the first pass, and of the next ones, that were taken before.
 
     Raises:
         ValueError: a conversation is longer than a row, there is none, or the pieces of one do not lie together.
@@ -231,8 +239,8 @@ def plan_steps(
     stream = passes(of_units, shares, order, seed)
     one_pass = next(stream)
     per_pass = np.bincount(of_units.sources[one_pass], minlength=len(shares.amounts))
-    size = len(one_pass)
-    units = _drawn(chain([one_pass], stream), size, max_steps and max_steps * conversations_per_step, epochs)
+    size, total = len(one_pass), max_steps and max_steps * conversations_per_step
+    units = _drawn(chain([one_pass], stream), size, total, epochs, skip)
     del of_units, stream, one_pass  # several times as large as the plan
     rows = _rows(_examples(units, starts, conversations_per_step), lengths, tokens_per_device, world_size, packing)
     return Plan(rows, lengths, supervised, tokens_per_device, len(units) / size, per_pass)

@@ -74,6 +74,7 @@ def plan_run(config: Computation, sizes: ExampleLengths, world_size: int) -> Pla
         scores=sizes.scores,
         shares=Shares.of_config(config.data),
         order=config.order,
+        skip=config.taken_before or 0,
     )
     _give_back_memory()
     return replace(plan, weights=sizes.weights)

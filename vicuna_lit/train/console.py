@@ -62,6 +62,9 @@ def describe(
         rows["own"] = own
     if config.model.add_tokens:
         rows["added"] = _added(config.model.add_tokens, data)
+    if config.extends is not None:
+        after = f"the order goes on after {config.taken_before or 0:,} {config.step_unit}s"
+        rows["extends"] = f"{config.extends}: its weights and optimizer state; {after}"
     if config.data.sources:
         rows["sources"] = _sources(data)
     if found := experts_of(model.config):
@@ -101,6 +104,7 @@ def _recipe(config: TrainConfig) -> str:
     o, template = config.optimizer, config.template
     name = template.name if template.kind == "text" else "the model's own"
     warmup = f", warm-up {o.warmup_ratio:.0%}" if o.warmup_ratio else ""
+    warmup += f", cool-down {o.cooldown_ratio:.0%}" if o.cooldown_ratio else ""
     return (
         f"{o.kind}, lr {o.lr:g}, {o.schedule}{warmup}; context {config.context_length:,}; template {name}; "
         f"loss on {config.loss_on}; finetune {config.finetune.kind}; seed {config.seed}"
@@ -162,11 +166,14 @@ def conclude(result: Result, folder: Path, brief: bool = False) -> None:
         console.print(f"{counts['starts']} starts, {counts['steps_replayed']} steps taken again; time: {parts}")
     speed = f"{result.supervised_tokens_per_second:,.0f} supervised tokens/s"
     steps = f"{result.steps} step{'s' * (result.steps != 1)}"
+    if result.status == "stopped":
+        how = "" if brief else ", as stop_after says: the same command without it goes on"
+        console.print(f"stopped after step {result.steps} of {result.planned}{how}", highlight=False)
     if result.ended_early:
         console.print(f"ended after step {result.steps}: {escape(result.ended_early)}", highlight=False)
     console.print(f"{steps} in {result.seconds:.0f} s, {speed}")
     console.print(f"peak memory {_size(result.peak_memory_bytes)} a process (the model: {_size(result.model_bytes)})")
-    if brief:
+    if brief or result.status == "stopped":
         return
     has_model = (folder / "hf" / "config.json").exists()
     for name, what in {

@@ -145,7 +145,7 @@ def launch(config: TrainConfig, environment: dict[str, str] | None = None) -> Re
         raise Preempted(stopped.get("steps", 0))
     if code:
         raise ProcessesFailed(code)
-    done = result_in(Path(config.run.dir))
+    done = result_in(Path(config.run.dir), "finished", "stopped")
     assert done is not None
     return done
 

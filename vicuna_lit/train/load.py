@@ -20,7 +20,7 @@ from vicuna_lit.run_folder import RunError
 from vicuna_lit.train.console import console, describe, quiet_libraries, say_stopped
 from vicuna_lit.train.distributed import DistributedEnv, broadcast_object, deterministic_kernels, join
 from vicuna_lit.train.preemption import Preempted, stop_signal
-from vicuna_lit.train.run_folder import Result, with_run_date
+from vicuna_lit.train.run_folder import Result, as_begun
 from vicuna_lit.train.times import Opening
 
 Data = TypeVar("Data", bound=PlannedData)
@@ -31,7 +31,7 @@ class Process:
     """One process of a run, as it begins."""
 
     config: TrainConfig
-    """With its files at hand, its template, and the date of the run's first start where the template writes one."""
+    """With its files at hand, its template, and what the run's first start decides (`as_begun`)."""
     env: DistributedEnv
     tokenizer: Tokenizer | None
     """The first process's."""
@@ -67,7 +67,7 @@ def begin(config: TrainConfig) -> Process:
     stop_signal.announces = env.rank == 0
     quiet_libraries()
     config, tokenizer = template_and_tokenizer(config) if env.rank == 0 else (config, None)
-    config = broadcast_object(with_run_date(config, Path(config.run.dir)) if env.rank == 0 else None)
+    config = broadcast_object(as_begun(config, Path(config.run.dir)) if env.rank == 0 else None)
     if config.show_masks:
         raise RunError("show_masks is for vicuna-train without -m; a script shows a mask with vicuna_lit.show_mask")
     return Process(config, env, tokenizer, opening)

@@ -76,7 +76,10 @@ class SupervisedModule(L.LightningModule):
 
         Raises:
             ModelError, TemplateError, MissingPath: the model or the tokenizer cannot be had.
+            RunError: the config `extends` another run.
         """
+        if config.extends is not None:
+            raise RunError("extends: vicuna_lit.fit alone takes over another run's state; extends=null")
         config = fetched(config)
         encoder = encoder or make_encoder(config)
         L.seed_everything(config.seed, verbose=False)

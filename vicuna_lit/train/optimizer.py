@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from vicuna_lit.config.train import OptimizerConfig
+from vicuna_lit.config.optimizer import OptimizerConfig
 from vicuna_lit.data.tokenizer import need_package
 from vicuna_lit.train.rounding import round_by_chance, round_to_nearest
 
@@ -193,7 +193,8 @@ class Bf16Weights(InFp32):
 
 
 def lr_factor(step: int, steps: int, config: OptimizerConfig) -> float:
-    """The share of the peak rate at a step: linear warm-up from 0, then down to 0 (transformers' curves).
+    """The share of the peak rate at a step: linear warm-up from 0, then down to 0 (transformers' curves),
+    or constant with a linear cool-down at the end.
 
     The last step at least comes after the warm-up: where there is but one, it would else be taken at a rate of 0.
     """
@@ -207,4 +208,5 @@ def lr_factor(step: int, steps: int, config: OptimizerConfig) -> float:
         case "linear":
             return max(0.0, 1 - progress)
         case "constant":
-            return 1.0
+            cooldown = math.ceil((config.cooldown_ratio or 0) * steps)
+            return min(1.0, (steps - step) / cooldown) if cooldown else 1.0

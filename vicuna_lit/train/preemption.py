@@ -39,6 +39,14 @@ class Preempted(Exception):
         super().__init__(f"stopped after step {step}")
 
 
+class Stopped(Exception):
+    """The run has come to the step of `stop_after`; `step` is the last one that is saved."""
+
+    def __init__(self, step: int):
+        self.step = step
+        super().__init__(f"stopped after step {step}, as stop_after says")
+
+
 class StopSignal:
     """Whether this process was told to stop."""
 

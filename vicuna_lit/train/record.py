@@ -25,17 +25,18 @@ from vicuna_lit.tracking.session import Session, run_name
 from vicuna_lit.train import starts
 from vicuna_lit.train.callbacks.checkpointing import CheckpointCallback
 from vicuna_lit.train.callbacks.metrics import MetricsCallback
-from vicuna_lit.train.callbacks.validation import Validation
+from vicuna_lit.train.callbacks.validation import Replies, Validation
 from vicuna_lit.train.checkpoint.format import Checkpoint
 from vicuna_lit.train.console import console, spread
 from vicuna_lit.train.distributed import DistributedEnv, all_gather_object, broadcast_object
 from vicuna_lit.train.extensions import Extensions
 from vicuna_lit.train.finite import NotFiniteError
+from vicuna_lit.train.lineage import Origin
 from vicuna_lit.train.notes import notes, unmoved
 from vicuna_lit.train.preemption import Preempted, stop_signal
 from vicuna_lit.train.report import About, about, render
 from vicuna_lit.train.run_folder import Result, lacks_room, open_folder
-from vicuna_lit.train.times import Opening, Times, lost_time
+from vicuna_lit.train.times import LostTime, Opening, Times, lost_time
 from vicuna_lit.train.tracking.artifacts import log_data, log_model
 from vicuna_lit.train.tracking.wandb_run import (
     History,
@@ -54,6 +55,7 @@ class RunRecord:
 
     Args:
         start: where the run resumes, or None: from the first step.
+        origin: of a run that extends another one.
 
     Raises:
         RunError: the data are not those of `start`.
@@ -67,9 +69,10 @@ class RunRecord:
         lm: SupervisedLM,
         start: Checkpoint | None,
         extensions: Extensions,
+        origin: Origin | None,
     ):
         self.config, self.env, self.data, self.lm = config, env, data, lm
-        self.start, self.extensions = start, extensions
+        self.start, self.extensions, self.origin = start, extensions, origin
         self.folder, self.first = Path(config.run.dir), env.rank == 0
         self.fingerprint = fingerprint(data.train, data.plan)
         self.attempt = broadcast_object(uuid.uuid4().hex)
@@ -117,6 +120,8 @@ class RunRecord:
             return
         known = self.resumed.get("wandb_id")
         read = {"files": files, "fingerprint": self.fingerprint}
+        if self.origin:
+            read["lineage"] = list(self.origin.lineage)
         self.wandb_id = open_folder(self.config, self.folder, self.lm.model, read, known, self.extensions.identity)
         if lacks := lacks_room(self.config, self.folder, self.lm.model):
             console.print(f"[yellow]{lacks}[/]", highlight=False)
@@ -145,8 +150,9 @@ class RunRecord:
         if self.wandb is not None:
             tables = ("data", "replies", "validation", "val_by_step", "notes", "wandb_url")
             figures = flatten({k: v for k, v in asdict(result).items() if k not in tables})
-            self.wandb.summarize({k: v for k, v in figures.items() if v is not None})
-            log_model(self.wandb, self.config, self.data, self.fingerprint, result)
+            self.wandb.summarize({k: v for k, v in figures.items() if v not in (None, [])})
+            if result.status == "finished":
+                log_model(self.wandb, self.config, self.data, self.fingerprint, result)
             self.wandb.finish()
             result = replace(result, wandb_missed=self.wandb.failed)
         write_json(self.folder / "result.json", asdict(result), durable=True)
@@ -188,19 +194,35 @@ class RunRecord:
             self.history.add(row["step"], metrics.figures(row, self.data.plan) | validation.losses.get(row["step"], {}))
 
     def result(
-        self, metrics: MetricsCallback, validation: Validation, checkpointing: CheckpointCallback, steps: int
+        self,
+        metrics: MetricsCallback,
+        validation: Validation,
+        checkpointing: CheckpointCallback,
+        steps: int,
+        stopped: bool = False,
     ) -> Result:
-        """What `steps` steps came to, and `report.html`; the same on every rank but for its times."""
+        """What `steps` steps came to, and `report.html`; the same on every rank but for its times.
+
+        Args:
+            stopped: the run is to go on another time.
+        """
         data = self.data
-        before, after = validation.replies[0], validation.replies[steps]
+        before = validation.replies[0]
+        after = validation.replies.get(steps, []) if stopped else validation.replies[steps]
+        if stopped:
+            self.times.close(steps)
         lost = lost_time(self.folder)
         last = validation.losses.get(steps, {})
         by_step = {step: losses["val/loss"] for step, losses in validation.losses.items()}
         result = Result(
-            status="finished",
+            status="stopped" if stopped else "finished",
             run_dir=str(self.folder),
             steps=steps,
-            ended_early=self.extensions.reason_of_end() if steps < data.plan.steps else None,
+            planned=data.plan.steps,
+            stop_after=self.config.stop_after if stopped else None,
+            taken=(self.config.taken_before or 0) + data.plan.taken(steps, self.config.conversations_per_step),
+            lineage=list(self.origin.lineage) if self.origin else [],
+            ended_early=self.extensions.reason_of_end() if steps < data.plan.steps and not stopped else None,
             tokens=int(data.plan.step_tokens[:steps].sum()),
             supervised_tokens=metrics.supervised_tokens,
             supervised_tokens_per_second=metrics.tokens_per_second,
@@ -218,7 +240,8 @@ class RunRecord:
             val_loss_best_step=validation.best,
             val_by_step=by_step,
             replies=[
-                {"question": q, "before": old, "after": new} for (q, old), (_, new) in zip(before, after, strict=True)
+                {"question": q, "before": old, "after": new}
+                for (q, old), (_, new) in zip(before, after, strict=not stopped)
             ],
             data=data.statistics(),
             lost_time=asdict(lost) if lost else {},
@@ -227,18 +250,24 @@ class RunRecord:
             wandb_url=self.wandb.url if self.wandb else None,
         )
         if self.first:
-            if self.wandb is not None:
-                samples = self.config.wandb.samples
-                replies = self.wandb.do("replies", lambda _: replies_table("samples/replies", before, after, samples))
-                times = self.wandb.do("where the time went", lambda _: lost_time_table(lost)) if lost else None
-                curves = self.wandb.do("the last validation", lambda _: last_validation(last)) or {}
-                self.history.add(steps, curves | (replies or {}) | ({"time/lost": times} if times else {}))
+            if self.wandb is not None and not stopped:
+                self._add_last_tables(self.wandb, steps, before, after, last, lost)
             if validation.conversations:
                 found = conversations_csv(data.validation, validation.conversations)
                 write(self.folder / "validation.csv", [found.encode()])
-            starts.end(self.folder, "finished", steps)
+            starts.end(self.folder, result.status, steps)
             write(self.folder / "report.html", [render(result, metrics.rows, lost, self._about()).encode()])
         return result
+
+    def _add_last_tables(
+        self, wandb: Session, steps: int, before: Replies, after: Replies, last: dict[str, float], lost: LostTime | None
+    ) -> None:
+        """What stands in W&B at the last step besides its figures."""
+        samples = self.config.wandb.samples
+        replies = wandb.do("replies", lambda _: replies_table("samples/replies", before, after, samples))
+        times = wandb.do("where the time went", lambda _: lost_time_table(lost)) if lost else None
+        curves = wandb.do("the last validation", lambda _: last_validation(last)) or {}
+        self.history.add(steps, curves | (replies or {}) | ({"time/lost": times} if times else {}))
 
     def _about(self) -> About:
         config, usual = self.config.model_dump(mode="json"), load("train").model_dump(mode="json")

@@ -17,6 +17,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.loggers import Logger
 
+from vicuna_lit.config.halving import step_of
 from vicuna_lit.config.train import TrainConfig
 from vicuna_lit.data.conversation import Conversation
 from vicuna_lit.data.datamodule import ConversationDataModule
@@ -27,15 +28,17 @@ from vicuna_lit.run_folder import RunError, locked
 from vicuna_lit.train.callbacks.checkpointing import CheckpointCallback, find_resume_point
 from vicuna_lit.train.callbacks.export import ExportCallback
 from vicuna_lit.train.callbacks.metrics import MetricsCallback
+from vicuna_lit.train.callbacks.stopping import StopAfterStep
 from vicuna_lit.train.callbacks.validation import Validation
 from vicuna_lit.train.console import conclude, console, say_done
 from vicuna_lit.train.distributed import DistributedEnv, broadcast_object, launch
 from vicuna_lit.train.early import refuse_early
 from vicuna_lit.train.extensions import Extensions, profiler_of, with_data
 from vicuna_lit.train.first_validation import first_validation_cache
+from vicuna_lit.train.lineage import origin_of
 from vicuna_lit.train.load import begin, load, planned, preemptible
 from vicuna_lit.train.module import SupervisedModule
-from vicuna_lit.train.preemption import stop_signal
+from vicuna_lit.train.preemption import Stopped, stop_signal
 from vicuna_lit.train.record import RunRecord
 from vicuna_lit.train.run_folder import Result, already_done, changed_settings, check_resume, files_read
 from vicuna_lit.train.strategies import keep_signals, strategy_of, trainer_arguments
@@ -95,6 +98,7 @@ def _fit(config: TrainConfig, extensions: Extensions) -> Result:
         files = broadcast_object(files_read(config) if env.rank == 0 else None)
         if start:
             check_resume(config, folder, files, extensions.identity)
+        origin = origin_of(config, folder, start is not None, files, extensions.identity, env)
         L.seed_everything(config.seed, verbose=False)
         device = strategy_of(config).build_device(env)
         config, data, model, described = load(process, ConversationDataModule, device, extensions.described)
@@ -102,7 +106,7 @@ def _fit(config: TrainConfig, extensions: Extensions) -> Result:
         for line in changed_settings(config, folder, extensions.identity) if start else ():  # now without `auto`
             console.print(f"changed since the last start: {line}", highlight=False)
         data.start = start.step if start else 0
-        record = RunRecord(config, env, data, SupervisedLM.of(model, config), start, extensions)
+        record = RunRecord(config, env, data, SupervisedLM.of(model, config), start, extensions, origin)
         with record.open(files, process.opening, described):
             result = record.finish(_train(record, files))
     if env.rank == 0:
@@ -117,14 +121,17 @@ def _train(record: RunRecord, files: Hashes) -> Result:
     throughput = Throughput(config, record.lm.model, data.plan)
     metrics = MetricsCallback(record.folder, resumed.get("rows", []), history, times, throughput)
     checkpoints = CheckpointCallback(
-        record.folder / "checkpoints", config.checkpoint, record.env, record.start, times,
+        record.folder / "checkpoints", config.checkpoint, record.env, record.start, record.origin, times,
         about=lambda: record.state(metrics, validation), best=lambda: validation.best,
     )  # fmt: skip
-    new = record.env.rank == 0 and not record.start and extensions == Extensions()  # callbacks see every validation
-    cache = first_validation_cache(config, data, files) if new else None
+    new = record.env.rank == 0 and not (record.start or record.origin) and extensions == Extensions()
+    cache = first_validation_cache(config, data, files) if new else None  # callbacks see every validation
     validation = Validation(data, history, times, resumed.get("validation"), checkpoints.stop_if_told, cache)
     record.fill_history(metrics, validation)
     done, steps = data.start, data.plan.steps
+    stop = step_of(config.stop_after, steps, config.validation.interval(steps))
+    if stop is not None and done >= stop:
+        return record.result(metrics, validation, checkpoints, done, stopped=True)
     trainer = L.Trainer(
         **trainer_arguments(config, record.env),
         max_epochs=1, max_steps=steps - done,
@@ -135,11 +142,14 @@ def _train(record: RunRecord, files: Hashes) -> Result:
         logger=[HistoryLogger(history), *extensions.loggers],
         profiler=profiler_of(config.callbacks, record.folder),
         callbacks=[
-            metrics, checkpoints, validation, *extensions.all_callbacks,
+            metrics, checkpoints, validation, *extensions.all_callbacks, StopAfterStep(stop, checkpoints),
             ExportCallback(record, validation, checkpoints, done),
         ],
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
     keep_signals(trainer)
-    trainer.fit(extensions.module(record.lm, config, data.plan, done), data)
+    try:
+        trainer.fit(extensions.module(record.lm, config, data.plan, done), data)
+    except Stopped as stopped:
+        return record.result(metrics, validation, checkpoints, stopped.step, stopped=True)
     return record.result(metrics, validation, checkpoints, done + trainer.global_step)

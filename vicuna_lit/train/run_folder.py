@@ -42,7 +42,15 @@ class Result:
     status: str
     run_dir: str
     steps: int = 0
-    """Taken: fewer than planned where a callback has ended the run (`EarlyStopping`)."""
+    """Taken: fewer than planned where a callback has ended the run (`EarlyStopping`), or where it is stopped."""
+    planned: int = 0
+    """Of the whole run."""
+    stop_after: int | float | None = None
+    """Of a run that is stopped: what its config said."""
+    taken: int = 0
+    """Examples or conversations (`step_unit`) of the order, by this run and those that it extends."""
+    lineage: list[dict[str, Any]] = field(default_factory=list)
+    """The runs that it extends, the oldest first: the folder, steps and W&B id of each."""
     tokens: int = 0
     supervised_tokens: int = 0
     supervised_tokens_per_second: float = 0.0
@@ -104,13 +112,39 @@ def settings(config: TrainConfig, extensions: Mapping[str, Any]) -> dict[str, An
     return config.model_dump(mode="json") | dict(extensions)
 
 
-def with_run_date(config: TrainConfig, folder: Path) -> TrainConfig:
-    """With the date of the run's first start, where its template writes one."""
-    if config.template.kind == "text" and config.template.date is None:
-        return config
-    own = [config.tokenizer_path] if config.template.kind == "tokenizer" else None
-    date = fixed_date(config.template_date, read_json(folder, "config.json"), own)
-    return config.model_copy(update={"template_date": date})
+def as_begun(config: TrainConfig, folder: Path) -> TrainConfig:
+    """With what the run's first start decides: the date that its template writes, and its place in the order.
+
+    Raises:
+        RunError: the run that it extends is not there, or has not finished.
+    """
+    dated = config.template.kind != "text" or config.template.date is not None
+    follows = config.extends is not None and config.taken_before is None
+    saved = read_json(folder, "config.json") if dated or follows else None
+    update: dict[str, Any] = {}
+    if dated:
+        own = [config.tokenizer_path] if config.template.kind == "tokenizer" else None
+        update["template_date"] = fixed_date(config.template_date, saved, own)
+    if config.extends is not None and config.taken_before is None:
+        known = saved.get("taken_before") if saved and saved.get("extends") == config.extends else None
+        update["taken_before"] = taken_by(config.extends) if known is None else known
+    return config.model_copy(update=update) if update else config
+
+
+def taken_by(extended: str) -> int:
+    """Examples or conversations that a finished run and those before it have taken of the order.
+
+    Raises:
+        RunError: there is no such run, or it has not finished.
+    """
+    folder = Path(extended)
+    saved = read_json(folder, "config.json")
+    if saved is None:
+        raise RunError(f"extends={extended}: {'holds no run (config.json)' if folder.is_dir() else 'no such folder'}")
+    if (done := result_in(folder)) is None:
+        raise RunError(f"extends={extended}: this run has not finished; its own command goes on with it")
+    # An earlier version did not write it down. Then the rest of a last step that was not full is left out.
+    return done.taken or (saved.get("taken_before") or 0) + done.steps * saved["conversations_per_step"]
 
 
 def already_done(config: TrainConfig, folder: Path, extensions: Mapping[str, Any] = NOTHING) -> Result | None:
@@ -122,9 +156,10 @@ def already_done(config: TrainConfig, folder: Path, extensions: Mapping[str, Any
     """
     if not _holds_a_result(folder):
         return None
-    wanted = settings(with_run_date(config, folder), extensions)
+    wanted = settings(as_begun(config, folder), extensions)
     refuse_other_settings(folder, read_json(folder, "config.json") or {}, wanted, MAY_CHANGE)
-    if (done := result_in(folder)) is None:
+    done = result_in(folder, "finished", "stopped")
+    if done is None or (done.status == "stopped" and done.stop_after != config.stop_after):
         return None
     other = "run.dir=<another folder> trains on them as they are now"
     refuse_other_files(folder, files_of_run(folder), files_read(config), other)
@@ -155,12 +190,12 @@ def _holds_a_result(folder: Path) -> bool:
     if read_json(folder, "config.json") is None:
         return False
     with suppress(RunError):
-        return (read_json(folder, "result.json") or {}).get("status") == "finished"
+        return (read_json(folder, "result.json") or {}).get("status") in ("finished", "stopped")
     return True
 
 
-def result_in(folder: Path) -> Result | None:
-    """The result of whatever run has finished in a folder.
+def result_in(folder: Path, *statuses: str) -> Result | None:
+    """The result of whatever run has finished in a folder, or has one of these statuses.
 
     One that cannot be read is none, and said: what a checkpoint holds is not needed from elsewhere.
     """
@@ -168,7 +203,7 @@ def result_in(folder: Path) -> Result | None:
         return None
     try:
         values = read_json(folder, "result.json") or {}
-        if values.get("status") != "finished":
+        if values.get("status") not in (statuses or ("finished",)):
             return None
         # JSON's keys are texts.
         values["val_by_step"] = {int(step): loss for step, loss in values.get("val_by_step", {}).items()}
@@ -187,7 +222,7 @@ def changed_settings(config: TrainConfig, folder: Path, extensions: Mapping[str,
     """
     saved = read_json(folder, "config.json") or {}
     ways = ", or start this one anew with resume=never"
-    return refuse_other_settings(folder, saved, settings(with_run_date(config, folder), extensions), MAY_CHANGE, ways)
+    return refuse_other_settings(folder, saved, settings(as_begun(config, folder), extensions), MAY_CHANGE, ways)
 
 
 def check_resume(config: TrainConfig, folder: Path, files: Hashes, extensions: Mapping[str, Any]) -> None:

@@ -109,3 +109,19 @@ def test_what_is_no_run_is_said_in_one_line(old, arguments, said):
         read("train", arguments)
     (line,) = error.value.problems
     assert said in line
+
+
+def test_a_run_is_extended_with_its_own_recipe(old):
+    saved = json.loads((old / "config.json").read_text())
+    saved |= {"taken_before": 96, "extends": "runs/older", "halving": {"rungs": [0.3], "keep": 0.5}, "stop_after": 9}
+    saved["validation"] = saved.pop("heldout")
+    (old / "config.json").write_text(json.dumps(saved))
+    config = one(f"extends={old}", "trainer.epochs=1")
+    assert (config.extends, config.taken_before, config.seed) == (str(old), None, 3)
+    assert (config.halving, config.stop_after) == (None, None)
+    assert config.run.name == "vicuna,extended,trainer.epochs=1"
+    again = one(f"from={old}")  # the same extension once more
+    assert (again.extends, again.taken_before, again.run.name) == ("runs/older", 96, "vicuna,again")
+    line = read("train", ["-m", f"extends={old}", "optimizer.lr=1e-5,2e-5"])[0]
+    assert line.source == str(old)
+    assert [c.run.name for c in jobs_of(line)] == ["optimizer.lr=1e-5", "optimizer.lr=2e-5"]

@@ -15,7 +15,7 @@ import lightning as L
 import torch
 from rich.markup import escape
 
-from vicuna_lit.config.train import CheckpointConfig
+from vicuna_lit.config.checkpoint import CheckpointConfig
 from vicuna_lit.models.safetensors_stream import aside
 from vicuna_lit.run_folder import RunError
 from vicuna_lit.train.checkpoint import format as files
@@ -23,8 +23,9 @@ from vicuna_lit.train.checkpoint.format import Checkpoint, Shards
 from vicuna_lit.train.console import console
 from vicuna_lit.train.distributed import DistributedEnv, all_gather_object, any_rank
 from vicuna_lit.train.finite import NotFiniteError, all_finite
+from vicuna_lit.train.lineage import Origin
 from vicuna_lit.train.module import SupervisedModule
-from vicuna_lit.train.preemption import Preempted, stop_signal
+from vicuna_lit.train.preemption import Preempted, Stopped, stop_signal
 from vicuna_lit.train.times import Times
 
 
@@ -34,6 +35,7 @@ class CheckpointCallback(L.Callback):
     Args:
         folder: the run's checkpoints.
         start: where the run goes on, or None.
+        origin: of a run that extends another one: where it begins.
         about: what the JSON of this rank's shard says besides the shard itself.
         best: the step with the lowest validation loss so far.
     """
@@ -44,11 +46,13 @@ class CheckpointCallback(L.Callback):
         config: CheckpointConfig,
         world: DistributedEnv,
         start: Checkpoint | None,
+        origin: Origin | None,
         times: Times,
         about: Callable[[], dict[str, Any]],
         best: Callable[[], int | None],
     ):
         self.folder, self.config, self.world, self.start, self.times = folder, config, world, start, times
+        self.origin = origin
         self.about, self.best = about, best
         self.saves_failed = 0
         self._on_disk = {start.step if start else 0}
@@ -65,8 +69,11 @@ class CheckpointCallback(L.Callback):
             found = files.find(self.folder)
             for path in [*(c.path for c in found.complete if c.step > done), *found.half_written]:
                 files.remove(path)
-        if self.start:
-            pl_module.strategy.restore(pl_module.lm, trainer.optimizers[0], Shards(self.start), self.start.step)
+        state, before = self.start, self.origin.steps if self.origin else 0
+        if state is None and self.origin:
+            state = self.origin.checkpoint
+        if state:
+            pl_module.strategy.restore(pl_module.lm, trainer.optimizers[0], Shards(state), before + done)
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: Any, optimizer: Any) -> None:
         """The weights are about to move: what is being written must be on disk."""
@@ -106,6 +113,15 @@ class CheckpointCallback(L.Callback):
         """Saves where all ranks have agreed to stop; names the step that all of them have on disk."""
         self._save_last(trainer, module, step)
         raise Preempted(max(set.intersection(*all_gather_object(self._on_disk))))
+
+    def stop(self, trainer: L.Trainer, module: SupervisedModule, step: int) -> NoReturn:
+        """Saves after a step, on all ranks, and stops as the config has asked.
+
+        Raises:
+            Stopped: after the last step that all ranks have on disk.
+        """
+        self._save_last(trainer, module, step)
+        raise Stopped(max(set.intersection(*all_gather_object(self._on_disk))))
 
     def _save_last(self, trainer: L.Trainer, module: SupervisedModule, step: int) -> None:
         """A save of this step may be under way, and may fail: then it is tried once more."""
@@ -164,6 +180,8 @@ class CheckpointCallback(L.Callback):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         """The last one is whole, on all ranks, before anything else happens."""
+        if self.config.at_end:
+            self._save_last(trainer, pl_module, pl_module.start + trainer.global_step)
         self.wait()
         trainer.strategy.barrier()
 

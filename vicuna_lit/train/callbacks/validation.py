@@ -29,7 +29,7 @@ class Validation(L.Callback):
     """Takes the validation loss and the sample replies. All ranks take part; the rows are dealt to them.
 
     What was found is part of a checkpoint, so a run that goes on reports it too. A step is saved before its validation,
-    so a run that goes on from there takes the validation first.
+    so a run that goes on from there takes the validation first (but for `stop_after`, which stops behind it).
 
     Args:
         resumed: `state()` in the checkpoint that the run resumes from.
@@ -115,9 +115,9 @@ class Validation(L.Callback):
             self.replies[last] = self._answer(trainer, module, last)
 
     def _between(self, trainer: L.Trainer, module: Any, step: int) -> None:
-        if _due(self._every, step):
+        if _due(self._every, step) and step not in self.losses:
             self._take(trainer, module, step, f"at step {step}")
-        if _due(self.config.samples.every, step):
+        if _due(self.config.samples.every, step) and step not in self.replies:
             before = self.replies[max(s for s in self.replies if s < step)]
             self.replies[step] = self._answer(trainer, module, step)
             if self.history.run is not None:

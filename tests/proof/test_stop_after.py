@@ -1,0 +1,49 @@
+"""A run that `stop_after` stops, as halving does at each rung, ends as one that was never stopped."""
+
+import json
+
+import pytest
+import torch
+
+from tests.helpers.runs import COMMON, run_here, weights
+from tests.proof.test_recovery import state
+from vicuna_lit.config.compose import load
+from vicuna_lit.config.halving import step_of
+from vicuna_lit.train.run_folder import already_done
+
+
+@pytest.mark.promise("A run that is stopped at each rung of a halving ends to the bit as one that was not")
+def test_a_run_stopped_at_each_rung_ends_to_the_bit(tmp_path):
+    def job(name: str, *settings: str) -> list[str]:
+        return [*COMMON, "trainer.max_steps=6", "validation.every_steps=2", "checkpoint.at_end=true",
+                f"run.dir={tmp_path / name}", *settings]  # fmt: skip
+
+    run_here(job("never"))
+    never, stopped = tmp_path / "never", tmp_path / "stopped"
+    for part, step in ((0.5, 2), (4, 4)):
+        run_here(job("stopped", f"stop_after={part}"))
+        result = json.loads((stopped / "result.json").read_text())
+        assert (result["status"], result["steps"], result["planned"]) == ("stopped", step, 6)
+        assert result["val_loss"] == result["val_by_step"][str(step)]
+        assert not (stopped / "hf").exists()
+        done = already_done(load("train", *job("stopped", f"stop_after={part}")), stopped)
+        assert done and done.status == "stopped"
+        assert already_done(load("train", *job("stopped")), stopped) is None
+    run_here(job("stopped", "stop_after=3"))  # it is past that
+    assert json.loads((stopped / "result.json").read_text())["steps"] == 4
+    run_here(job("stopped"))
+    assert (stopped / "metrics.csv").read_bytes() == (never / "metrics.csv").read_bytes()
+    ours, theirs = state(stopped, 6), state(never, 6)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert all(torch.equal(weight, weights(stopped)[name]) for name, weight in weights(never).items())
+    ours, theirs = (json.loads((folder / "result.json").read_text()) for folder in (stopped, never))
+    assert [ours[key] for key in ("status", "validation", "val_by_step")] == [
+        theirs[key] for key in ("status", "validation", "val_by_step")
+    ]
+
+
+def test_where_a_run_stops():
+    assert [step_of(part, 160, 16) for part in (0.05, 0.1, 0.35, 0.999)] == [16, 16, 48, 144]
+    assert [step_of(part, 7, None) for part in (0.01, 0.5, 3, 7, None)] == [1, 3, 3, None, None]
+    assert step_of(0.3, 10, 1) == 3
+    assert step_of(0.5, 1, 1) is None

@@ -1,0 +1,176 @@
+"""Successive halving of a multirun: which settings go on from a rung, and what a job is told.
+
+Hydra runs the whole grid once for each rung, with whichever launcher. A job whose setting was stopped returns at once;
+the others go on from their own checkpoints. What was decided lies in `halving.json` of the sweep's folder, so the same
+command goes on at the rung where it was stopped.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from vicuna_lit.compare.conclusions import judged_on
+from vicuna_lit.compare.runs import Run, read_sweep
+from vicuna_lit.compare.table import REPEATS, named
+from vicuna_lit.config.halving import HalvingConfig, step_of
+from vicuna_lit.config.train import TrainConfig, ValidationConfig
+from vicuna_lit.run_folder import RunError, write_json
+from vicuna_lit.run_folder import read_json as read
+
+FILE = "halving.json"
+DIVERGED = "not_finite"
+"""The cause in a `result.json` that says something of the setting itself."""
+console = Console(stderr=True, soft_wrap=True, highlight=False)
+
+
+class Halving:
+    """The rungs of a sweep.
+
+    Args:
+        folder: of the sweep.
+        jobs: the choices of each job by its name, in the command's order.
+    """
+
+    def __init__(self, folder: Path, config: HalvingConfig, jobs: Mapping[str, Mapping[str, str]]):
+        self.folder, self.config = folder, config
+        self.settings: dict[str, list[str]] = {}
+        """The jobs of each setting: one for each seed."""
+        for name, chosen in jobs.items():
+            setting = named({key: value for key, value in chosen.items() if key not in REPEATS})
+            self.settings.setdefault(setting, []).append(name)
+        self._asked = {"rungs": list(config.rungs), "keep": config.keep, "settings": self.settings}
+        saved = _saved(folder)
+        known: list[dict[str, Any]] = saved["decided"] if self._asked.items() <= saved.items() else []
+        failed = (i for i, rung in enumerate(known) if any(why["cause"] != DIVERGED for why in rung["failed"].values()))
+        self.decided = known[: next(failed, len(known))]
+        """The rungs that are past. One at which a run has failed is judged again: a new command tries it again."""
+
+    def plan(self) -> str:
+        """How many settings come how far."""
+        counts = counts_of(len(self.settings), self.config)
+        parts = [f"{n} to {part:.0%}" for n, part in zip(counts, self.config.rungs, strict=False)]
+        parts[0] += " of their steps"
+        share = cost(counts, self.config.rungs)
+        return f"halving: of {counts[0]} settings {', '.join(parts)}, {counts[-1]} to the end: {share:.0%} of all steps"
+
+    def begin(self) -> None:
+        """Tells the jobs how far they go."""
+        rung = len(self.decided)
+        told = {
+            "stop_after": self.config.rungs[rung] if rung < len(self.config.rungs) else None,
+            "goes_on": self._jobs(self.decided[-1]["goes_on"] if self.decided else list(self.settings)),
+        }
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(self.folder / FILE, {**self._asked, **told, "decided": self.decided})
+
+    def decide(self) -> bool:
+        """Judges the rung that all runs have come to; whether there is more to run.
+
+        Raises:
+            RunError: the settings are judged on other texts.
+        """
+        rung = len(self.decided)
+        if rung == len(self.config.rungs):
+            return False
+        before = self.decided[-1]["goes_on"] if self.decided else list(self.settings)
+        runs = {run.name: run for run in read_sweep(self.folder).runs}
+        part = self.config.rungs[rung]
+        losses = {s: {name: loss_at(runs.get(name), part) for name in self.settings[s]} for s in before}
+        means = {setting: _mean(found.values()) for setting, found in losses.items()}
+        failed = {s: _failure(losses[s], runs) for s in before if means[s] is None}
+        _refuse_other_texts([runs[name] for name in self._jobs(s for s in before if s not in failed)])
+        goes_on = best(means, counts_of(len(self.settings), self.config)[rung + 1])
+        self.decided.append({"after": part, "val_loss": means, "failed": failed, "goes_on": goes_on})
+        _say(self.decided[-1])
+        self.begin()
+        return bool(goes_on)
+
+    def _jobs(self, settings: Any) -> list[str]:
+        return [name for setting in settings for name in self.settings[setting]]
+
+
+def standing(config: TrainConfig, folder: Path) -> TrainConfig | None:
+    """A job's config with the part of its steps after which it stops; None: its setting was stopped before.
+
+    Args:
+        folder: of the sweep.
+    """
+    told = _saved(folder)
+    if config.run.name not in told["goes_on"]:
+        return None
+    return config.model_copy(update={"stop_after": told["stop_after"], "halving": None})
+
+
+def best(means: Mapping[str, float | None], count: int) -> list[str]:
+    """The settings with the lowest means, in the order of the command; None: it has failed."""
+    known = [setting for setting, mean in means.items() if mean is not None]
+    chosen = sorted(known, key=lambda setting: means[setting] or 0.0)[:count]
+    return [setting for setting in known if setting in chosen]
+
+
+def counts_of(settings: int, config: HalvingConfig) -> list[int]:
+    """How many settings run to each rung, and how many to the end."""
+    counts = [settings]
+    for _ in config.rungs:
+        counts.append(max(1, math.ceil(config.keep * counts[-1] - 1e-9)))
+    return counts
+
+
+def cost(counts: list[int], rungs: tuple[float, ...]) -> float:
+    """The part of the whole grid's steps."""
+    ends = (0.0, *rungs, 1.0)
+    return sum(n * (ends[i + 1] - ends[i]) for i, n in enumerate(counts)) / counts[0]
+
+
+def _saved(folder: Path) -> dict[str, Any]:
+    return read(folder, FILE) or {} if (folder / FILE).exists() else {}
+
+
+def loss_at(run: Run | None, part: float) -> float | None:
+    """The validation loss of a run at a rung, or its last if it has ended before; None: it has not come so far."""
+    if run is None:
+        return None
+    steps = int(run.metric("planned") or run.metric("steps") or 0)
+    interval = ValidationConfig.model_validate(run.config["validation"]).interval(steps)
+    loss = run.result.get("val_by_step", {}).get(str(step_of(part, steps, interval)))
+    return run.metric("val_loss") if loss is None and run.status == "finished" else loss
+
+
+def _mean(losses: Iterable[float | None]) -> float | None:
+    """None where a run has none: a mean over other seeds than the others' would be compared with them."""
+    found = list(losses)
+    known = [loss for loss in found if loss is not None]
+    return math.fsum(known) / len(known) if len(known) == len(found) else None
+
+
+def _failure(losses: Mapping[str, float | None], runs: Mapping[str, Run]) -> dict[str, str | None]:
+    """Why a setting has no mean, by its first run without a loss."""
+    name = next(name for name, loss in losses.items() if loss is None)
+    result = runs[name].result if name in runs else {}
+    why = result.get("error") or "it has not come so far"
+    return {"why": f"{name} has no validation loss there: {why}", "cause": result.get("cause")}
+
+
+def _say(rung: Mapping[str, Any]) -> None:
+    """Prints who goes on, and who is out for another reason than the loss."""
+    means, goes_on = rung["val_loss"], rung["goes_on"]
+    said = ", ".join(f"{setting} ({means[setting]:.4f})" for setting in goes_on) or "all have failed"
+    lowest = min((m for s, m in means.items() if m is not None and s not in goes_on), default=None)
+    rest = f"; the best that is stopped has {lowest:.4f}" if lowest is not None else ""
+    counts = f"{len(goes_on)} of {len(means)} settings go on"
+    console.print(f"halving: after {rung['after']:.0%} of the steps {counts}: {said}{rest}", markup=False)
+    for setting, failure in rung["failed"].items():
+        console.print(f"halving: {setting} is out: {failure['why']}", markup=False)
+
+
+def _refuse_other_texts(runs: list[Run]) -> None:
+    texts = {judged_on(run): run.name for run in runs}
+    if len(texts) > 1:
+        names = " and ".join(list(texts.values())[:2])
+        raise RunError(
+            f"halving: {names} are judged on other validation texts, so their losses say nothing of each other; "
+            "data.validation_path, or over context lengths validation.context_length=<the longest>, makes them alike"
+        )

@@ -1,0 +1,23 @@
+"""A run that the config stops after a step, to go on later."""
+
+from typing import Any
+
+import lightning as L
+
+from vicuna_lit.train.callbacks.checkpointing import CheckpointCallback
+
+
+class StopAfterStep(L.Callback):
+    """Stops behind the step's validation, which is saved with it.
+
+    Args:
+        step: of the run; None: it goes to its end.
+    """
+
+    def __init__(self, step: int | None, checkpoints: CheckpointCallback):
+        self.step, self.checkpoints = step, checkpoints
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """A run that another callback ends at this step has ended."""
+        if self.step is not None and pl_module.step_done(batch_idx) == self.step and not trainer.should_stop:
+            self.checkpoints.stop(trainer, pl_module, self.step)

@@ -1,0 +1,101 @@
+"""A run that extends a finished one: what it takes over from there, and what must be as it is there."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vicuna_lit.config.base import is_below
+from vicuna_lit.config.train import TrainConfig
+from vicuna_lit.file_hashes import Hashes, refuse_other_files
+from vicuna_lit.run_folder import RunError, differences, read_json
+from vicuna_lit.train.checkpoint.format import Checkpoint, find, find_damage
+from vicuna_lit.train.distributed import DistributedEnv, all_gather_object
+from vicuna_lit.train.run_folder import MAY_CHANGE, Result, files_of_run, result_in, settings
+
+MAY_DIFFER = (
+    *MAY_CHANGE,
+    "extends",
+    "taken_before",
+    "conversations_per_step",
+    "trainer.epochs",
+    "trainer.max_steps",
+    "optimizer.lr",
+    "optimizer.schedule",
+    "optimizer.warmup_ratio",
+    "optimizer.cooldown_ratio",
+    "optimizer.weight_decay",
+    "optimizer.clip_norm",
+    "validation",
+    "samples",
+    "callbacks",
+)
+"""Of a run and the one that it extends. The other keys decide the weights, what the optimizer's state means, or the
+order of the data, and must be the same."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a run that extends another one begins."""
+
+    lineage: tuple[dict[str, Any], ...]
+    """See `Result`."""
+    checkpoint: Checkpoint | None
+    """Of the last step of the run that is extended; None where this run goes on from a checkpoint of its own."""
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps before this run's first; the optimizer counts them."""
+        return sum(ancestor["steps"] for ancestor in self.lineage)
+
+
+def origin_of(
+    config: TrainConfig, folder: Path, resumes: bool, files: Hashes, identity: Mapping[str, Any], env: DistributedEnv
+) -> Origin | None:
+    """Where the run begins; None: with its model. All ranks call it, and share the reading.
+
+    Args:
+        folder: of the run.
+        resumes: from a checkpoint of its own; then nothing of the other run is needed any more.
+        files: what the run reads, see `files_read`.
+        identity: see `Extensions`.
+
+    Raises:
+        RunError: the other run is of another recipe or of other files, or it has no checkpoint of its last step.
+    """
+    if config.extends is None:
+        return None
+    if resumes:
+        return Origin(tuple((read_json(folder, "run.json") or {}).get("lineage") or ()), None)
+    other, said = Path(config.extends), f"extends={config.extends}"
+    done = result_in(other)
+    if done is None or other.resolve() == folder.resolve():
+        raise RunError(f"{said}: is this run's own folder; run.dir=<another folder>")
+    changed = differences(read_json(other, "config.json") or {}, settings(config, identity))
+    if wrong := [line for line in changed if not is_below(line.partition(":")[0], MAY_DIFFER)]:
+        lines = "\n  ".join(wrong)
+        raise RunError(
+            f"{said}: these must be as they are there, for this run takes over the optimizer's state and goes on in "
+            f"the order of the data; model={config.extends}/hf takes the weights alone, into another kind of run:"
+            f"\n  {lines}"
+        )
+    refuse_other_files(other, files_of_run(other), files, f"model={config.extends}/hf takes its weights alone")
+    checkpoint = _last_checkpoint(other, done, env)
+    parent = {"run": config.extends, "steps": done.steps, "wandb_id": (read_json(other, "run.json") or {})["wandb_id"]}
+    return Origin((*done.lineage, parent), checkpoint)
+
+
+def _last_checkpoint(folder: Path, done: Result, env: DistributedEnv) -> Checkpoint:
+    found = find(folder / "checkpoints").complete
+    for checkpoint in found:
+        if checkpoint.step == done.steps:
+            damage = next(filter(None, all_gather_object(find_damage(checkpoint, env.rank, env.size))), None)
+            if damage is None:
+                return checkpoint
+            raise RunError(f"extends={folder}: {checkpoint.path.name} cannot be used: {damage}")
+    newest = f"its newest is of step {found[-1].step}" if found else "it has none"
+    raise RunError(
+        f"extends={folder}: the optimizer's state after the last step, {done.steps}, is not kept there ({newest}). "
+        "checkpoint.at_end=true keeps it: remove that run's result.json and give its command once more with this key; "
+        f"it goes on from its newest checkpoint. Or model={folder}/hf takes the weights alone"
+    )
