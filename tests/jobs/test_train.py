@@ -68,6 +68,7 @@ def test_the_folder(run):
     assert float(rows[0]["lr"]) == 0.0
     assert json.loads((folder / "config.json").read_text())["trainer"]["max_steps"] == 4
     held = validation_of(folder)
+    assert held
     assert len(held.ids) == len(set(held.ids)) == result["data"]["validation"]["records_kept"]
     assert held.tokens.sum() == result["data"]["validation"]["supervised_tokens"]
     assert np.average(held.last, weights=held.tokens) == pytest.approx(result["val_loss"], rel=1e-6)

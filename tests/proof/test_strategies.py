@@ -114,6 +114,7 @@ def the_result_is_whole(folder: Path, reference: Path) -> None:
         assert ours[key] == pytest.approx(theirs[key], rel=1e-5)
     assert ours["validation"] == pytest.approx(theirs["validation"], rel=1e-4)
     ours_of_each, of_each = (validation_of(f) for f in (folder, reference))
+    assert ours_of_each and of_each
     assert ours_of_each.ids == of_each.ids
     assert ours_of_each.last == pytest.approx(of_each.last, rel=1e-4)
     for key in ("status", "steps", "supervised_tokens", "data", "model_bytes"):
