@@ -247,7 +247,7 @@ def jobs_of(line: CommandLine) -> list[Any]:
         problems.append(
             "run.dir: jobs of a sweep would share it; hydra.sweep.dir=<folder> names the folder of them all"
         )
-    if any(getattr(config, "halving", None) for config in configs) and (why := _not_halved(line, len(jobs))):
+    if any(getattr(config, "halving", None) for config in configs) and (why := _not_halved(line)):
         problems.append(f"halving: {why}")
     if problems:
         raise ConfigError(problems)
@@ -278,17 +278,19 @@ def _split(line: CommandLine) -> list[list[str]]:
         raise ConfigError([str(error).splitlines()[0]]) from None
 
 
-def _not_halved(line: CommandLine, jobs: int) -> str:
+def _not_halved(line: CommandLine) -> str:
     """Why the settings of a command cannot be halved; empty where they can."""
+    from vicuna_lit.compare.table import REPEATS
+
     if not line.multirun:
         return "is for a sweep, vicuna-train -m …; stop_after=<step> stops a single run"
     if line.hydra is not None and not _is_grid(line.hydra):
         return "judges a grid, and a search chooses its jobs as it goes; without hydra/sweeper=…"
-    if "halving" not in line.fixed and any(
-        o.is_sweep_override() and o.key_or_group == "halving" for o in _parsed(_task(line))
-    ):
+    jobs = grid_of(line).values()
+    if any("halving" in job for job in jobs):
         return "is one for all jobs of a sweep"
-    return "" if jobs > 1 else "there is one job, and nothing to choose from"
+    settings = {name_of({key: value for key, value in job.items() if key not in REPEATS}) for job in jobs}
+    return "" if len(settings) > 1 else "there is one setting, and nothing to choose from"
 
 
 def choices(overrides: Sequence[str], fixed: set[str]) -> dict[str, str]:

@@ -12,9 +12,10 @@ from typing import Any
 
 from rich.console import Console
 
+from vicuna_lit.cli.command_line import name_of
 from vicuna_lit.compare.conclusions import judged_on
 from vicuna_lit.compare.runs import Run, read_sweep
-from vicuna_lit.compare.table import REPEATS, named
+from vicuna_lit.compare.table import REPEATS
 from vicuna_lit.config.halving import HalvingConfig, step_of
 from vicuna_lit.config.train import TrainConfig, ValidationConfig
 from vicuna_lit.run_folder import RunError, write_json
@@ -39,7 +40,7 @@ class Halving:
         self.settings: dict[str, list[str]] = {}
         """The jobs of each setting: one for each seed."""
         for name, chosen in jobs.items():
-            setting = named({key: value for key, value in chosen.items() if key not in REPEATS})
+            setting = name_of({key: value for key, value in chosen.items() if key not in REPEATS})
             self.settings.setdefault(setting, []).append(name)
         self._asked = {"rungs": list(config.rungs), "keep": config.keep, "settings": self.settings}
         saved = _saved(folder)
@@ -97,8 +98,13 @@ def standing(config: TrainConfig, folder: Path) -> TrainConfig | None:
 
     Args:
         folder: of the sweep.
+
+    Raises:
+        RunError: the command's file is not there.
     """
     told = _saved(folder)
+    if not told:
+        raise RunError(f"{folder / FILE}: is not there; halving needs a folder that the jobs share with the command")
     if config.run.name not in told["goes_on"]:
         return None
     return config.model_copy(update={"stop_after": told["stop_after"], "halving": None})

@@ -114,7 +114,11 @@ def run_job(config: TrainConfig) -> float | None:
         SystemExit: the sweep ends here: it was told to stop, or `on_failure=stop`.
     """
     if config.halving is not None:
-        told = standing(config, Path(HydraConfig.get().sweep.dir))
+        try:
+            told = standing(config, Path(HydraConfig.get().sweep.dir))
+        except RunError as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise JobFailed(str(error)) from None
         if told is None:
             return None
         config = told
@@ -155,7 +159,7 @@ def _attempt(config: TrainConfig) -> tuple[int, str | None]:
     from vicuna_lit.train.devices import taken
     from vicuna_lit.train.distributed import ProcessesFailed, launch
     from vicuna_lit.train.memory import kernel_kills
-    from vicuna_lit.train.run_folder import already_done
+    from vicuna_lit.train.run_folder import already_done, result_in
 
     killed = kernel_kills()
     try:
@@ -168,7 +172,9 @@ def _attempt(config: TrainConfig) -> tuple[int, str | None]:
         elif cannot_fit(config):
             return OUT_OF_MEMORY, "does_not_fit"
         with taken(config) as environment:
-            if not done and launch(config, environment).status == "stopped":
+            if not done:
+                launch(config, environment)
+            if config.stop_after is not None and result_in(Path(config.run.dir)) is None:
                 return 0, None
             code = evaluate_result(config, environment)
         if not code:
@@ -245,9 +251,9 @@ class DryRun:
         from vicuna_lit.data.source import ExampleLengths, plan_run
         from vicuna_lit.data.tokenizer import make_encoder
         from vicuna_lit.train.console import spread
-        from vicuna_lit.train.run_folder import already_done
+        from vicuna_lit.train.run_folder import already_done, as_begun
 
-        config = with_template(fetched(config, weights=False))
+        config = as_begun(with_template(fetched(config, weights=False)), Path(config.run.dir))
         key = json.dumps([TokensRecipe.values_of(config), config.validation.model_dump(), config.tokenizer])
         if key not in self._data:
             self._data[key] = PlannedData(config, make_encoder(config))

@@ -151,18 +151,21 @@ def in_words(
 def stopped_early(sweep: Sweep, repeats: Sequence[str] = REPEATS) -> list[str]:
     """Runs that were stopped before their last step (`halving`, `stop_after`), a line for each place: a loss in the
     middle of a run is never held against one at an end."""
-    keys, places = sweep.keys_but(repeats), dict[str, dict[str, list[float]]]()
+    keys, places = sweep.keys_but(repeats), dict[str, dict[tuple[str, ...], list[float]]]()
     for run in sweep.runs:
         if run.status == "stopped":
             place = f"after step {run.result.get('steps')} of {run.result.get('planned')}"
-            setting = named(dict(zip(keys, sweep.choices(run, keys), strict=True)))
             loss = run.metric("val_loss")
-            places.setdefault(place, {}).setdefault(setting, []).extend([] if loss is None else [loss])
+            of_setting = places.setdefault(place, {}).setdefault(sweep.choices(run, keys), [])
+            of_setting += [] if loss is None else [loss]
     lines = []
     for place, settings_of in places.items():
         losses = {setting: sum(found) / len(found) for setting, found in settings_of.items() if found}
-        lowest = min(losses, key=lambda setting: losses[setting], default=None)
-        then = f"; the lowest validation loss there has {lowest}, {losses[lowest]:.4f}" if lowest else ""
+        then = ""
+        if losses:
+            choices, loss = min(losses.items(), key=lambda item: item[1])
+            name = named(dict(zip(keys, choices, strict=True)))
+            then = f"; the lowest validation loss there has {name}, {loss:.4f}"
         count = f"{len(settings_of)} setting{'s' * (len(settings_of) != 1)}"
         lines.append(f"Stopped early, and not compared: {count} {place}{then}")
     return lines

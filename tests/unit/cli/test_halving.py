@@ -64,9 +64,14 @@ def test_the_rungs_of_a_sweep(folder, capsys):
     assert told(folder) == dict.fromkeys(JOBS, 0.3)
     assert rungs.decide()
     said = capsys.readouterr().err
-    assert "after 30% of the steps 2 of 4 settings go on: lr=2e-3 (2.4500), lr=5e-3 (2.4000)" in said
+    assert (
+        "after 30% of the steps 2 of 4 settings go on: optimizer.lr=2e-3 (2.4500), optimizer.lr=5e-3 (2.4000)" in said
+    )
     assert "the best that is stopped has 3.1000" in said
-    assert "lr=1e-2 is out: optimizer.lr=1e-2,seed=1 has no validation loss there: it has not come so far" in said
+    assert (
+        "optimizer.lr=1e-2 is out: optimizer.lr=1e-2,seed=1 has no validation loss there: it has not come so far"
+        in said
+    )
     on = list(told(folder))
     assert set(told(folder).values()) == {0.5}
     assert on == [name for name, chosen in JOBS.items() if chosen["optimizer.lr"] in ("2e-3", "5e-3")]
@@ -151,12 +156,16 @@ def test_what_cannot_be_halved():
 
     halving = "halving={rungs: [0.3], keep: 0.5}"
     assert "is for a sweep, vicuna-train -m" in problems(EVERY, halving)
-    assert "there is one job" in problems("-m", EVERY, halving)
-    assert "validation.every_steps=…" in problems("-m", "seed=0,1", halving)  # the quickstart has none in between
-    assert "resume=auto" in problems("-m", "seed=0,1", EVERY, halving, "resume=never")
-    assert "one of the two" in problems("-m", "seed=0,1", EVERY, halving, "stop_after=3")
-    assert "objective=val_loss" in problems("-m", "seed=0,1", EVERY, halving, "objective=seconds")
-    assert "each larger" in problems("-m", "seed=0,1", EVERY, "halving={rungs: [0.3, 0.2], keep: 0.5}")
+    assert "there is one setting" in problems("-m", EVERY, halving)
+    assert "there is one setting" in problems("-m", EVERY, halving, "seed=0,1")
+    assert "one for all jobs" in problems("-m", EVERY, "optimizer.lr=1,2", halving + ",null")
+    assert "validation.every_steps=…" in problems(
+        "-m", "context_length=64,96", halving
+    )  # the quickstart has none in between
+    assert "resume=auto" in problems("-m", "context_length=64,96", EVERY, halving, "resume=never")
+    assert "one of the two" in problems("-m", "context_length=64,96", EVERY, halving, "stop_after=3")
+    assert "objective=val_loss" in problems("-m", "context_length=64,96", EVERY, halving, "objective=seconds")
+    assert "each larger" in problems("-m", "context_length=64,96", EVERY, "halving={rungs: [0.3, 0.2], keep: 0.5}")
     assert "stop_after" in problems("stop_after=0")
     line = read("train", ["-m", EVERY, "seed=0,1", "optimizer.lr=1e-3,2e-3", halving])[0]
     assert list(grid_of(line)) == [config.run.name for config in jobs_of(line)]

@@ -124,4 +124,4 @@ def test_a_run_is_extended_with_its_own_recipe(old):
     assert (again.extends, again.taken_before, again.run.name) == ("runs/older", 96, "vicuna,again")
     line = read("train", ["-m", f"extends={old}", "optimizer.lr=1e-5,2e-5"])[0]
     assert line.source == str(old)
-    assert [c.run.name for c in jobs_of(line)] == ["optimizer.lr=1e-5", "optimizer.lr=2e-5"]
+    assert [c.run.name for c in jobs_of(line)] == ["optimizer.lr=1e-05", "optimizer.lr=2e-05"]
