@@ -2,6 +2,7 @@
 
 import json
 import platform
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,8 +34,9 @@ def begin(folder: Path, layout: str, step: int) -> None:
 
 
 def end(folder: Path, why: str, step: int | None) -> None:
-    """Writes down why the newest start ends; said twice, the last counts."""
-    _add(folder, {"ended": _now(), "until": step, "why": why})
+    """Writes down why the newest start ends; said twice, the last counts. A full disk does not hide what went wrong."""
+    with suppress(OSError):
+        _add(folder, {"ended": _now(), "until": step, "why": why})
 
 
 def forget(folder: Path) -> None:
