@@ -4,7 +4,9 @@ import json
 import multiprocessing
 import os
 import shutil
+import tracemalloc
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from tests.helpers.runs import COMMON, QUICKSTART
 from vicuna_lit.config.compose import load
 from vicuna_lit.data import source, token_cache
 from vicuna_lit.data.conversation import DataError, Rejection
-from vicuna_lit.data.dataset import DataReport, Examples, build_dataset
+from vicuna_lit.data.dataset import DataReport, Examples, Ids, build_dataset
 from vicuna_lit.data.encoder import Example
 from vicuna_lit.data.source import ConversationFiles
 from vicuna_lit.data.token_cache import ABOUT, TokenCache
@@ -296,3 +298,9 @@ def test_supervised_tokens_are_counted_without_copies():
     assert examples.supervised.tolist() == [
         int(e.supervised.sum()) for e in map(examples.__getitem__, range(len(examples)))
     ]
+    mask, offsets = np.ones(8_000_000, bool), np.arange(0, 8_000_001, 1000)
+    many = replace(examples, ids=Ids.of([""] * 8000), supervised_mask=mask, offsets=offsets)
+    tracemalloc.start()
+    assert many.supervised.sum() == len(mask)
+    assert tracemalloc.get_traced_memory()[1] < len(mask), "numpy's reduceat alone takes eight bytes a token"
+    tracemalloc.stop()
