@@ -3,8 +3,6 @@
 Everything fails closed: without a verdict a prompt is refused and a reply is cut.
 """
 
-import re
-import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -17,15 +15,10 @@ from vicuna_lit.config.chat import (
     OpenAIConfig,
     WordsConfig,
 )
-from vicuna_lit.data.conversation import Conversation, DataError
+from vicuna_lit.data.conversation import Conversation
+from vicuna_lit.data.phrases import phrases_of
 from vicuna_lit.inference.backend import BackendError, Stream
-from vicuna_lit.paths import locate
 
-_INVISIBLE = re.compile(
-    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u2800\u3164\ufe00-\ufe0f"
-    "\ufeff\uffa0\ufff0-\ufff8\x00-\x08\x0e-\x1f\x7f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
-)
-"""Unicode's default-ignorable characters, and controls: nothing is seen of them."""
 GUARD_TOKENS = 32
 """A verdict of Llama Guard's kind is a word and a line of categories."""
 
@@ -145,25 +138,12 @@ class Words:
     every_characters = 1
 
     def __init__(self, config: WordsConfig):
-        lines = [line.strip() for line in locate(config.phrases).read_text().splitlines()]
-        phrases = [self._plain(line) for line in lines if line and not line.startswith("#")]
-        if not phrases:
-            raise DataError(f"{config.phrases}: holds no phrase; moderation=none switches moderation off")
-        self._phrases = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, phrases))})(?!\w)")
+        self._phrases = phrases_of(config.phrases, "moderation=none switches moderation off")
 
     def judge(self, conversation: Conversation) -> Decision:
         """Flagged where a phrase of the list occurs."""
-        found = self._phrases.search(self._plain(conversation.turns[-1].content))
+        found = self._phrases.find(conversation.turns[-1].content)
         return Decision(False, ("a phrase of the word list",)) if found else PASSED
-
-    @staticmethod
-    def _plain(text: str) -> str:
-        shown = "".join(c for c in unicodedata.normalize("NFKC", _INVISIBLE.sub("", text)) if not _is_unseen(c))
-        return " ".join(re.split(r"[\W_]+", shown.casefold())).strip()
-
-
-def _is_unseen(c: str) -> bool:
-    return unicodedata.category(c) in ("Cf", "Cc") and not c.isspace()
 
 
 class _Asked:

@@ -148,6 +148,9 @@ def _looked_for(manifest: dict[str, Any], steps: set[str]) -> tuple[list[str], l
     scorer = (config.get("moderation") or {}).get("scorer")
     found = [name for kind, name in KINDS.items() if kind in kinds]
     missed = [*(name for kind, name in KINDS.items() if kind not in kinds), *NEVER]
+    rules = (config.get("filters") or {}).get("texts") or {} if "filters" in steps else {}
+    if any(rule.get("match") == "phrases" and rule.get("scope") != "off" for rule in rules.values()):
+        found.append("phrases of a list, in prompts")
     if "moderation" in steps:
         found.append(f"unsuitable content, by the scores of {scorer}")
     else:

@@ -7,7 +7,7 @@ standard error of the estimate is at most 0.045. Of conversations that begin wit
 exactly, how much of one stands in the other.
 """
 
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Sequence
 from functools import cache, lru_cache
 from hashlib import blake2b
@@ -33,6 +33,8 @@ LONGEST = 1 << 20
 """Bytes looked at; the rest of a longer text does not enter its near-duplicate signature."""
 MOST_COMPARED = 64
 """Kept conversations with one first question that a further one is looked for in: thousands may begin with "hi"."""
+MOST_HELD = 1 << 26
+"""Bytes of shingles of conversations that others are looked for in, however many those are."""
 SIGNATURE = np.dtype(
     [("id", "u8"), ("text", "u8"), ("first", "u8"), ("question", "u8"), ("size", "u8"), ("minhash", "u4", PERMUTATIONS)]
 )
@@ -243,7 +245,8 @@ class _Rows:
         self.count = int(self._ends[-1])
         self._load = lru_cache(maxsize=64)(np.load)
         self._lines = cache(_lines)
-        self.shingles = lru_cache(maxsize=64)(self._shingles)
+        self._recent: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._held = 0
 
     def place(self, n: int) -> tuple[int, int]:
         """File and place in it."""
@@ -259,9 +262,16 @@ class _Rows:
         conversation, source = self._read(n)
         return f"{conversation.id} ({source})"
 
-    def _shingles(self, n: int) -> np.ndarray:
-        """uint64: the shingles of a conversation, in order, each once."""
-        return _each_once(_shingles(_text(_normalised(self._read(n)[0]))))
+    def shingles(self, n: int) -> np.ndarray:
+        """uint64: the shingles of a conversation, in order, each once. Those last used are kept, up to `MOST_HELD`."""
+        if n in self._recent:
+            self._recent.move_to_end(n)
+            return self._recent[n]
+        found = self._recent[n] = _each_once(_shingles(_text(_normalised(self._read(n)[0]))))
+        self._held += found.nbytes
+        while self._held > MOST_HELD and len(self._recent) > 1:
+            self._held -= self._recent.popitem(last=False)[1].nbytes
+        return found
 
     def _read(self, n: int) -> tuple[Conversation, str]:
         """A conversation and where it came from: its line alone is read, as suspects lie in every file."""

@@ -22,6 +22,7 @@ from vicuna_lit.config.prepare import (
     TextRule,
 )
 from vicuna_lit.data.conversation import PLACEHOLDER, Conversation, Rejection, Turn, follows, trim
+from vicuna_lit.data.phrases import Phrases, phrases_of
 from vicuna_lit.prepare.replies import cut_sentences, reply_offences
 
 Tally = Counter[str]
@@ -223,11 +224,29 @@ def _find(rule: TextRule, content: str, lowered: str) -> str | None:
             return next(filter(opening.startswith, texts), None) if opening.startswith(texts) else None
         case "regex":
             return next((found[0] for p in rule.texts if (found := _compiled(p).search(content))), None)
+        case "phrases":
+            return next((found for place in rule.texts if (found := _phrases(place).find(content))), None)
 
 
 @cache
 def _lowered(texts: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(text.lower() for text in texts)
+
+
+@cache
+def _phrases(place: str) -> Phrases:
+    return phrases_of(place, "scope: off switches the rule off")
+
+
+def read_phrases(config: FiltersConfig) -> None:
+    """Reads the lists of phrases of all rules, so that one that is missing is said before the work begins.
+
+    Raises:
+        MissingPath, DataError: a list is not there, or empty.
+    """
+    for rule in config.texts.values():
+        for place in rule.texts if rule.match == "phrases" and rule.scope != "off" else ():
+            _phrases(place)
 
 
 @cache

@@ -9,7 +9,7 @@ from vicuna_lit.config.prepare import PrepareConfig, load_scorer
 from vicuna_lit.data.conversation import Conversation, Rejection
 from vicuna_lit.paths import locate
 from vicuna_lit.prepare.decontaminate import decontaminate, read_questions
-from vicuna_lit.prepare.filters import Tally, alternate, filter_turns, moderate
+from vicuna_lit.prepare.filters import Tally, alternate, filter_turns, moderate, read_phrases
 from vicuna_lit.prepare.html import is_html, to_markdown
 from vicuna_lit.prepare.language import detect
 from vicuna_lit.prepare.personal_data import redact_conversation
@@ -55,7 +55,7 @@ def steps(config: PrepareConfig) -> dict[str, Step]:
     """The enabled steps by name, in order.
 
     Raises:
-        DataError, MissingPath: the evaluation questions cannot be read.
+        DataError, MissingPath: the evaluation questions or a list of phrases cannot be read.
     """
     out: dict[str, Step] = {}
     if config.html.enabled:
@@ -67,6 +67,7 @@ def steps(config: PrepareConfig) -> dict[str, Step]:
     if config.personal_data.enabled:
         out["personal_data"] = lambda c, tally: redact_conversation(c, config.personal_data.kinds, tally)
     if config.filters.enabled:
+        read_phrases(config.filters)
         out["filters"] = lambda c, tally: filter_turns(c, config.filters, tally)
     if config.moderation.enabled and config.moderation.scorer is not None:
         scorer = load_scorer(config.moderation.scorer)

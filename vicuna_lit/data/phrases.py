@@ -1,0 +1,61 @@
+"""A list of phrases, one a line, looked for in texts: the chat refuses what holds one, prepare counts it."""
+
+import re
+import unicodedata
+
+from vicuna_lit.data.conversation import DataError
+from vicuna_lit.paths import locate
+
+_INVISIBLE = re.compile(
+    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u2800\u3164\ufe00-\ufe0f"
+    "\ufeff\uffa0\ufff0-\ufff8\x00-\x08\x0e-\x1f\x7f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+)
+"""Unicode's default-ignorable characters, and controls: nothing is seen of them."""
+_ASCII = bytes(i if chr(i).isalnum() else 32 for i in range(128)) + b" " * 128
+_UNSEEN = bytes(i for i in range(128) if _INVISIBLE.match(chr(i)))
+
+
+class Phrases:
+    """Whole phrases, in any case, width and spacing, and with invisible characters between the letters."""
+
+    def __init__(self, phrases: list[str]):
+        shown = [plain(phrase) for phrase in phrases]
+        self._rare = frozenset(max(phrase.split(), key=len) for phrase in shown if phrase)
+        self._pattern = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, shown))})(?!\w)")
+
+    def find(self, text: str) -> str | None:
+        """The first that occurs, in small letters with single blanks."""
+        words = plain(text)
+        if self._rare.isdisjoint(words.split(" ")):  # a tenth of the time of the pattern
+            return None
+        found = self._pattern.search(words)
+        return found[0] if found else None
+
+
+def phrases_of(place: str, advice: str) -> Phrases:
+    """
+    Args:
+        advice: what to do about an empty list.
+
+    Raises:
+        MissingPath, DataError: the list is not there, or empty.
+    """
+    lines = [line.strip() for line in locate(place).read_text().splitlines()]
+    phrases = [line for line in lines if line and not line.startswith("#") and plain(line)]
+    if not phrases:
+        raise DataError(f"{place}: holds no phrase; {advice}")
+    return Phrases(phrases)
+
+
+def plain(text: str) -> str:
+    """Words in small letters, with single blanks, as somebody reads them."""
+    if text.isascii():  # the same, many times as fast
+        return b" ".join(text.lower().encode().translate(_ASCII, _UNSEEN).split()).decode()
+    shown = unicodedata.normalize("NFKC", _INVISIBLE.sub("", text))
+    if unseen := [c for c in set(shown) if _is_unseen(c)]:
+        shown = shown.translate(dict.fromkeys(map(ord, unseen)))
+    return " ".join(re.split(r"[\W_]+", shown.casefold())).strip()
+
+
+def _is_unseen(c: str) -> bool:
+    return unicodedata.category(c) in ("Cf", "Cc") and not c.isspace()
