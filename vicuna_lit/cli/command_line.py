@@ -25,7 +25,7 @@ from vicuna_lit.cli.wandb_agent import JOBS, of_agent, refuse_multirun
 from vicuna_lit.config.base import ConfigError
 from vicuna_lit.config.compose import Job, load, master
 from vicuna_lit.config.from_run import FROM, with_source
-from vicuna_lit.config.search_path import folders, options, search_path, with_folder
+from vicuna_lit.config.search_path import folders, options, refuse_endless, search_path, with_folder
 from vicuna_lit.config.short_forms import expand
 from vicuna_lit.config.texts import unquoted
 
@@ -99,6 +99,7 @@ def read(job: Job, arguments: Sequence[str]) -> tuple[CommandLine, list[str]]:
         overrides = with_folder(overrides, given.config_dir)
     overrides = of_agent(job, overrides, os.environ)
     overrides = with_source(overrides) if job in ("train", "estimate") else overrides
+    refuse_endless(overrides)
     flags = _flags(parser, given)
     own = bool(given.config_name or given.config_path)
     if own and given.multirun:

@@ -20,7 +20,7 @@ from vicuna_lit.config.estimate import EstimateConfig
 from vicuna_lit.config.evaluate import EvaluateConfig
 from vicuna_lit.config.prepare import PrepareConfig
 from vicuna_lit.config.renamed import ELSEWHERE, VALUES, new_key
-from vicuna_lit.config.search_path import folders, groups, options, search_path
+from vicuna_lit.config.search_path import folders, groups, options, refuse_endless, search_path
 from vicuna_lit.config.search_path import problems as search_path_problems
 from vicuna_lit.config.short_forms import JOBS, Job, expand
 from vicuna_lit.config.texts import folder_name
@@ -120,6 +120,7 @@ def _compose_all(job: str, overrides: Sequence[str]) -> tuple[DictConfig, list[s
     """Composes with every override that is valid; describes the others."""
     places = folders(overrides)
     problems = search_path_problems(places)
+    refuse_endless(overrides)
     if any(not place.is_dir() for place in places):
         raise ConfigError(problems)
     try:

@@ -4,10 +4,12 @@ The first folder that has a name counts, so a file of the user's cannot take the
 silent, and is refused.
 """
 
+import math
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
@@ -15,6 +17,8 @@ from vicuna_lit.config.base import CONF_DIR, ConfigError
 
 KEY = "hydra.searchpath"
 OURS = (CONF_DIR,)
+MOST_VALUES = 100_000
+"""Of a file, once its aliases are written out, as Hydra does; ours have a hundred."""
 
 
 def search_path(overrides: Sequence[str]) -> list[str]:
@@ -45,6 +49,45 @@ def problems(places: Sequence[Path]) -> list[str]:
             if before is not None and before.read_bytes() != file.read_bytes():
                 said.append(f"{file}: Hydra reads {before} in its place, which has the same name; call it otherwise")
     return said
+
+
+def refuse_endless(overrides: Sequence[str]) -> None:
+    """Hydra writes aliases out, so a few lines of YAML can take it hours and gigabytes to read.
+
+    Raises:
+        ConfigError: a file of the user's is such a one.
+    """
+    files = (file for place in folders(overrides)[1:] if place.is_dir() for file in sorted(place.rglob("*.yaml")))
+    if endless := [file for file in files if file.is_file() and _values(file) > MOST_VALUES]:
+        much = f"over {MOST_VALUES:,} values, its aliases written out, or over a megabyte"
+        raise ConfigError([f"{file}: is too much for a config ({much})" for file in endless])
+
+
+def _values(file: Path) -> float:
+    """How many values a file has; infinite where one stands within itself, 0 where it is no YAML: composing says so."""
+    if file.stat().st_size > 10 * MOST_VALUES:
+        return math.inf
+    try:
+        root = yaml.compose(file.read_text(), Loader=yaml.SafeLoader)  # in C deep nesting overflows the stack
+        return _count(root, {}) if root else 0
+    except RecursionError:
+        return math.inf
+    except (yaml.YAMLError, UnicodeDecodeError, OSError):
+        return 0
+
+
+def _count(node: yaml.Node, known: dict[int, float]) -> float:
+    """
+    Args:
+        known: the values below the nodes that were counted; an alias is the very node that it names.
+    """
+    if id(node) not in known:
+        known[id(node)] = math.inf  # within itself
+        inner = node.value if isinstance(node, yaml.CollectionNode) else ()
+        known[id(node)] = 1 + sum(
+            _count(n, known) for one in inner for n in (one if isinstance(one, tuple) else (one,))
+        )
+    return known[id(node)]
 
 
 def options(group: str, places: Sequence[Path] = OURS) -> list[str]:

@@ -98,6 +98,28 @@ def test_folders_that_are_not_there_or_would_not_be_read_are_said(conf):
 
 
 @pytest.mark.parametrize(
+    ("text", "is_refused"),
+    [
+        ("x0: &a0 [1]\n" + "".join(f"x{i}: &a{i} [{','.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12)), True),
+        ("x: &a [*a]\n", True),
+        ("[" * 100_000, True),
+        ("x: " + "1" * 2_000_000, True),
+        ("# @package _global_\nx: &a {y: 1}\nz: [*a, *a]\n", False),
+        ("x: [", False),
+    ],
+)
+def test_a_file_that_would_take_hours_to_read_is_refused(text, is_refused, conf):
+    """Hydra writes aliases out; whether anybody has asked for the file cannot be known before it is read."""
+    (conf / "experiment/endless.yaml").write_text(text)
+    for arguments in ([], ["-m"]):
+        try:
+            said = problems("--config-dir=conf", *arguments, "seed=1")
+        except pytest.fail.Exception:
+            said = ""
+        assert ("endless.yaml: is too much for a config" in said) == is_refused
+
+
+@pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["hydra.searchpath=file://conf"], "hydra.searchpath=file://conf: is a list of places"),

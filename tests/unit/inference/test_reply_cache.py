@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from vicuna_lit.inference import reply_cache
 from vicuna_lit.inference.reply_cache import Bill, Cache
+from vicuna_lit.run_folder import RunError
 
 OLD = """
 CREATE TABLE replies (key TEXT PRIMARY KEY, request TEXT, reply TEXT, created REAL);
@@ -87,3 +89,20 @@ def test_a_request_costs_the_same_however_many_there_were(tmp_path):
     with cache._transaction():
         cache._db.executemany(INSERT, [("a", f"k{i}", 0.001, 1, 1) for i in range(5000)])
     assert work("many") <= 1.5 * few
+
+
+def test_a_file_that_another_holds_is_said_and_then_refused_and_used_again(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(reply_cache, "_WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(reply_cache, "_WAITS", 2)
+    cache = Cache(tmp_path / "replies.sqlite")
+    with sqlite3.connect(cache.path, isolation_level=None) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(RunError, match=r"replies\.sqlite: the cache of paid replies cannot be used: .* locked"):
+            cache.reserve("a", 1.0, None)
+        other.execute("ROLLBACK")
+    other.close()
+    assert "is locked by another process; waiting" in capsys.readouterr().err
+    assert cache.reserve("a", 1.0, None)[0] == "reserved"
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match=r"file/replies\.sqlite: the cache of paid replies cannot be used"):
+        Cache(tmp_path / "file" / "replies.sqlite")

@@ -197,6 +197,16 @@ def test_all_of_a_run_lies_in_its_folder_and_the_environment_is_left_alone(tmp_p
     assert {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"} == before
 
 
+def test_what_is_printed_is_in_the_record_unless_it_shall_not(tmp_path):
+    for console, is_kept in (("wrap", True), ("off", False)):
+        session = opened(config(f"wandb.console={console}"), tmp_path / console, [])
+        print("a line of the run")
+        session.finish()
+        wandb.teardown()
+        logs = [file.read_text() for file in (tmp_path / console).glob("wandb/offline-run-*/files/output.log")]
+        assert ["a line of the run" in text for text in logs] == [True] * is_kept
+
+
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
