@@ -49,7 +49,7 @@ def describe(
     rows = {
         "model": f"{parameters:,} parameters, {part}{type(model).__name__}, {config.precision}; {proof}",
         "data": f"{report.records_kept:,} of {report.records_in:,} training records → {len(data.train):,} examples; "
-        f"{len(data.validation):,} others held out for validation",
+        f"{len(data.validation):,} others held out",
         "rejected": f"{dropped}; exchanges of kept records: {lost or 'none'}; turns cut: {report.turns_cut}{first}",
         "steps": f"{plan.steps:,} steps of {config.conversations_per_step} conversations, {plan.epochs:g} epochs",
         "tokens": f"{tokens:,} tokens, {supervised:,} supervised ({supervised / tokens:.0%})",

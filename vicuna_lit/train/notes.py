@@ -77,10 +77,10 @@ def _more_held_out(config: TrainConfig, conversations: int, prepared: Path | Non
         conversations: that can be used, on both sides of the split.
         prepared: the folder, where `vicuna-prepare` has split them.
     """
-    if config.data.validation_path is not None:
-        return "data.validation_path may hold more"
     if config.data.max_validation is not None and config.data.max_validation < FEW:
         return f"data.max_validation={config.data.max_validation} takes no more"
+    if config.data.validation_path is not None:
+        return "data.validation_path may hold more"
     if prepared is not None:
         return "validation_fraction of vicuna-prepare, or data.validation_path=<file>"
     if conversations < 2 * FEW:
