@@ -207,8 +207,7 @@ class RunRecord:
             stopped: the run is to go on another time.
         """
         data = self.data
-        before = validation.replies[0]
-        after = validation.replies.get(steps, []) if stopped else validation.replies[steps]
+        replies = zip(validation.replies[0], validation.replies.get(steps, []), strict=not stopped)
         if stopped:
             self.times.close(steps)
         lost = lost_time(self.folder)
@@ -239,10 +238,7 @@ class RunRecord:
             val_loss_best=validation.losses[validation.best]["val/loss"] if validation.best else None,
             val_loss_best_step=validation.best,
             val_by_step=by_step,
-            replies=[
-                {"question": q, "before": old, "after": new}
-                for (q, old), (_, new) in zip(before, after, strict=not stopped)
-            ],
+            replies=[{"question": q, "before": old, "after": new} for (q, old), (_, new) in replies],
             data=data.statistics(),
             lost_time=asdict(lost) if lost else {},
             saves_failed=checkpointing.saves_failed,
@@ -250,24 +246,25 @@ class RunRecord:
             wandb_url=self.wandb.url if self.wandb else None,
         )
         if self.first:
-            if self.wandb is not None and not stopped:
-                self._add_last_tables(self.wandb, steps, before, after, last, lost)
-            if validation.conversations:
-                found = conversations_csv(data.validation, validation.conversations)
-                write(self.folder / "validation.csv", [found.encode()])
-            starts.end(self.folder, result.status, steps)
-            write(self.folder / "report.html", [render(result, metrics.rows, lost, self._about()).encode()])
+            self._write_last(result, metrics, validation, lost)
         return result
 
-    def _add_last_tables(
-        self, wandb: Session, steps: int, before: Replies, after: Replies, last: dict[str, float], lost: LostTime | None
+    def _write_last(
+        self, result: Result, metrics: MetricsCallback, validation: Validation, lost: LostTime | None
     ) -> None:
-        """What stands in W&B at the last step besides its figures."""
-        samples = self.config.wandb.samples
-        replies = wandb.do("replies", lambda _: replies_table("samples/replies", before, after, samples))
-        times = wandb.do("where the time went", lambda _: lost_time_table(lost)) if lost else None
-        curves = wandb.do("the last validation", lambda _: last_validation(last)) or {}
-        self.history.add(steps, curves | (replies or {}) | ({"time/lost": times} if times else {}))
+        """The tables of the last step in W&B, `validation.csv` and `report.html`."""
+        if self.wandb is not None and result.status == "finished":
+            before, after = validation.replies[0], validation.replies[result.steps]
+            samples = self.config.wandb.samples
+            replies = self.wandb.do("replies", lambda _: replies_table("samples/replies", before, after, samples))
+            times = self.wandb.do("where the time went", lambda _: lost_time_table(lost)) if lost else None
+            curves = self.wandb.do("the last validation", lambda _: last_validation(result.validation)) or {}
+            self.history.add(result.steps, curves | (replies or {}) | ({"time/lost": times} if times else {}))
+        if validation.conversations:
+            found = conversations_csv(self.data.validation, validation.conversations)
+            write(self.folder / "validation.csv", [found.encode()])
+        starts.end(self.folder, result.status, result.steps)
+        write(self.folder / "report.html", [render(result, metrics.rows, lost, self._about()).encode()])
 
     def _about(self) -> About:
         config, usual = self.config.model_dump(mode="json"), load("train").model_dump(mode="json")
