@@ -25,7 +25,7 @@ from vicuna_lit.tracking.session import Session, run_name
 from vicuna_lit.train import starts
 from vicuna_lit.train.callbacks.checkpointing import CheckpointCallback
 from vicuna_lit.train.callbacks.metrics import MetricsCallback
-from vicuna_lit.train.callbacks.validation import Replies, Validation
+from vicuna_lit.train.callbacks.validation import Validation
 from vicuna_lit.train.checkpoint.format import Checkpoint
 from vicuna_lit.train.console import console, spread
 from vicuna_lit.train.distributed import DistributedEnv, all_gather_object, broadcast_object
