@@ -48,8 +48,9 @@ def notes(config: TrainConfig, data: PlannedData) -> Iterator[str]:
             yield f"the template refuses {refused:,} of {account.records_in:,} records{of}: {why}"
     for name, account in data.validation_reports.items():
         held_out, of = account.records_kept, f" of source {name}" if name else ""
-        there = held_out + (data.reports[name].records_kept if name in data.reports else 0)
-        more = _more_held_out(config, there, data.source.parts[name].prepared if name in data.source.parts else None)
+        others = data.reports[name].records_kept if name in data.reports else 0
+        prepared = data.source.parts[name].prepared if name in data.source.parts else None
+        more = _more_held_out(config, held_out, others, prepared)
         if not len(data.validation.parts[name]):
             yield f"no conversation{of} is held out, so there is no validation loss{of}; {more}"
         elif held_out < FEW:
@@ -70,14 +71,15 @@ def unmoved(config: TrainConfig, losses: Mapping[int, float]) -> Iterator[str]:
         )
 
 
-def _more_held_out(config: TrainConfig, conversations: int, prepared: Path | None) -> str:
+def _more_held_out(config: TrainConfig, held_out: int, others: int, prepared: Path | None) -> str:
     """What to set.
 
     Args:
-        conversations: that can be used, on both sides of the split.
+        held_out, others: conversations on the two sides of the split.
         prepared: the folder, where `vicuna-prepare` has split them.
     """
-    if config.data.max_validation is not None and config.data.max_validation < FEW:
+    conversations = held_out + others
+    if held_out == config.data.max_validation:
         return f"data.max_validation={config.data.max_validation} takes no more"
     if config.data.validation_path is not None:
         return "data.validation_path may hold more"
