@@ -89,8 +89,8 @@ def main() -> None:
     parser.add_argument("--work", nargs=2, default=None, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.work:
-        way, rows = given.work
-        print(json.dumps(work(way, rows, given.tokenizer, given.template)))
+        way, talks = given.work
+        print(json.dumps(work(way, talks, given.tokenizer, given.template)))
         return
     parts = {
         "ours": ("ours", HERE),
