@@ -2,6 +2,8 @@
 
 import re
 import unicodedata
+from collections.abc import Callable
+from functools import cache
 
 from vicuna_lit.data.conversation import DataError
 from vicuna_lit.paths import locate
@@ -25,10 +27,10 @@ class Phrases:
 
     def find(self, text: str) -> str | None:
         """The first that occurs, in small letters with single blanks."""
-        words = plain(text)
-        if self._rare.isdisjoint(words.split(" ")):  # a tenth of the time of the pattern
+        words = _words(text)
+        if self._rare.isdisjoint(words):  # a tenth of the time of the pattern
             return None
-        found = self._pattern.search(words)
+        found = self._pattern.search(" ".join(words))
         return found[0] if found else None
 
 
@@ -49,13 +51,28 @@ def phrases_of(place: str, advice: str) -> Phrases:
 
 def plain(text: str) -> str:
     """Words in small letters, with single blanks, as somebody reads them."""
+    return " ".join(_words(text))
+
+
+def _words(text: str) -> list[str]:
     if text.isascii():  # the same, many times as fast
-        return b" ".join(text.lower().encode().translate(_ASCII, _UNSEEN).split()).decode()
-    shown = unicodedata.normalize("NFKC", _INVISIBLE.sub("", text))
-    if unseen := [c for c in set(shown) if _is_unseen(c)]:
-        shown = shown.translate(dict.fromkeys(map(ord, unseen)))
-    return " ".join(re.split(r"[\W_]+", shown.casefold())).strip()
+        return text.lower().encode().translate(_ASCII, _UNSEEN).decode().split()
+    shown = unicodedata.normalize("NFKC", _without(text, _is_invisible))
+    return re.split(r"[\W_]+", f" {_without(shown, _is_unseen).casefold()} ")[1:-1]
 
 
+def _without(text: str, hidden: Callable[[str], bool]) -> str:
+    """The text without some characters: each kind is looked at once."""
+    for c in filter(hidden, set(text)):
+        text = text.replace(c, "")
+    return text
+
+
+@cache
+def _is_invisible(c: str) -> bool:
+    return _INVISIBLE.match(c) is not None
+
+
+@cache
 def _is_unseen(c: str) -> bool:
     return unicodedata.category(c) in ("Cf", "Cc") and not c.isspace()
