@@ -23,10 +23,17 @@ class Phrases:
     def __init__(self, phrases: list[str]):
         shown = [plain(phrase) for phrase in phrases]
         self._rare = frozenset(max(phrase.split(), key=len) for phrase in shown if phrase)
+        self._is_ascii = all(map(str.isascii, self._rare))
         self._pattern = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, shown))})(?!\w)")
 
     def find(self, text: str) -> str | None:
         """The first that occurs, in small letters with single blanks."""
+        if not text.isascii():
+            text = _shown(text)
+            if self._is_ascii and self._rare.isdisjoint(
+                _in_ascii(text)
+            ):  # others are slow to split
+                return None
         words = _words(text)
         if self._rare.isdisjoint(words):  # a tenth of the time of the pattern
             return None
@@ -56,9 +63,17 @@ def plain(text: str) -> str:
 
 def _words(text: str) -> list[str]:
     if text.isascii():  # the same, many times as fast
-        return text.lower().encode().translate(_ASCII, _UNSEEN).decode().split()
-    shown = unicodedata.normalize("NFKC", _without(text, _is_invisible))
-    return re.split(r"[\W_]+", f" {_without(shown, _is_unseen).casefold()} ")[1:-1]
+        return _in_ascii(text.lower())
+    return re.split(r"[\W_]+", f" {_shown(text)} ")[1:-1]
+
+
+def _in_ascii(text: str) -> list[str]:
+    """The words, as though any letter that is not ASCII's ended one."""
+    return text.encode("ascii", "replace").translate(_ASCII, _UNSEEN).decode().split()
+
+
+def _shown(text: str) -> str:
+    return _without(unicodedata.normalize("NFKC", _without(text, _is_invisible)), _is_unseen).casefold()
 
 
 def _without(text: str, hidden: Callable[[str], bool]) -> str:
