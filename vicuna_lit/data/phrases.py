@@ -30,9 +30,7 @@ class Phrases:
         """The first that occurs, in small letters with single blanks."""
         if not text.isascii():
             text = _shown(text)
-            if self._is_ascii and self._rare.isdisjoint(
-                _in_ascii(text)
-            ):  # others are slow to split
+            if self._is_ascii and self._rare.isdisjoint(_in_ascii(text)):  # others are slow to split
                 return None
         words = _words(text)
         if self._rare.isdisjoint(words):  # a tenth of the time of the pattern
