@@ -2,6 +2,8 @@
 
 import re
 import unicodedata
+from collections.abc import Callable
+from functools import cache
 
 from vicuna_lit.data.conversation import DataError
 from vicuna_lit.paths import locate
@@ -21,14 +23,19 @@ class Phrases:
     def __init__(self, phrases: list[str]):
         shown = [plain(phrase) for phrase in phrases]
         self._rare = frozenset(max(phrase.split(), key=len) for phrase in shown if phrase)
+        self._is_ascii = all(map(str.isascii, self._rare))
         self._pattern = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, shown))})(?!\w)")
 
     def find(self, text: str) -> str | None:
         """The first that occurs, in small letters with single blanks."""
-        words = plain(text)
-        if self._rare.isdisjoint(words.split(" ")):  # a tenth of the time of the pattern
+        if not text.isascii():
+            text = _shown(text)
+            if self._is_ascii and self._rare.isdisjoint(_in_ascii(text)):  # others are slow to split
+                return None
+        words = _words(text)
+        if self._rare.isdisjoint(words):  # a tenth of the time of the pattern
             return None
-        found = self._pattern.search(words)
+        found = self._pattern.search(" ".join(words))
         return found[0] if found else None
 
 
@@ -49,13 +56,36 @@ def phrases_of(place: str, advice: str) -> Phrases:
 
 def plain(text: str) -> str:
     """Words in small letters, with single blanks, as somebody reads them."""
+    return " ".join(_words(text))
+
+
+def _words(text: str) -> list[str]:
     if text.isascii():  # the same, many times as fast
-        return b" ".join(text.lower().encode().translate(_ASCII, _UNSEEN).split()).decode()
-    shown = unicodedata.normalize("NFKC", _INVISIBLE.sub("", text))
-    if unseen := [c for c in set(shown) if _is_unseen(c)]:
-        shown = shown.translate(dict.fromkeys(map(ord, unseen)))
-    return " ".join(re.split(r"[\W_]+", shown.casefold())).strip()
+        return _in_ascii(text.lower())
+    return re.split(r"[\W_]+", f" {_shown(text)} ")[1:-1]
 
 
+def _in_ascii(text: str) -> list[str]:
+    """The words, as though any letter that is not ASCII's ended one."""
+    return text.encode("ascii", "replace").translate(_ASCII, _UNSEEN).decode().split()
+
+
+def _shown(text: str) -> str:
+    return _without(unicodedata.normalize("NFKC", _without(text, _is_invisible)), _is_unseen).casefold()
+
+
+def _without(text: str, hidden: Callable[[str], bool]) -> str:
+    """The text without some characters: each kind is looked at once."""
+    for c in filter(hidden, set(text)):
+        text = text.replace(c, "")
+    return text
+
+
+@cache
+def _is_invisible(c: str) -> bool:
+    return _INVISIBLE.match(c) is not None
+
+
+@cache
 def _is_unseen(c: str) -> bool:
     return unicodedata.category(c) in ("Cf", "Cc") and not c.isspace()

@@ -163,8 +163,9 @@ def offences(conversation: Conversation, config: FiltersConfig) -> Iterator[Rule
         for reason, rule in rules:
             if turn.role not in rule.roles:
                 continue
-            lowered = content.lower().replace("’", "'") if lowered is None else lowered
-            if found := _find(rule, content, lowered):
+            if lowered is None and rule.match in ("begins", "contains"):
+                lowered = content.lower().replace("’", "'")
+            if found := _find(rule, content, lowered or ""):
                 yield RuleViolation(i, rule.scope, reason, f"turn {i + 1}: {found!r:.60}")
         if turn.role == "assistant":
             yield from (RuleViolation(i, *offence) for offence in _offences_of_reply(i, content, config))

@@ -20,7 +20,8 @@ def test_ascii_is_read_as_any_other_text_is(text: str):
 
 def test_a_phrase_is_found_however_it_is_written():
     phrases = Phrases(["hire a hitman", "Sarin"])
-    for text in ("HIRE  a\nhit\u200bman", "hire_a-hitman!", "ｈｉｒｅ a hitman", "sarin"):
+    for text in ("HIRE  a\nhit\u200bman", "hire_a-hitman!", "ｈｉｒｅ a hitman", "sarin", "é、sarin中 sarin。"):
         assert phrases.find(f"Please: {text}")
-    for text in ("hire a hitmanager", "tsarina", "a hitman hire", ""):
+    assert Phrases(["été noir"]).find("Un Été  noir!") == "été noir"
+    for text in ("hire a hitmanager", "sariné", "中sarin", "tsarina", "a hitman hire", ""):
         assert phrases.find(text) is None

@@ -19,7 +19,7 @@ from vicuna_lit.prepare.filters import alternate, filter_turns, moderate
 from vicuna_lit.prepare.language import detect
 from vicuna_lit.prepare.personal_data import redact
 from vicuna_lit.prepare.shards import dumps, to_json
-from vicuna_lit.prepare.steps import choose_language
+from vicuna_lit.prepare.steps import choose_language, steps
 
 ROLE = {"s": "system", "u": "user", "a": "assistant", "t": "tool"}
 ANSWER = "A perfectly good answer of some length."
@@ -37,6 +37,48 @@ def turns(roles: str) -> Conversation:
 def text(result) -> str:
     assert isinstance(result, Conversation), result
     return " ".join(t.content for t in result.turns)
+
+
+SAID = st.lists(
+    st.sampled_from(
+        [
+            "api\\_key: '",
+            "q9Zk3LmX7vTb2RwYc8Hd5Nf4",
+            "'",
+            " a@b.org ",
+            "+49 30 1234 5678",
+            "\n",
+            "I'm sorry, but I cannot. ",
+            "As an AI, I think. ",
+            "Share Prompt",
+            "\n2 / 3",
+            "```\na\\_b\n```\n",
+            "Fine words. ",
+            "[KEY] ",
+            "continue",
+            "\u200b",
+        ]
+    ),
+    max_size=6,
+).map("".join)
+
+
+@given(st.lists(SAID, min_size=2, max_size=6))
+@settings(max_examples=examples(200), deadline=None, derandomize=True)
+def test_steps_taken_twice_give_what_they_gave_once_and_fences_stay(said: list[str]):
+    """Whatever is left, nothing is left to do on it; so a prepared set can be prepared again, with any others."""
+    pipeline = steps(config("language.enabled=false", "decontamination.enabled=false", "filters.min_characters=1"))
+
+    def taken(result):
+        for step in pipeline.values():
+            result = result if isinstance(result, Rejection) else step(result, Counter())
+        return result
+
+    once = taken(Conversation.of(*said, id="x"))
+    if isinstance(once, Conversation):
+        assert taken(once) == once
+        for turn, text in zip(once.turns, said, strict=False):
+            assert turn.content.count("```\na\\_b\n```") == text.count("```\na\\_b\n```")
 
 
 @pytest.mark.parametrize(
