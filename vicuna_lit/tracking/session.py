@@ -105,7 +105,7 @@ class Session:
         is_gone = isinstance(error, ConnectionError) or type(error).__name__ in GONE
         if what not in self._said:
             self._said.add(what)
-            because = WATCH.ended if is_gone and WATCH.ended else one_line(error)
+            because = (is_gone and WATCH.reason()) or one_line(error)
             self._say(f"W&B did not take {what}: {because}; the run goes on")
         if is_gone:
             self.run = None

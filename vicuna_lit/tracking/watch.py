@@ -37,8 +37,7 @@ class Watch:
     """
 
     def __init__(self):
-        self.ended: str | None = None
-        """Why W&B's process was ended the last time."""
+        self._ended: str | None = None
         self._calls: list[_Call] = []
         self._watched = 0
         """The process whose thread watches: a fork has none."""
@@ -64,6 +63,11 @@ class Watch:
             threading.Thread(target=self._watch, name="watch over W&B", daemon=True).start()
         return call
 
+    def reason(self) -> str | None:
+        """Why W&B's process was ended, told once; None: it was not, or died of itself."""
+        why, self._ended = self._ended, None
+        return why
+
     def to_the_end(self) -> None:
         """Watches the end of this interpreter too, where W&B waits for its process; called once that has begun."""
         atexit.unregister(self.begin)
@@ -81,7 +85,7 @@ class Watch:
                     self._end(f"its process did not answer for {call.seconds:g} s")
 
     def _end(self, why: str) -> None:
-        self.ended = why
+        self._ended = why
         if process := _process():
             process.kill()
         with suppress(Exception):  # the process is another's (WANDB_SERVICE): this end of the connection is ours
