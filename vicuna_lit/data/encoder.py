@@ -15,6 +15,7 @@ from tokenizers import Encoding, Tokenizer
 
 from vicuna_lit.data.chat_template import Segment, Template, TemplateError
 from vicuna_lit.data.conversation import PLACEHOLDER, Conversation, Rejection
+from vicuna_lit.data.cut_tokens import Cut, Whole, tokenise
 from vicuna_lit.data.template_thoughts import ONE_TOKEN, OPENED
 from vicuna_lit.data.token_bytes import UNKNOWN, byte_table
 
@@ -99,6 +100,7 @@ class Encoder:
         size = max(self._copy.get_vocab_size(), len(tokenizer), max(real_ids.values(), default=0) + 1)
         self._id_map = np.arange(size, dtype=np.int32)
         copied = {text: int(self._copy.token_to_id(text) or 0) for text in real_ids}
+        self._controls = {s: copied[s] for s in control.values()}
         self._is_control = np.zeros(size, bool)
         self._is_control[[real_ids[s] for s in control.values()]] = True
         self._is_control[list(copied.values())] = False
@@ -121,7 +123,7 @@ class Encoder:
         ]
 
     def unfold(
-        self, conversations: Sequence[Conversation], longest: int | None = None
+        self, conversations: Sequence[Conversation], longest: int | None = None, wholes: Sequence[Whole] = ()
     ) -> list[list[Example] | Rejection]:
         """Tokenises conversations with their masks, in order; most become one example, see `Template.unfold`.
 
@@ -131,6 +133,7 @@ class Encoder:
 
         Args:
             longest: tokens; the examples of a conversation end with the first that is longer.
+            wholes: of each; a text that is longer is kept there, and what can be is cut out of it.
         """
         examples: list[list[Example] | Rejection] = [[] for _ in conversations]
         open_ones = {i: self.template.unfold(c) for i, c in enumerate(conversations)}
@@ -140,7 +143,9 @@ class Encoder:
             taken = Counter(i for i, _ in texts)
             open_ones = {i: rest for i, rest in open_ones.items() if taken[i] == width}
             width *= 2
-            for i, result in zip((i for i, _ in texts), self._encode(conversations, texts), strict=True):
+            for i, result in zip(
+                (i for i, _ in texts), self._encode(conversations, texts, longest, wholes), strict=True
+            ):
                 before = examples[i]
                 if isinstance(before, Rejection) or self._too_long(before, longest):
                     continue
@@ -181,11 +186,16 @@ class Encoder:
             yield error
 
     def _encode(
-        self, conversations: Sequence[Conversation], texts: Sequence[tuple[int, list[Segment] | TemplateError]]
+        self,
+        conversations: Sequence[Conversation],
+        texts: Sequence[tuple[int, list[Segment] | TemplateError]],
+        longest: int | None,
+        wholes: Sequence[Whole],
     ) -> Iterator[Example | Rejection]:
         """Texts with the numbers of their conversations, all tokenised at once."""
         spelt = [None if isinstance(text, TemplateError) else self._spell(text) for _, text in texts]
-        encodings = iter(self._copy.encode_batch([t for t in spelt if t is not None], add_special_tokens=False))
+        known = [(wholes[i] if wholes else Whole(), t) for (i, _), t in zip(texts, spelt, strict=True) if t is not None]
+        encodings = tokenise(self._copy, known, self._controls, longest)
         for (i, text), plain in zip(texts, spelt, strict=True):
             c = conversations[i]
             if isinstance(text, TemplateError):
@@ -215,7 +225,7 @@ class Encoder:
                 return None
         return "".join(parts)
 
-    def _example(self, c: Conversation, segments: list[Segment], encoding: Encoding) -> Example | Rejection:
+    def _example(self, c: Conversation, segments: list[Segment], encoding: Encoding | Cut) -> Example | Rejection:
         raw = np.array(encoding.ids, dtype=np.int32)
         if self._is_control[raw].any():
             return Rejection(c.id, "control token from plain text", "the tokenizer turned a message's text into one")
@@ -276,7 +286,7 @@ class Encoder:
             self._tails[blanks] = self._id_map[inside].tolist()
         return self._tails[blanks]
 
-    def _check_span(self, encoding: Encoding, ids: np.ndarray, tokens: Span, chars: Span, text: str):
+    def _check_span(self, encoding: Encoding | Cut, ids: np.ndarray, tokens: Span, chars: Span, text: str):
         first, last = tokens
         if first < 1 or first >= last:
             return "supervised text without tokens", repr(text[:60])
@@ -315,7 +325,7 @@ class Encoder:
         return sorted(set(range(vocabulary)) - set(self.tokenizer.get_vocab().values()))
 
 
-def _inside(spans: list[Span], encoding: Encoding) -> np.ndarray | None:
+def _inside(spans: list[Span], encoding: Encoding | Cut) -> np.ndarray | None:
     """bool [T]: the tokens that hold any of some stretches of the text; None where there are none."""
     if not spans:
         return None
@@ -326,15 +336,15 @@ def _inside(spans: list[Span], encoding: Encoding) -> np.ndarray | None:
     return inside
 
 
-def _start(encoding: Encoding, token: int) -> int:
+def _start(encoding: Encoding | Cut, token: int) -> int:
     return encoding.token_to_chars(token)[0]  # pyright: ignore[reportOptionalSubscript]
 
 
-def _end(encoding: Encoding, token: int) -> int:
+def _end(encoding: Encoding | Cut, token: int) -> int:
     return encoding.token_to_chars(token)[1]  # pyright: ignore[reportOptionalSubscript]
 
 
-def _token_at(encoding: Encoding, char: int, count: int) -> int:
+def _token_at(encoding: Encoding | Cut, char: int, count: int) -> int:
     """The first token that begins at or after a character (a tokenizer may drop white space)."""
     token = encoding.char_to_token(char)
     if token is not None and _start(encoding, token) == char:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from vicuna_lit.data.conversation import Conversation, Rejection, Turn
+from vicuna_lit.data.cut_tokens import Whole
 from vicuna_lit.data.encoder import Encoder, Example
 
 TOO_LONG = "longer than the context"
@@ -51,7 +52,8 @@ def split(
             return [r.parts for r in everything]
         trials = pending
         while trials:
-            results = zip(trials, encoder.unfold([r.piece() for r in trials], context_length), strict=True)
+            found = encoder.unfold([r.piece() for r in trials], context_length, [r.known for r in trials])
+            results = zip(trials, found, strict=True)
             trials = [r for r, result in results if not _settle(r, result, encoder, context_length)]
 
 
@@ -76,6 +78,8 @@ class _Remainder:
     floor: int = 0
     """The first exchange that may be carried."""
     start: int = 0
+    known: Whole = field(default_factory=Whole)
+    """Its tokens, as far as they have been counted."""
 
     def piece(self) -> Conversation:
         carried = [_unsupervised(turn) for exchange in self._slice(self.carry, 0) for turn in exchange]
@@ -91,6 +95,8 @@ class _Remainder:
         self.start += sum(map(len, self._slice(0, self.take)))
         self.floor = self.first + self.take if isinstance(result, Rejection) else self.first - self.carry
         self.first += self.take
+        if self.first == len(self.exchanges):
+            self.known.clear()
 
     def next(self, context_length: int, carried: int) -> None:
         """Chooses the piece to try next; rejects exchanges that cannot fit whatever their tokens."""
