@@ -81,6 +81,8 @@ class RunRecord:
         """What was done before; `fit` has its laps."""
         self.described: dict[str, str] = {}
         """What was printed of the run before its first step."""
+        self.usual: dict[str, Any] = {}
+        """The settings of the command without any override."""
         self.times = Times(self.folder, self.opening, writes=False)
         self.history = History(None)
         if start:
@@ -115,6 +117,7 @@ class RunRecord:
         if not self.first:
             yield
             return
+        self.usual = load("train").model_dump(mode="json")  # now: at the end it must not fail
         known = self.before.get("wandb_id")
         read = {"files": files, "fingerprint": self.fingerprint}
         self.wandb_id = open_folder(self.config, self.folder, self.lm.model, read, known, self.extensions.identity)
@@ -240,8 +243,8 @@ class RunRecord:
         return result
 
     def _about(self) -> About:
-        config, usual = self.config.model_dump(mode="json"), load("train").model_dump(mode="json")
-        return about(self.folder, self.described, config, usual, starts.starts_of(self.folder))
+        config = self.config.model_dump(mode="json")
+        return about(self.folder, self.described, config, self.usual, starts.starts_of(self.folder))
 
 
 def _cause(error: BaseException) -> str | None:
