@@ -118,6 +118,7 @@ class RunRecord:
             self.times = Times(self.folder, opening, writes=False)
             yield
             return
+        self.usual = load("train").model_dump(mode="json")  # now: at the end it must not fail
         known = self.resumed.get("wandb_id")
         read = {"files": files, "fingerprint": self.fingerprint}
         if self.origin:
@@ -267,8 +268,8 @@ class RunRecord:
         write(self.folder / "report.html", [render(result, metrics.rows, lost, self._about()).encode()])
 
     def _about(self) -> About:
-        config, usual = self.config.model_dump(mode="json"), load("train").model_dump(mode="json")
-        return about(self.folder, self.described, config, usual, starts.starts_of(self.folder))
+        config = self.config.model_dump(mode="json")
+        return about(self.folder, self.described, config, self.usual, starts.starts_of(self.folder))
 
 
 def _cause(error: BaseException) -> str | None:

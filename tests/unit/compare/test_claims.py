@@ -1,6 +1,7 @@
 """A claim counts where it was kept before the sweep; it stands beside what came out."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -29,9 +30,8 @@ def test_a_claim_stands_beside_what_came_out(claim, tmp_path, capsys, monkeypatc
     keep_claim(claim, folder, JOBS)
     kept = kept_claim(folder)
     assert kept and (kept.claim.margin, len(kept.sha256)) == (0.01, 64)
-    better: list[float | None] = [0.9, 1.01, 1.1, 1.19, 1.31]
-    equal: list[float | None] = [1.001, 1.0995, 1.2, 1.3005, 1.3995]
-    losses: dict[str, list[float | None]] = {
+    better, equal = [0.9, 1.01, 1.1, 1.19, 1.31], [1.001, 1.0995, 1.2, 1.3005, 1.3995]
+    losses: dict[str, Sequence[float | None]] = {
         "5e-3": BASE,
         "1e-3": better,
         "2e-3": [2.0, 2.1, 2.2, 2.3, 2.45],

@@ -1,6 +1,7 @@
 """What is said of a sweep follows from its runs, and nothing is said where they say nothing."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from vicuna_lit.run_folder import RunError
 VALIDATION = {"examples": 30, "exchanges_kept": 40, "supervised_tokens": 900}
 
 
-def sweep_of(folder: Path, losses: dict[str, list[float | None]], **more: object) -> Sweep:
+def sweep_of(folder: Path, losses: Mapping[str, Sequence[float | None]], **more: object) -> Sweep:
     """A sweep over the learning rate; the job's numbers follow the order of the dict."""
     jobs = [(lr, seed, loss) for lr, of_seeds in losses.items() for seed, loss in enumerate(of_seeds)]
     for number, (lr, seed, loss) in enumerate(jobs):
