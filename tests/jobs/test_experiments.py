@@ -57,6 +57,13 @@ def test_the_command_runs(folder: Path, tmp_path):
     assert {file: file.read_bytes() for file in before} == before, "fast leaves the committed files alone"
 
 
+@pytest.mark.slow
+@pytest.mark.promise("Halving, replayed from whole curves, finds what its page says at the steps that it says")
+def test_the_replays_of_halving_are_those_of_its_page():
+    replay = importlib.import_module("experiments.halving.replay")
+    assert tables.of_readme((ROOT / "experiments/halving/README.md").read_text()) == replay.table()
+
+
 def test_a_table_replaces_the_one_before():
     text = f"a\n{tables.BEGIN}\nold\n{tables.END}\nb\n"
     new = tables.into_readme(text, tables.markdown(["x", "y"], [["one", 1]]))
