@@ -251,7 +251,7 @@ class RunSettings(Config):
     callbacks: WatchingCallbacks
     checkpoint: CheckpointConfig
     halving: HalvingConfig | None
-    """Of a sweep: stop the worse settings early, as `{rungs: [0.1, 0.3], keep: 0.34}`. A run that is stopped and goes
+    """Of a sweep: stop the worse settings early, as `{rungs: [0.1, 0.3], keep: 0.5}`. A run that is stopped and goes
     on is the run left alone, learning rate and all. null: every run to its end."""
     stop_after: StopAfter
     """Save and stop after so many steps, or a part of all below 1 (then the last validation up to there). The learning
