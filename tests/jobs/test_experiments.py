@@ -70,6 +70,7 @@ def test_the_intervals_of_a_sweep_cover_on_the_whole_grid():
     found = intervals.null_sweeps(losses, tokens, 10)
     assert [row["sweeps"] for row in found] == [10] * 12 and max(row["claims"] for row in found) <= 4
 
+
 @pytest.mark.slow
 @pytest.mark.promise("Halving, replayed from whole curves, finds what its page says at the steps that it says")
 def test_the_replays_of_halving_are_those_of_its_page():
