@@ -25,7 +25,7 @@ from vicuna_lit.cli.wandb_agent import JOBS, of_agent, refuse_multirun
 from vicuna_lit.config.base import ConfigError
 from vicuna_lit.config.compose import Job, load, master
 from vicuna_lit.config.from_run import FROM, with_source
-from vicuna_lit.config.search_path import folders, options, refuse_endless, search_path, with_folder
+from vicuna_lit.config.search_path import folders, groups, options, refuse_endless, search_path, with_folder
 from vicuna_lit.config.short_forms import expand
 from vicuna_lit.config.texts import unquoted
 
@@ -124,7 +124,7 @@ def read(job: Job, arguments: Sequence[str]) -> tuple[CommandLine, list[str]]:
 def _mode(job: Job, overrides: list[str], asked: bool, composes: bool) -> tuple[list[str], DictConfig | None, bool]:
     """Overrides written out, Hydra's settings, and whether it is a multirun: asked for here or in an experiment."""
     written = expand(job, _globbed(overrides) if asked else overrides, asked)
-    settings = _settings(job, written) if composes else None
+    settings = _settings(job, written) if composes and (asked or _may_sweep(written)) else None
     multirun = asked or (settings is not None and settings.mode == RunMode.MULTIRUN)
     if multirun and not asked:
         written = expand(job, _globbed(overrides), True)
@@ -135,6 +135,13 @@ def _mode(job: Job, overrides: list[str], asked: bool, composes: bool) -> tuple[
         params = [f"{key}={value}" for key, value in sweeps.items() if key not in keys]
         written = expand(job, [*_globbed(params, folders(overrides)), *overrides], True) if params else written
     return written, settings, multirun
+
+
+def _may_sweep(written: Sequence[str]) -> bool:
+    """Whether a choice or a file of the user's may ask for a multirun; to compose and look takes a tenth of a second."""
+    chosen = {override.lstrip("+~").partition("=")[0].partition("@")[0] for override in written}
+    ours = set(groups())
+    return len(folders(written)) > 1 or any(key.startswith("hydra") or key.partition("/")[0] in ours for key in chosen)
 
 
 def _alike(job: Job, written: list[str]) -> list[str]:

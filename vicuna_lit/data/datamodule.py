@@ -1,7 +1,8 @@
 """The LightningDataModule: files in, the rows of a plan out.
 
-A file's way to the loss: `source.py` (which files, which side of the split) → `readers.py` (`Conversation`) →
-`dataset.py` (`tokenised`) → `encoder.py` (`Example`: ids and mask) → `packing.py` (`Plan`) → `batch.py` (`Batch`) →
+A file's way to the loss: `planned.py` (what is read, and planned) → `source.py` (which files, which side of the split)
+→ `readers.py` (`Conversation`) → `dataset.py` (`tokenised`, kept in `token_cache.py`) → `splitting.py` (pieces) →
+`encoder.py` (`Example`: ids and mask) → `packing.py` (`Plan`) → `batch.py` (`Batch`) →
 `models/causal_lm.py` (`SupervisedLM.loss_sum`) → `train/module.py`, which divides by the step's supervised tokens.
 
 - An *example* is a conversation, or a *piece* of one that is longer than `context_length`: whole exchanges, cut by

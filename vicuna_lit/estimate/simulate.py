@@ -98,7 +98,8 @@ def _loss(lm: SupervisedLM, batch: Batch, ledger: MemoryTracker, supervised: int
     ledger.phase = HEAD
     with ledger.within(HEAD):
         chosen = torch.empty(max(1, supervised), dtype=torch.int64)
-        how = "exact" if lm.lm_head == "liger" else lm.lm_head  # both make the logits of some positions at a time
+        # Liger's makes the logits of some positions at a time, too.
+        how = "exact" if lm.lm_head_kind == "liger" else lm.lm_head_kind
         return loss_sum(hidden[0].index_select(0, chosen), lm.head, chosen, how, device)
 
 

@@ -101,14 +101,15 @@ class SupervisedLM(nn.Module):
         self,
         model: PreTrainedModel,
         *,
-        head: str = "chunked",
+        lm_head: str = "chunked",
         gradient_checkpointing: str = "none",
         offload_activations: bool = False,
         compile: bool = False,
         autocast: bool = False,
     ):
         super().__init__()
-        self.model, self.lm_head, self.offload, self.autocast = model, head, offload_activations, autocast
+        self.model, self.offload, self.autocast = model, offload_activations, autocast
+        self.lm_head_kind = lm_head
         self._takes_positions = "position_ids" in inspect.signature(model.base_model.forward).parameters
         keep_within_conversations(self.layers)
         if compile:
@@ -122,7 +123,7 @@ class SupervisedLM(nn.Module):
             liger.use(model)
         return cls(
             model,
-            head=config.lm_head,
+            lm_head=config.lm_head,
             gradient_checkpointing=config.gradient_checkpointing.replace("auto", "none"),
             offload_activations=config.offload_activations,
             compile=config.compile is True,
@@ -162,7 +163,9 @@ class SupervisedLM(nn.Module):
 
     def loss_sum(self, batch: Batch) -> Float[Tensor, ""]:
         """Sum of the supervised tokens' losses, each as often as it counts (`Batch.target_weights`)."""
-        return loss_sum(self._predicting(batch), self.head, batch.targets, self.lm_head, weights=batch.target_weights)
+        return loss_sum(
+            self._predicting(batch), self.head, batch.targets, self.lm_head_kind, weights=batch.target_weights
+        )
 
     def logits(self, batch: Batch) -> Float[Tensor, "S V"]:
         """The logits that predict each supervised token (`batch.targets`), in fp32, for losses of one's own."""
@@ -170,4 +173,4 @@ class SupervisedLM(nn.Module):
 
     def token_losses(self, batch: Batch) -> Float[Tensor, " S"]:
         """Each supervised token's loss, without a gradient and whatever it counts."""
-        return token_losses(self._predicting(batch), self.head, batch.targets, self.lm_head)
+        return token_losses(self._predicting(batch), self.head, batch.targets, self.lm_head_kind)

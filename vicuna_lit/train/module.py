@@ -123,6 +123,8 @@ class SupervisedModule(L.LightningModule):
     def loss(self, batch: Batch) -> Tensor:
         """The row's loss, summed over its supervised tokens; `training_step` divides by those of the whole step.
 
+        It is computed within `SupervisedLM.forward`, where the hooks of sharded weights run.
+
         Where turns have weights, `batch.target_weights` says how often each token counts, and the divisor is their sum.
         A validation takes the cross-entropy of each token once, whatever this is.
         """
@@ -131,7 +133,8 @@ class SupervisedModule(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One micro-batch.
 
-        Lightning divides the loss by the accumulation, the strategies by the ranks; the factor undoes both.
+        Lightning divides the loss by the accumulation. DDP, FSDP and DeepSpeed average gradients over the ranks. The
+        factor undoes both, so what is left is the sum over the step divided by the step's supervised tokens.
         """
         self.closes_step = self.step_done(batch_idx) is not None
         share = self.loss(batch) / batch.denominator
@@ -158,7 +161,7 @@ class SupervisedModule(L.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """All ranks' tokens together; Lightning's own means would weigh rows, not tokens.
 
-        What is logged here is for callbacks and own loggers; W&B has its figures from `Validation`.
+        What is logged here is for callbacks and own loggers; ours leaves it out, since W&B has it from `Validation`.
         """
         self.validation.gather()
         if self.validation.tokens:

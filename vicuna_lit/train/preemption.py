@@ -5,9 +5,9 @@ of the grace period, gives that step up: the last finished one is saved at the n
 there when as much time has passed again leaves without saving. Imports no torch, so that a signal during the start
 finds its handler.
 
-With several processes each is told: by its scheduler, or by the one that started it (`distributed.launch`). At the end
-of a step `CheckpointCallback` asks whether any of them was (`any_rank`); then all save their shards of this step and
-raise `Preempted`. `fit` returns `preempted`, and the command exits with `PREEMPTED`.
+With several processes each is told: by its scheduler, or by the one that started it (`distributed.launch`, in
+`_wait`). At the end of a step `CheckpointCallback` asks whether any of them was (`any_rank`); then all save their
+shards of this step and raise `Preempted`. `fit` returns `preempted`, and the command exits with `PREEMPTED`.
 
 Python runs signal handlers between two bytecodes of the main thread: never while it is blocked in C, as in a
 collective whose other side is gone. So the signals are counted by what the interpreter's C handler writes, at once,

@@ -1,7 +1,8 @@
 """The train job: a config in, a run folder out. `fit` → `load` (data, plan, model) → `_train` → `RunRecord.finish`.
 
 Two starts of one run may differ in `Layout` and `RunSettings` (`config/train.py`), never in `Recipe` or in a file that
-it reads. A new key goes into one of these three classes and into `conf/train.yaml`, with its default.
+it reads; of `trainer` and `callbacks` each class has a part. A new key goes into one of these three classes and into
+`conf/train.yaml`, with its default.
 
 Where things go: a loss: `SupervisedModule.loss` in a subclass, `fit(module=…)`. A callback: `fit(callbacks=…)`; with a
 name: `config/callbacks.py`, `conf/callbacks/` and `Extensions.and_configured`. A strategy: `config/choices.py`,

@@ -88,7 +88,7 @@ def _real_loss(lm: SupervisedLM, batch: Batch, ledger: MemoryTracker) -> torch.T
     hidden = lm.hidden(batch)
     with ledger.within("head and logits"):
         chosen = torch.arange(ROW[1])
-        return loss_sum(hidden[0].index_select(0, chosen), lm.head, chosen, lm.lm_head)
+        return loss_sum(hidden[0].index_select(0, chosen), lm.head, chosen, lm.lm_head_kind)
 
 
 @pytest.mark.parametrize(

@@ -140,7 +140,7 @@ def test_real_tensors_take_what_fake_ones_say(name: str, tmp_path: Path):
 def _loss(lm: SupervisedLM, states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     from vicuna_lit.models.loss import loss_sum
 
-    return loss_sum(states, lm.head, targets, lm.lm_head)
+    return loss_sum(states, lm.head, targets, lm.lm_head_kind)
 
 
 @pytest.fixture(scope="module", autouse=True)

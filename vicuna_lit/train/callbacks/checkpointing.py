@@ -95,7 +95,7 @@ class CheckpointCallback(L.Callback):
         late = self.world.rank == 0 and minutes and time.monotonic() - self._clock > 60 * minutes
         told, late = any_rank(stop_signal.requested, bool(late))
         if told:
-            self._stop(trainer, pl_module, step)
+            self._stop_preempted(trainer, pl_module, step)
         every = self.config.every_steps
         if late or (every and (step % every == 0 or step == pl_module.plan.steps)):
             self.save(trainer, pl_module, step)
@@ -107,14 +107,14 @@ class CheckpointCallback(L.Callback):
             Preempted: after `step`, which is saved.
         """
         if any_rank(stop_signal.requested)[0]:
-            self._stop(trainer, module, step)
+            self._stop_preempted(trainer, module, step)
 
-    def _stop(self, trainer: L.Trainer, module: SupervisedModule, step: int) -> NoReturn:
+    def _stop_preempted(self, trainer: L.Trainer, module: SupervisedModule, step: int) -> NoReturn:
         """Saves where all ranks have agreed to stop; names the step that all of them have on disk."""
         self._save_last(trainer, module, step)
         raise Preempted(max(set.intersection(*all_gather_object(self._on_disk))))
 
-    def stop(self, trainer: L.Trainer, module: SupervisedModule, step: int) -> NoReturn:
+    def stop_as_configured(self, trainer: L.Trainer, module: SupervisedModule, step: int) -> NoReturn:
         """Saves after a step, on all ranks, and stops as the config has asked.
 
         Raises:

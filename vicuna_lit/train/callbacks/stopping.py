@@ -20,4 +20,4 @@ class StopAfterStep(L.Callback):
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """A run that another callback ends at this step has ended."""
         if self.step is not None and pl_module.step_done(batch_idx) == self.step and not trainer.should_stop:
-            self.checkpoints.stop(trainer, pl_module, self.step)
+            self.checkpoints.stop_as_configured(trainer, pl_module, self.step)

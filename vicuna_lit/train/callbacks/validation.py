@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import lightning as L
+import numpy as np
 
 from vicuna_lit.data.datamodule import ConversationDataModule
 from vicuna_lit.evaluate.questions import first_of_each, read_questions
@@ -141,7 +142,7 @@ class Validation(L.Callback):
         if not len(self.data.validation):
             return
         with (
-            console.status(f"validation loss {when}: {len(self.data.validation)} conversations …"),
+            console.status(f"validation loss {when}: {len(np.unique(self.data.validation.records))} conversations …"),
             counted_experts(module.lm.model) as load,
         ):
             self._at = step
