@@ -138,7 +138,7 @@ def _mode(job: Job, overrides: list[str], asked: bool, composes: bool) -> tuple[
 
 
 def _may_sweep(written: Sequence[str]) -> bool:
-    """Whether a choice or a file of the user's may ask for a multirun; to compose and look takes a tenth of a second."""
+    """Whether a choice or a file of the user's may ask for a multirun; to compose and look takes 0.1 s."""
     chosen = {override.lstrip("+~").partition("=")[0].partition("@")[0] for override in written}
     ours = set(groups())
     return len(folders(written)) > 1 or any(key.startswith("hydra") or key.partition("/")[0] in ours for key in chosen)
