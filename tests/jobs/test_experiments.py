@@ -93,3 +93,19 @@ def test_mean_and_error():
     assert tables.mean_error([1.0, 2.0, 3.0]) == pytest.approx((2.0, 1 / 3**0.5))
     assert tables.plus_minus([1.0, 2.0, 3.0]) == "2.00 ± 0.58"
     assert tables.plus_minus([2.0]) == "2.00"
+
+
+@pytest.mark.slow
+def test_a_search_goes_on_where_it_stopped(tmp_path: Path):
+    """`experiments/search.py` with a current Optuna; the one of `hydra/sweeper=optuna` is too old for it."""
+    optuna = pytest.importorskip("optuna", minversion="3")
+    from experiments.search import search
+
+    small = ["data.max_conversations=24", "data.max_validation=8", "trainer.max_steps=2", "samples.questions=[]"]
+    first = search(tmp_path, 1, [*small, "wandb.mode=disabled"])
+    asked = first.ask()  # as a process leaves it that was killed
+    asked.suggest_float("optimizer.lr", 1e-4, 1e-2, log=True)
+    asked.suggest_float("optimizer.warmup_ratio", 0.0, 0.2)
+    states = [trial.state for trial in search(tmp_path, 2, [*small, "wandb.mode=disabled"]).trials]
+    assert states == [getattr(optuna.trial.TrialState, name) for name in ("COMPLETE", "FAIL", "COMPLETE")]
+    assert first.trials[1].params == first.trials[2].params
