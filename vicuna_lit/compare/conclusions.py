@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from vicuna_lit.compare.rungs import rungs_in_words
 from vicuna_lit.compare.runs import Run, Sweep
 from vicuna_lit.compare.table import NAMES, REPEATS, Setting, baseline_of, copies, decimals, named
 from vicuna_lit.intervals import (
@@ -142,15 +143,19 @@ def in_words(
         stopped = any(run.status == "stopped" and sweep.choices(run, keys) == base for run in sweep.runs)
         why = "was stopped early" if stopped else "has no finished run"
         first = named(dict(zip(keys, base, strict=True)))
-        lines.append(f"Nothing is compared: {first}, {which}, {why}; --baseline names another one.")
+        alone = len({sweep.choices(run, keys) for run in sweep.finished}) < 2
+        what = "no other two settings have finished runs" if alone else "--baseline names another one"
+        lines.append(f"Nothing is compared: {first}, {which}, {why}; {what}.")
     if others := besides(found):
         lines.append(f"The settings differ also in {', '.join(others)}: another explanation of what they show.")
     return lines + [f"{line}." for line in (*stopped_early(sweep, repeats), *copies(sweep, repeats))]
 
 
 def stopped_early(sweep: Sweep, repeats: Sequence[str] = REPEATS) -> list[str]:
-    """Runs that were stopped before their last step (`halving`, `stop_after`), a line for each place: a loss in the
-    middle of a run is never held against one at an end."""
+    """Runs that were stopped before their last step (`halving`, `stop_after`), a line for each rung or place: a loss in
+    the middle of a run is never held against one at an end."""
+    if halved := rungs_in_words(sweep):
+        return halved
     keys, places = sweep.keys_but(repeats), dict[str, dict[tuple[str, ...], list[float]]]()
     for run in sweep.runs:
         if run.status == "stopped":
@@ -165,7 +170,7 @@ def stopped_early(sweep: Sweep, repeats: Sequence[str] = REPEATS) -> list[str]:
         if losses:
             choices, loss = min(losses.items(), key=lambda item: item[1])
             name = named(dict(zip(keys, choices, strict=True)))
-            then = f"; the lowest validation loss there has {name}, {loss:.4f}"
+            then = f"; the lowest validation loss of these is {loss:.4f}, of {name}"
         count = f"{len(settings_of)} setting{'s' * (len(settings_of) != 1)}"
         lines.append(f"Stopped early, and not compared: {count} {place}{then}")
     return lines

@@ -138,7 +138,7 @@ def test_stopped_runs_are_compared_with_nothing(tmp_path):
     lines = in_words(sweep, found, baseline="5e-3")
     assert "Nothing is compared: lr=5e-3, the baseline, was stopped early; --baseline names another one." in lines
     place = "Stopped early, and not compared: 1 setting after step 2 of 10"
-    assert lines[-1] == f"{place}; the lowest validation loss there has lr=5e-3, 0.1000."
+    assert lines[-1] == f"{place}; the lowest validation loss of these is 0.1000, of lr=5e-3."
     page = write_report(sweep, tmp_path / "page").read_text()
     assert "after step 2 of 10, with a validation loss of 0.1000 then" in page
     with (tmp_path / "page" / "runs.csv").open() as file:
