@@ -146,6 +146,8 @@ def in_words(
         alone = len({sweep.choices(run, keys) for run in sweep.finished}) < 2
         what = "no other two settings have finished runs" if alone else "--baseline names another one"
         lines.append(f"Nothing is compared: {first}, {which}, {why}; {what}.")
+    if lines and "module" in sweep.keys_but(repeats):
+        lines.append("Whatever loss they train by, all are judged by the plain validation loss.")
     if others := besides(found):
         lines.append(f"The settings differ also in {', '.join(others)}: another explanation of what they show.")
     return lines + [f"{line}." for line in (*stopped_early(sweep, repeats), *copies(sweep, repeats))]

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from vicuna_lit.compare.claims import claim_in_words
 from vicuna_lit.compare.conclusions import in_words
 from vicuna_lit.compare.figures import SvgPlot, figures
-from vicuna_lit.compare.runs import Sweep
+from vicuna_lit.compare.runs import Sweep, names_of
 from vicuna_lit.compare.table import METRICS, REPEATS, Setting, Table, settings, table
 from vicuna_lit.pages import render_page
 from vicuna_lit.run_folder import write
@@ -69,6 +69,7 @@ def page(
         conclusions=conclusions,
         conversations=min((s.test.conversations for s in found if s.differences), default=0),
         claim=claim_in_words(sweep),
+        names=names_of(sweep.runs),
         links={run.folder: quote(os.path.relpath(run.folder, folder)) for run in sweep.runs},
         others=[run for run in sweep.runs if run.status != "finished"],
         failures={f["job"]: f for f in sweep.failures},

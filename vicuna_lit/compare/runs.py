@@ -26,6 +26,8 @@ FAILURES = "failures.jsonl"
 """In a sweep's folder: a line for each job that failed."""
 OURS = {"module": "SupervisedModule"}
 """What stands in a config only where it is the user's."""
+SCRIPT = "__main__."
+"""Before the name of a class that stands in the user's script."""
 LAYOUT = other_keys(Computation, Recipe)
 """Differences that leave the losses alone are named last."""
 
@@ -129,7 +131,7 @@ class Sweep:
         if key in run.choices:
             return run.choices[key]
         value = flatten(run.config).get(key, OURS.get(key, ""))
-        return value if isinstance(value, str) else json.dumps(value)
+        return value.removeprefix(SCRIPT) if isinstance(value, str) else json.dumps(value)
 
     def choices(self, run: Run, keys: Iterable[str]) -> tuple[str, ...]:
         """The values of keys in a run."""
@@ -219,6 +221,12 @@ def _differing(runs: Sequence[Run]) -> tuple[str, ...]:
             follow = {key for key, values in of_each.items() if len(values) == len(set(names))}
             differing = [key for key in differing if key not in follow]
     return tuple(sorted((*chosen, *differing), key=lambda key: is_below(key, LAYOUT)))
+
+
+def names_of(runs: Sequence[Run]) -> dict[Path, str]:
+    """What each run is called: its name, or its folder's where several runs of a script have one name."""
+    shared = Counter(run.name for run in runs)
+    return {run.folder: run.name if shared[run.name] == 1 else run.folder.name for run in runs}
 
 
 def short_names(keys: Iterable[str]) -> dict[str, str]:

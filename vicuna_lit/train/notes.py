@@ -85,11 +85,13 @@ def _more_held_out(config: TrainConfig, held_out: int, others: int, prepared: Pa
         return "data.validation_path may hold more"
     if prepared is not None:
         return "validation_fraction of vicuna-prepare, or data.validation_path=<file>"
-    if conversations < 2 * FEW:
-        return "data.validation_path=<file> may hold others"
-    enough = math.ceil(100 * 1.5 * FEW / conversations) / 100
+    # Of few conversations a fifth: still too few, but there is a loss.
+    enough = math.ceil(100 * 1.5 * FEW / conversations) / 100 if conversations >= 2 * FEW else 0.2
     now = f"now {config.data.validation_fraction:g}"
-    return f"data.validation_fraction={enough:g} ({now}) holds out about {enough * conversations:.0f}"
+    return (
+        f"data.validation_fraction={enough:g} ({now}) holds out about {enough * conversations:.0f}, "
+        "or data.validation_path=<file>"
+    )
 
 
 def _of_sources(config: TrainConfig, data: PlannedData) -> Iterator[str]:
