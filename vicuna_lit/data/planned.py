@@ -1,9 +1,6 @@
 """The conversations of a run, tokenised and planned; what a dry run needs, and Lightning's data module is built on."""
 
-import hashlib
 from typing import Any
-
-import numpy as np
 
 from vicuna_lit.config.train import Computation
 from vicuna_lit.data.dataset import DataReport
@@ -83,15 +80,3 @@ class PlannedData:
     def conversations_of(self, step: int) -> list[str]:
         """The ids of the conversations in an optimizer step, from 1."""
         return [self.train.id_of(i) for rank in self.plan.rows[step - 1] for row in rank for i in row]
-
-    def fingerprint(self) -> str:
-        """Names the tokens, the masks and the order in which a run takes them, whatever the layout."""
-        digest = hashlib.sha256()
-        for part in self.train.parts.values():
-            for array in (part.input_ids, part.supervised_mask, part.lengths):
-                digest.update(np.ascontiguousarray(array).data)
-            if len(part.weights):
-                digest.update(np.ascontiguousarray(part.weights).data)
-        for step in range(self.plan.steps):
-            digest.update(self.plan.conversations_hash(step).encode())
-        return digest.hexdigest()
