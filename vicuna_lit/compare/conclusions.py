@@ -143,6 +143,8 @@ def in_words(
         why = "was stopped early" if stopped else "has no finished run"
         first = named(dict(zip(keys, base, strict=True)))
         lines.append(f"Nothing is compared: {first}, {which}, {why}; --baseline names another one.")
+    for unread in dict.fromkeys(setting.unread for setting in found if setting.unread):
+        lines.append(f"An interval is for these held-out conversations alone, since {unread}.")
     if others := besides(found):
         lines.append(f"The settings differ also in {', '.join(others)}: another explanation of what they show.")
     return lines + [f"{line}." for line in (*stopped_early(sweep, repeats), *copies(sweep, repeats))]
