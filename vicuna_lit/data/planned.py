@@ -7,7 +7,7 @@ from vicuna_lit.data.dataset import DataReport
 from vicuna_lit.data.encoder import Encoder
 from vicuna_lit.data.mixture import JoinedExamples, drawn, statistics, total
 from vicuna_lit.data.packing import Plan, plan_steps
-from vicuna_lit.data.source import ExampleLengths, Sources, plan_run
+from vicuna_lit.data.source import ExampleLengths, Sources, give_back_memory, plan_run
 from vicuna_lit.data.tokenizer import make_encoder
 from vicuna_lit.hub import fetched
 
@@ -59,6 +59,7 @@ class PlannedData:
                 packing=c.packing,
             )
         self._planned_for = self.world_size
+        give_back_memory()
 
     @property
     def report(self) -> DataReport:
