@@ -7,6 +7,7 @@ import subprocess
 from collections import Counter
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -130,7 +131,7 @@ def test_the_longest_row_is_that_of_all_rows_one_by_one():
         (9, 2, False, 99),
     ]:
         lengths = rng.integers(2, 60, n)
-        sizes = dict(conversations_per_step=min(n, 16), tokens_per_device=whole, world_size=world_size, epochs=2)
+        sizes: Any = dict(conversations_per_step=min(n, 16), tokens_per_device=whole, world_size=world_size, epochs=2)
         plan = plan_steps(lengths, lengths // rng.integers(2, 4, n), packing=packing, **sizes)
 
         def size(row: tuple[int, ...], plan=plan):
