@@ -42,6 +42,8 @@ class PairedTest(NamedTuple):
     """That are a sample too; 0: all is said of those that were held out."""
     floor: float = 0.0
     """What of the error stays however many pairs there are: that of the conversations."""
+    many: float = 0.0
+    """Conversations of equal length that say as much as these conversations."""
 
 
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
@@ -83,16 +85,15 @@ def crossed_test(alone: PairedTest, differences: Array, tokens: Array) -> Paired
     scale = conversations / (conversations - 1)
     of_conversations = float((apart.mean(0) ** 2).sum() * scale)
     noise = float(((apart - apart.mean(0)) ** 2).sum() * scale) / (pairs * (pairs - 1))
-    many = float(1 / (share**2).sum())  # conversations of equal length that say as much
+    many = float(1 / (share**2).sum())
     variance = alone.error**2 + of_conversations
     freedom = variance**2 / (alone.error**4 / (pairs - 1) + of_conversations**2 / max(1.0, many - 1))
     error, floor = math.sqrt(variance), math.sqrt(max(0.0, of_conversations - noise))
     both, p = _by_t(alone.mean, error, freedom)
+    crossed = alone._replace(p=max(p, alone.p), conversations=conversations, many=many, floor=floor)
     if both.high - both.low < alone.interval.high - alone.interval.low:
-        return alone._replace(p=max(p, alone.p), conversations=conversations, floor=floor)
-    return alone._replace(
-        interval=both, p=max(p, alone.p), error=error, freedom=freedom, conversations=conversations, floor=floor
-    )
+        return crossed
+    return crossed._replace(interval=both, error=error, freedom=freedom)
 
 
 def _by_t(mean: float, error: float, freedom: float) -> tuple[Interval, float]:
@@ -144,7 +145,7 @@ def pairs_needed(test: PairedTest, alpha: float = 1 - LEVEL) -> int | None:
     def power(pairs: int) -> float:
         of_pairs, of_conversations = test.deviation**2 / pairs, test.floor**2
         variance = of_pairs + of_conversations
-        rest = of_conversations**2 / max(1, test.conversations - 1)
+        rest = of_conversations**2 / max(1.0, test.many - 1)
         return _power(abs(test.mean) / math.sqrt(variance), variance**2 / (of_pairs**2 / (pairs - 1) + rest), alpha)
 
     counts = range(2, MOST_PAIRS + 1)

@@ -5,12 +5,14 @@ import fcntl
 import json
 import math
 import os
+import re
 import shutil
 import sys
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,6 +27,11 @@ HYDRA = ".hydra"
 """Of a run's folder: what Hydra composed, as Hydra writes it."""
 RUN_ID = "WANDB_RUN_ID"
 """The variable that names one run of W&B's."""
+
+
+LONGEST_CELL = 1024
+"""Characters of a text in a CSV file; readers refuse long ones, Python's above 131,072."""
+_NOT_IN_A_CELL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 class RunError(ValueError):
@@ -56,6 +63,15 @@ def read_json(folder: Path, name: str) -> dict[str, Any] | None:
     if foreign and not (folder / "config.json").exists():
         raise RunError(f"{folder}: exists and is no run folder; choose another with run.dir=<folder>")
     return None
+
+
+def cell(text: str) -> str:
+    """A text from outside as a cell of a CSV file, for every reader: control characters as escapes, so it is one line,
+    and of a long one the beginning and a mark of its own."""
+    if len(text) > LONGEST_CELL:
+        mark = sha256(text.encode(errors="surrogatepass")).hexdigest()[:16]
+        text = f"{text[:LONGEST_CELL]}… {mark}"
+    return _NOT_IN_A_CELL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def write(path: Path, chunks: Iterable[Any], durable: bool = False) -> None:

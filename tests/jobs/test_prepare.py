@@ -285,6 +285,30 @@ def test_a_change_in_one_of_two_inputs_of_one_name_is_seen(tmp_path):
         prepare_data(config(raw, tmp_path / "out"))
 
 
+def test_a_change_in_a_list_of_phrases_is_seen(tmp_path):
+    raw, listed, folder = tmp_path / "raw.jsonl", tmp_path / "mine.txt", tmp_path / "out"
+    write_jsonl(
+        [Conversation.of(f"What is a {name}?", f"A {name} is a bird. " * 5, id=name) for name in ("heron", "kite")], raw
+    )
+
+    def prepared(folder: Path):
+        own = (f"filters.texts.listed_phrase.texts=[{listed}]", "filters.texts.listed_phrase.scope=conversation")
+        return prepare_data(config(raw, folder, *own)).manifest
+
+    listed.write_text("a heron\n")
+    assert prepared(folder)["files"].keys() >= {"phrases mine.txt"}
+    assert "heron" in (folder / "rejected.jsonl").read_text()
+    listed.write_text("a kite\n")
+    with pytest.raises(RunError, match=r"files.phrases mine\.txt"):
+        prepared(folder)
+    prepared(tmp_path / "other")  # in this process, which has read the list as it was
+    assert "kite" in (tmp_path / "other" / "rejected.jsonl").read_text()
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["files"]["phrases mine.txt"]  # as an earlier version wrote it
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    assert prepared(folder) == manifest
+
+
 def test_unfinished_work_of_another_config_is_discarded(raw, prepared, tmp_path, monkeypatch):
     def stop(job):
         raise Stop

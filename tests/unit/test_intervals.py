@@ -61,8 +61,8 @@ def test_equivalence_needs_the_interval_within_the_margin():
 def test_the_pairs_that_decide_are_those_whose_power_is_four_fifths():
     """G*Power: d = 0.5, two-sided 5%, power 0.8: 34 pairs; d = 1: 10."""
 
-    def of(mean: float, pairs: int = 3, floor: float = 0.0) -> PairedTest:
-        return PairedTest(pairs, mean, 1.0, None, 1.0, pairs**-0.5, pairs - 1, 30 * (floor > 0), floor)
+    def of(mean: float, pairs: int = 3, floor: float = 0.0, many: float = 30.0) -> PairedTest:
+        return PairedTest(pairs, mean, 1.0, None, 1.0, pairs**-0.5, pairs - 1, 30 * (floor > 0), floor, many)
 
     assert pairs_needed(of(0.5)) == 34
     assert pairs_needed(of(-1.0)) == 10
@@ -71,6 +71,8 @@ def test_the_pairs_that_decide_are_those_whose_power_is_four_fifths():
     assert visible_difference(of(0.5, 34)) <= 0.5 < visible_difference(of(0.5, 33))
     assert (pairs_needed(of(0.5, floor=0.1)) or 0) > 34  # the conversations' part of the error does not shrink
     assert pairs_needed(of(0.5, floor=0.3)) is None
+    few, all_alike = pairs_needed(of(0.8, floor=0.2, many=6.0)), pairs_needed(of(0.8, floor=0.2))
+    assert few and all_alike and few > all_alike  # a long conversation among short ones counts nearly alone
 
 
 RATES = [(p, ties) for p in (0.5, 0.7, 0.9, 0.97) for ties in (0.0, 0.05, 0.4) if p + ties / 2 <= 1]
@@ -118,7 +120,8 @@ def test_an_interval_over_seeds_and_conversations_by_hand():
     both = crossed_test(alone, differences, np.array([10, 10]))
     assert (alone.error**2, both.error**2) == pytest.approx((1 / 3, 1 / 3 + 4))
     assert both.freedom == pytest.approx((1 / 3 + 4) ** 2 / (1 / 9 / 2 + 16))
-    assert (both.conversations, both.floor) == (2, pytest.approx(2.0))
+    assert (both.conversations, both.floor, both.many) == (2, pytest.approx(2.0), 2.0)
+    assert crossed_test(alone, differences, np.array([30, 10])).many == pytest.approx(1.6)
     assert crossed_test(alone, differences[:, :1], np.array([10])) == alone
 
 

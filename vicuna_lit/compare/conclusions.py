@@ -148,6 +148,8 @@ def in_words(
         lines.append(f"Nothing is compared: {first}, {which}, {why}; {what}.")
     if lines and "module" in sweep.keys_but(repeats):
         lines.append("Whatever loss they train by, all are judged by the plain validation loss.")
+    for unread in dict.fromkeys(setting.unread for setting in found if setting.unread):
+        lines.append(f"An interval is for these held-out conversations alone, since {unread}.")
     if others := besides(found):
         lines.append(f"The settings differ also in {', '.join(others)}: another explanation of what they show.")
     return lines + [f"{line}." for line in (*stopped_early(sweep, repeats), *copies(sweep, repeats))]

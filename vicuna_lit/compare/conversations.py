@@ -42,7 +42,7 @@ def validation_of(folder: Path) -> ConversationLosses | None:
     """
     path = folder / FILE
     try:
-        with path.open(newline="") as file:
+        with path.open(newline="", encoding="utf-8") as file:
             rows = [row for row in csv.DictReader(file) if row["supervised_tokens"] != "0"]
         steps = [name for name in (rows[0] if rows else ()) if name.startswith(LOSS)]
         by_step = {int(name.removeprefix(LOSS)): np.array([float(row[name]) for row in rows]) for name in steps}

@@ -15,7 +15,7 @@ from vicuna_lit.compare.figures import SvgPlot, figures
 from vicuna_lit.compare.runs import Sweep, names_of
 from vicuna_lit.compare.table import METRICS, REPEATS, Setting, Table, settings, table
 from vicuna_lit.pages import render_page
-from vicuna_lit.run_folder import write
+from vicuna_lit.run_folder import cell, write
 
 
 def write_report(
@@ -81,7 +81,7 @@ def runs_csv(sweep: Sweep, metrics: Sequence[str] = METRICS) -> str:
     """A row for each run: what differs, its status, every metric unrounded, losses by reply, position and source."""
     rows = []
     for run in sweep.runs:
-        row: dict[str, object] = {key: sweep.choice(run, key) for key in sweep.keys}
+        row: dict[str, object] = {key: cell(sweep.choice(run, key)) for key in sweep.keys}
         row |= {"status": run.status}
         if run.status == "stopped":  # not in the columns of finished runs
             row |= {"stopped_after_step": run.result.get("steps"), "val_loss_then": run.metric("val_loss")}

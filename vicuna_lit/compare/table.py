@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from html import escape
 
+import numpy as np
+
 from vicuna_lit.compare.conversations import differences_of
 from vicuna_lit.compare.runs import Run, Sweep, as_number, short_names
 from vicuna_lit.intervals import PairedTest, crossed_test, mean_and_deviation, paired_test
@@ -99,14 +101,21 @@ class Setting:
     @cached_property
     def test(self) -> PairedTest:
         """Of `differences`, one at least, against zero. Where each run keeps its loss by conversation and all have a
-        finite one, it is a test for other conversations too.
-
-        Raises:
-            RunError: a `validation.csv` cannot be read.
-        """
-        test = paired_test(self.differences)
-        crossed = differences_of([(run.folder, other.folder) for run, other in self.pairs])
+        finite one, it is a test for other conversations too."""
+        test, (crossed, _) = paired_test(self.differences), self._by_conversation
         return crossed_test(test, *crossed) if crossed and len(crossed[0]) == test.pairs else test
+
+    @property
+    def unread(self) -> str:
+        """Why `test` leaves the losses by conversation out; empty where they can be read, or are not kept."""
+        return self._by_conversation[1]
+
+    @cached_property
+    def _by_conversation(self) -> tuple[tuple[np.ndarray, np.ndarray] | None, str]:
+        try:
+            return differences_of([(run.folder, other.folder) for run, other in self.pairs]), ""
+        except RunError as error:
+            return None, str(error)
 
     @property
     def name(self) -> str:

@@ -1,16 +1,13 @@
 """The conversations of a run, tokenised and planned; what a dry run needs, and Lightning's data module is built on."""
 
-import hashlib
 from typing import Any
-
-import numpy as np
 
 from vicuna_lit.config.train import Computation
 from vicuna_lit.data.dataset import DataReport
 from vicuna_lit.data.encoder import Encoder
 from vicuna_lit.data.mixture import JoinedExamples, drawn, statistics, total
 from vicuna_lit.data.packing import Plan, plan_steps
-from vicuna_lit.data.source import ExampleLengths, Sources, plan_run
+from vicuna_lit.data.source import ExampleLengths, Sources, give_back_memory, plan_run
 from vicuna_lit.data.tokenizer import make_encoder
 from vicuna_lit.hub import fetched
 
@@ -62,6 +59,7 @@ class PlannedData:
                 packing=c.packing,
             )
         self._planned_for = self.world_size
+        give_back_memory()
 
     @property
     def report(self) -> DataReport:
@@ -83,15 +81,3 @@ class PlannedData:
     def conversations_of(self, step: int) -> list[str]:
         """The ids of the conversations in an optimizer step, from 1."""
         return [self.train.id_of(i) for rank in self.plan.rows[step - 1] for row in rank for i in row]
-
-    def fingerprint(self) -> str:
-        """Names the tokens, the masks and the order in which a run takes them, whatever the layout."""
-        digest = hashlib.sha256()
-        for part in self.train.parts.values():
-            for array in (part.input_ids, part.supervised_mask, part.lengths):
-                digest.update(np.ascontiguousarray(array).data)
-            if len(part.weights):
-                digest.update(np.ascontiguousarray(part.weights).data)
-        for step in range(self.plan.steps):
-            digest.update(self.plan.conversations_hash(step).encode())
-        return digest.hexdigest()

@@ -76,12 +76,14 @@ def plan_run(config: Computation, sizes: ExampleLengths, world_size: int) -> Pla
         order=config.order,
         skip=config.taken_before or 0,
     )
-    _give_back_memory()
     return replace(plan, weights=sizes.weights)
 
 
-def _give_back_memory() -> None:
-    """Of a million conversations glibc would keep 40 MB that planning has freed, in holes below what is still used."""
+def give_back_memory() -> None:
+    """Of a million conversations glibc would keep 40 MB that planning has freed, in holes below what is still used.
+
+    To be called once the sizes that the plan was made of are gone too.
+    """
     if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
         trim(0)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import nn
 from transformers import PreTrainedModel
@@ -184,15 +185,25 @@ def _size(row: Row) -> tuple[int, int]:
 
 
 def longest_row(plan: Plan, steps: Rows, which: slice) -> Row:
-    """Tokens of each conversation of the row with the most tokens, and how many are supervised (the most of those).
+    """Tokens of each conversation of the row with the most tokens, and how many are supervised (the most of those);
+    of equals the first. One token where there is no conversation.
 
     Args:
         which: of the rows that a rank has in a step.
     """
-    lengths, supervised = plan.lengths.tolist(), plan.supervised.tolist()
-    rows = {row for step in steps for rank in step for row in rank[which]}
-    row = max(rows, key=lambda row: (sum([lengths[c] for c in row]), sum([supervised[c] for c in row])))
-    return tuple(lengths[c] for c in row) or (1,), sum(supervised[c] for c in row)
+    first, places = int(steps.bounds[0]), np.flatnonzero(np.diff(steps.bounds))  # rows without any take no place
+    if not len(places):
+        return (1,), 0
+    starts, drawn = steps.bounds[places] - first, steps.order[first : int(steps.bounds[-1])]
+    tokens, supervised = (np.add.reduceat(of[drawn], starts, dtype=np.int64) for of in (plan.lengths, plan.supervised))
+    chosen = np.isin(places % steps.accumulation, range(steps.accumulation)[which])
+    for sums in (tokens, supervised):
+        chosen &= sums == sums[chosen].max(initial=0)
+    if not chosen.any():
+        return (1,), 0
+    place = int(places[chosen.argmax()])
+    row = steps.order[steps.bounds[place] : steps.bounds[place + 1]]
+    return tuple(plan.lengths[row].tolist()), int(plan.supervised[row].sum())
 
 
 def _shortened(config: Computation, layers: int) -> SupervisedLM:

@@ -28,8 +28,9 @@ CREATE TABLE IF NOT EXISTS reservations (id TEXT PRIMARY KEY, run TEXT, usd REAL
 CREATE INDEX IF NOT EXISTS reservations_of_a_run ON reservations (run);
 CREATE TABLE IF NOT EXISTS totals (run TEXT PRIMARY KEY, usd REAL, input_tokens INTEGER, output_tokens INTEGER);
 """
+_TOTAL = "SELECT usd, input_tokens, output_tokens FROM totals WHERE run = ?"
 _SUM = """
-INSERT OR IGNORE INTO totals SELECT ?, total(max(usd, 0)), total(max(input_tokens, 0)), total(max(output_tokens, 0))
+SELECT total(max(usd, 0)), total(max(input_tokens, 0)), total(max(output_tokens, 0))
 FROM bills WHERE run = ? AND usd BETWEEN -1e9 AND 1e9
 """
 _TRIGGERS = (
@@ -45,7 +46,7 @@ _TRIGGERS = (
     END""",
 )
 """A total goes with its bills, in their transaction, whoever writes them: another version of this program, or a hand.
-One that is not there yet, as in a file of an earlier version, is summed up once."""
+One that is not there yet, as in a file of an earlier version, is summed up, and kept with the next reservation."""
 _LOST = "lost"
 _WAIT_SECONDS = 5
 _WAITS = 12
@@ -152,7 +153,7 @@ class Cache:
 
     def release(self, key: str) -> None:
         """Lets somebody else ask."""
-        with self._errors():
+        with self._transaction(durable=False):
             self._db.execute("DELETE FROM claims WHERE key = ? AND owner = ?", (key, self._owner))
 
     def reserve(self, run: str, usd: float, budget: float | None) -> tuple[Reserved, str]:
@@ -164,6 +165,7 @@ class Cache:
         """
         id = uuid.uuid4().hex
         with self._transaction():
+            self._keep_total(run)
             if budget is not None and self._spent(run).usd + self._reserved(run) + usd > budget:
                 rows = self._db.execute("SELECT owner FROM reservations WHERE run = ?", (run,)).fetchall()
                 waits = any(owner != _LOST and not _dead(owner) for (owner,) in rows)
@@ -175,12 +177,12 @@ class Cache:
 
     def free(self, reservation: str) -> None:
         """The request was not billed."""
-        with self._errors():
+        with self._transaction():
             self._db.execute("DELETE FROM reservations WHERE id = ?", (reservation,))
 
     def lose(self, reservation: str) -> None:
         """The request has no answer, and may have been billed: it counts as the most from now on."""
-        with self._errors():
+        with self._transaction():
             self._db.execute("UPDATE reservations SET owner = ? WHERE id = ?", (_LOST, reservation))
 
     def reserved(self, run: str) -> float:
@@ -220,16 +222,18 @@ class Cache:
             )
 
     def spent(self, run: str) -> Bill:
-        """All that a run has paid for."""
+        """All that a run has paid for. It only reads: others may be writing, for however long."""
         with self._errors():
             return self._spent(run)
 
     def _spent(self, run: str) -> Bill:
-        find = "SELECT usd, input_tokens, output_tokens FROM totals WHERE run = ?"
-        if (row := self._db.execute(find, (run,)).fetchone()) is None:
-            self._db.execute(_SUM, (run, run))
-            row = self._db.execute(find, (run,)).fetchone()
+        row = self._db.execute(_TOTAL, (run,)).fetchone() or self._db.execute(_SUM, (run,)).fetchone()
         return Bill(row[0], int(row[1]), int(row[2]))
+
+    def _keep_total(self, run: str) -> None:
+        """Inside a transaction: nobody writes a bill between the sum and its row."""
+        if self._db.execute(_TOTAL, (run,)).fetchone() is None:
+            self._db.execute("INSERT INTO totals VALUES (?, ?, ?, ?)", (run, *self._spent(run)))
 
     def _reserved(self, run: str) -> float:
         return self._db.execute("SELECT total(usd) FROM reservations WHERE run = ?", (run,)).fetchone()[0]

@@ -239,15 +239,21 @@ def _phrases(place: str) -> Phrases:
     return phrases_of(place, "scope: off switches the rule off")
 
 
+def phrase_lists(config: FiltersConfig) -> list[str]:
+    """The paths of the lists of phrases that rules look for; each once."""
+    rules = (rule for rule in config.texts.values() if rule.match == "phrases" and rule.scope != "off")
+    return list(dict.fromkeys(place for rule in rules for place in rule.texts)) if config.enabled else []
+
+
 def read_phrases(config: FiltersConfig) -> None:
     """Reads the lists of phrases of all rules, so that one that is missing is said before the work begins.
 
     Raises:
         MissingPath, DataError: a list is not there, or empty.
     """
-    for rule in config.texts.values():
-        for place in rule.texts if rule.match == "phrases" and rule.scope != "off" else ():
-            _phrases(place)
+    _phrases.cache_clear()  # an earlier job of this process may have read others there
+    for place in phrase_lists(config):
+        _phrases(place)
 
 
 @cache

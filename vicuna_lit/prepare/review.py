@@ -64,7 +64,7 @@ class RuleFigures(NamedTuple):
 
 def collect(job: Job) -> None:
     """The hits of one shard: how many each rule has, the first of its sample; and texts of copies that are wanted."""
-    config, pipeline = pipeline_of(job.config)
+    config, pipeline = pipeline_of(job)
     work, most = Path(job.work), config.review or 0
     wanted = set(orjson.loads((work / "wanted.json").read_bytes()))
     counts: Counter[str] = Counter()

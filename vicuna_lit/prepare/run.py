@@ -27,6 +27,7 @@ from vicuna_lit.paths import locate, place_of
 from vicuna_lit.prepare import review, shards
 from vicuna_lit.prepare.dedup import find_duplicates
 from vicuna_lit.prepare.executor import cores, run_all, warm_up
+from vicuna_lit.prepare.filters import phrase_lists
 from vicuna_lit.prepare.manifest import assemble
 from vicuna_lit.prepare.progress import console, progress
 from vicuna_lit.prepare.shards import MOST_CHARACTERS, MOST_RECORDS, SOURCES, Item
@@ -43,8 +44,8 @@ from vicuna_lit.run_folder import (
 
 Raw = dict[str, list[str]]
 """Places of the files by the name of the source; an empty name where sources have none."""
-_TOKENIZER = "tokenizer: "
-"""Before the names of its files."""
+_TOKENIZER, _PHRASES = "tokenizer: ", "phrases "
+"""Before the names of a tokenizer's files, and of lists of phrases."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,8 @@ def _with_sample(config: PrepareConfig, prepared: Prepared) -> Prepared:
         pairs = [(item.record, review.kept_of(item)) for item in review.copies(folder, most)[0]]
         write_json(work / "wanted.json", sorted({source for pair in pairs for source in pair}))
         counts = _read(_places(config), work, size)
-        _stage("review", review.collect, config, config.model_dump_json(), work, counts, config.workers or cores())
+        job = _job(config, work, _files_of_steps(config))
+        _stage("review", review.collect, config, job, counts, config.workers or cores())
         review.merge(folder, work, len(counts), most)
         shutil.rmtree(work)
     else:
@@ -107,14 +109,14 @@ def _prepare(config: PrepareConfig, folder: Path) -> Prepared:
     modules = ["vicuna_lit.prepare.stages", *(["vicuna_lit.data.tokenizer"] if config.cuts else [])]
     size = sum(f["bytes"] for f in fingerprint["inputs"])
     work = _open(folder, identity, size)
-    text = config.model_dump_json()
+    job = _job(config, work, fingerprint["files"])
     if config.engine == "local":
         warm_up(workers, modules)
-    list(run_all(config.engine, check, [Job(text, str(work), 0)], workers))
+    list(run_all(config.engine, check, [job], workers))
     counts = _read(raw, work, size)
-    _stage("clean", clean, config, text, work, counts, workers)
+    _stage("clean", clean, config, job, counts, workers)
     _write_copies(config, work, len(counts))
-    _stage("cut", cut, config, text, work, counts, workers)
+    _stage("cut", cut, config, job, counts, workers)
     manifest = assemble(config, folder, work, counts, fingerprint)
     shutil.rmtree(work)
     return Prepared(str(folder), _not_empty(folder, manifest), time.perf_counter() - clock)
@@ -153,16 +155,22 @@ def _fingerprint(config: PrepareConfig, raw: Raw, folder: Path) -> dict[str, Any
         for file, name in find_files(one):
             path = f"{source}/{name}" if source else name
             inputs.append({"path": path, "bytes": file.stat().st_size, "sha256": _sha256(file)})
+    return {"inputs": inputs, "files": _files_of_steps(config)}
+
+
+def _files_of_steps(config: PrepareConfig) -> dict[str, str]:
+    """The sha256 of what the steps read besides the inputs."""
     others: dict[str, Path] = {}
-    for path in config.decontamination.questions:
-        name = f"questions {Path(path).name}"
-        others[f"questions {path}" if name in others else name] = locate(path)
+    of_questions, of_phrases = config.decontamination.questions, phrase_lists(config.filters)
+    for kind, path in [("questions ", path) for path in of_questions] + [(_PHRASES, path) for path in of_phrases]:
+        name = f"{kind}{Path(path).name}"
+        others[f"{kind}{path}" if name in others else name] = locate(path)
     if config.moderation.enabled and config.moderation.scorer is not None:
         spec = find_spec(config.moderation.scorer.partition(":")[0])
         others["moderation.scorer"] = Path(spec.origin or "") if spec else Path()
     if config.tokenizer is not None:
         others |= _of_tokenizer(config.tokenizer)
-    return {"inputs": inputs, "files": {k: _sha256(path) for k, path in others.items() if path.is_file()}}
+    return {k: _sha256(path) for k, path in others.items() if path.is_file()}
 
 
 def _of_tokenizer(path: str) -> dict[str, Path]:
@@ -173,11 +181,15 @@ def _of_tokenizer(path: str) -> dict[str, Path]:
 
 
 def _as_kept(identity: dict[str, Any], done: dict[str, Any]) -> dict[str, Any]:
-    """An identity as an earlier version kept it, that hashed `tokenizer.json` alone."""
-    if "tokenizer.json" not in (done.get("files") or {}):
-        return identity
-    files = {k: v for k, v in identity["files"].items() if not k.startswith(_TOKENIZER)}
-    return identity | {"files": files | {"tokenizer.json": identity["files"].get(f"{_TOKENIZER}tokenizer.json")}}
+    """An identity as an earlier version kept it: the first ones hashed `tokenizer.json` alone, and no phrases."""
+    now, kept = identity["files"], done.get("files") or {}
+    left_out = [_PHRASES] if not any(name.startswith(_PHRASES) for name in kept) else []
+    if "tokenizer.json" in kept:
+        left_out.append(_TOKENIZER)
+    files = {name: sha256 for name, sha256 in now.items() if not name.startswith(tuple(left_out))}
+    if "tokenizer.json" in kept:
+        files["tokenizer.json"] = now.get(f"{_TOKENIZER}tokenizer.json")
+    return identity | {"files": files}
 
 
 def _sha256(path: Path) -> str:
@@ -256,10 +268,15 @@ def _item(source: str, place: str, record: Any) -> Item:
     return Item(where, parsed, isinstance(record, dict) and record.get("plugins") is not None)
 
 
-def _stage(label: str, function: Any, config: PrepareConfig, text: str, work: Path, counts: list[int], workers: int):
+def _job(config: PrepareConfig, work: Path, files: dict[str, str]) -> Job:
+    """Of the first shard."""
+    return Job(config.model_dump_json(), str(work), 0, blake2b(orjson.dumps(files)).hexdigest())
+
+
+def _stage(label: str, function: Any, config: PrepareConfig, first: Job, counts: list[int], workers: int) -> None:
     """Does the shards that are not done yet."""
-    jobs = [Job(text, str(work), i) for i in range(len(counts))]
-    left = [job for job in jobs if not (work / label / shards.name(job.shard)).exists()]
+    jobs = [first._replace(shard=i) for i in range(len(counts))]
+    left = [job for job in jobs if not (Path(job.work) / label / shards.name(job.shard)).exists()]
     with progress(label, sum(counts)) as advance:
         advance(sum(counts) - sum(counts[job.shard] for job in left))
         for job in run_all(config.engine, function, left, workers):

@@ -177,14 +177,14 @@ def _is_name(lowered: str, name: str, at: int, end: int) -> bool:
         case "key":
             return KEY_OF.search(lowered, max(0, at - 24), at) is not None
         case "token":
-            return not lowered.startswith("publickey", at - 9)
+            return not lowered.endswith("publickey", 0, at)
         case "pass":
             return lowered.startswith("w", end) or (
-                lowered.startswith("_", at - 1) and not lowered[end : end + 1].isalnum()
+                lowered.endswith("_", 0, at) and not lowered[end : end + 1].isalnum()
             )
         case "pw":
             return lowered.startswith("d", end) or (
-                lowered.startswith("_", at - 1) and not lowered[end : end + 1].isalnum()
+                lowered.endswith("_", 0, at) and not lowered[end : end + 1].isalnum()
             )
     return True
 

@@ -33,32 +33,38 @@ class Job(NamedTuple):
     work: str
     """The folder of the stages' files."""
     shard: int
+    files: str
+    """The hash of all that the steps read besides: a process that did another job has steps of other files."""
+
+
+def pipeline_of(job: Job) -> tuple[PrepareConfig, dict[str, Step]]:
+    """The job's config and its steps, made once in a process."""
+    return _pipeline(job.config, job.files)
 
 
 @cache
-def pipeline_of(config: str) -> tuple[PrepareConfig, dict[str, Step]]:
-    """A config written as JSON, and its steps."""
+def _pipeline(config: str, _: str) -> tuple[PrepareConfig, dict[str, Step]]:
     parsed = PrepareConfig.model_validate_json(config)
     return parsed, steps(parsed)
 
 
 @cache
-def _encoder(config: str) -> Any:
+def _encoder(config: str, files: str) -> Any:
     from vicuna_lit.data.tokenizer import make_encoder
 
-    return make_encoder(pipeline_of(config)[0])
+    return make_encoder(_pipeline(config, files)[0])
 
 
 def check(job: Job) -> None:
     """Builds everything once, so that what is wrong is said before the work begins."""
-    config, _ = pipeline_of(job.config)
+    config, _ = pipeline_of(job)
     if config.cuts:
-        _encoder(job.config)
+        _encoder(job.config, job.files)
 
 
 def clean(job: Job) -> None:
     """Runs the per-conversation steps; writes what is kept, what is not, and the signatures."""
-    config, pipeline = pipeline_of(job.config)
+    config, pipeline = pipeline_of(job)
     work = Path(job.work)
     counts = {name: StepCount() for name in ("read", *pipeline)}
     kept: list[Conversation] = []
@@ -128,7 +134,7 @@ def _clean(
 
 def cut(job: Job) -> None:
     """Leaves out duplicates, splits into train and held-out, cuts to the context, writes the lines of the output."""
-    config, _ = pipeline_of(job.config)
+    config, _ = pipeline_of(job)
     work, folder = Path(job.work), Path(job.work) / "cut"
     copies = _copies(work / "copies" / shards.name(job.shard))
     dropped = list(_dropped_before(work / "clean" / shards.name(job.shard, "dropped.jsonl")))
@@ -188,7 +194,9 @@ def _pieces(
         return
     from vicuna_lit.data.splitting import split
 
-    everything = split(conversations, _encoder(job.config), config.context_length, config.cut.carried_exchanges)
+    everything = split(
+        conversations, _encoder(job.config, job.files), config.context_length, config.cut.carried_exchanges
+    )
     for parts in everything:
         out, lost = [], []
         for part in parts:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vicuna_lit.data.batch import Batch
 from vicuna_lit.data.mixture import JoinedExamples
+from vicuna_lit.run_folder import cell
 
 TURNS = 8
 """Replies from this one on are counted together."""
@@ -116,8 +117,8 @@ class ValidationLoss:
 def conversations_csv(examples: JoinedExamples, sums: Mapping[int, Sequence[float]]) -> str:
     """`validation.csv`: a row for each held-out conversation, with what it lost at each of some validations.
 
-    Columns: `conversation` (its id, below its source), `supervised_tokens`, and `loss_<step>`: the mean over those
-    tokens, in nats; empty of a conversation without a supervised token.
+    Columns: `conversation` (its id, below its source, as a `cell`), `supervised_tokens`, and `loss_<step>`: the mean
+    over those tokens, in nats; empty of a conversation without a supervised token.
 
     Args:
         sums: by step, see `ValidationLoss.by_conversation`.
@@ -128,8 +129,9 @@ def conversations_csv(examples: JoinedExamples, sums: Mapping[int, Sequence[floa
     rows = csv.writer(out, lineterminator="\n")
     rows.writerow(["conversation", "supervised_tokens", *(f"loss_{step}" for step in sums)])
     for i, (first, n) in enumerate(zip(firsts.tolist(), tokens, strict=True)):
-        name = examples.id_of(first).encode(errors="backslashreplace").decode()
-        rows.writerow([name, n, *(f"{of_step[i] / n:.9g}" if n else "" for of_step in sums.values())])
+        rows.writerow(
+            [cell(examples.id_of(first)), n, *(f"{of_step[i] / n:.9g}" if n else "" for of_step in sums.values())]
+        )
     return out.getvalue()
 
 

@@ -21,7 +21,7 @@ from vicuna_lit.data.datamodule import ConversationDataModule
 from vicuna_lit.data.dataset import DataReport
 from vicuna_lit.data.mixture import JoinedExamples, fingerprint
 from vicuna_lit.data.readers import read
-from vicuna_lit.data.source import ConversationFiles, ExampleLengths, _give_back_memory, plan_run
+from vicuna_lit.data.source import ConversationFiles, ExampleLengths, give_back_memory, plan_run
 from vicuna_lit.data.tokenizer import make_encoder
 from vicuna_lit.paths import locate
 
@@ -64,12 +64,13 @@ def scale(copies: int, overrides: list[str]) -> dict[str, Any]:
         about = {"sha256": hashes, "account": DataReport().to_json()}
         (entry / token_cache.ABOUT).write_text(json.dumps(about))
         del examples, records, numbered
-        _give_back_memory()
+        give_back_memory()
         before = own_memory()
         found = token_cache._read(entry)
         assert found is not None
         opened, wall, processor = own_memory(), time.perf_counter(), time.process_time()
         plan = plan_run(config, ExampleLengths.of(JoinedExamples({"": found[0]})), 1)
+        give_back_memory()  # as `PlannedData.read` does
         seconds = {
             "plan_seconds": time.perf_counter() - wall,
             "plan_processor_seconds": time.process_time() - processor,

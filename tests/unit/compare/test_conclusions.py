@@ -2,16 +2,23 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.unit.compare.test_table_and_page import run
 from vicuna_lit.cli import compare as command
 from vicuna_lit.compare.conclusions import besides, conclude, in_words
+from vicuna_lit.compare.conversations import validation_of
 from vicuna_lit.compare.runs import Sweep, read_sweep
 from vicuna_lit.compare.table import copies, is_named, settings, table
+from vicuna_lit.data.dataset import Examples
+from vicuna_lit.data.encoder import Example
+from vicuna_lit.data.mixture import JoinedExamples
 from vicuna_lit.run_folder import RunError
+from vicuna_lit.train.validation_loss import conversations_csv
 
 VALIDATION = {"examples": 30, "exchanges_kept": 40, "supervised_tokens": 900}
 
@@ -152,8 +159,33 @@ def test_conversations_are_a_sample_too(tmp_path):
     path.write_text(path.read_text().replace("c0,20", "other,20"))
     assert sweep.conclude()[0].conversations == 0  # one run is judged by another conversation
     path.write_text("conversation,supervised_tokens,loss_4\nc0,many,1\n")
-    with pytest.raises(RunError, match=r"validation\.csv: cannot be read"):
-        sweep.conclude()
+    assert sweep.conclude() == [replace(alone, conversations=0)]  # one file costs no table
+    said = in_words(sweep, settings(sweep))[1]
+    assert "these held-out conversations alone" in said
+    assert f"{path}: cannot be read" in said
+
+
+def test_losses_are_read_back_whatever_the_ids_are(tmp_path):
+    ids = [
+        "plain",
+        "a\rb\nc\0",
+        'with "quotes", and a comma',
+        "x" * 200_000 + "1",
+        "x" * 200_000 + "2",
+        "\ud800\u2028",
+        "ü 日本",
+    ]
+    ones = np.ones(3, np.int32), np.ones(3, bool)
+    examples = JoinedExamples({"": Examples.of((i, Example(id, *ones)) for i, id in enumerate(ids))})
+    (tmp_path / "validation.csv").write_text(
+        conversations_csv(examples, {4: [float(3 * i) for i in range(7)]}), "utf-8"
+    )
+    found = validation_of(tmp_path)
+    assert found
+    assert found.last.tolist() == list(range(7))
+    assert len(set(found.ids)) == 7
+    assert found.ids[1] == r"a\rb\nc\x00"
+    assert len((tmp_path / "validation.csv").read_text().splitlines()) == 8
 
 
 def test_what_else_differs_is_said(tmp_path):

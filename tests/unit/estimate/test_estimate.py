@@ -7,6 +7,7 @@ import subprocess
 from collections import Counter
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ import vicuna_lit as vl
 from tests.helpers import commands
 from vicuna_lit.data import source
 from vicuna_lit.data.batch import Batch
+from vicuna_lit.data.packing import plan_steps
 from vicuna_lit.data.source import plan_run
 from vicuna_lit.data.tokenizer import make_encoder
 from vicuna_lit.estimate import memory as memory_module
@@ -118,6 +120,29 @@ def test_two_short_models_give_the_long_one(kind: str, strategy: str):
         held = residence(config, weights, count, place, on_cpu=False)
         whole = simulate(partial(make, config), 9, ROW, held, None, "cuda")
         assert simulate(partial(make, config), 9, ROW, held, repeat, "cuda") == whole
+
+
+def test_the_longest_row_is_that_of_all_rows_one_by_one():
+    rng = np.random.default_rng(0)
+    for n, world_size, packing, whole in [
+        (200, 2, True, 512),
+        (200, 3, False, 512),
+        (7, 4, True, 90),
+        (9, 2, False, 99),
+    ]:
+        lengths = rng.integers(2, 60, n)
+        sizes: Any = dict(conversations_per_step=min(n, 16), tokens_per_device=whole, world_size=world_size, epochs=2)
+        plan = plan_steps(lengths, lengths // rng.integers(2, 4, n), packing=packing, **sizes)
+
+        def size(row: tuple[int, ...], plan=plan):
+            return sum(plan.lengths[i] for i in row), sum(plan.supervised[i] for i in row)
+
+        for steps in (plan.rows, plan.rows[:1], plan.rows[1:]):
+            for which in (slice(0, 1), slice(1, None), slice(None)):
+                rows = [row for step in steps for rank in step for row in rank[which]]
+                best = max(rows, key=size, default=())
+                wanted = (tuple(plan.lengths[i] for i in best) or (1,), size(best)[1])
+                assert memory_module.longest_row(plan, steps, which) == wanted
 
 
 def test_no_copy_of_the_weights_waits_for_the_end_of_the_forward_pass():

@@ -99,10 +99,20 @@ def test_a_file_that_another_holds_is_said_and_then_refused_and_used_again(tmp_p
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(RunError, match=r"replies\.sqlite: the cache of paid replies cannot be used: .* locked"):
             cache.reserve("a", 1.0, None)
+        assert cache.spent("new") == (0, 0, 0)  # which only reads
+        assert cache.get("k") is None
         other.execute("ROLLBACK")
     other.close()
     assert "is locked by another process; waiting" in capsys.readouterr().err
-    assert cache.reserve("a", 1.0, None)[0] == "reserved"
+    what, reservation = cache.reserve("a", 1.0, None)
+    assert what == "reserved"
+    for write in (cache.free, cache.lose, cache.release):
+        with sqlite3.connect(cache.path, isolation_level=None) as other:
+            other.execute("BEGIN IMMEDIATE")
+            with pytest.raises(RunError, match="cannot be used"):
+                write(reservation)
+        other.close()
+        assert "is locked by another process; waiting" in capsys.readouterr().err
     (tmp_path / "file").touch()
     with pytest.raises(RunError, match=r"file/replies\.sqlite: the cache of paid replies cannot be used"):
         Cache(tmp_path / "file" / "replies.sqlite")

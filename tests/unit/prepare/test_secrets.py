@@ -73,6 +73,12 @@ def test_a_secret_of_each_kind_is_found(kind: str, escaped: bool):
     assert redact(expected, KINDS, Counter()) == expected
 
 
+def test_a_secret_at_the_start_is_found_whatever_the_text_ends_with():
+    for name, end in (("token", "publickey"), ("token", "my PublicKey")):
+        assert redact(f'{name}="{word(32)}" is not the {end}', ["key"], Counter()) == f'{name}="[KEY]" is not the {end}'
+    assert redact("pass: 'hT7kq9Lm2' in snake_", ["key"], Counter()) == "pass: 'hT7kq9Lm2' in snake_"
+
+
 @pytest.mark.parametrize(
     "text",
     [

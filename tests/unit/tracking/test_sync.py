@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
@@ -92,9 +93,41 @@ def test_a_log_of_ours_is_that_of_wandb_to_the_byte(written):
     assert log_of(log[:7], chunks(log)) == log
 
 
-def test_no_record_is_bad_input(tmp_path, capsys):
-    assert sync.main([str(tmp_path)]) == 2
-    assert f"{tmp_path}: no record of W&B" in capsys.readouterr().err
+def test_a_folder_that_is_reached_by_a_link_has_not_moved(written, tmp_path):
+    (tmp_path / "link").symlink_to(written)
+    before = record(written).read_bytes()
+    for way in (tmp_path / "link", written / ".." / written.name):
+        assert sync.mend_paths(record(way)) == []
+        assert record(written).read_bytes() == before
+
+
+def test_the_options_of_wandb_stand_behind_the_folders(moved, written, capsys, monkeypatch):
+    ran: list[list[str]] = []
+    monkeypatch.setattr(sync.subprocess, "run", lambda command: ran.append(command) or CompletedProcess(command, 0))
+    assert sync.main([str(moved), "--", "-p", "mine"]) == 0
+    assert ran[0][2:] == ["wandb", "sync", "-p", "mine", "--", str(record(moved).parent)]
+    with pytest.raises(SystemExit):
+        sync.main(["-p", "mine", str(moved)])
+    assert "-p: options of wandb sync stand behind the folders and --" in capsys.readouterr().err
+    assert sync.main([str(moved), str(moved / "hf")]) == 2
+    assert f"error: {moved / 'hf'}: no record of W&B" in capsys.readouterr().err
+    assert len(ran) == 1
+
+
+def test_a_record_that_is_still_written_is_left_alone(moved, capsys, monkeypatch):
+    monkeypatch.setattr(sync.subprocess, "run", lambda command: pytest.fail(f"ran {command}"))
+    file, found = record(moved), list(messages(record(moved)))
+    assert not sync.is_written(file)
+    unended = [one.SerializeToString() for one in found if not one.HasField("exit")]
+    assert len(unended) < len(found)
+    file.write_bytes(before := log_of(file.read_bytes()[:7], unended))
+    assert sync.main([str(moved)]) == 1
+    assert f"error: {file}: its run may still write it" in capsys.readouterr().err
+    assert file.read_bytes() == before
+    os.utime(file, (0, 0))
+    with file.open("ab"):
+        assert sync.is_written(file) == Path("/proc").is_dir()
+    assert not sync.is_written(file)
 
 
 @pytest.mark.slow
