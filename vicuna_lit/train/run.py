@@ -34,7 +34,7 @@ from vicuna_lit.train.callbacks.validation import Validation
 from vicuna_lit.train.console import conclude, console, say_done
 from vicuna_lit.train.distributed import DistributedEnv, broadcast_object, launch
 from vicuna_lit.train.early import refuse_early
-from vicuna_lit.train.extensions import Extensions, profiler_of, with_data
+from vicuna_lit.train.extensions import NOTHING_HELD_OUT, Extensions, profiler_of, with_data
 from vicuna_lit.train.first_validation import first_validation_cache
 from vicuna_lit.train.lineage import origin_of
 from vicuna_lit.train.load import begin, load, planned, preemptible
@@ -104,6 +104,8 @@ def _fit(config: TrainConfig, extensions: Extensions) -> Result:
         device = strategy_of(config).build_device(env)
         config, data, model, described = load(process, ConversationDataModule, device, extensions.described)
         extensions.check_early_stopping(config.validation.every_steps, len(data.validation))
+        if config.halving and not len(data.validation):
+            raise RunError(f"halving judges by the validation loss, and {NOTHING_HELD_OUT}")
         for line in changed_settings(config, folder, extensions.identity) if start else ():  # now without `auto`
             console.print(f"changed since the last start: {line}", highlight=False)
         data.start = start.step if start else 0
