@@ -50,6 +50,9 @@ class Sweep:
 
             halving = _saying(lambda: Halving(folder, configs[0].halving, jobs))
             print(halving.plan(), file=sys.stderr)
+            if configs[0].claim:
+                said = "halving may stop the claim's baseline early; then nothing is compared with it"
+                print(f"note: {said}", file=sys.stderr)
             if not configs[0].dry_run:
                 self._halving = halving
                 _saying(halving.begin)
