@@ -28,13 +28,16 @@ def said(folder: Path) -> dict[str, Any]:
 
 
 def test_early_stopping_by_name_ends_the_run_and_says_why(tmp_path, capsys):
-    result = vl.fit(config(tmp_path, *STOPPING, "trainer.max_steps=8"))
+    result = vl.fit(config(tmp_path, *STOPPING, "trainer.max_steps=8", "checkpoint.every_steps=4"))
     assert (result.status, result.steps) == ("finished", 4)
     assert result.ended_early and "val/loss did not improve" in result.ended_early
     assert said(tmp_path)["ended_early"] == result.ended_early
     assert "ended after step 4: EarlyStopping" in capsys.readouterr().out
     curve(tmp_path / "run", 4)
     assert vl.fit(config(tmp_path, *STOPPING, "trainer.max_steps=8")).steps == 4, "found, not trained again"
+    (tmp_path / "run/result.json").unlink()  # killed as it wrote its model
+    again = vl.fit(config(tmp_path, *STOPPING, "trainer.max_steps=8"))
+    assert (again.steps, again.ended_early, again.val_loss) == (4, result.ended_early, result.val_loss)
     with pytest.raises(RunError, match=r"callbacks\.early_stopping\.min_delta"):
         vl.fit(config(tmp_path, *STOPPING, "trainer.max_steps=8", "callbacks.early_stopping.min_delta=0.1"))
 

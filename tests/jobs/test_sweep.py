@@ -24,6 +24,7 @@ from vicuna_lit.compare.runs import read_sweep
 from vicuna_lit.config.compose import load
 from vicuna_lit.config.texts import folder_name
 from vicuna_lit.config.train import TrainConfig
+from vicuna_lit.data.auto_template import with_template
 from vicuna_lit.machine import OUT_OF_MEMORY, is_out_of_memory
 from vicuna_lit.train import distributed as world
 from vicuna_lit.train.distributed import ProcessesFailed
@@ -224,6 +225,27 @@ def test_a_failed_evaluation_keeps_the_result_of_the_training(tmp_path, monkeypa
         run_job(job(tmp_path))
     assert json.loads((tmp_path / "job/result.json").read_text())["status"] == "finished"
     assert failures(tmp_path)[0]["code"] == 1
+
+
+def test_a_start_that_fails_keeps_what_was_found_up_to_a_stop(tmp_path, monkeypatch):
+    """And one of another recipe does not count as stopped before."""
+    config = with_template(job(tmp_path, "template=auto"))
+    (tmp_path / "job").mkdir()
+    (tmp_path / "job/config.json").write_text(json.dumps(config.model_dump(mode="json")))
+    found = {"status": "stopped", "run_dir": "job", "steps": 2, "stop_after": 2, "val_by_step": {"2": 1.5}}
+    (tmp_path / "job/result.json").write_text(json.dumps(found))
+    endings(monkeypatch, 7)
+    with pytest.raises(JobFailed, match="exit code 7"):
+        run_job(job(tmp_path, "template=auto"))  # `auto` stands for what it stood for
+    assert json.loads((tmp_path / "job/result.json").read_text()) == found
+    assert failures(tmp_path)[-1]["another_run"] is False
+    monkeypatch.setattr(sweep, "standing", lambda *_: None)
+    monkeypatch.setattr(sweep.HydraConfig, "get", lambda: SimpleNamespace(sweep=SimpleNamespace(dir=str(tmp_path))))
+    halving = ("halving={rungs: [0.3], keep: 0.5}", "validation.every_steps=2")
+    with pytest.raises(JobFailed, match="bad input"):
+        run_job(job(tmp_path, "template=auto", *halving))
+    assert failures(tmp_path)[-1]["another_run"] is True
+    assert json.loads((tmp_path / "job/result.json").read_text()) == found
 
 
 def test_the_objective_is_a_figure_of_the_result(tmp_path, monkeypatch):

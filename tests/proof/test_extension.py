@@ -75,6 +75,8 @@ def test_two_runs_at_a_constant_rate_are_one_to_the_bit(tmp_path):
     assert "seed: 0 → 1" in said and "optimizer.betas" in said and "optimizer.lr" not in said
     assert "checkpoint.at_end=true keeps it" in refused()
     (tmp_path / "first" / "result.json").unlink()
+    assert "has not finished; its own command goes on" in refused("taken_before=0")
+    assert "no such folder" in refused(f"extends={tmp_path / 'nowhere'}", "taken_before=0")
     with pytest.raises(RunError, match="has not finished"):
         as_begun(load("train", *job("third", 4, f"extends={tmp_path / 'first'}")), tmp_path / "third")
 

@@ -2,6 +2,7 @@
 
 import json
 
+import lightning as L
 import pytest
 import torch
 
@@ -9,13 +10,19 @@ from tests.helpers.runs import COMMON, run_here, weights
 from tests.proof.test_recovery import state
 from vicuna_lit.config.compose import load
 from vicuna_lit.config.halving import step_of
+from vicuna_lit.run_folder import RunError
+from vicuna_lit.train.callbacks.checkpointing import CheckpointCallback
+from vicuna_lit.train.checkpoint import format as files
+from vicuna_lit.train.distributed import DistributedEnv
+from vicuna_lit.train.module import SupervisedModule
 from vicuna_lit.train.run_folder import already_done
+from vicuna_lit.train.times import Opening, Times
 
 
 @pytest.mark.promise("A run that is stopped at each rung of a halving ends to the bit as one that was not")
 def test_a_run_stopped_at_each_rung_ends_to_the_bit(tmp_path):
     def job(name: str, *settings: str) -> list[str]:
-        return [*COMMON, "trainer.max_steps=6", "validation.every_steps=2", "checkpoint.at_end=true",
+        return [*COMMON, "trainer.max_steps=6", "validation.every_steps=2", "checkpoint.every_steps=2",
                 f"run.dir={tmp_path / name}", *settings]  # fmt: skip
 
     run_here(job("never"))
@@ -29,8 +36,18 @@ def test_a_run_stopped_at_each_rung_ends_to_the_bit(tmp_path):
         done = already_done(load("train", *job("stopped", f"stop_after={part}")), stopped)
         assert done and done.status == "stopped"
         assert already_done(load("train", *job("stopped")), stopped) is None
-    run_here(job("stopped", "stop_after=3"))  # it is past that
-    assert json.loads((stopped / "result.json").read_text())["steps"] == 4
+    saved = files.find(stopped / "checkpoints").complete[-1].about
+    assert saved["run"]["validation"]["losses"].keys() == {"0", "2", "4"}
+    # killed after step 4 was saved and before its validation; and it is past the step where it stops now
+    for kept in ("losses", "conversations"):
+        del saved["run"]["validation"][kept]["4"]
+    files.describe(stopped / "checkpoints", 4, saved)
+    (stopped / "result.json").unlink()
+    run_here(job("stopped", "stop_after=3"))
+    again = json.loads((stopped / "result.json").read_text())
+    assert [again[key] for key in ("steps", "val_loss", "val_by_step")] == [
+        result[key] for key in ("steps", "val_loss", "val_by_step")
+    ]
     run_here(job("stopped"))
     assert (stopped / "metrics.csv").read_bytes() == (never / "metrics.csv").read_bytes()
     ours, theirs = state(stopped, 6), state(never, 6)
@@ -40,6 +57,15 @@ def test_a_run_stopped_at_each_rung_ends_to_the_bit(tmp_path):
     assert [ours[key] for key in ("status", "validation", "val_by_step")] == [
         theirs[key] for key in ("status", "validation", "val_by_step")
     ]
+
+
+def test_a_stop_that_cannot_be_saved_is_an_error(tmp_path, monkeypatch):
+    times = Times(tmp_path, Opening(0.0), writes=False)
+    config = load("train").checkpoint
+    callback = CheckpointCallback(tmp_path, config, DistributedEnv(), None, None, times, dict, lambda: None)
+    monkeypatch.setattr(callback, "_save_last", lambda *_: None)  # a full disk: the save has failed, and has said so
+    with pytest.raises(RunError, match="the state after step 3, where stop_after stops, could not be saved"):
+        callback.stop_as_configured(object.__new__(L.Trainer), object.__new__(SupervisedModule), 3)
 
 
 def test_where_a_run_stops():

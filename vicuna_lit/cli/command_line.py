@@ -257,6 +257,8 @@ def jobs_of(line: CommandLine) -> list[Any]:
         )
     if any(getattr(config, "halving", None) for config in configs) and (why := _not_halved(line)):
         problems.append(f"halving: {why}")
+    if any(getattr(config, "halving", None) and config.stop_after is not None for config in configs):
+        problems.append("stop_after: halving says where each run stops; one of the two")
     if problems:
         raise ConfigError(problems)
     return configs

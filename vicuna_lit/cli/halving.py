@@ -5,8 +5,10 @@ the others go on from their own checkpoints. What was decided lies in `halving.j
 command goes on at the rung where it was stopped.
 """
 
+import json
 import math
 from collections.abc import Iterable, Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,11 @@ from rich.console import Console
 
 from vicuna_lit.cli.command_line import name_of
 from vicuna_lit.compare.conclusions import judged_on
-from vicuna_lit.compare.runs import Run, read_sweep
+from vicuna_lit.compare.runs import Run, failures_in, runs_below
 from vicuna_lit.compare.table import REPEATS
 from vicuna_lit.config.halving import HalvingConfig, step_of
 from vicuna_lit.config.train import TrainConfig, ValidationConfig
 from vicuna_lit.run_folder import RunError, write_json
-from vicuna_lit.run_folder import read_json as read
 
 FILE = "halving.json"
 DIVERGED = "not_finite"
@@ -45,9 +46,11 @@ class Halving:
         self._asked = {"rungs": list(config.rungs), "keep": config.keep, "settings": self.settings}
         saved = _saved(folder)
         known: list[dict[str, Any]] = saved["decided"] if self._asked.items() <= saved.items() else []
-        failed = (i for i, rung in enumerate(known) if any(why["cause"] != DIVERGED for why in rung["failed"].values()))
-        self.decided = known[: next(failed, len(known))]
-        """The rungs that are past. One at which a run has failed is judged again: a new command tries it again."""
+        runs = _runs(folder) if known else {}
+        self.decided = list(takewhile(lambda rung: self._stands(rung, runs), known))
+        """The rungs that are past. One at which a run has failed is judged again: a new command tries it again. So is
+        one whose runs are no longer there, or came to other losses."""
+        self._failures_before = 0
 
     def plan(self) -> str:
         """How many settings come how far."""
@@ -59,11 +62,9 @@ class Halving:
 
     def begin(self) -> None:
         """Tells the jobs how far they go."""
-        rung = len(self.decided)
-        told = {
-            "stop_after": self.config.rungs[rung] if rung < len(self.config.rungs) else None,
-            "goes_on": self._jobs(self.decided[-1]["goes_on"] if self.decided else list(self.settings)),
-        }
+        stop_after = self.config.rungs[len(self.decided)] if self.at_a_rung else None
+        told = {"stop_after": stop_after, "goes_on": self.going_on}
+        self._failures_before = len(failures_in(self.folder))
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.folder / FILE, {**self._asked, **told, "decided": self.decided})
 
@@ -74,20 +75,60 @@ class Halving:
             RunError: the settings are judged on other texts.
         """
         rung = len(self.decided)
-        if rung == len(self.config.rungs):
+        if rung == len(self.config.rungs) or self.nobody:
             return False
         before = self.decided[-1]["goes_on"] if self.decided else list(self.settings)
-        runs = {run.name: run for run in read_sweep(self.folder).runs}
+        others = {name for name, failure in self._failures().items() if failure.get("another_run")}
+        runs = {name: run for name, run in _runs(self.folder).items() if name not in others}
         part = self.config.rungs[rung]
         losses = {s: {name: loss_at(runs.get(name), part) for name in self.settings[s]} for s in before}
         means = {setting: _mean(found.values()) for setting, found in losses.items()}
-        failed = {s: _failure(losses[s], runs) for s in before if means[s] is None}
+        failed = {s: self._failure(losses[s], runs) for s in before if means[s] is None}
         _refuse_other_texts([runs[name] for name in self._jobs(s for s in before if s not in failed)])
         goes_on = best(means, counts_of(len(self.settings), self.config)[rung + 1])
-        self.decided.append({"after": part, "val_loss": means, "failed": failed, "goes_on": goes_on})
-        _say(self.decided[-1])
+        of_runs = {name: loss for found in losses.values() for name, loss in found.items()}
+        judged = {"after": part, "val_loss": means, "failed": failed, "goes_on": goes_on, "of_runs": of_runs}
+        _say(judged)
+        self.decided.append(judged)
         self.begin()
         return bool(goes_on)
+
+    @property
+    def at_a_rung(self) -> bool:
+        """Whether the jobs go to a rung now, and not to their ends."""
+        return len(self.decided) < len(self.config.rungs)
+
+    @property
+    def going_on(self) -> list[str]:
+        """The jobs whose settings were not stopped."""
+        return self._jobs(self.decided[-1]["goes_on"] if self.decided else list(self.settings))
+
+    @property
+    def nobody(self) -> bool:
+        """Whether no setting has come past a rung."""
+        return bool(self.decided) and not self.decided[-1]["goes_on"]
+
+    def _stands(self, rung: Mapping[str, Any], runs: Mapping[str, Run]) -> bool:
+        """Whether what was decided at a rung is what its runs say now; one that goes on may be on its way."""
+        on, losses = self._jobs(rung["goes_on"]), rung.get("of_runs", {})
+        known = {name: loss_at(runs.get(name), rung["after"]) for name in losses}
+        busy = [name for name in on if name in runs and known.get(name) is None]
+        alike = all(known[name] == loss or name in busy for name, loss in losses.items())
+        return bool(losses) and alike and all(why["cause"] == DIVERGED for why in rung["failed"].values())
+
+    def _failure(self, losses: Mapping[str, float | None], runs: Mapping[str, Run]) -> dict[str, str | None]:
+        """Why a setting has no mean, by its first run without a loss."""
+        name = next(name for name, loss in losses.items() if loss is None)
+        result, failure = runs[name].result if name in runs else {}, self._failures().get(name, {})
+        why = result.get("error") or failure.get("error") or "it has not come so far"
+        if result.get("status") in ("stopped", "finished") and not runs[name].val_by_step:
+            why = "nothing is held out; data.validation_path=<file>, or a larger data.validation_fraction"
+        cause = result.get("cause") or failure.get("cause")
+        return {"why": f"{name} has no validation loss there: {why}", "cause": cause}
+
+    def _failures(self) -> dict[str, dict[str, Any]]:
+        """The last failure of each job since the rung began."""
+        return {failure["job"]: failure for failure in failures_in(self.folder)[self._failures_before :]}
 
     def _jobs(self, settings: Any) -> list[str]:
         return [name for setting in settings for name in self.settings[setting]]
@@ -107,7 +148,7 @@ def standing(config: TrainConfig, folder: Path) -> TrainConfig | None:
         raise RunError(f"{folder / FILE}: is not there; halving needs a folder that the jobs share with the command")
     if config.run.name not in told["goes_on"]:
         return None
-    return config.model_copy(update={"stop_after": told["stop_after"], "halving": None})
+    return config.model_copy(update={"stop_after": told["stop_after"]})
 
 
 def best(means: Mapping[str, float | None], count: int) -> list[str]:
@@ -132,7 +173,26 @@ def cost(counts: list[int], rungs: tuple[float, ...]) -> float:
 
 
 def _saved(folder: Path) -> dict[str, Any]:
-    return read(folder, FILE) or {} if (folder / FILE).exists() else {}
+    """What the command has written down; empty where it has not.
+
+    Raises:
+        RunError: it is damaged.
+    """
+    if not (folder / FILE).exists():
+        return {}
+    try:
+        saved = json.loads((folder / FILE).read_bytes())
+        if {"rungs", "keep", "settings", "stop_after", "goes_on", "decided"} <= saved.keys():
+            return saved
+        raise ValueError("keys are missing")
+    except (ValueError, AttributeError) as error:
+        said = f"{folder / FILE}: is damaged ({error}); delete it, and the same command judges the rungs again"
+        raise RunError(said) from None
+
+
+def _runs(folder: Path) -> dict[str, Run]:
+    """By their jobs' names; none where no job has begun."""
+    return {run.name: run for run in runs_below(folder)} if folder.is_dir() else {}
 
 
 def loss_at(run: Run | None, part: float) -> float | None:
@@ -152,18 +212,10 @@ def _mean(losses: Iterable[float | None]) -> float | None:
     return math.fsum(known) / len(known) if len(known) == len(found) else None
 
 
-def _failure(losses: Mapping[str, float | None], runs: Mapping[str, Run]) -> dict[str, str | None]:
-    """Why a setting has no mean, by its first run without a loss."""
-    name = next(name for name, loss in losses.items() if loss is None)
-    result = runs[name].result if name in runs else {}
-    why = result.get("error") or "it has not come so far"
-    return {"why": f"{name} has no validation loss there: {why}", "cause": result.get("cause")}
-
-
 def _say(rung: Mapping[str, Any]) -> None:
     """Prints who goes on, and who is out for another reason than the loss."""
     means, goes_on = rung["val_loss"], rung["goes_on"]
-    said = ", ".join(f"{setting} ({means[setting]:.4f})" for setting in goes_on) or "all have failed"
+    said = ", ".join(f"{setting} ({means[setting]:.4f})" for setting in goes_on) or "none has a loss"
     lowest = min((m for s, m in means.items() if m is not None and s not in goes_on), default=None)
     rest = f"; the best that is stopped has {lowest:.4f}" if lowest is not None else ""
     counts = f"{len(goes_on)} of {len(means)} settings go on"

@@ -48,11 +48,15 @@ class Sweep:
         if configs and configs[0].halving:
             from vicuna_lit.cli.halving import Halving
 
-            halving = Halving(folder, configs[0].halving, jobs)
+            halving = _saying(lambda: Halving(folder, configs[0].halving, jobs))
             print(halving.plan(), file=sys.stderr)
+            if configs[0].claim:
+                said = "halving may stop the claim's baseline early; then nothing is compared with it"
+                print(f"note: {said}", file=sys.stderr)
             if not configs[0].dry_run:
                 self._halving = halving
                 _saying(halving.begin)
+                self._jobs = len(halving.going_on)
         if any(config.estimate and not config.dry_run for config in configs):
             from vicuna_lit.cli.fit_check import mark
             from vicuna_lit.hub import fetched
@@ -65,14 +69,20 @@ class Sweep:
 
         _check(config)
         if not config.dry_run:
-            self._pace = self._pace or Pace.here(self._jobs)
+            if self._halving is not None and config.run.name not in self._halving.going_on:
+                return run_job(config)
+            whither = " to this rung" if self._halving is not None and self._halving.at_a_rung else ""
+            self._pace = self._pace or Pace.here(self._jobs, whither)
             return self._pace.timed(config.run.name, lambda: run_job(config))
         self._dry_run = self._dry_run or DryRun()
         return _saying(lambda: self._dry_run.add(config))
 
     def again(self) -> bool:
         """Whether settings go on from a rung of their halving."""
-        return self._halving is not None and _saying(self._halving.decide)
+        if self._halving is None or not _saying(self._halving.decide):
+            return False
+        self._jobs, self._pace = len(self._halving.going_on), None
+        return True
 
     def end(self, folder: Path, since: float) -> int:
         """Prints the table of the jobs; the exit code."""
@@ -81,7 +91,8 @@ class Sweep:
             return 0
         from vicuna_lit.compare.terminal import show_sweep
 
-        return _saying(lambda: show_sweep(folder, since))
+        code = _saying(lambda: show_sweep(folder, since))
+        return code or int(self._halving is not None and self._halving.nobody)
 
 
 def _check(config: Any) -> None:

@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from vicuna_lit.cli.app import JobFailed
+from vicuna_lit.cli.app import JobFailed, is_expected
 from vicuna_lit.cli.fit_check import cannot_fit
 from vicuna_lit.cli.halving import standing
 from vicuna_lit.compare.runs import FAILURES, figure, read_sweep, short_names
@@ -25,7 +25,6 @@ from vicuna_lit.config.base import is_below, other_keys
 from vicuna_lit.config.train import Recipe, TokensRecipe, TrainConfig
 from vicuna_lit.hub import fetched
 from vicuna_lit.machine import BAD_INPUT, MACHINE_FAULT, OUT_OF_MEMORY, exit_code
-from vicuna_lit.paths import MissingPath
 from vicuna_lit.run_folder import RunError, differences, read_json, write_json
 from vicuna_lit.train.preemption import PREEMPTED, Preempted, stop_signal
 
@@ -39,17 +38,18 @@ class Pace:
     """How long the jobs that are left will take, where they run one after another.
 
     Args:
-        jobs: of the sweep; 1 where that is not known.
+        jobs: of the sweep, or those that go on to a rung of its halving; 1 where that is not known.
+        whither: of the others, in words.
     """
 
-    def __init__(self, jobs: int):
-        self.jobs, self.ended = jobs, 0
+    def __init__(self, jobs: int, whither: str = ""):
+        self.jobs, self.whither, self.ended = jobs, whither, 0
         self._seconds: list[float] = []
 
     @classmethod
-    def here(cls, jobs: int) -> "Pace":
+    def here(cls, jobs: int, whither: str = "") -> "Pace":
         """Knows nothing of the others where a launcher runs jobs at once or elsewhere."""
-        return cls(jobs if HydraConfig.get().launcher._target_.endswith(".BasicLauncher") else 1)
+        return cls(jobs if HydraConfig.get().launcher._target_.endswith(".BasicLauncher") else 1, whither)
 
     def timed(self, name: str, job: Callable[[], float | None]) -> float | None:
         """Runs a job, and says how long the others will take."""
@@ -67,8 +67,8 @@ class Pace:
         left = self.jobs - self.ended
         if self._seconds and left > 0:
             rest = left * sum(self._seconds) / len(self._seconds)
-            said = f"job {self.ended} of {self.jobs}, {name}: {_time(seconds)}; the others: about {_time(rest)}"
-            console.print(said, markup=False)
+            this = f"job {self.ended} of {self.jobs}, {name}: {_time(seconds)}"
+            console.print(f"{this}; the others{self.whither}: about {_time(rest)}", markup=False)
 
 
 def _time(seconds: float) -> str:
@@ -119,12 +119,19 @@ def run_job(config: TrainConfig) -> float | None:
         except RunError as error:
             print(f"error: {error}", file=sys.stderr)
             raise JobFailed(str(error)) from None
-        if told is None:
-            return None
-        config = told
+        stopped, config = told is None, told or config
+    else:
+        stopped = False
+    from vicuna_lit.data.auto_template import with_template
+
     try:
-        config = fetched(config)
-    except MissingPath as error:
+        config = with_template(fetched(config))
+        if stopped:
+            _refuse_another_run(config)
+            return None
+    except Exception as error:
+        if not is_expected(error):
+            raise
         print(f"error: {error}", file=sys.stderr)
         return _end(config, BAD_INPUT, _record(config, BAD_INPUT, None))
     with stop_signal.listening():
@@ -136,6 +143,14 @@ def run_job(config: TrainConfig) -> float | None:
             code, cause = _attempt(config)
             failure = _record(config, code, cause) if code else ""
     return _end(config, code, failure)
+
+
+def _refuse_another_run(config: TrainConfig) -> None:
+    """A setting was stopped before by this run, not by another recipe's in its folder."""
+    from vicuna_lit.train.run_folder import changed_settings
+
+    if (Path(config.run.dir) / "config.json").exists():
+        changed_settings(config, Path(config.run.dir))
 
 
 def _end(config: TrainConfig, code: int, failure: str) -> float | None:
@@ -193,13 +208,14 @@ def _attempt(config: TrainConfig) -> tuple[int, str | None]:
 
 def _record(config: TrainConfig, code: int, cause: str | None) -> str:
     """Writes a failure down, in the job's own folder where that is this run's; what there is to say about it."""
-    from vicuna_lit.train.run_folder import changed_settings
+    from vicuna_lit.train.run_folder import already_done, changed_settings
 
     folder = Path(config.run.dir)
     try:
         changed_settings(config, folder)  # stops where the folder is another run's, or nobody's
+        already_done(config, folder)  # or has read other files
         mine, found = True, read_json(folder, "result.json") or {}
-    except (ValueError, RunError):
+    except ValueError:  # whatever is wrong with what it reads
         mine, found = False, {}
     said = {BAD_INPUT: "bad input, see above", MACHINE_FAULT: "a fault of the machine, see above", -9: "killed"}
     how = said.get(code, f"exit code {code}")
@@ -208,7 +224,7 @@ def _record(config: TrainConfig, code: int, cause: str | None) -> str:
     trained = mine and found.get("status") == "finished"
     if trained:  # what it found stays; only the evaluation has failed, and the same command tries it again
         error = f"trained, but evaluate_after failed: {how}"
-    elif mine and found.get("status") != "failed":
+    elif mine and found.get("status") not in ("failed", "stopped"):  # what was found up to a stop stays, too
         write_json(folder / "result.json", {"status": "failed", "error": error, "cause": cause})
     entry = {
         "job": config.run.name,
@@ -216,6 +232,7 @@ def _record(config: TrainConfig, code: int, cause: str | None) -> str:
         "cause": cause or found.get("cause"),
         "code": code,
         "time": time.time(),
+        "another_run": not mine and (folder / "config.json").exists(),
     }
     folder.parent.mkdir(parents=True, exist_ok=True)
     with (folder.parent / FAILURES).open("a") as file:

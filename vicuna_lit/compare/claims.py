@@ -12,8 +12,8 @@ import yaml
 from pydantic import Field, ValidationError
 
 from vicuna_lit.compare.conclusions import conclude
-from vicuna_lit.compare.runs import Sweep
-from vicuna_lit.compare.table import REPEATS, is_named, named, settings
+from vicuna_lit.compare.runs import Run, Sweep
+from vicuna_lit.compare.table import REPEATS, baseline_of, is_named, named, settings
 from vicuna_lit.config.base import Config
 from vicuna_lit.run_folder import RunError, write, write_json
 
@@ -123,10 +123,14 @@ def claim_in_words(sweep: Sweep) -> list[str]:
     said = list(zip(others, conclude(found, claim.margin), strict=False))
     base = next((setting.label for setting in found if setting.baseline), "the baseline")
     lines = [f"Claimed before the sweep, {kept.date} (claim.yaml, sha256 {kept.sha256[:12]}):"]
+    unfinished = _unfinished(sweep)
+    first = dict(zip(sweep.keys_but(REPEATS), baseline_of(sweep, REPEATS, claim.baseline) or (), strict=False))
+    without = next((f"the baseline {why}" for choices, why in unfinished if choices == first), "it was not compared")
     for name, direction in claim.settings.items():
         verdict = next((c.verdict for setting, c in said if is_named(setting.choices, name)), None)
+        why = next((f"it {why}" for choices, why in unfinished if is_named(choices, name)), without)
         within = f" within {claim.margin:g}" if direction == "equal" else ""
-        lines.append(f"  {name} is {_WORDS[direction]} {base}{within}: {_came_out(direction, verdict)}")
+        lines.append(f"  {name} is {_WORDS[direction]} {base}{within}: {_came_out(direction, verdict, why)}")
     open_ = [s.label for s, _ in said if not any(is_named(s.choices, name) for name in claim.settings)]
     return lines + ([f"  not claimed before: {'; '.join(open_)}."] if open_ else [])
 
@@ -134,14 +138,32 @@ def claim_in_words(sweep: Sweep) -> list[str]:
 _WORDS = {"better": "better than", "worse": "worse than", "equal": "equal to"}
 
 
-def _came_out(direction: str, verdict: str | None) -> str:
+def _came_out(direction: str, verdict: str | None, why: str) -> str:
+    """
+    Args:
+        why: nothing came out, where nothing did.
+    """
     if verdict == direction:
         return "it came out so."
     if verdict in _WORDS:
         return f"it came out {verdict}."
     if verdict == "unclear":
         return "the runs cannot tell."
-    return "it was not compared." if verdict else "it has no finished run."
+    return "it was not compared." if verdict else f"{why}."
+
+
+def _unfinished(sweep: Sweep) -> list[tuple[dict[str, str], str]]:
+    """The settings of which no run has finished, and what became of them."""
+    keys, of_setting = sweep.keys_but(REPEATS), dict[tuple[str, ...], list[Run]]()
+    for run in sweep.runs:
+        of_setting.setdefault(sweep.choices(run, keys), []).append(run)
+    found = []
+    for choices, runs in of_setting.items():
+        if not any(run.status == "finished" for run in runs):
+            steps = [run.result.get("steps") for run in runs if run.status == "stopped"]
+            why = f"was stopped early, after step {steps[0]}" if steps else "has no finished run"
+            found.append((dict(zip(keys, choices, strict=True)), why))
+    return found
 
 
 def _parsed(content: bytes, file: Path) -> Claim:

@@ -104,7 +104,7 @@ class Sweep:
     folder: Path
     runs: tuple[Run, ...]
     failures: tuple[dict[str, Any], ...] = ()
-    """Jobs that failed, each time: job, error, cause, code, time (Unix)."""
+    """Jobs that failed, each time: job, error, cause, code, time (Unix), and whether another run lies in its folder."""
 
     @property
     def finished(self) -> tuple[Run, ...]:
@@ -193,8 +193,8 @@ def read_sweep(*folders: str | Path) -> Sweep:
         RunError: there is no run.
     """
     places = [Path(folder) for folder in folders]
-    runs = [run for place in places for run in _below(place)]
-    failures = [json.loads(line) for place in places for line in _lines(place / FAILURES)]
+    runs = [run for place in places for run in runs_below(place)]
+    failures = [failure for place in places for failure in failures_in(place)]
     if not runs and not failures:
         raise RunError(f"{', '.join(map(str, places))}: holds no train run")
     sweep = Sweep(places[0], tuple(runs), tuple(failures))
@@ -263,12 +263,23 @@ def numeric(values: Iterable[str]) -> bool:
     return all(as_number(value) is not None for value in values)
 
 
-def _below(folder: Path) -> Sequence[Run]:
+def failures_in(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a sweep's `failures.jsonl`; empty where no job has failed."""
+    path = folder / FAILURES
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def runs_below(folder: Path) -> Sequence[Run]:
+    """All runs in a folder, which may be a run's own.
+
+    Raises:
+        RunError: there is no such folder, or a run cannot be read.
+    """
     if (run := _read(folder)) is not None:
         return [run]
     if not folder.is_dir():
         raise RunError(f"{folder}: no such folder")
-    return [run for child in sorted(folder.iterdir()) if child.is_dir() for run in _below(child)]
+    return [run for child in sorted(folder.iterdir()) if child.is_dir() for run in runs_below(child)]
 
 
 def _read(folder: Path) -> Run | None:
@@ -280,7 +291,3 @@ def _read(folder: Path) -> Run | None:
         return None
     except (ValueError, TypeError) as error:
         raise RunError(f"{folder}: config.json or result.json cannot be read: {error}") from error
-
-
-def _lines(path: Path) -> list[str]:
-    return path.read_text().splitlines() if path.exists() else []

@@ -13,7 +13,8 @@ class CheckpointConfig(Config):
     every_minutes: PositiveFloat | None
     """Saved after so many minutes; null: not by time. With both null only when told to stop."""
     at_end: bool
-    """Saved also after the last step, so that another run can extend this one; `every_steps` does so too."""
+    """Saved also after the last step, so that another run can extend this one. `every_steps` does so too, but not where
+    a callback ends the run."""
     keep: PositiveInt
     """Complete checkpoints that stay, besides the one with the lowest validation loss."""
     grace_seconds: PositiveFloat

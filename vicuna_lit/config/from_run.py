@@ -24,8 +24,8 @@ RECIPE = "from_run"
 """What it is called in each group."""
 GROUPS = ("model", "data", "template", "strategy", "finetune", "callbacks")
 OF_ONE_RUN = ("run", "dry_run", "resume", "push", "claim", "halving", "stop_after")
-"""What the new run does not take over: where it lies, how it was started, where its model was published, and what was
-claimed of its sweep."""
+"""What the new run does not take over: where it lies, how it was started and stopped, where its model was published,
+and what was claimed and halved of its sweep."""
 NO_DIFFERENCE = (
     "hydra.", "hydra/", "run.", "wandb.", "dry_run=", "resume=", "estimate=", "on_failure=", "stop_after=", EXTENDS
 )  # fmt: skip

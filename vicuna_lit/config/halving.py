@@ -1,8 +1,8 @@
 """Stopping early without error: a run after a step, and a sweep's worse settings after a part of their steps."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field, PositiveInt, field_validator
+from pydantic import BeforeValidator, Field, PositiveInt, field_validator
 
 from vicuna_lit.config.base import Config
 
@@ -40,4 +40,11 @@ def step_of(stop_after: int | float | None, steps: int, interval: int | None) ->
     return None if stop_after is None or stop_after >= steps else stop_after
 
 
-StopAfter = PositiveInt | Part | None
+def _step_or_part(given: Any) -> Any:
+    """YAML's true is a 1 to pydantic, and 1.0 too: neither says which of the two is meant."""
+    if isinstance(given, bool) or (isinstance(given, float) and given >= 1):
+        raise ValueError(f"{given}: a step is a whole number, such as 100, and a part of all is below 1, such as 0.3")
+    return given
+
+
+StopAfter = Annotated[PositiveInt | Part | None, BeforeValidator(_step_or_part)]

@@ -351,13 +351,6 @@ class TrainConfig(Computation, RunSettings):
             raise ValueError("every_steps is null; halving judges by validations: validation.every_steps=…")
         return validation
 
-    @field_validator("stop_after")
-    @classmethod
-    def _left_to_halving(cls, stop_after: StopAfter, info: ValidationInfo) -> StopAfter:
-        if stop_after is not None and info.data.get("halving"):
-            raise ValueError(f"{stop_after}: halving says where each run stops; one of the two")
-        return stop_after
-
     @field_validator("halving")
     @classmethod
     def _judges_by_the_loss(cls, halving: HalvingConfig | None, info: ValidationInfo) -> HalvingConfig | None:

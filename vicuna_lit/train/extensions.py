@@ -21,6 +21,8 @@ from vicuna_lit.data.conversation import Conversation, to_record
 from vicuna_lit.run_folder import RunError, write
 from vicuna_lit.train.module import SupervisedModule
 
+NOTHING_HELD_OUT = "no conversation is held out: data.validation_path=<file>, or a larger data.validation_fraction"
+
 
 @dataclass(frozen=True)
 class Extensions:
@@ -121,10 +123,7 @@ class Extensions:
         if every_steps is None:
             raise RunError("EarlyStopping looks at each validation: validation.every_steps=<steps>")
         if not conversations:
-            raise RunError(
-                "EarlyStopping looks at the validation loss, and no conversation is held out: "
-                "data.validation_path=<file>, or a larger data.validation_fraction"
-            )
+            raise RunError(f"EarlyStopping looks at the validation loss, and {NOTHING_HELD_OUT}")
 
     def reason_of_end(self) -> str:
         """Of a run that ended before its last planned step."""

@@ -11,7 +11,7 @@ from vicuna_lit.file_hashes import Hashes, refuse_other_files
 from vicuna_lit.run_folder import RunError, differences, read_json
 from vicuna_lit.train.checkpoint.format import Checkpoint, find, find_damage
 from vicuna_lit.train.distributed import DistributedEnv, all_gather_object
-from vicuna_lit.train.run_folder import MAY_CHANGE, Result, files_of_run, result_in, settings
+from vicuna_lit.train.run_folder import MAY_CHANGE, Result, files_of_run, finished_run, settings
 
 MAY_DIFFER = (
     *MAY_CHANGE,
@@ -68,9 +68,9 @@ def origin_of(
     if resumes:
         return Origin(tuple((read_json(folder, "run.json") or {}).get("lineage") or ()), None)
     other, said = Path(config.extends), f"extends={config.extends}"
-    done = result_in(other)
-    if done is None or other.resolve() == folder.resolve():
+    if other.resolve() == folder.resolve():
         raise RunError(f"{said}: is this run's own folder; run.dir=<another folder>")
+    done = finished_run(config.extends)[1]
     changed = differences(read_json(other, "config.json") or {}, settings(config, identity))
     if wrong := [line for line in changed if not is_below(line.partition(":")[0], MAY_DIFFER)]:
         lines = "\n  ".join(wrong)
@@ -81,7 +81,11 @@ def origin_of(
         )
     refuse_other_files(other, files_of_run(other), files, f"model={config.extends}/hf takes its weights alone")
     checkpoint = _last_checkpoint(other, done, env)
-    parent = {"run": config.extends, "steps": done.steps, "wandb_id": (read_json(other, "run.json") or {})["wandb_id"]}
+    parent = {
+        "run": config.extends,
+        "steps": done.steps,
+        "wandb_id": (read_json(other, "run.json") or {}).get("wandb_id"),
+    }
     return Origin((*done.lineage, parent), checkpoint)
 
 

@@ -174,8 +174,12 @@ class RunRecord:
             self.wandb.alert(f"{name} failed", f"{what['error']}\n\n{self.folder.absolute()}")
         self.wandb.finish(exit_code=1)
 
-    def state(self, metrics: MetricsCallback, validation: Validation) -> dict[str, Any]:
-        """What a checkpoint says besides its tensors, as JSON values."""
+    def state(self, metrics: MetricsCallback, validation: Validation, ended: int | None) -> dict[str, Any]:
+        """What a checkpoint says besides its tensors, as JSON values.
+
+        Args:
+            ended: the step at which a callback has ended the run, or None.
+        """
         marks = {"attempt": self.attempt, "fingerprint": self.fingerprint}
         run = {
             "wandb_id": self.wandb_id,
@@ -183,6 +187,8 @@ class RunRecord:
             "validation": validation.state(),
             "callbacks": self.extensions.state(),
         }
+        if ended:
+            run["ended"] = {"step": ended, "why": self._why_ended()}
         return json.loads(json.dumps(marks | ({"run": run} if self.first else {})))
 
     def fill_history(self, metrics: MetricsCallback, validation: Validation) -> None:
@@ -222,7 +228,7 @@ class RunRecord:
             stop_after=self.config.stop_after if stopped else None,
             taken=(self.config.taken_before or 0) + data.plan.taken(steps, self.config.conversations_per_step),
             lineage=list(self.origin.lineage) if self.origin else [],
-            ended_early=self.extensions.reason_of_end() if steps < data.plan.steps and not stopped else None,
+            ended_early=self._why_ended() if steps < data.plan.steps and not stopped else None,
             tokens=int(data.plan.step_tokens[:steps].sum()),
             supervised_tokens=metrics.supervised_tokens,
             supervised_tokens_per_second=metrics.tokens_per_second,
@@ -249,6 +255,10 @@ class RunRecord:
         if self.first:
             self._write_last(result, metrics, validation, lost)
         return result
+
+    def _why_ended(self) -> str:
+        """Why the run has ended before its last planned step, in this start or in the one before."""
+        return self.resumed.get("ended", {}).get("why") or self.extensions.reason_of_end()
 
     def _write_last(
         self, result: Result, metrics: MetricsCallback, validation: Validation, lost: LostTime | None

@@ -34,7 +34,7 @@ from vicuna_lit.train.callbacks.validation import Validation
 from vicuna_lit.train.console import conclude, console, say_done
 from vicuna_lit.train.distributed import DistributedEnv, broadcast_object, launch
 from vicuna_lit.train.early import refuse_early
-from vicuna_lit.train.extensions import Extensions, profiler_of, with_data
+from vicuna_lit.train.extensions import NOTHING_HELD_OUT, Extensions, profiler_of, with_data
 from vicuna_lit.train.first_validation import first_validation_cache
 from vicuna_lit.train.lineage import origin_of
 from vicuna_lit.train.load import begin, load, planned, preemptible
@@ -104,6 +104,8 @@ def _fit(config: TrainConfig, extensions: Extensions) -> Result:
         device = strategy_of(config).build_device(env)
         config, data, model, described = load(process, ConversationDataModule, device, extensions.described)
         extensions.check_early_stopping(config.validation.every_steps, len(data.validation))
+        if config.halving and not len(data.validation):
+            raise RunError(f"halving judges by the validation loss, and {NOTHING_HELD_OUT}")
         for line in changed_settings(config, folder, extensions.identity) if start else ():  # now without `auto`
             console.print(f"changed since the last start: {line}", highlight=False)
         data.start = start.step if start else 0
@@ -123,28 +125,29 @@ def _train(record: RunRecord, files: Hashes) -> Result:
     metrics = MetricsCallback(record.folder, resumed.get("rows", []), history, times, throughput)
     checkpoints = CheckpointCallback(
         record.folder / "checkpoints", config.checkpoint, record.env, record.start, record.origin, times,
-        about=lambda: record.state(metrics, validation), best=lambda: validation.best,
+        about=lambda: record.state(metrics, validation, checkpoints.ended), best=lambda: validation.best,
     )  # fmt: skip
     new = record.env.rank == 0 and not (record.start or record.origin) and extensions == Extensions()
     cache = first_validation_cache(config, data, files) if new else None  # callbacks see every validation
     validation = Validation(data, history, times, resumed.get("validation"), checkpoints.stop_if_told, cache)
     record.fill_history(metrics, validation)
     done, steps = data.start, data.plan.steps
-    stop = step_of(config.stop_after, steps, config.validation.interval(steps))
-    if stop is not None and done >= stop:
+    over = done == steps or bool(resumed.get("ended"))
+    stop = None if over else step_of(config.stop_after, steps, config.validation.interval(steps))
+    if stop is not None and done >= stop and not validation.lacks(done):
         return record.result(metrics, validation, checkpoints, done, stopped=True)
     trainer = L.Trainer(
         **trainer_arguments(config, record.env),
         max_epochs=1, max_steps=steps - done,
         accumulate_grad_batches=data.plan.accumulation,
-        limit_train_batches=None if done < steps else 0,
+        limit_train_batches=0 if over else None,
         check_val_every_n_epoch=2,  # never by Lightning: there is one epoch, and `Validation` knows the run's steps
         num_sanity_val_steps=0, inference_mode=False, log_every_n_steps=1,
         logger=[HistoryLogger(history), *extensions.loggers],
         profiler=profiler_of(config.callbacks, record.folder),
         callbacks=[
             metrics, checkpoints, validation, *extensions.all_callbacks, StopAfterStep(stop, checkpoints),
-            ExportCallback(record, validation, checkpoints, done),
+            ExportCallback(record, validation, checkpoints, done, over),
         ],
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip

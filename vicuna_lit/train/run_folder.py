@@ -137,14 +137,24 @@ def taken_by(extended: str) -> int:
     Raises:
         RunError: there is no such run, or it has not finished.
     """
+    saved, done = finished_run(extended)
+    # An earlier version did not write it down. Then the rest of a last step that was not full is left out.
+    return done.taken or (saved.get("taken_before") or 0) + done.steps * saved["conversations_per_step"]
+
+
+def finished_run(extended: str) -> tuple[dict[str, Any], Result]:
+    """The config and the result of a run that another one extends.
+
+    Raises:
+        RunError: there is no such run, or it has not finished.
+    """
     folder = Path(extended)
     saved = read_json(folder, "config.json")
     if saved is None:
         raise RunError(f"extends={extended}: {'holds no run (config.json)' if folder.is_dir() else 'no such folder'}")
     if (done := result_in(folder)) is None:
         raise RunError(f"extends={extended}: this run has not finished; its own command goes on with it")
-    # An earlier version did not write it down. Then the rest of a last step that was not full is left out.
-    return done.taken or (saved.get("taken_before") or 0) + done.steps * saved["conversations_per_step"]
+    return saved, done
 
 
 def already_done(config: TrainConfig, folder: Path, extensions: Mapping[str, Any] = NOTHING) -> Result | None:

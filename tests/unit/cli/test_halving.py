@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,8 @@ def test_the_rungs_of_a_sweep(folder, capsys):
     for name in on:
         better = JOBS[name]["optimizer.lr"] == "2e-3"
         (folder / name / "result.json").unlink()
-        stopped(folder / "x", name, {0: 9.0, 2: 3.0, 4: 1.0 if better else 2.0})
+        at_first = LOSSES[JOBS[name]["optimizer.lr"]][int(JOBS[name]["seed"])]
+        stopped(folder / "x", name, {0: 9.0, 2: at_first or 0.0, 4: 1.0 if better else 2.0})
         (folder / "x" / name / "result.json").rename(folder / name / "result.json")
     for path in (folder / "x").rglob("config.json"):
         path.unlink()
@@ -100,6 +102,56 @@ def test_the_rungs_of_a_sweep(folder, capsys):
     # other rungs, or other jobs, are judged anew
     assert Halving(folder, HalvingConfig(rungs=(0.3,), keep=0.5), JOBS).decided == []
     assert Halving(folder, CONFIG, dict(list(JOBS.items())[:4])).decided == []
+
+
+def test_a_rung_is_judged_again_where_its_runs_are_others(folder, capsys):
+    stopped(folder, "optimizer.lr=1e-2,seed=1", {0: 9.0, 2: 4.5})
+    rungs = Halving(folder, CONFIG, JOBS)
+    rungs.begin()
+    rungs.decide()
+    assert len(Halving(folder, CONFIG, JOBS).decided) == 1
+    results = {name: folder / name / "result.json" for name in JOBS}
+    kept = {name: path.read_text() for name, path in results.items()}
+    results["optimizer.lr=2e-3,seed=0"].write_text('{"status": "preempted", "steps": 3}')  # it goes on, and was told
+    assert len(Halving(folder, CONFIG, JOBS).decided) == 1
+    results["optimizer.lr=1e-3,seed=0"].write_text(kept["optimizer.lr=1e-3,seed=0"].replace('"2": 3.0', '"2": 2.0'))
+    assert Halving(folder, CONFIG, JOBS).decided == []  # a setting that was stopped has another loss now
+    results["optimizer.lr=1e-3,seed=0"].write_text(kept["optimizer.lr=1e-3,seed=0"])
+    results["optimizer.lr=2e-3,seed=0"].write_text(kept["optimizer.lr=2e-3,seed=0"])
+    assert len(Halving(folder, CONFIG, JOBS).decided) == 1
+    shutil.rmtree(folder / "optimizer.lr=5e-3,seed=1")
+    assert Halving(folder, CONFIG, JOBS).decided == []
+
+    # a folder that holds another run is no loss of this job; one that has failed, and was tried again, is
+    stopped(folder, "optimizer.lr=5e-3,seed=1", {0: 9.0, 2: 0.1})
+    failures = folder / "failures.jsonl"
+    failures.write_text('{"job": "optimizer.lr=1e-3,seed=1", "error": "earlier", "another_run": true}\n')
+    rungs = Halving(folder, CONFIG, JOBS)
+    rungs.begin()
+    with failures.open("a") as file:
+        file.write('{"job": "optimizer.lr=5e-3,seed=1", "error": "bad input, see above", "another_run": true}\n')
+        file.write('{"job": "optimizer.lr=2e-3,seed=1", "error": "exit code 1", "another_run": false}\n')
+    assert rungs.decide()
+    assert rungs.decided[-1]["goes_on"] == ["optimizer.lr=1e-3", "optimizer.lr=2e-3"]
+    assert "5e-3,seed=1 has no validation loss there: bad input, see above" in capsys.readouterr().err
+
+    # nothing is held out
+    for name in JOBS:
+        (folder / name / "result.json").write_text('{"status": "stopped", "steps": 2, "planned": 10}')
+    rungs = Halving(folder, CONFIG, JOBS)
+    rungs.begin()
+    assert not rungs.decide()
+    assert rungs.nobody and not rungs.decide()
+    assert "no validation loss there: nothing is held out; data.validation_path=<file>" in capsys.readouterr().err
+
+
+def test_a_damaged_file_of_a_halving(folder):
+    for damage in ("{", '{"rungs": [0.3, 0.5]}', "[]"):
+        (folder / "halving.json").write_text(damage)
+        with pytest.raises(RunError, match=r"halving\.json: is damaged .*delete it"):
+            Halving(folder, CONFIG, JOBS)
+        with pytest.raises(RunError, match="is damaged"):
+            standing(job(next(iter(JOBS))), folder)
 
 
 def test_settings_that_read_other_texts_are_not_halved(folder):
@@ -166,7 +218,8 @@ def test_what_cannot_be_halved():
     assert "one of the two" in problems("-m", "context_length=64,96", EVERY, halving, "stop_after=3")
     assert "objective=val_loss" in problems("-m", "context_length=64,96", EVERY, halving, "objective=seconds")
     assert "each larger" in problems("-m", "context_length=64,96", EVERY, "halving={rungs: [0.3, 0.2], keep: 0.5}")
-    assert "stop_after" in problems("stop_after=0")
+    for wrong in ("0", "1.0", "2.5", "true"):
+        assert "stop_after" in problems(f"stop_after={wrong}")
     line = read("train", ["-m", EVERY, "seed=0,1", "optimizer.lr=1e-3,2e-3", halving])[0]
     assert list(grid_of(line)) == [config.run.name for config in jobs_of(line)]
     assert all(json.loads(config.model_dump_json())["halving"] for config in jobs_of(line))

@@ -9,6 +9,7 @@ import pytest
 from tests.unit.compare.test_conclusions import BASE, sweep_of
 from vicuna_lit.cli import compare as command
 from vicuna_lit.compare.claims import claim_in_words, keep_claim, kept_claim
+from vicuna_lit.compare.runs import read_sweep
 from vicuna_lit.run_folder import RunError
 
 JOBS = [{"optimizer.lr": lr, "seed": seed} for lr in ("5e-3", "1e-3", "2e-3", "3e-3", "4e-3") for seed in "01234"]
@@ -52,6 +53,17 @@ def test_a_claim_stands_beside_what_came_out(claim, tmp_path, capsys, monkeypatc
     out = capsys.readouterr().out
     assert "equal to lr=5e-3 within 0.01: validation loss" in out  # the claim's margin counts where none is given
     assert said[2] in out and said[2].strip() in (folder / "compare.html").read_text()
+    early = {"status": "stopped", "steps": 2, "planned": 9, "val_loss": 2.0}
+    for lr, found in {"2e-3": early, "3e-3": {"status": "failed"}, "5e-3": early}.items():
+        for run in sweep.runs:
+            if run.swept["optimizer.lr"] == lr:
+                (run.folder / "result.json").write_text(json.dumps(found))
+        said = claim_in_words(read_sweep(folder))
+    assert said[1:4] == [
+        "  lr=1e-3 is better than the baseline: the baseline was stopped early, after step 2.",
+        "  optimizer.lr=2e-3 is better than the baseline: it was stopped early, after step 2.",
+        "  3e-3 is equal to the baseline within 0.01: it has no finished run.",
+    ]
     (folder / "claim.yaml").write_text(CLAIM.replace("better", "worse"))
     with pytest.raises(RunError, match="is not what was kept before the sweep"):
         kept_claim(folder)

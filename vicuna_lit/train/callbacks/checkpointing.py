@@ -55,6 +55,8 @@ class CheckpointCallback(L.Callback):
         self.origin = origin
         self.about, self.best = about, best
         self.saves_failed = 0
+        self.ended: int | None = None
+        """The step at which a callback has ended the run."""
         self._on_disk = {start.step if start else 0}
         """Steps of which this rank's shard is whole; 0 needs none."""
         self._tried = 0
@@ -115,13 +117,30 @@ class CheckpointCallback(L.Callback):
         raise Preempted(max(set.intersection(*all_gather_object(self._on_disk))))
 
     def stop_as_configured(self, trainer: L.Trainer, module: SupervisedModule, step: int) -> NoReturn:
-        """Saves after a step, on all ranks, and stops as the config has asked.
+        """Saves after a step and its validation, on all ranks, and stops as the config has asked.
 
         Raises:
-            Stopped: after the last step that all ranks have on disk.
+            Stopped: after this step.
+            RunError: it could not be saved.
         """
         self._save_last(trainer, module, step)
-        raise Stopped(max(set.intersection(*all_gather_object(self._on_disk))))
+        saved = max(set.intersection(*all_gather_object(self._on_disk)))
+        if saved < step:
+            raise RunError(
+                f"{self.folder}: the state after step {step}, where stop_after stops, could not be saved; "
+                f"the same command goes on from step {saved}"
+            )
+        self._describe(step)
+        raise Stopped(step)
+
+    def _describe(self, step: int) -> None:
+        """What was found since a step was saved: its validation, or that a callback has ended the run there."""
+        if self.world.rank:
+            return
+        try:
+            files.describe(self.folder, step, self.about())
+        except OSError as error:  # what was saved stays, and its validation is taken again
+            console.print(f"[red]the checkpoint of step {step} could not be renewed:[/] {escape(str(error))}")
 
     def _save_last(self, trainer: L.Trainer, module: SupervisedModule, step: int) -> None:
         """A save of this step may be under way, and may fail: then it is tried once more."""
@@ -179,11 +198,16 @@ class CheckpointCallback(L.Callback):
                 files.remove(path)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """The last one is whole, on all ranks, before anything else happens."""
+        """The last one is whole, on all ranks, before anything else happens. A run that a callback has ended stays so:
+        it goes on with its export."""
+        step = pl_module.start + trainer.global_step
+        self.ended = step if step < pl_module.plan.steps else None
         if self.config.at_end:
-            self._save_last(trainer, pl_module, pl_module.start + trainer.global_step)
+            self._save_last(trainer, pl_module, step)
         self.wait()
         trainer.strategy.barrier()
+        if self.ended:
+            self._describe(step)
 
     def on_exception(self, trainer: L.Trainer, pl_module: Any, exception: BaseException) -> None:
         """What is being written is worth having."""

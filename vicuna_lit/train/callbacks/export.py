@@ -16,20 +16,24 @@ class ExportCallback(L.Callback):
     """Ends a run; the last of its callbacks.
 
     Args:
-        done: steps that were done before this start; where they are all, the run ends as soon as its state is there.
+        done: steps that were done before this start.
+        over: they are all, or a callback has ended the run there: it ends as soon as its state is in place.
     """
 
-    def __init__(self, record: RunRecord, validation: Validation, checkpoints: CheckpointCallback, done: int):
+    def __init__(
+        self, record: RunRecord, validation: Validation, checkpoints: CheckpointCallback, done: int, over: bool
+    ):
         self.record, self.validation, self.checkpoints, self.done = record, validation, checkpoints, done
+        self.over = over
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Nothing is left to train."""
-        if self.done == pl_module.plan.steps:
+        if self.over:
             self._end(trainer, pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         """The last step is done."""
-        if self.done < pl_module.plan.steps:
+        if not self.over:
             self._end(trainer, pl_module)
 
     def _end(self, trainer: L.Trainer, module: Any) -> None:

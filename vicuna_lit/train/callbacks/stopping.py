@@ -17,7 +17,17 @@ class StopAfterStep(L.Callback):
     def __init__(self, step: int | None, checkpoints: CheckpointCallback):
         self.step, self.checkpoints = step, checkpoints
 
+    def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """A run that was stopped at this step, or past it, before that step's validation."""
+        if self.step is not None and pl_module.start >= self.step:
+            self._stop(trainer, pl_module, pl_module.start)
+
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """The step is done."""
+        if self.step is not None and pl_module.step_done(batch_idx) == self.step:
+            self._stop(trainer, pl_module, self.step)
+
+    def _stop(self, trainer: L.Trainer, module: Any, step: int) -> None:
         """A run that another callback ends at this step has ended."""
-        if self.step is not None and pl_module.step_done(batch_idx) == self.step and not trainer.should_stop:
-            self.checkpoints.stop_as_configured(trainer, pl_module, self.step)
+        if not trainer.should_stop:
+            self.checkpoints.stop_as_configured(trainer, module, step)

@@ -30,7 +30,7 @@ class Validation(L.Callback):
     """Takes the validation loss and the sample replies. All ranks take part; the rows are dealt to them.
 
     What was found is part of a checkpoint, so a run that goes on reports it too. A step is saved before its validation,
-    so a run that goes on from there takes the validation first (but for `stop_after`, which stops behind it).
+    so a run that goes on from there takes the validation first. Where `stop_after` stops, the checkpoint gets it too.
 
     Args:
         resumed: `state()` in the checkpoint that the run resumes from.
@@ -79,6 +79,10 @@ class Validation(L.Callback):
         """The step with the lowest validation loss; step 0, before training, is left out."""
         return min((step for step in self.losses if step), key=lambda s: self.losses[s]["val/loss"], default=None)
 
+    def lacks(self, step: int) -> bool:
+        """Whether the loss after a step between the first and the last is due, and was not taken."""
+        return _due(self._every, step) and step not in self.losses and len(self.data.validation) > 0
+
     def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Before the first step, or where the run was stopped."""
         start, last = pl_module.start, pl_module.plan.steps
@@ -116,7 +120,7 @@ class Validation(L.Callback):
             self.replies[last] = self._answer(trainer, module, last)
 
     def _between(self, trainer: L.Trainer, module: Any, step: int) -> None:
-        if _due(self._every, step) and step not in self.losses:
+        if self.lacks(step):
             self._take(trainer, module, step, f"at step {step}")
         if _due(self.config.samples.every, step) and step not in self.replies:
             before = self.replies[max(s for s in self.replies if s < step)]

@@ -103,6 +103,21 @@ def save(folder: Path, step: int, rank: int, world: int, held: Iterable[TensorSh
     return size
 
 
+def describe(folder: Path, step: int, about: dict[str, Any]) -> None:
+    """Puts newer figures of the run into a complete checkpoint, whose tensors are its own; whole or not there.
+
+    Args:
+        about: as of `save`; the attempt stays the one that wrote the shards.
+    """
+    for checkpoint in find(folder).complete:
+        if checkpoint.step == step:
+            known = checkpoint.about
+            marker = {key: value for key, value in (known | about).items() if key != "self"}
+            marker["attempt"] = known["attempt"]
+            path = checkpoint.path / f"{checkpoint.shards[0]}.json"
+            write_json(path, marker | {"self": _checksum(marker)}, durable=True)
+
+
 def _checksum(marker: dict[str, Any]) -> str:
     text = json.dumps(marker, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
