@@ -216,7 +216,7 @@ class RunRecord:
         data = self.data
         replies = zip(validation.replies[0], validation.replies.get(steps, []), strict=not stopped)
         if stopped:
-            self.times.close(steps)
+            self.times.stop(steps)
         lost = lost_time(self.folder)
         last = validation.losses.get(steps, {})
         by_step = {step: losses["val/loss"] for step, losses in validation.losses.items()}

@@ -14,6 +14,8 @@ WORK = ("step", "data", "save")
 """What an optimizer step's time consists of; `start` and `validation` come besides."""
 START = "start"
 """Before the first step, in parts: `start/imports`, `start/conversations`, `start/model`, and the rest."""
+STOPPED = "stopped"
+"""Marks where a run stopped as its config says (`stop_after`): the time until its next start is nobody's loss."""
 
 
 class Opening:
@@ -62,10 +64,19 @@ class Times:
                 rows.writerows((self.attempt, step, what, f"{s:.6f}", f"{self._mark:.3f}") for what, s in spans.items())
         return spans
 
+    def stop(self, step: int) -> None:
+        """Writes down that the run stops here as its config says."""
+        self.lap("save")
+        self._spans[STOPPED] = 0.0
+        self.close(step)
+
 
 @dataclass(frozen=True)
 class LostTime:
-    """A run's time from its first start to its end, in seconds; everything but `useful` is lost or spent besides."""
+    """A run's time from its first start to its end, in seconds; everything but `useful` is lost or spent besides.
+
+    The time between a planned stop and the next start is not part of it.
+    """
 
     starts: int
     steps_replayed: int
@@ -108,8 +119,7 @@ def lost_time(folder: Path) -> LostTime | None:
             replayed.add((attempt, step))
         else:
             sums[what] += seconds
-    opening = [float(row["seconds"]) for row in rows if row["clock"] == rows[0]["clock"]]
-    total = max(float(row["clock"]) for row in rows) - float(rows[0]["clock"]) + sum(opening)
+    total = max(float(row["clock"]) for row in rows) - _began(rows) - _waited(rows)
     return LostTime(
         starts=max(int(row["attempt"]) for row in rows),
         steps_replayed=len(replayed),
@@ -122,6 +132,22 @@ def lost_time(folder: Path) -> LostTime | None:
         validation=sums["validation"],
         interrupted=max(0.0, total - sum(sums.values())),
     )
+
+
+def _began(rows: list[dict[str, str]]) -> float:
+    """When the start to which the first row belongs began."""
+    first = rows[0]["clock"]
+    return float(first) - sum(float(row["seconds"]) for row in rows if row["clock"] == first)
+
+
+def _waited(rows: list[dict[str, str]]) -> float:
+    """From planned stops to the next starts."""
+    waited = 0.0
+    for i, row in enumerate(rows):
+        later = [after for after in rows[i + 1 :] if after["attempt"] != row["attempt"]]
+        if row["what"] == STOPPED and later:
+            waited += max(0.0, _began(later) - float(row["clock"]))
+    return waited
 
 
 def _rows(path: Path) -> list[dict[str, str]]:

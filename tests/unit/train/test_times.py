@@ -53,6 +53,21 @@ def interrupted_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> LostTime:
     return found
 
 
+def test_the_time_after_a_planned_stop_is_no_part_of_the_run(tmp_path, monkeypatch):
+    clock = Clock(monkeypatch)
+    for step in (1, 2):
+        start = Times(tmp_path, Opening(clock.now))
+        clock.lap(start, "start", 5)
+        clock.lap(start, "step", 10)
+        start.close(step)
+        clock.now += 2
+        start.stop(step)
+        clock.now += 1000
+    lost = lost_time(tmp_path)
+    assert lost is not None
+    assert (lost.total, lost.useful, lost.starting, lost.saving, lost.interrupted) == (34, 20, 10, 4, 0)
+
+
 def test_every_second_has_one_cause(tmp_path, monkeypatch):
     (tmp_path / "times.csv").unlink(missing_ok=True)
     lost = interrupted_run(tmp_path, monkeypatch)
