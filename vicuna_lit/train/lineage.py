@@ -97,9 +97,11 @@ def _last_checkpoint(folder: Path, done: Result, env: DistributedEnv) -> Checkpo
             if damage is None:
                 return checkpoint
             raise RunError(f"extends={folder}: {checkpoint.path.name} cannot be used: {damage}")
-    newest = f"its newest is of step {found[-1].step}" if found else "it has none"
+    newest, again = "there is no checkpoint", "the whole run is trained again"
+    if found:
+        newest, again = f"the newest is of step {found[-1].step}", "it goes on from there"
     raise RunError(
         f"extends={folder}: the optimizer's state after the last step, {done.steps}, is not kept there ({newest}). "
         "checkpoint.at_end=true keeps it: remove that run's result.json and give its command once more with this key; "
-        f"it goes on from its newest checkpoint. Or model={folder}/hf takes the weights alone"
+        f"{again}. Or model={folder}/hf takes the weights alone"
     )
