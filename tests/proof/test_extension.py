@@ -14,7 +14,7 @@ from vicuna_lit.config.base import ConfigError
 from vicuna_lit.config.compose import load
 from vicuna_lit.run_folder import RunError
 from vicuna_lit.train.distributed import DistributedEnv
-from vicuna_lit.train.lineage import origin_of
+from vicuna_lit.train.lineage import check_plan, origin_of
 from vicuna_lit.train.optimizer import lr_factor
 from vicuna_lit.train.run_folder import already_done, as_begun, files_read
 
@@ -74,6 +74,9 @@ def test_two_runs_at_a_constant_rate_are_one_to_the_bit(tmp_path):
     said = refused("seed=1", "optimizer.betas=[0.8,0.9]", "optimizer.lr=1e-4")
     assert "seed: 0 → 1" in said and "optimizer.betas" in said and "optimizer.lr" not in said
     assert "checkpoint.at_end=true keeps it" in refused()
+    with pytest.raises(RunError, match=r"checkpoint\.at_end=true keeps it"):  # and a plan foresees it
+        check_plan(load("train", *job("third", 4, f"extends={tmp_path / 'first'}")), tmp_path / "third")
+    check_plan(load("train", *extended), second)  # it has begun, and needs nothing of the other
     (tmp_path / "first" / "result.json").unlink()
     assert "has not finished; its own command goes on" in refused("taken_before=0")
     assert "no such folder" in refused(f"extends={tmp_path / 'nowhere'}", "taken_before=0")

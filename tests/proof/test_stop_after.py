@@ -1,6 +1,8 @@
 """A run that `stop_after` stops, as halving does at each rung, ends as one that was never stopped."""
 
 import json
+from types import SimpleNamespace
+from typing import NoReturn
 
 import lightning as L
 import pytest
@@ -12,9 +14,11 @@ from vicuna_lit.config.compose import load
 from vicuna_lit.config.halving import step_of
 from vicuna_lit.run_folder import RunError
 from vicuna_lit.train.callbacks.checkpointing import CheckpointCallback
+from vicuna_lit.train.callbacks.stopping import StopAfterStep
 from vicuna_lit.train.checkpoint import format as files
 from vicuna_lit.train.distributed import DistributedEnv
 from vicuna_lit.train.module import SupervisedModule
+from vicuna_lit.train.preemption import Stopped
 from vicuna_lit.train.run_folder import already_done
 from vicuna_lit.train.times import Opening, Times
 
@@ -66,6 +70,19 @@ def test_a_stop_that_cannot_be_saved_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(callback, "_save_last", lambda *_: None)  # a full disk: the save has failed, and has said so
     with pytest.raises(RunError, match="the state after step 3, where stop_after stops, could not be saved"):
         callback.stop_as_configured(object.__new__(L.Trainer), object.__new__(SupervisedModule), 3)
+
+
+def test_loggers_are_not_told_that_a_planned_stop_has_failed(monkeypatch):
+    def stop(*_: object) -> NoReturn:
+        raise Stopped(3)
+
+    told: list[str] = []
+    trainer, checkpoints = object.__new__(L.Trainer), object.__new__(CheckpointCallback)
+    trainer.should_stop, trainer._loggers = False, [SimpleNamespace(finalize=told.append)]  # pyright: ignore[reportAttributeAccessIssue]
+    monkeypatch.setattr(checkpoints, "stop_as_configured", stop)
+    with pytest.raises(Stopped):
+        StopAfterStep(3, checkpoints).on_fit_start(trainer, SimpleNamespace(start=3))
+    assert (told, trainer.loggers) == (["success"], [])
 
 
 def test_where_a_run_stops():

@@ -268,9 +268,11 @@ class DryRun:
         from vicuna_lit.data.source import ExampleLengths, plan_run
         from vicuna_lit.data.tokenizer import make_encoder
         from vicuna_lit.train.console import spread
+        from vicuna_lit.train.lineage import check_plan
         from vicuna_lit.train.run_folder import already_done, as_begun
 
         config = as_begun(with_template(fetched(config, weights=False)), Path(config.run.dir))
+        check_plan(config, Path(config.run.dir))
         key = json.dumps([TokensRecipe.values_of(config), config.validation.model_dump(), config.tokenizer])
         if key not in self._data:
             self._data[key] = PlannedData(config, make_encoder(config))

@@ -53,6 +53,9 @@ def from_run(overrides: Sequence[str], multirun: bool) -> list[str]:
         values.pop(key, None)
     if any(override.startswith(EXTENDS) for override in others):
         values.pop("taken_before", None)  # of the run that the old one has extended
+    given = {override.lstrip("+~").partition("=")[0] for override in others}
+    if "trainer.epochs" in given and isinstance(values.get("trainer"), dict):
+        values["trainer"]["max_steps"] = None  # it would override what is asked for; `max_steps` besides counts
     store = ConfigStore.instance()
     for group in GROUPS:
         store.store(name=RECIPE, group=group, node=OmegaConf.create(_literal(values.pop(group))))

@@ -11,7 +11,7 @@ from vicuna_lit.file_hashes import Hashes, refuse_other_files
 from vicuna_lit.run_folder import RunError, differences, read_json
 from vicuna_lit.train.checkpoint.format import Checkpoint, find, find_damage
 from vicuna_lit.train.distributed import DistributedEnv, all_gather_object
-from vicuna_lit.train.run_folder import MAY_CHANGE, Result, files_of_run, finished_run, settings
+from vicuna_lit.train.run_folder import MAY_CHANGE, NOTHING, Result, files_of_run, finished_run, result_in, settings
 
 MAY_DIFFER = (
     *MAY_CHANGE,
@@ -67,11 +67,34 @@ def origin_of(
         return None
     if resumes:
         return Origin(tuple((read_json(folder, "run.json") or {}).get("lineage") or ()), None)
-    other, said = Path(config.extends), f"extends={config.extends}"
+    other = Path(config.extends)
+    done, checkpoint = _extended(config, folder, identity)
+    refuse_other_files(other, files_of_run(other), files, f"model={config.extends}/hf takes its weights alone")
+    if damage := next(filter(None, all_gather_object(find_damage(checkpoint, env.rank, env.size))), None):
+        raise RunError(f"extends={config.extends}: {checkpoint.path.name} cannot be used: {damage}")
+    wandb_id = (read_json(other, "run.json") or {}).get("wandb_id")
+    parent = {"run": config.extends, "steps": done.steps, "wandb_id": wandb_id}
+    return Origin((*done.lineage, parent), checkpoint)
+
+
+def check_plan(config: TrainConfig, folder: Path, identity: Mapping[str, Any] = NOTHING) -> None:
+    """Whether a run that is planned can begin where it shall; its files are not read.
+
+    Raises:
+        RunError: as of `origin_of`.
+    """
+    begun = result_in(folder) is not None or (config.resume != "never" and find(folder / "checkpoints").complete)
+    if config.extends is not None and not begun:
+        _extended(config, folder, identity)
+
+
+def _extended(config: TrainConfig, folder: Path, identity: Mapping[str, Any]) -> tuple[Result, Checkpoint]:
+    """The result of the run that this one extends, and the checkpoint of its last step."""
+    other, said = Path(config.extends or ""), f"extends={config.extends}"
     if other.resolve() == folder.resolve():
         raise RunError(f"{said}: is this run's own folder; run.dir=<another folder>")
-    done = finished_run(config.extends)[1]
-    changed = differences(read_json(other, "config.json") or {}, settings(config, identity))
+    saved, done = finished_run(str(other))
+    changed = differences(saved, settings(config, identity))
     if wrong := [line for line in changed if not is_below(line.partition(":")[0], MAY_DIFFER)]:
         lines = "\n  ".join(wrong)
         raise RunError(
@@ -79,29 +102,14 @@ def origin_of(
             f"the order of the data; model={config.extends}/hf takes the weights alone, into another kind of run:"
             f"\n  {lines}"
         )
-    refuse_other_files(other, files_of_run(other), files, f"model={config.extends}/hf takes its weights alone")
-    checkpoint = _last_checkpoint(other, done, env)
-    parent = {
-        "run": config.extends,
-        "steps": done.steps,
-        "wandb_id": (read_json(other, "run.json") or {}).get("wandb_id"),
-    }
-    return Origin((*done.lineage, parent), checkpoint)
-
-
-def _last_checkpoint(folder: Path, done: Result, env: DistributedEnv) -> Checkpoint:
-    found = find(folder / "checkpoints").complete
-    for checkpoint in found:
-        if checkpoint.step == done.steps:
-            damage = next(filter(None, all_gather_object(find_damage(checkpoint, env.rank, env.size))), None)
-            if damage is None:
-                return checkpoint
-            raise RunError(f"extends={folder}: {checkpoint.path.name} cannot be used: {damage}")
+    found = find(other / "checkpoints").complete
+    if last := next((checkpoint for checkpoint in found if checkpoint.step == done.steps), None):
+        return done, last
     newest, again = "there is no checkpoint", "the whole run is trained again"
     if found:
         newest, again = f"the newest is of step {found[-1].step}", "it goes on from there"
     raise RunError(
-        f"extends={folder}: the optimizer's state after the last step, {done.steps}, is not kept there ({newest}). "
+        f"{said}: the optimizer's state after the last step, {done.steps}, is not kept there ({newest}). "
         "checkpoint.at_end=true keeps it: remove that run's result.json and give its command once more with this key; "
-        f"{again}. Or model={folder}/hf takes the weights alone"
+        f"{again}. Or model={config.extends}/hf takes the weights alone"
     )

@@ -1,9 +1,9 @@
 """What a run loads before it trains. A dry run ends there, and does without Lightning."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from transformers import PreTrainedModel
 
@@ -19,8 +19,9 @@ from vicuna_lit.models.proof import prove
 from vicuna_lit.run_folder import RunError
 from vicuna_lit.train.console import console, describe, quiet_libraries, say_stopped
 from vicuna_lit.train.distributed import DistributedEnv, broadcast_object, deterministic_kernels, join
+from vicuna_lit.train.lineage import check_plan
 from vicuna_lit.train.preemption import Preempted, stop_signal
-from vicuna_lit.train.run_folder import Result, as_begun
+from vicuna_lit.train.run_folder import NOTHING, Result, as_begun
 from vicuna_lit.train.times import Opening
 
 Data = TypeVar("Data", bound=PlannedData)
@@ -73,8 +74,13 @@ def begin(config: TrainConfig) -> Process:
     return Process(config, env, tokenizer, opening)
 
 
-def planned(process: Process, own: str = "") -> Result:
-    """Says what would run; the model has no weights."""
+def planned(process: Process, own: str = "", identity: Mapping[str, Any] = NOTHING) -> Result:
+    """Says what would run; the model has no weights.
+
+    Args:
+        own, identity: `described` and `identity` of a script's `Extensions`.
+    """
+    check_plan(process.config, Path(process.config.run.dir), identity)
     config, data, _, _ = load(process, PlannedData, "meta", own)
     told = {"supervised_tokens": int(data.plan.step_supervised.sum()), "data": data.statistics()}
     return Result("dry_run", config.run.dir, data.plan.steps, **told)

@@ -49,6 +49,9 @@ from vicuna_lit.train.tracking.wandb_run import (
 )
 from vicuna_lit.train.validation_loss import conversations_csv
 
+OF_AN_END = dict.fromkeys(("stop_after", "ended_early", "error", "cause"))
+"""In W&B's summary of a run: what an earlier start has said of its end counts no longer."""
+
 
 class RunRecord:
     """One process's record of the run; files and W&B are the first rank's.
@@ -151,7 +154,8 @@ class RunRecord:
         if self.wandb is not None:
             tables = ("data", "replies", "validation", "val_by_step", "notes", "wandb_url")
             figures = flatten({k: v for k, v in asdict(result).items() if k not in tables})
-            self.wandb.summarize({k: v for k, v in figures.items() if v not in (None, [])})
+            found = {k: v for k, v in figures.items() if v not in (None, [])}
+            self.wandb.summarize(OF_AN_END | found)
             if result.status == "finished":
                 log_model(self.wandb, self.config, self.data, self.fingerprint, result)
             self.wandb.finish()
@@ -166,7 +170,7 @@ class RunRecord:
         if self.wandb is None:
             return
         self.history.drop()
-        self.wandb.summarize({"status": status, **what})
+        self.wandb.summarize(OF_AN_END | {"status": status, **what})
         if status == "preempted":
             self.wandb.do("that it was told to stop", lambda run: run.mark_preempting())
         elif self.config.wandb.alert and what["cause"] != "interrupted":

@@ -80,7 +80,7 @@ def _fit(config: TrainConfig, extensions: Extensions) -> Result:
     process = begin(config)
     config, env, folder = process.config, process.env, Path(process.config.run.dir)
     if config.dry_run:
-        return planned(process, extensions.described)
+        return planned(process, extensions.described, extensions.identity)
     if done := already_done(config, folder, extensions.identity):
         return say_done(done, folder)
     refuse_early(config)

@@ -120,6 +120,12 @@ def test_a_run_is_extended_with_its_own_recipe(old):
     assert (config.extends, config.taken_before, config.seed) == (str(old), None, 3)
     assert (config.halving, config.stop_after) == (None, None)
     assert config.run.name == "vicuna,extended,trainer.epochs=1"
+    saved["trainer"]["max_steps"] = 9  # of that run; it would override the epochs that are asked for
+    (old / "config.json").write_text(json.dumps(saved))
+    lengths = [one(f"extends={old}", *given).trainer.max_steps for given in (
+        ["trainer.epochs=1"], ["trainer.epochs=1", "trainer.max_steps=5"], []
+    )]  # fmt: skip
+    assert lengths == [None, 5, 9]
     again = one(f"from={old}")  # the same extension once more
     assert (again.extends, again.taken_before, again.run.name) == ("runs/older", 96, "vicuna,again")
     line = read("train", ["-m", f"extends={old}", "optimizer.lr=1e-5,2e-5"])[0]

@@ -5,6 +5,7 @@ from typing import Any
 import lightning as L
 
 from vicuna_lit.train.callbacks.checkpointing import CheckpointCallback
+from vicuna_lit.train.preemption import Stopped
 
 
 class StopAfterStep(L.Callback):
@@ -29,5 +30,12 @@ class StopAfterStep(L.Callback):
 
     def _stop(self, trainer: L.Trainer, module: Any, step: int) -> None:
         """A run that another callback ends at this step has ended."""
-        if not trainer.should_stop:
+        if trainer.should_stop:
+            return
+        try:
             self.checkpoints.stop_as_configured(trainer, module, step)
+        except Stopped:
+            for logger in trainer.loggers:
+                logger.finalize("success")
+            trainer.loggers = []  # Lightning would tell them that the run has failed
+            raise
