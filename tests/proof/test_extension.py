@@ -82,6 +82,10 @@ def test_two_runs_at_a_constant_rate_are_one_to_the_bit(tmp_path):
     assert "no such folder" in refused(f"extends={tmp_path / 'nowhere'}", "taken_before=0")
     with pytest.raises(RunError, match="has not finished"):
         as_begun(load("train", *job("third", 4, f"extends={tmp_path / 'first'}")), tmp_path / "third")
+    losses = tmp_path / "first" / "metrics.csv"  # trained anew, and not to the same bits
+    losses.write_text(losses.read_text() + "\n")
+    with pytest.raises(RunError, match="first/metrics.csv is not the same file any more"):
+        already_done(load("train", *extended), second)
 
 
 def test_rates_of_an_extension():

@@ -11,7 +11,16 @@ from vicuna_lit.file_hashes import Hashes, refuse_other_files
 from vicuna_lit.run_folder import RunError, differences, read_json
 from vicuna_lit.train.checkpoint.format import Checkpoint, find, find_damage
 from vicuna_lit.train.distributed import DistributedEnv, all_gather_object
-from vicuna_lit.train.run_folder import MAY_CHANGE, NOTHING, Result, files_of_run, finished_run, result_in, settings
+from vicuna_lit.train.run_folder import (
+    MAY_CHANGE,
+    NOTHING,
+    Result,
+    files_of_run,
+    finished_run,
+    losses_of,
+    result_in,
+    settings,
+)
 
 MAY_DIFFER = (
     *MAY_CHANGE,
@@ -69,7 +78,10 @@ def origin_of(
         return Origin(tuple((read_json(folder, "run.json") or {}).get("lineage") or ()), None)
     other = Path(config.extends)
     done, checkpoint = _extended(config, folder, identity)
-    refuse_other_files(other, files_of_run(other), files, f"model={config.extends}/hf takes its weights alone")
+    theirs, before = files_of_run(other), losses_of((read_json(other, "config.json") or {}).get("extends"))
+    read = {name: found for name, found in files.items() if name not in losses_of(config.extends)}
+    known = theirs and {name: found for name, found in theirs.items() if name not in before}
+    refuse_other_files(other, known, read, f"model={config.extends}/hf takes its weights alone")
     if damage := next(filter(None, all_gather_object(find_damage(checkpoint, env.rank, env.size))), None):
         raise RunError(f"extends={config.extends}: {checkpoint.path.name} cannot be used: {damage}")
     wandb_id = (read_json(other, "run.json") or {}).get("wandb_id")

@@ -179,7 +179,7 @@ def already_done(config: TrainConfig, folder: Path, extensions: Mapping[str, Any
 def files_read(config: Computation) -> Hashes:
     """The sha256 of conversations, validation conversations, weights, tokenizer and template, as they are now.
 
-    They decide a run besides its settings.
+    They decide a run besides its settings. The losses of the run that it extends stand for that one's weights.
 
     Raises:
         DataError, MissingPath: a path leads nowhere.
@@ -187,7 +187,12 @@ def files_read(config: Computation) -> Hashes:
     files = Sources(config).files_as_given
     for path in (config.model.path, config.model.tokenizer):
         files |= model_files(path) if path else {}
-    return hashes_of(files)
+    return hashes_of(files | losses_of(config.extends))
+
+
+def losses_of(extended: str | None) -> dict[str, Path]:
+    """`metrics.csv` of a run that is extended, by its name among the files of the run that extends it."""
+    return {f"{extended}/metrics.csv": Path(extended) / "metrics.csv"} if extended else {}
 
 
 def files_of_run(folder: Path) -> Hashes | None:
