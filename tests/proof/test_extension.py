@@ -84,7 +84,7 @@ def test_two_runs_at_a_constant_rate_are_one_to_the_bit(tmp_path):
         as_begun(load("train", *job("third", 4, f"extends={tmp_path / 'first'}")), tmp_path / "third")
     losses = tmp_path / "first" / "metrics.csv"  # trained anew, and not to the same bits
     losses.write_text(losses.read_text() + "\n")
-    with pytest.raises(RunError, match="first/metrics.csv is not the same file any more"):
+    with pytest.raises(RunError, match=r"first/metrics\.csv is not the same file any more"):
         already_done(load("train", *extended), second)
 
 
