@@ -122,4 +122,4 @@ def test_the_command_takes_such_paths(tmp_path):
     (folder / "mine.jsonl").write_text("\n".join((QUICKSTART / "conversations.jsonl").read_text().splitlines()[:8]))
     done = commands.run("vicuna_lit.train", f"data={folder}/mine.jsonl", f"run.dir={folder}/run", "dry_run=true")
     assert done.returncode == 0, done.stderr
-    assert "8 of 8 records" in " ".join(done.stdout.split())
+    assert "8 of 8 training records" in " ".join(done.stdout.split())
