@@ -84,7 +84,7 @@ def check(job: Job, node: DictConfig, problems: Sequence[str] = ()) -> Any:
         values = OmegaConf.to_container(node, resolve=True)
     except OmegaConfBaseException as error:
         raise ConfigError([*problems, f"{error.full_key}: {error.msg}".split("\n")[0]]) from None
-    found = [*problems, *(f"{key}: must be given, {key}=…" for key in missing)]
+    found = [*problems, *(f"{key}: must be given, {key}=…".replace("\n", "\\n") for key in missing)]
     try:
         config = JOBS[job].model_validate(values)
     except ValidationError as error:

@@ -46,6 +46,7 @@ class MachineConfig(Config):
 class EstimateConfig(MachineConfig, TrainConfig):
     """The estimate job; `conf/estimate.yaml`."""
 
+    DEVICES: ClassVar[str] = "count"
     WHERE_MISSING: ClassVar[dict[str, str]] = {"data.path": "package://vicuna_lit/estimate/sharegpt_lengths.csv"}
 
     count: PositiveInt
@@ -65,6 +66,8 @@ class EstimateConfig(MachineConfig, TrainConfig):
         count = values.get("count")
         if count is None:
             count = devices_here(values["trainer"].get("devices"))
+        if isinstance(count, int) and count < 1:
+            return values | {"count": count}  # which is refused, and not as the devices too
         return values | {"count": count, "trainer": values["trainer"] | {"devices": count}}
 
     @field_validator("model")

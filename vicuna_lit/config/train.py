@@ -3,7 +3,7 @@
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, ValidationInfo, field_validator
 
@@ -267,6 +267,9 @@ class TrainConfig(Computation, RunSettings):
     A function names the part that it needs as the type of its config, and cannot see the rest.
     """
 
+    DEVICES: ClassVar[str] = "trainer.devices"
+    """The key that says how many there are."""
+
     callbacks: CallbacksConfig  # pyright: ignore[reportIncompatibleVariableOverride]  # sound, for configs are frozen
 
     @property
@@ -374,7 +377,7 @@ class TrainConfig(Computation, RunSettings):
             problems.append("ZeRO always keeps fp32 master weights: master_weights=true, or another strategy")
         if trainer and trainer.devices > 1 and strategy.kind == "single":
             several = "strategy=ddp, fsdp, fsdp_offload, zero1, zero2, zero3 or zero3_offload"
-            problems.append(f"devices={trainer.devices} needs a strategy for several processes: {several}")
+            problems.append(f"{cls.DEVICES}={trainer.devices} needs a strategy for several processes: {several}")
         if finetune and finetune.kind == "qlora" and (strategy.kind == "fsdp" or strategy.gathers_by_hooks):
             problems.append("qlora's 4-bit weights are not sharded: strategy=single, ddp, zero1 or zero2")
         if optimizer and optimizer.kind != "adamw" and strategy.shards_state:
