@@ -58,7 +58,9 @@ class Halving:
         parts = [f"{n} to {part:.0%}" for n, part in zip(counts, self.config.rungs, strict=False)]
         parts[0] += " of their steps"
         share = cost(counts, self.config.rungs)
-        return f"halving: of {counts[0]} settings {', '.join(parts)}, {counts[-1]} to the end: {share:.0%} of all steps"
+        nobody = f"; keep: {self.config.keep:g} of so few stops none" if counts[-1] == counts[0] else ""
+        said = f"halving: of {counts[0]} settings {', '.join(parts)}, {counts[-1]} to the end"
+        return f"{said}: {share:.0%} of all steps{nobody}"
 
     def begin(self) -> None:
         """Tells the jobs how far they go."""
