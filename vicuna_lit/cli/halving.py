@@ -5,7 +5,6 @@ the others go on from their own checkpoints. What was decided lies in `halving.j
 command goes on at the rung where it was stopped.
 """
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from itertools import takewhile
@@ -16,13 +15,13 @@ from rich.console import Console
 
 from vicuna_lit.cli.command_line import name_of
 from vicuna_lit.compare.conclusions import judged_on
+from vicuna_lit.compare.rungs import FILE, read_rungs
 from vicuna_lit.compare.runs import Run, failures_in, runs_below
 from vicuna_lit.compare.table import REPEATS
 from vicuna_lit.config.halving import HalvingConfig, step_of
 from vicuna_lit.config.train import TrainConfig, ValidationConfig
 from vicuna_lit.run_folder import RunError, write_json
 
-FILE = "halving.json"
 DIVERGED = "not_finite"
 """The cause in a `result.json` that says something of the setting itself."""
 console = Console(stderr=True, soft_wrap=True, highlight=False)
@@ -44,7 +43,7 @@ class Halving:
             setting = name_of({key: value for key, value in chosen.items() if key not in REPEATS})
             self.settings.setdefault(setting, []).append(name)
         self._asked = {"rungs": list(config.rungs), "keep": config.keep, "settings": self.settings}
-        saved = _saved(folder)
+        saved = read_rungs(folder)
         known: list[dict[str, Any]] = saved["decided"] if self._asked.items() <= saved.items() else []
         runs = _runs(folder) if known else {}
         self.decided = list(takewhile(lambda rung: self._stands(rung, runs), known))
@@ -145,7 +144,7 @@ def standing(config: TrainConfig, folder: Path) -> TrainConfig | None:
     Raises:
         RunError: the command's file is not there.
     """
-    told = _saved(folder)
+    told = read_rungs(folder)
     if not told:
         raise RunError(f"{folder / FILE}: is not there; halving needs a folder that the jobs share with the command")
     if config.run.name not in told["goes_on"]:
@@ -172,24 +171,6 @@ def cost(counts: list[int], rungs: tuple[float, ...]) -> float:
     """The part of the whole grid's steps."""
     ends = (0.0, *rungs, 1.0)
     return sum(n * (ends[i + 1] - ends[i]) for i, n in enumerate(counts)) / counts[0]
-
-
-def _saved(folder: Path) -> dict[str, Any]:
-    """What the command has written down; empty where it has not.
-
-    Raises:
-        RunError: it is damaged.
-    """
-    if not (folder / FILE).exists():
-        return {}
-    try:
-        saved = json.loads((folder / FILE).read_bytes())
-        if {"rungs", "keep", "settings", "stop_after", "goes_on", "decided"} <= saved.keys():
-            return saved
-        raise ValueError("keys are missing")
-    except (ValueError, AttributeError) as error:
-        said = f"{folder / FILE}: is damaged ({error}); delete it, and the same command judges the rungs again"
-        raise RunError(said) from None
 
 
 def _runs(folder: Path) -> dict[str, Run]:

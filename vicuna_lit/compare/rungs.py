@@ -1,13 +1,33 @@
 """What halving has decided in a sweep, in words: `halving.json` and the runs themselves."""
 
+import json
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
-from vicuna_lit.compare.runs import Sweep
-from vicuna_lit.run_folder import read_json
+from vicuna_lit.compare.runs import Run, Sweep
+from vicuna_lit.run_folder import RunError
 
 FILE = "halving.json"
 """In a sweep's folder: its rungs, its settings, and what was decided."""
+
+
+def read_rungs(folder: Path) -> dict[str, Any]:
+    """What the command of a sweep has written down; empty where it has not.
+
+    Raises:
+        RunError: it is damaged.
+    """
+    if not (folder / FILE).exists():
+        return {}
+    try:
+        saved = json.loads((folder / FILE).read_bytes())
+        if {"rungs", "keep", "settings", "stop_after", "goes_on", "decided"} <= saved.keys():
+            return saved
+        raise ValueError("keys are missing")
+    except (ValueError, AttributeError) as error:
+        said = f"{folder / FILE}: is damaged ({error}); delete it, and the same command judges the rungs again"
+        raise RunError(said) from None
 
 
 def rungs_in_words(sweep: Sweep) -> list[str]:
@@ -16,15 +36,11 @@ def rungs_in_words(sweep: Sweep) -> list[str]:
     Raises:
         RunError: the file is damaged.
     """
-    told = read_json(sweep.folder, FILE) if (sweep.folder / FILE).exists() else None
+    told = read_rungs(sweep.folder)
     if not told:
         return []
-    decided: list[dict[str, Any]] = told["decided"]
-    lines = [line for rung in decided for line in _decided(rung)]
-    if len(decided) < len(told["rungs"]):
-        going = decided[-1]["goes_on"] if decided else list(told["settings"])
-        lines += _open(sweep, told["rungs"][len(decided)], [job for one in going for job in told["settings"][one]])
-    return lines
+    lines = [line for rung in told["decided"] for line in _decided(rung)]
+    return lines if told["stop_after"] is None else lines + _open(sweep, told["stop_after"], told["goes_on"])
 
 
 def _decided(rung: dict[str, Any]) -> list[str]:
@@ -46,8 +62,8 @@ def _loss(item: tuple[str, float]) -> float:
 
 def _open(sweep: Sweep, part: float, jobs: list[str]) -> list[str]:
     runs = {run.name: run for run in sweep.runs}
-    stands = Counter("not begun" if job not in runs else runs[job].status for job in jobs)
-    there = stands.pop("finished", 0) + stands.pop("stopped", 0)
+    stands = Counter(_stands(runs.get(job), part) for job in jobs)
+    there = stands.pop("there", 0)
     if there == len(jobs):
         return []
     others = ", ".join(f"{count} {status}" for status, count in stands.items())
@@ -55,3 +71,11 @@ def _open(sweep: Sweep, part: float, jobs: list[str]) -> list[str]:
         f"Halving has not decided at {part:.0%} of the steps: {there} of {len(jobs)} runs are there, {others}; "
         "the same command goes on"
     ]
+
+
+def _stands(run: Run | None, part: float) -> str:
+    if run is None:
+        return "not begun"
+    if run.status == "stopped":
+        return "there" if run.result.get("stop_after") == part else "waiting at an earlier rung"
+    return "there" if run.status == "finished" else run.status
