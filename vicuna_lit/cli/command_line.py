@@ -290,7 +290,7 @@ def _split(line: CommandLine) -> list[list[str]]:
 
 def _not_halved(line: CommandLine) -> str:
     """Why the settings of a command cannot be halved; empty where they can."""
-    from vicuna_lit.compare.table import REPEATS
+    from vicuna_lit.compare.table import setting_of
 
     if not line.multirun:
         return "is for a sweep, vicuna-train -m …; stop_after=<step> stops a single run"
@@ -299,7 +299,7 @@ def _not_halved(line: CommandLine) -> str:
     jobs = grid_of(line).values()
     if any("halving" in job for job in jobs):
         return "is one for all jobs of a sweep"
-    settings = {name_of({key: value for key, value in job.items() if key not in REPEATS}) for job in jobs}
+    settings = {name_of(setting_of(job)) for job in jobs}
     return "" if len(settings) > 1 else "there is one setting, and nothing to choose from"
 
 

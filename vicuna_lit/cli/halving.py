@@ -17,7 +17,7 @@ from vicuna_lit.cli.command_line import name_of
 from vicuna_lit.compare.conclusions import judged_on
 from vicuna_lit.compare.rungs import FILE, read_rungs
 from vicuna_lit.compare.runs import Run, failures_in, runs_below
-from vicuna_lit.compare.table import REPEATS
+from vicuna_lit.compare.table import setting_of
 from vicuna_lit.config.halving import HalvingConfig, step_of
 from vicuna_lit.config.train import TrainConfig, ValidationConfig
 from vicuna_lit.run_folder import RunError, write_json
@@ -40,8 +40,7 @@ class Halving:
         self.settings: dict[str, list[str]] = {}
         """The jobs of each setting: one for each seed."""
         for name, chosen in jobs.items():
-            setting = name_of({key: value for key, value in chosen.items() if key not in REPEATS})
-            self.settings.setdefault(setting, []).append(name)
+            self.settings.setdefault(name_of(setting_of(chosen)), []).append(name)
         self._asked = {"rungs": list(config.rungs), "keep": config.keep, "settings": self.settings}
         saved = read_rungs(folder)
         known: list[dict[str, Any]] = saved["decided"] if self._asked.items() <= saved.items() else []

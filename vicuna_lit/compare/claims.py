@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError
 
 from vicuna_lit.compare.conclusions import conclude
 from vicuna_lit.compare.runs import Run, Sweep
-from vicuna_lit.compare.table import REPEATS, baseline_of, is_named, named, settings
+from vicuna_lit.compare.table import REPEATS, baseline_of, is_named, named, setting_of, settings
 from vicuna_lit.config.base import Config
 from vicuna_lit.run_folder import RunError, write, write_json
 
@@ -191,7 +191,7 @@ def _check(claim: Claim, jobs: Sequence[Mapping[str, str]], file: Path, whole: b
     """Whether each setting that the claim names is one of the sweep's, and not its baseline."""
     there: list[dict[str, str]] = []
     for job in jobs:
-        choices = {key: value for key, value in job.items() if key not in REPEATS}
+        choices = setting_of(job)
         there += [choices] if choices not in there else []
     said = "; ".join(map(named, there))
     if len(there) < 2:

@@ -128,6 +128,11 @@ class Setting:
         return named(self.choices)
 
 
+def setting_of(chosen: Mapping[str, str]) -> dict[str, str]:
+    """What was chosen for a job, but for what repeats its setting."""
+    return {key: value for key, value in chosen.items() if key not in REPEATS}
+
+
 def named(choices: Mapping[str, str]) -> str:
     """Choices as one text, by the last part of each key; long values are cut."""
     names = short_names(choices)
