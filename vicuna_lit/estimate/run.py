@@ -100,7 +100,7 @@ class Estimate:
 
     def table(self) -> Table:
         """Everything about it, a row for each; draws itself in a notebook."""
-        from vicuna_lit.estimate.terminal import lines
+        from vicuna_lit.estimate.report import lines
 
         return Table({"what": name, "estimate": text} for name, text in lines(self).items())
 

@@ -18,9 +18,8 @@ from vicuna_lit.config.evaluate import (
 )
 from vicuna_lit.data.conversation import Conversation, Turn
 from vicuna_lit.evaluate.cases import JudgeTask, merge_retry, messages, read
-from vicuna_lit.evaluate.reply_marks import without_thinking
 from vicuna_lit.evaluate.reviews import Review
-from vicuna_lit.evaluate.verdicts import Scores, Winner
+from vicuna_lit.evaluate.verdicts import Scores, Winner, without_thinking
 from vicuna_lit.inference.paid_client import Client, Messages, together
 from vicuna_lit.paths import ModelError, locate_model, model_name
 

@@ -15,8 +15,7 @@ from vicuna_lit.evaluate.cases import JudgeTask, cases, messages
 from vicuna_lit.evaluate.generate import Model
 from vicuna_lit.evaluate.questions import Question
 from vicuna_lit.evaluate.reviews import Review, from_record
-from vicuna_lit.inference.paid_client import Client, run_to_end
-from vicuna_lit.inference.prices import price_of
+from vicuna_lit.inference.paid_client import Client, price_of, run_to_end
 from vicuna_lit.inference.reply_cache import Cache
 
 _BYTES_PER_TOKEN = 8

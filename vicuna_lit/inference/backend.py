@@ -94,7 +94,7 @@ def _name(source: ModelRef) -> str:
 
 def _open(source: ModelRef, name: str, config: ChatConfig) -> Backend:
     if isinstance(source, EndpointSource):
-        from vicuna_lit.inference.endpoint import EndpointBackend
+        from vicuna_lit.inference.openai_client import EndpointBackend
 
         return EndpointBackend(source, name, config.limits.timeout_seconds)
     from transformers.utils.logging import disable_progress_bar
