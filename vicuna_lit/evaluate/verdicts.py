@@ -8,6 +8,8 @@ import re
 from typing import Any, Literal, NamedTuple
 
 Winner = Literal["first", "second", "tie"]
+LETTERS: dict[str, Winner] = {"A": "first", "B": "second", "C": "tie"}
+CLASSES: dict[Any, Winner] = {1: "first", 2: "second", 3: "tie"}
 _NUMBER = r"(\d+(?:\.\d+)?)"
 _OUT_OF_TEN = _NUMBER + r"(?:\s*/\s*10)?"
 _MARKS = r"[\s*_`#>$]*"
@@ -85,7 +87,7 @@ _ANNOUNCES = re.compile(
 
 def letter(text: str) -> Winner | None:
     """`[[A]]`, `[[B]]` or `[[C]]`, the tie."""
-    return _only([{"A": "first", "B": "second", "C": "tie"}[found] for found in _LETTER.findall(plain(text))])
+    return _only([LETTERS[found] for found in _LETTER.findall(plain(text))])
 
 
 def rating(text: str) -> float | None:
@@ -119,8 +121,7 @@ def _placed(pattern: re.Pattern[str], line: str, i: int, lines: int) -> list[flo
 def number(text: str) -> Winner | None:
     """1, 2, or 3 for a tie, alone on the last line."""
     found = re.fullmatch(r"[^\w\-−]*([123])\W*", plain(text).rpartition("\n")[2])
-    winners: dict[str, Winner] = {"1": "first", "2": "second", "3": "tie"}
-    return winners[found[1]] if found else None
+    return CLASSES[int(found[1])] if found else None
 
 
 EXPECTED = {
