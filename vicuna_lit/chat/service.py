@@ -2,14 +2,15 @@
 
 import random
 import threading
+import time
 import uuid
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 
 from vicuna_lit.chat.exchange import ModelPane, stream_replies
 from vicuna_lit.chat.log import ChatLog, now
 from vicuna_lit.chat.moderation import Decision, Moderator, moderated
-from vicuna_lit.chat.pace import RateLimiter
 from vicuna_lit.config.chat import ChatConfig
 from vicuna_lit.data.conversation import Conversation, Turn
 from vicuna_lit.evaluate.votes import Choice, Vote
@@ -44,6 +45,26 @@ class ChatSession:
     def turns(self) -> int:
         """Finished exchanges."""
         return sum(turn.role == "user" for turn in self.sides[0].conversation.turns)
+
+
+class RateLimiter:
+    """Limits each client's prompts in a minute."""
+
+    def __init__(self, per_minute: int):
+        self._most, self._lock = per_minute, threading.Lock()
+        self._times: dict[str, deque[float]] = {}
+
+    def wait(self, client: str) -> float:
+        """Seconds until the client may ask; 0: now, and it is counted."""
+        moment = time.monotonic()
+        with self._lock:
+            for name in [n for n, times in self._times.items() if times[-1] < moment - 60]:
+                del self._times[name]
+            times = self._times.setdefault(client, deque(maxlen=self._most))
+            if len(times) == self._most and times[0] > moment - 60:
+                return times[0] + 60 - moment
+            times.append(moment)
+            return 0.0
 
 
 class ChatService:

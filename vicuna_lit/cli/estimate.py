@@ -23,7 +23,7 @@ def _run(config: Any) -> int:
 
 
 def _estimate(config: Any) -> None:
-    from vicuna_lit.estimate.ahead import planned_ahead
+    from vicuna_lit.estimate.lengths import planned_ahead
 
     with planned_ahead(config) as plan:
         _answer(config, plan)
@@ -31,8 +31,8 @@ def _estimate(config: Any) -> None:
 
 def _answer(config: Any, plan: Any) -> None:
     from vicuna_lit.estimate.advice import cheapest, to_fit
+    from vicuna_lit.estimate.report import say, show, to_json, write_page
     from vicuna_lit.estimate.run import Estimator
-    from vicuna_lit.estimate.terminal import say, show
 
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # no advice on kernels of which none runs
     if config.refresh:
@@ -43,14 +43,10 @@ def _answer(config: Any, plan: Any) -> None:
     fitting = [] if found.fits else to_fit(found)
     cheaper = cheapest(found) if config.deadline_hours else []
     if config.output == "json":
-        from vicuna_lit.estimate.report import to_json
-
         print(json.dumps(to_json(found, fitting, cheaper), indent=2))
         return
     show(found, fitting, cheaper)
     if config.output == "html":
-        from vicuna_lit.estimate.report import write_page
-
         say(f"page: {write_page([found], fitting, cheaper, Path(config.run.dir))}")
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from vicuna_lit.config.compose import load
 from vicuna_lit.config.estimate import EstimateConfig
 from vicuna_lit.config.train import TrainConfig
+from vicuna_lit.estimate.report import gib, row_of, say, show_all
 from vicuna_lit.estimate.run import Estimator
 from vicuna_lit.estimate.tables import gpu_here
-from vicuna_lit.estimate.terminal import gib, row_of, say, show_all
 from vicuna_lit.run_folder import write_json
 
 ESTIMATES = "estimates.json"

@@ -1,5 +1,9 @@
 """How long the conversations of a config are: as tokenised, or those of ShareGPT."""
 
+import multiprocessing
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +12,7 @@ import numpy as np
 from vicuna_lit.config.estimate import EstimateConfig
 from vicuna_lit.data.conversation import DataError
 from vicuna_lit.data.order import apportion
-from vicuna_lit.data.plan import ExampleLengths
+from vicuna_lit.data.plan import ExampleLengths, Plan, plan_run
 from vicuna_lit.data.source import Sources
 from vicuna_lit.paths import ModelError, locate
 
@@ -94,3 +98,21 @@ def _repeated(sizes: ExampleLengths, count: int) -> ExampleLengths:
     scores = None if sizes.scores is None else sizes.scores[taken]
     lengths, supervised = sizes.lengths[taken], sizes.supervised[taken]
     return ExampleLengths(lengths, supervised, np.concatenate(records), sizes.sources[taken], scores)
+
+
+@contextmanager
+def planned_ahead(config: EstimateConfig) -> Iterator[Callable[[], Plan | None]]:
+    """Plans the run in a process of its own while this one imports torch: both take seconds.
+
+    Yields:
+        What waits for the plan; None where it could not be made: whoever plans again meets the error.
+    """
+    with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as pool:
+        yield pool.submit(_plan, config).result
+
+
+def _plan(config: EstimateConfig) -> Plan | None:
+    try:
+        return plan_run(config, sizes_of(config).sizes, config.count)
+    except Exception:
+        return None

@@ -123,30 +123,17 @@ def memory_of(config: Computation, plan: Plan, weights: Weights, gpu: int | None
                 peak, moment = this, when
         row, on_host = max(row, longest, key=_size), held.on_host
     parts, tokens = {part: size for part, size in peak.items() if size}, _size(row)
-    if gpu is None:
-        return _on_cpu(config, parts, moment, on_host, tokens, weights, plan.world_size)
-    sum_ = sum(parts.values())
-    low, likely, high = (int(sum_ * (1 + share)) + CUDA_CONTEXT for share in (LEAST, USUAL, MOST))
-    parts |= {FRAGMENTATION: int(sum_ * USUAL), PROCESS: CUDA_CONTEXT}
-    return Memory(parts, low, likely, high, moment, gpu, on_host, tokens, weights)
-
-
-def _on_cpu(
-    config: Computation,
-    parts: dict[str, int],
-    moment: str,
-    on_host: int,
-    row: tuple[int, int],
-    weights: Weights,
-    world: int,
-) -> Memory:
-    process = CPU_PROCESS + CPU_DEEPSPEED * (config.strategy.kind == "zero")
-    process += CPU_PEFT * isinstance(config.finetune, LoraConfig)
-    holes = _holes(config, row[0])
-    low = sum(parts.values()) + process
-    parts |= {FRAGMENTATION: holes, PROCESS: process}
-    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return Memory(parts, low, low + holes, low + 3 * holes, moment, whole // world, on_host, row, weights)
+    sum_, process, limit = sum(parts.values()), CUDA_CONTEXT, gpu
+    lost = [int(sum_ * share) for share in (LEAST, USUAL, MOST)]
+    if limit is None:
+        process = CPU_PROCESS + CPU_DEEPSPEED * (config.strategy.kind == "zero")
+        process += CPU_PEFT * isinstance(config.finetune, LoraConfig)
+        limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // plan.world_size
+        holes = _holes(config, tokens[0])
+        lost = [0, holes, 3 * holes]
+    low, likely, high = (sum_ + process + more for more in lost)
+    parts |= {FRAGMENTATION: lost[1], PROCESS: process}
+    return Memory(parts, low, likely, high, moment, limit, on_host, tokens, weights)
 
 
 def _holes(config: Computation, tokens: int) -> int:

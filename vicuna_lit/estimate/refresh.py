@@ -50,7 +50,7 @@ def refresh() -> str:
         raise ConfigError(
             [f"refresh: no prices from SkyPilot ({failed[0]}); it must be installed, here or where SKY_PYTHON points"]
         )
-    prices = cheapest(rows)
+    prices = cheapest_rows(rows)
     now = datetime.now(UTC).date().isoformat()
     file = cache_folder() / "prices.yaml"
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -60,7 +60,7 @@ def refresh() -> str:
     return f"{sum(map(len, prices.values()))} prices of {len(prices)} GPUs, {now}: {file}{without}"
 
 
-def cheapest(rows: list[list]) -> dict[str, dict[str, dict[str, float]]]:
+def cheapest_rows(rows: list[list]) -> dict[str, dict[str, dict[str, float]]]:
     """GPU → cloud → USD per GPU and hour, on demand and spot, over all instances and regions.
 
     Args:

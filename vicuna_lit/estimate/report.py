@@ -1,15 +1,125 @@
-"""Estimates as JSON, as a page, and as the table of a multirun."""
+"""Estimates on the screen, as JSON, as a page, and as the table of a multirun."""
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from vicuna_lit.compare.runs import short_names
 from vicuna_lit.estimate.advice import Change
 from vicuna_lit.estimate.run import Estimate
-from vicuna_lit.estimate.terminal import by_size, change_row, gib, hours, lines, row_of, say, show_all
 from vicuna_lit.pages import render_page
 from vicuna_lit.run_folder import write
+
+console = Console(soft_wrap=True, highlight=False)
+console.width = max(120, console.width)
+
+
+def show(estimate: Estimate, fitting: Sequence[Change], cheaper: Sequence[Change]) -> None:
+    """Prints all of an estimate, and what to change."""
+    table = Table.grid(padding=(0, 2))
+    for name, text in lines(estimate).items():
+        table.add_row(name, Text(text))
+    console.print(table)
+    if fitting:
+        console.print("\nit fits with")
+        _show_changes(estimate, fitting)
+    elif not estimate.fits:
+        console.print("\nnothing tried makes it fit: more or larger GPUs, or a smaller model")
+    if cheaper:
+        deadline = estimate.config.deadline_hours
+        console.print("\ncheapest" + (f" within {deadline:g} h" if deadline else ""))
+        _show_changes(estimate, cheaper)
+
+
+def lines(e: Estimate) -> dict[str, str]:
+    """Everything about an estimate, by name."""
+    m, plan = e.memory, e.plan
+    trained = f", {m.weights.trained / 1e9:.3g}B trained" if m.weights.trained < m.weights.all else ""
+    verdict = "fits" if e.fits and m.high <= m.limit else "fits, barely" if e.fits else "does not fit"
+    found = {
+        "model": f"{m.weights.all / 1e9:.3g}B weights{trained}, {e.config.precision}",
+        "data": e.data,
+        "plan": f"{plan.steps:,} steps of {e.config.conversations_per_step}, "
+        f"{count_of(plan.step_tokens.sum())} tokens; {layout(e)} × {plan.accumulation} "
+        f"row{'s' if plan.accumulation > 1 else ''}, the longest {m.row[0]:,} tokens",
+        "memory": f"{gib(m.likely)} of {gib(m.limit)} ({gib(m.low)} to {gib(m.high)}): {verdict}; "
+        f"gradient checkpointing: {e.config.gradient_checkpointing}",
+        "": ", ".join(f"{part} {gib(size)}" for part, size in by_size(m.parts) if size >= m.likely / 200)
+        + f" (highest in the {m.moment})",
+    }
+    if m.on_host:
+        found["CPU memory"] = f"{gib(m.on_host)} a GPU besides"
+    if e.time and e.seconds:
+        low, likely, high = (hours(s) for s in e.seconds)
+        t = e.time
+        found["time"] = f"{likely} ({low} to {high}), bound by {t.bound}; {t.flops:.3g} useful FLOPs"
+        found["speed"] = f"MFU {t.mfu.likely:.0%} ({t.mfu.low:.0%} to {t.mfu.high:.0%}): {t.mfu.source}"
+    if e.usd and e.price:
+        low, likely, high = e.usd
+        where = f"{e.config.price} on {e.price.cloud}" if e.price.cloud else "a price"
+        found["cost"] = f"${likely:,.0f} (${low:,.0f} to ${high:,.0f}): {e.config.count} × ${e.price.usd:g}/h, {where}"
+        found["prices"] = e.price.source
+    if e.no_price:
+        found["cost"] = f"not known; {e.no_price}"
+    if e.spot:
+        s = e.spot
+        found["spot"] = (
+            f"{s.interruptions:.1f} interruptions expected (one in {e.config.hours_between_interruptions:g} h), "
+            f"{hours(s.lost)} lost to them; best saved every {s.best_interval / 60:.0f} min, in {s.save_seconds:.0f} s"
+        )
+    if e.no_time:
+        found["time"] = e.no_time
+    return found
+
+
+def layout(e: Estimate) -> str:
+    """`8 × a100-80gb, fsdp_offload`."""
+    return f"{e.config.count} × {e.config.gpu}, {e.config.strategy.label}"
+
+
+def _show_changes(before: Estimate, changes: Sequence[Change]) -> None:
+    table = Table.grid(padding=(0, 2))
+    for change in changes:
+        table.add_row(*map(Text, change_row(before, change)))
+    console.print(table)
+
+
+def change_row(before: Estimate, change: Change) -> tuple[str, ...]:
+    """What to change, and what comes of it."""
+    e = change.estimate
+    row = [" ".join(change.overrides), gib(e.memory.likely)]
+    if e.seconds:
+        row += [hours(e.seconds[1]), *([f"${e.usd[1]:,.0f}"] if e.usd else [])]
+        row.append(f"{e.seconds[1] / before.seconds[1]:.2f} of the time" if before.seconds else "")
+    return (*row, "the same run" if change.same_run else "another run: other numbers")
+
+
+def show_all(rows: Sequence[dict[str, str]], title: str) -> None:
+    """Prints a table of many estimates."""
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in rows:
+        cells = (Text(row.get(column, ""), style="red" if row.get("fits") == "no" else "") for column in columns)
+        table.add_row(*cells)
+    console.print(table)
+
+
+def row_of(e: Estimate) -> dict[str, str]:
+    """A job of a multirun as a row of a table."""
+    swept = e.config.run.swept
+    row = dict(zip(short_names(swept).values(), swept.values(), strict=True))
+    row |= {"fits": "yes" if e.fits else "no", "memory": gib(e.memory.likely), "of": gib(e.memory.limit)}
+    if e.seconds:
+        row |= {"time": hours(e.seconds[1])} | ({"cost": f"${e.usd[1]:,.0f}"} if e.usd else {})
+    return row
 
 
 def to_json(found: Estimate, fitting: Sequence[Change], cheaper: Sequence[Change]) -> dict[str, Any]:
@@ -80,3 +190,28 @@ def total(found: Sequence[Estimate]) -> str:
 def _sum(ranges: Any) -> float | None:
     known = [r[1] for r in ranges if r is not None]
     return sum(known) if known else None
+
+
+def say(text: str) -> None:
+    """Prints a line as it is."""
+    console.print(escape(text))
+
+
+def by_size(parts: dict[str, int]) -> list[tuple[str, int]]:
+    """The largest first."""
+    return sorted(parts.items(), key=lambda item: -item[1])
+
+
+def gib(size: float) -> str:
+    """`12.3 GiB`, `640 MiB`."""
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
+
+
+def hours(seconds: float) -> str:
+    """`12.3 h`, `34 min`."""
+    return f"{seconds / 3600:.1f} h" if seconds >= 5400 else f"{seconds / 60:.0f} min"
+
+
+def count_of(number: float) -> str:
+    """`582M`, `1.2B`."""
+    return f"{number / 1e9:.3g}B" if number >= 1e9 else f"{number / 1e6:.3g}M" if number >= 1e6 else f"{number:,}"

@@ -9,7 +9,7 @@ loss forward and backward on tensors without content. Of the estimate alone are 
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from transformers import PreTrainedModel
 
@@ -18,7 +18,7 @@ from vicuna_lit.config.estimate import EstimateConfig
 from vicuna_lit.config.train import Layout, ModelRecipe, Recipe, StepsRecipe, TokensRecipe
 from vicuna_lit.data.plan import Plan, plan_run
 from vicuna_lit.estimate import spot
-from vicuna_lit.estimate.lengths import Known, sizes_of
+from vicuna_lit.estimate.lengths import sizes_of
 from vicuna_lit.estimate.memory import Memory, at_level, lightest, memory_of
 from vicuna_lit.estimate.strategies import Weights
 from vicuna_lit.estimate.tables import Gpu, NoPriceError, Price, gpu_named, price_of
@@ -37,8 +37,11 @@ SAVE_RATE = 2e9
 NO_SPEED = "not estimated on a CPU, whose speed nobody publishes"
 NO_FLOPS = "not estimated: what a token costs is not known for layers such as this model's"
 
+RANGE = ("low", "likely", "high")
 BRIEF = 100
 """Steps that stand for a long run where many settings are tried."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,7 @@ class Estimate:
 
     def table(self) -> Table:
         """Everything about it, a row for each; draws itself in a notebook."""
-        from vicuna_lit.estimate.terminal import lines
+        from vicuna_lit.estimate.report import lines
 
         return Table({"what": name, "estimate": text} for name, text in lines(self).items())
 
@@ -128,7 +131,7 @@ class Estimate:
             "no_time": self.no_time,
             "time": t
             and {
-                **dict(zip(("low", "likely", "high"), self.seconds or (), strict=True)),
+                **dict(zip(RANGE, self.seconds or (), strict=True)),
                 "parts": t.parts | lost,
                 "bound_by": t.bound,
                 "flops": t.flops,
@@ -137,7 +140,7 @@ class Estimate:
             "usd": self.usd and self.usd[1],
             "cost": self.usd
             and {
-                **dict(zip(("low", "likely", "high"), self.usd, strict=True)),
+                **dict(zip(RANGE, self.usd, strict=True)),
                 "per_gpu_hour": self.price and asdict(self.price),
                 "parts": {
                     part: seconds / 3600 * c.count * self.price.usd
@@ -165,15 +168,19 @@ class Estimator:
     Args:
         stands_for: steps of the whole run where only its first `BRIEF` are planned: these hold random conversations, so
             time is scaled up from them. None: all are planned.
-        plan: waits for the plan of the first config, where somebody makes it.
+        plan: waits for the plan of the first config, where another process makes it.
     """
 
     def __init__(self, stands_for: int | None = None, plan: Callable[[], Plan | None] | None = None) -> None:
         self.stands_for, self._ahead = stands_for, plan
-        self._sizes: dict[str, Known] = {}
-        self._plans: dict[str, Plan] = {}
-        self._models: dict[str, tuple[PreTrainedModel, Weights, Flops | None]] = {}
-        self._memories: dict[str, Memory] = {}
+        self._made: dict[str, Any] = {}
+
+    def _once(self, what: str, decided_by: list[Any], make: Callable[[], T]) -> T:
+        """Made now, or the same that was made before for the same values."""
+        key = json.dumps([what, decided_by])
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
 
     def estimate(self, config: EstimateConfig) -> Estimate:
         """What a config needs.
@@ -184,10 +191,12 @@ class Estimator:
         """
         gpu = None if config.gpu == "cpu" else gpu_named(config.gpu)
         price, no_price = _price_of(config, gpu)
-        made = self._ahead() if self._ahead else None
+        ahead = self._ahead() if self._ahead else None
         self._ahead = None
-        known = self._known(config)
-        plan = self._plan(config, known, made)
+        lengths = [TokensRecipe.values_of(config), config.tokenizer, config.conversations]
+        known = self._once("lengths", lengths, lambda: sizes_of(config))
+        steps = [*lengths, StepsRecipe.values_of(config), config.tokens_per_device, config.packing, config.count]
+        plan = self._once("plan", steps, lambda: ahead or plan_run(self._shortened(config), known.sizes, config.count))
         prove(model_config(config))  # what the train job would refuse is refused here, in the same words
         weights, flops = self.model(config)
         asked, config = config, self._resolved(config, plan, weights, gpu)
@@ -214,10 +223,9 @@ class Estimator:
         return config.model_copy(update={"trainer": config.trainer.model_copy(update={"max_steps": BRIEF})})
 
     def _memory(self, config: EstimateConfig, plan: Plan, weights: Weights, gpu: Gpu | None) -> Memory:
-        key = json.dumps([Recipe.values_of(config), Layout.values_of(config), id(plan), gpu is None])
-        if key not in self._memories:
-            self._memories[key] = memory_of(config, plan, weights, gpu and gpu.memory)
-        return replace(self._memories[key], limit=gpu.memory) if gpu else self._memories[key]
+        decided_by = [Recipe.values_of(config), Layout.values_of(config), id(plan), gpu is None]
+        found = self._once("memory", decided_by, lambda: memory_of(config, plan, weights, gpu and gpu.memory))
+        return replace(found, limit=gpu.memory) if gpu else found
 
     def model(self, config: EstimateConfig) -> tuple[Weights, Flops | None]:
         """What a config's whole model weighs, and the FLOPs that it needs, where they are known.
@@ -229,29 +237,13 @@ class Estimator:
 
     def _built(self, config: EstimateConfig) -> tuple[PreTrainedModel, Weights, Flops | None]:
         """The same, with the model itself: names and shapes without numbers."""
-        key = json.dumps([ModelRecipe.values_of(config), config.context_length, config.strategy.model_dump()])
-        if key not in self._models:
+
+        def make() -> tuple[PreTrainedModel, Weights, Flops | None]:
             model = build_model(config, None, "meta")
-            self._models[key] = model, Weights.of(model, config.finetune.kind == "qlora"), flops_of(model)
-        return self._models[key]
+            return model, Weights.of(model, config.finetune.kind == "qlora"), flops_of(model)
 
-    def _known(self, config: EstimateConfig) -> Known:
-        key = json.dumps(_tokens(config))
-        if key not in self._sizes:
-            self._sizes[key] = sizes_of(config)
-        return self._sizes[key]
-
-    def _plan(self, config: EstimateConfig, known: Known, made: Plan | None) -> Plan:
-        rows = config.tokens_per_device, config.packing, config.count
-        key = json.dumps([_tokens(config), StepsRecipe.values_of(config), rows])
-        if key not in self._plans:
-            self._plans[key] = made or plan_run(self._shortened(config), known.sizes, config.count)
-        return self._plans[key]
-
-
-def _tokens(config: EstimateConfig) -> list[Any]:
-    """What decides which conversations there are, and how long they are."""
-    return [TokensRecipe.values_of(config), config.tokenizer, config.conversations]
+        decided_by = [ModelRecipe.values_of(config), config.context_length, config.strategy.model_dump()]
+        return self._once("model", decided_by, make)
 
 
 def estimate_run(config: EstimateConfig) -> Estimate:

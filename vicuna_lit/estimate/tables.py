@@ -88,13 +88,16 @@ def _read(file: Path) -> Any:
 
 
 def gpu_named(name: str) -> Gpu:
-    """
+    """The card that `gpus.yaml` calls so.
+
     Raises:
-        ConfigError: there is no such GPU; the message names the nearest.
+        ConfigError: there is none; the message names the nearest.
     """
     known = _read(HERE / "gpus.yaml")
     if name not in known:
-        raise ConfigError([f"gpu={name}: not known{_nearest_gpu(name, known)}; known: {', '.join(known)}, cpu"])
+        longer = [gpu for gpu in known if gpu.startswith(name)]
+        near = f" (did you mean {' or '.join(longer)}?)" if longer else nearest(name, list(known))
+        raise ConfigError([f"gpu={name}: not known{near}; known: {', '.join(known)}, cpu"])
     return Gpu(name, **known[name])
 
 
@@ -122,11 +125,6 @@ def gpu_called(name: str) -> str:
         if set(known.split("-")) <= words:
             return known
     raise ConfigError([f"estimate: {name} is not known; it can be added to vicuna_lit/estimate/gpus.yaml"])
-
-
-def _nearest_gpu(name: str, known: Any) -> str:
-    longer = [gpu for gpu in known if gpu.startswith(name)]
-    return f" (did you mean {' or '.join(longer)}?)" if longer else nearest(name, list(known))
 
 
 def price_table(which: str) -> dict[str, Any]:

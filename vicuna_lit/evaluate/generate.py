@@ -5,7 +5,6 @@ Answers are kept as they come, in `answers/<model>.jsonl` of the run folder; wha
 
 import hashlib
 import re
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +14,9 @@ from vicuna_lit.config.evaluate import AnswersConfig, EndpointSource, EvaluateCo
 from vicuna_lit.data.conversation import Conversation
 from vicuna_lit.evaluate.answers import Answer, Answers, check_complete, complete, read_answers
 from vicuna_lit.evaluate.questions import Question
+from vicuna_lit.inference.backend import name_of
 from vicuna_lit.inference.paid_client import Client, together
-from vicuna_lit.paths import locate_model, model_name
+from vicuna_lit.paths import locate_model
 from vicuna_lit.run_folder import RunError
 
 Keep = Callable[[list[Answer]], None]
@@ -73,9 +73,7 @@ def models_of(
             given |= found
             names += found
             continue
-        name = source.name or (
-            source.model if isinstance(source, EndpointSource) else model_name(locate_model(source.path))
-        )
+        name = name_of(source)
         names.append(name)
         asked.append(Model(name, source, answers_file(folder, name)))
     folded = [name.casefold() for name in names]  # some file systems know no capitals
@@ -104,14 +102,11 @@ def by_folder(questions: Sequence[Question], model: Model, config: EvaluateConfi
     """
     import torch
 
-    from vicuna_lit.inference.generate import Chat, replies
-    from vicuna_lit.models.proof import refusal
+    from vicuna_lit.inference.generate import load_noted, replies
 
     assert isinstance(model.source, FolderSource)
-    chat = Chat.load(model.source.path, template=config.template, date=config.template_date)
+    chat = load_noted(model.source.path, model.name, config.template, config.template_date)
     asked, done = config.answers, model.answered()
-    if why := refusal(model.source.path):
-        print(f"note: {model.name}: {why}", file=sys.stderr)
     for start in range(0, len(questions), asked.batch_size):
         batch = questions[start : start + asked.batch_size]
         if all(q.id in done for q in batch):

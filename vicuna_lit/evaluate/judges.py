@@ -18,15 +18,13 @@ from vicuna_lit.config.evaluate import (
 )
 from vicuna_lit.data.conversation import Conversation, Turn
 from vicuna_lit.evaluate.cases import JudgeTask, merge_retry, messages, read
-from vicuna_lit.evaluate.reply_marks import without_thinking
 from vicuna_lit.evaluate.reviews import Review
-from vicuna_lit.evaluate.verdicts import Scores, Winner
+from vicuna_lit.evaluate.verdicts import LETTERS, Scores, without_thinking
 from vicuna_lit.inference.paid_client import Client, Messages, together
 from vicuna_lit.paths import ModelError, locate_model, model_name
 
 Keep = Callable[[Review], None]
 RULE = "rule (no judge of quality)"
-_LETTERS: dict[str, Winner] = {"A": "first", "B": "second", "C": "tie"}
 
 
 def name_of(judge: JudgeConfig) -> str:
@@ -90,7 +88,7 @@ def _most_likely(case: JudgeTask, chat: Any, asked: Conversation, name: str) -> 
     """The letter with the highest probability as the reply's first word; of ratings the expected one, to a tenth."""
     from vicuna_lit.inference.generate import likelihoods
 
-    choices = list(_LETTERS) if len(case.answers) == 2 else [str(i) for i in range(1, 11)]
+    choices = list(LETTERS) if len(case.answers) == 2 else [str(i) for i in range(1, 11)]
     try:
         found = likelihoods(chat.model, chat.encoder, asked, "[[", [f"{c}]]" for c in choices])
     except ModelError as error:
@@ -100,7 +98,7 @@ def _most_likely(case: JudgeTask, chat: Any, asked: Conversation, name: str) -> 
     shares = [w / sum(weights) for w in weights]
     text = ", ".join(f"[[{c}]] {share:.1%}" for c, share in zip(choices, shares, strict=True))
     if len(case.answers) == 2:
-        return case.review(name, text, winner=_LETTERS[choices[shares.index(max(shares))]])
+        return case.review(name, text, winner=LETTERS[choices[shares.index(max(shares))]])
     expected = sum(float(c) * share for c, share in zip(choices, shares, strict=True))
     return case.review(name, text, (round(expected, 1),))  # else no two answers would ever tie
 

@@ -8,11 +8,9 @@ from itertools import combinations, starmap
 from vicuna_lit.evaluate.answers import Answers
 from vicuna_lit.evaluate.questions import Question
 from vicuna_lit.evaluate.reviews import Review
-from vicuna_lit.evaluate.verdicts import Winner
 
 Value = float
 """1: the model won, 0: the opponent did, 0.5: a tie."""
-VALUES: dict[Winner, Value] = {"first": 1.0, "tie": 0.5, "second": 0.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +82,7 @@ def outcomes(
 
 
 def _merge(judge: str, model: str, opponent: str, id: str, turn: int, both: list[Review]) -> Outcome:
-    values = [_of_model(VALUES[r.winner], r, model) if r.winner else None for r in both]
+    values = [_value(review, model) for review in both]
     scores = [r.scores if r.models[0] == model else r.scores[::-1] for r in both if r.scores]
     mean = (sum(s[0] for s in scores) / len(scores), sum(s[1] for s in scores) / len(scores)) if scores else None
     value = None
@@ -94,8 +92,10 @@ def _merge(judge: str, model: str, opponent: str, id: str, turn: int, both: list
     return Outcome(judge, model, opponent, id, "", turn, mean if whole else None, value, tuple(values))
 
 
-def _of_model(value: Value, review: Review, model: str) -> Value:
-    return value if review.models[0] == model else 1 - value
+def _value(review: Review, model: str) -> Value | None:
+    if review.winner is None or review.winner == "tie":
+        return 0.5 if review.winner else None
+    return float(review.models[review.winner == "second"] == model)
 
 
 def _alone(judge: str, review: Review, id: str, turn: int) -> Outcome:

@@ -25,7 +25,6 @@ VoteRow = tuple[str, dict[str, Any]]
 _ANSWER_FOLDERS = ("answer", "answers", "generations", "model_answer")
 _LEVELS = 4
 """How far above the reviews their questions and answers are looked for."""
-_CLASSES: dict[Any, Winner] = {1: "first", 2: "second", 3: "tie"}
 
 
 @dataclass
@@ -140,7 +139,7 @@ def _fastchat(where: str, record: dict[str, Any], models: tuple[str, str]) -> Re
         scores = Scores(*map(float, stored)) if min(stored) >= 0 else None
         winner, problem = scores.winner if scores else None, _doubt(scores, verdicts.pair_scores(text))
     else:
-        winner = _CLASSES.get(stored)
+        winner = verdicts.CLASSES.get(stored)
         problem = _doubt(winner, verdicts.number(text))
     reviewer = str(record.get("reviewer_id", ""))  # numbers and endings tell the prompt, not the judge
     judge = (
@@ -168,17 +167,13 @@ def _mt_judge(record: dict[str, Any]) -> str:
 
 def _mt_bench_pair(where: str, record: dict[str, Any]) -> Iterator[Review]:
     """One review for each of the two orders: in the second game the models have changed places."""
-    one, two = q.field(where, record, "model_1"), q.field(where, record, "model_2")
-    for game, models in (("g1", (one, two)), ("g2", (two, one))):
-        text = q.field(where, record, f"{game}_judgment")
-        names: dict[str, Winner] = {"tie": "tie"}
-        names |= dict(
-            zip(("model_1", "model_2") if game == "g1" else ("model_2", "model_1"), ("first", "second"), strict=True)
-        )
-        winner = names.get(record[f"{game}_winner"])
+    for game, first, second in (("g1", "model_1", "model_2"), ("g2", "model_2", "model_1")):
+        models, text = [q.field(where, record, m) for m in (first, second)], q.field(where, record, f"{game}_judgment")
+        winners: dict[str, Winner] = {first: "first", second: "second", "tie": "tie"}
+        winner = winners.get(record[f"{game}_winner"])
         problem = _doubt(winner, verdicts.letter(text))
         id, turn = str(q.field(where, record, "question_id")), int(record.get("turn", 1))
-        yield Review(id, turn, models, _mt_judge(record), text, None, winner, problem)
+        yield Review(id, turn, tuple(models), _mt_judge(record), text, None, winner, problem)
 
 
 def _pandalm(where: str, record: dict[str, Any], found: Recorded) -> Iterator[Review]:
@@ -190,7 +185,7 @@ def _pandalm(where: str, record: dict[str, Any], found: Recorded) -> Iterator[Re
     for model, text in ((one, record["response1"]), (two, record["response2"])):
         found.answers.setdefault(model, {})[id] = Answer(model, id, (str(text),))
     for i in (1, 2, 3):
-        winner = _CLASSES.get(record[f"annotator{i}"] or 3)
+        winner = verdicts.CLASSES.get(record[f"annotator{i}"] or 3)
         yield Review(id, 1, (one, two), f"human {i}", "", None, winner)
 
 

@@ -11,6 +11,8 @@ from vicuna_lit.data.readers import records
 from vicuna_lit.paths import locate
 
 BUNDLED = "package://vicuna_lit/evaluate/questions.jsonl"
+REFERENCES = "reference_answer"
+"""The folder beside a file of questions that has the answers to them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,7 @@ def read_questions(path: str | Path = BUNDLED) -> list[Question]:
     """
     place = locate(str(path))
     file = place / "question.jsonl" if place.is_dir() else place
-    beside = file.parent / "reference_answer"
+    beside = file.parent / REFERENCES
     given = {str(r["question_id"]): choices(w, r) for w, r in rows(beside, "reference")} if beside.is_dir() else {}
     questions: dict[str, Question] = {}
     for where, record in rows(file, "question"):

@@ -66,6 +66,9 @@ def render(evaluation: Evaluation) -> str:
     by_pair: dict[tuple[str, str | None, str], list[RatingRow]] = defaultdict(list)
     for row in evaluation.categories:
         by_pair[row.model, row.opponent, row.judge].append(row)
+    reviews: dict[tuple[str, int], list[Review]] = defaultdict(list)
+    for review in evaluation.reviews:
+        reviews[review.question_id, review.turn].append(review)
     ratings = [end for step in evaluation.ratings for end in (step["interval"] or (step["rating"],) * 2)]
     return render_page(
         "evaluate/report.html.jinja",
@@ -75,18 +78,11 @@ def render(evaluation: Evaluation) -> str:
         alone=[row for row in evaluation.totals if row.opponent is None],
         most=max((s for row in pairs for s in (row.score, row.opponent_score) if s), default=0),
         by_pair=by_pair,
-        reviews=_by_question(evaluation.reviews),
+        reviews=reviews,
         sections=_sections(evaluation),
         several_judges=len(evaluation.judges) > 1,
         span=(min(ratings, default=0.0), max(ratings, default=1.0)),
     )
-
-
-def _by_question(reviews: Sequence[Review]) -> dict[tuple[str, int], list[Review]]:
-    found: dict[tuple[str, int], list[Review]] = defaultdict(list)
-    for review in reviews:
-        found[review.question_id, review.turn].append(review)
-    return found
 
 
 def _sections(evaluation: Evaluation) -> dict[str, list[Question]]:

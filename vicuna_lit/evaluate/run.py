@@ -3,24 +3,26 @@
 import csv
 import io
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from vicuna_lit.config.base import other_keys
 from vicuna_lit.config.evaluate import EvaluateConfig, EvaluateRecipe, FolderSource, RecordedJudgeConfig
+from vicuna_lit.data.files import find_files
 from vicuna_lit.data.template_date import fixed_date
 from vicuna_lit.evaluate import generate, ratings
 from vicuna_lit.evaluate.answers import Answers, line
-from vicuna_lit.evaluate.identity import files_read
 from vicuna_lit.evaluate.outcomes import outcomes
 from vicuna_lit.evaluate.published_reviews import Recorded, read_reviews
-from vicuna_lit.evaluate.questions import BUNDLED, Question, read_questions, spread_over_categories
+from vicuna_lit.evaluate.questions import BUNDLED, REFERENCES, Question, read_questions, spread_over_categories
 from vicuna_lit.evaluate.report import Evaluation, render
 from vicuna_lit.evaluate.reviews import Review, without_repeats
 from vicuna_lit.evaluate.stages import BudgetedClients, answers_of, can_be_opened, console, cost_estimate, reviews_of
-from vicuna_lit.file_hashes import Hashes, refuse_other_files
+from vicuna_lit.file_hashes import Hashes, hashes_of, model_files, refuse_other_files
 from vicuna_lit.hub import fetched
+from vicuna_lit.paths import locate
 from vicuna_lit.run_folder import (
     RunError,
     check_disk,
@@ -166,6 +168,29 @@ def _asked(config: EvaluateConfig, folder: Path, settings: dict[str, Any]) -> Ev
             f"rules judge the {len(questions) - without} questions with a reference answer; {without} have none"
         )
     return _rated(config, names, questions, answers, reviews, notes)
+
+
+def files_read(config: EvaluateConfig, asked: Iterable[str]) -> Hashes:
+    """The sha256 of questions, files of answers, models and a judge on this machine, as they are now.
+
+    Args:
+        asked: paths of the models that answer here; the other folders and files of `models` hold answers.
+
+    Raises:
+        DataError, MissingPath: a path leads nowhere.
+    """
+    judge, models = config.judge, set(asked)
+    given = {source.path for source in config.models if isinstance(source, FolderSource)} - models
+    files: dict[str, Path] = {}
+    for path in (*sorted(given), config.questions or BUNDLED):
+        place = locate(path)
+        if place.is_file() and (place.parent / REFERENCES).is_dir():  # read_questions looks there
+            beside = find_files(place.parent / REFERENCES)
+            files |= {f"{REFERENCES}/{name} beside {path}": file for file, name in beside}
+        files |= {path if place.is_file() else f"{path}/{name}": file for file, name in find_files(place)}
+    for path in (*sorted(models), *([judge.path] if judge.kind == "local" else [])):
+        files |= model_files(path)
+    return hashes_of(files)
 
 
 def _rated(

@@ -15,8 +15,7 @@ from vicuna_lit.evaluate.cases import JudgeTask, cases, messages
 from vicuna_lit.evaluate.generate import Model
 from vicuna_lit.evaluate.questions import Question
 from vicuna_lit.evaluate.reviews import Review, from_record
-from vicuna_lit.inference.paid_client import Client, run_to_end
-from vicuna_lit.inference.prices import price_of
+from vicuna_lit.inference.paid_client import Client, price_of, run_to_end
 from vicuna_lit.inference.reply_cache import Cache
 
 _BYTES_PER_TOKEN = 8
@@ -83,23 +82,17 @@ def can_be_opened(paths: Sequence[str]) -> None:
     Raises:
         ModelError: one is no model folder.
     """
-    from transformers import AutoConfig
     from transformers.utils.logging import disable_progress_bar
 
-    from vicuna_lit.data.model_folder import said_by_transformers
-    from vicuna_lit.data.tokenizer import load_tokenizer, pretrained_kwargs
+    from vicuna_lit.data.tokenizer import load_tokenizer
+    from vicuna_lit.models.architecture import read_configs
     from vicuna_lit.paths import ModelError, locate_model
 
     disable_progress_bar()
     for path in paths:
         load_tokenizer(path)
         place = locate_model(path)
-        try:
-            AutoConfig.from_pretrained(**pretrained_kwargs(place))
-        except ModelError:
-            raise
-        except Exception as error:  # transformers raises many kinds
-            raise ModelError(f"{place}: no model could be loaded: {said_by_transformers(error)}") from error
+        read_configs(place)
         if place.is_dir() and not any(place.glob("*.safetensors")):
             raise ModelError(f"{place}: holds no weights (*.safetensors)")
 

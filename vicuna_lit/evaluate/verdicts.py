@@ -7,9 +7,9 @@ before its verdict is passed over.
 import re
 from typing import Any, Literal, NamedTuple
 
-from vicuna_lit.evaluate.reply_marks import plain
-
 Winner = Literal["first", "second", "tie"]
+LETTERS: dict[str, Winner] = {"A": "first", "B": "second", "C": "tie"}
+CLASSES: dict[Any, Winner] = {1: "first", 2: "second", 3: "tie"}
 _NUMBER = r"(\d+(?:\.\d+)?)"
 _OUT_OF_TEN = _NUMBER + r"(?:\s*/\s*10)?"
 _MARKS = r"[\s*_`#>$]*"
@@ -87,7 +87,7 @@ _ANNOUNCES = re.compile(
 
 def letter(text: str) -> Winner | None:
     """`[[A]]`, `[[B]]` or `[[C]]`, the tie."""
-    return _only([{"A": "first", "B": "second", "C": "tie"}[found] for found in _LETTER.findall(plain(text))])
+    return _only([LETTERS[found] for found in _LETTER.findall(plain(text))])
 
 
 def rating(text: str) -> float | None:
@@ -121,8 +121,7 @@ def _placed(pattern: re.Pattern[str], line: str, i: int, lines: int) -> list[flo
 def number(text: str) -> Winner | None:
     """1, 2, or 3 for a tie, alone on the last line."""
     found = re.fullmatch(r"[^\w\-−]*([123])\W*", plain(text).rpartition("\n")[2])
-    winners: dict[str, Winner] = {"1": "first", "2": "second", "3": "tie"}
-    return winners[found[1]] if found else None
+    return CLASSES[int(found[1])] if found else None
 
 
 EXPECTED = {
@@ -137,3 +136,62 @@ EXPECTED = {
 def _only(values: list[Any]) -> Any:
     """The one value that all agree on."""
     return values[0] if len(set(values)) == 1 else None
+
+
+_THOUGHTS = (
+    "think|thinking|thought|thoughts|reason|reasoning|reflection|analysis|scratchpad|cot|inner_monologue|"
+    "chain_of_thought|seed:think|antthinking"
+)
+_OPENING = re.compile(
+    rf"<\s*(?:{_THOUGHTS})(?:\s[^<>]*)?>|\[THINK\]|◁think▷|<\|(?:start_thinking|begin_of_thought|thinking|think)\|>|"
+    r"<\|channel\|>\s*(?:analysis|commentary)\b[^<]*<\|message\|>",
+    re.I,
+)
+_CLOSING = re.compile(
+    rf"<\s*/\s*(?:{_THOUGHTS})\s*>|\[/THINK\]|◁/think▷|"
+    r"<\|(?:end_thinking|end_of_thought|/thinking|/think)\|>|<\|channel\|>\s*final\b[^<]*<\|message\|>",
+    re.I,
+)
+_WIDE = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x3010: "[", 0x3011: "]", 0x3000: " "}
+_INVISIBLE = dict.fromkeys([0xAD, 0x200B, 0x200C, 0x200D, 0x200E, 0x200F, 0x2060, 0xFEFF])
+_WRAPPED = re.compile(
+    r"<\s*/?\s*(?:final[_ ]?)?(?:answer|verdict|output|result|response|judgement|judgment|evaluation|conclusion)\s*>|"
+    r"<\|[^<>|\n]{1,40}\|>",
+    re.I,
+)
+_NAMED_WRAP = re.compile(r"<\s*(?:final[_ ]?)?(rating|scores?)\s*>", re.I)
+_NAMED_END = re.compile(r"<\s*/\s*(?:final[_ ]?)?(?:rating|scores?)\s*>", re.I)
+_STYLE = re.compile(r"<\s*/?\s*(?:b|strong|i|em|u|code|span|mark)(?:\s[^<>]*)?>", re.I)
+_BREAK = re.compile(r"<\s*/?\s*(?:br|p|div|h[1-6]|pre|center)(?:\s[^<>]*)?/?\s*>", re.I)
+_FENCE = re.compile(r"^\s*(?:```|~~~)[\w-]*\s*$", re.M)
+_ESCAPED = re.compile(r"\\([\[\]()_*#])")
+
+
+def without_thinking(text: str) -> str:
+    """What stands behind the thinking; all of a text that marks none.
+
+    A closing mark without an opening one ends a thinking that the prompt's template has begun; an opening one without
+    a closing one has been cut off, and nothing stands behind it.
+    """
+    kept, place = "", 0
+    while place < len(text):
+        opening, closing = _OPENING.search(text, place), _CLOSING.search(text, place)
+        if closing and (opening is None or closing.start() < opening.start()):
+            kept, place = "", closing.end()
+            continue
+        if opening is None:
+            return kept + text[place:]
+        kept += text[place : opening.start()] + "\n"
+        closing = _CLOSING.search(text, opening.end())
+        if closing is None:
+            return kept
+        place = closing.end()
+    return kept
+
+
+def plain(text: str) -> str:
+    """The text behind the thinking, in narrow characters, without tags, fences and escapes around a verdict."""
+    text = without_thinking(text).translate(_WIDE).translate(_INVISIBLE)
+    text = _WRAPPED.sub("\n", _NAMED_END.sub("\n", _NAMED_WRAP.sub(r"\n\1: ", text)))
+    text = _FENCE.sub("", _BREAK.sub("\n", _STYLE.sub("", text)))
+    return _ESCAPED.sub(r"\1", text).strip()

@@ -1,6 +1,5 @@
 """What answers: a model on this machine or a server. To the page and the terminal both are a stream of texts."""
 
-import sys
 from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -75,7 +74,7 @@ def open_backends(config: ChatConfig) -> tuple[Backend, ...]:
         ModelError, MissingPath: a folder holds no model.
     """
     sources = [config.model] if config.against is None else [config.model, config.against]
-    names = [_name(source) for source in sources]
+    names = [name_of(source) for source in sources]
     if len(set(names)) < len(names):
         raise BackendError(
             f"model and against are both called {names[0]}; name one of them, against={{name: base, path: <folder>}}"
@@ -86,7 +85,8 @@ def open_backends(config: ChatConfig) -> tuple[Backend, ...]:
     return found
 
 
-def _name(source: ModelRef) -> str:
+def name_of(source: ModelRef) -> str:
+    """What a model is called: as its entry says, else as its server or its folder does."""
     if isinstance(source, EndpointSource):
         return source.name or source.model
     return source.name or model_name(locate_model(source.path))
@@ -94,17 +94,14 @@ def _name(source: ModelRef) -> str:
 
 def _open(source: ModelRef, name: str, config: ChatConfig) -> Backend:
     if isinstance(source, EndpointSource):
-        from vicuna_lit.inference.endpoint import EndpointBackend
+        from vicuna_lit.inference.openai_client import EndpointBackend
 
         return EndpointBackend(source, name, config.limits.timeout_seconds)
     from transformers.utils.logging import disable_progress_bar
 
-    from vicuna_lit.inference.generate import Chat
+    from vicuna_lit.inference.generate import load_noted
     from vicuna_lit.inference.local import LocalBackend
-    from vicuna_lit.models.proof import refusal
 
     disable_progress_bar()
-    chat = Chat.load(source.path, template=config.template, date=config.template_date)
-    if why := refusal(source.path):
-        print(f"note: {name}: {why}", file=sys.stderr)
+    chat = load_noted(source.path, name, config.template, config.template_date)
     return LocalBackend(chat, name, config.limits.kept_conversations)

@@ -1,5 +1,6 @@
 """A model that answers, with exactly the prompt it was trained on."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, overload
@@ -62,6 +63,16 @@ class Chat:
         answer = reply(self.model, self.encoder, self.conversation, max_new_tokens, temperature)
         self.conversation = self.conversation.say("assistant", answer)
         return answer
+
+
+def load_noted(path: str, name: str, template: TemplateConfig | None, date: str | None) -> Chat:
+    """`Chat.load`, with a note on stderr where `vicuna-train` would refuse this model."""
+    from vicuna_lit.models.proof import refusal
+
+    chat = Chat.load(path, template=template, date=date)
+    if why := refusal(path):
+        print(f"note: {name}: {why}", file=sys.stderr)
+    return chat
 
 
 class Generated(NamedTuple):

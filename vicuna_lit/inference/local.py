@@ -3,7 +3,7 @@
 import queue
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Sequence
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -29,7 +29,7 @@ class LocalBackend:
         self._caches: OrderedDict[str, tuple[list[int], DynamicCache]] = OrderedDict()
 
     def reply(self, conversation: Conversation, settings: Settings) -> Stream:
-        """The model's next turn, in the pieces that are certain; together they are what `engine.reply` gives.
+        """The model's next turn, in the pieces that are certain; together they are what `generate.reply` gives.
 
         Raises:
             BackendError: while the stream is read.
@@ -108,12 +108,11 @@ class LocalBackend:
         finally:
             self._baton.give()
 
-    def _cache_for(self, id: str, ids: Sequence[int]) -> DynamicCache:
+    def _cache_for(self, id: str, ids: list[int]) -> DynamicCache:
         """What a conversation has of the prompt's keys and values; at least one token of it is left to read."""
         with self._lock:
             read, cache = self._caches.pop(id, ([], None))
-        same = next((i for i, (a, b) in enumerate(zip(read, ids, strict=False)) if a != b), min(len(read), len(ids)))
-        same = min(same, len(ids) - 1)
+        same = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(read, ids[:-1], strict=False))))
         if cache is not None and same:
             try:
                 if same < len(read):

@@ -15,12 +15,15 @@ import httpx2
 import openai
 
 from vicuna_lit.config.evaluate import EndpointConfig
+from vicuna_lit.data.conversation import Conversation
 from vicuna_lit.inference import bodies
-from vicuna_lit.inference.backend import BackendError, Stream
+from vicuna_lit.inference.backend import BackendError, Sent, Settings, Stream
 from vicuna_lit.inference.server_access import PLAIN, Key, bound
 
 PROBE_SECONDS = 20.0
 _LONGEST_PAUSE = 60.0
+_TIMES_SILENCE = 10
+"""Times the limit to silence: how long a reply of a chat may take as a whole."""
 
 Messages = Sequence[dict[str, str]]
 
@@ -212,6 +215,41 @@ class OpenAIClient:
         return ServerError(
             f"{url} answers {code}: {said}{hint}", "", again, billed, _asked_pause(error.response.headers)
         )
+
+
+class EndpointBackend:
+    """A model behind a server.
+
+    Args:
+        timeout_seconds: without a word, after which the model is given up.
+    """
+
+    def __init__(self, endpoint: EndpointConfig, name: str, timeout_seconds: float):
+        self.name, self._client = name, OpenAIClient(endpoint, timeout_seconds, _TIMES_SILENCE * timeout_seconds)
+
+    def reply(self, conversation: Conversation, settings: Settings) -> Stream:
+        """The model's next turn; closing the stream ends the request.
+
+        Raises:
+            BackendError: while the stream is read.
+        """
+        return self._client.stream(messages(conversation), settings.max_new_tokens, settings.temperature)
+
+    def sent(self, conversation: Conversation) -> Sent:
+        """The messages; the server puts them into the model's template."""
+        return Sent(messages=tuple(messages(conversation)))
+
+    def check(self) -> None:
+        """
+        Raises:
+            BackendError: nobody answers at the address, the server is not well, or it refuses the key.
+        """
+        self._client.check()
+
+
+def messages(conversation: Conversation) -> list[dict[str, str]]:
+    """A conversation as such servers read it."""
+    return [{"role": turn.role, "content": turn.content} for turn in conversation.turns]
 
 
 def _wanted_parameters(endpoint: EndpointConfig, said: str) -> str:

@@ -10,11 +10,11 @@ from typing import Any
 
 from aiolimiter import AsyncLimiter
 from anyio.from_thread import start_blocking_portal
+from genai_prices import Usage, calc_price
 
 from vicuna_lit.config.evaluate import EndpointConfig, RequestsConfig
 from vicuna_lit.inference import bodies
 from vicuna_lit.inference.openai_client import Messages, OpenAIClient, ServerError
-from vicuna_lit.inference.prices import price_of
 from vicuna_lit.inference.reply_cache import Bill, Cache
 from vicuna_lit.run_folder import RunError
 
@@ -38,6 +38,23 @@ def run_to_end(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         return
     with start_blocking_portal() as portal:  # a thread with a loop of its own
         portal.call(work)
+
+
+def price_of(endpoint: EndpointConfig) -> Callable[[int, int], float] | None:
+    """USD of so many input and output tokens: by the config, else by genai-prices' table; None: neither knows."""
+    price = endpoint.price
+    if price is not None:
+        return lambda inputs, outputs: (inputs * price.input + outputs * price.output) / 1e6
+
+    def of_table(inputs: int, outputs: int) -> float:
+        usage = Usage(input_tokens=inputs, output_tokens=outputs)
+        return float(calc_price(usage, model_ref=endpoint.model).total_price)
+
+    try:
+        of_table(1, 1)
+    except LookupError:
+        return None
+    return of_table
 
 
 class EndpointError(RunError):

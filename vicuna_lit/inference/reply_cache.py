@@ -113,10 +113,7 @@ class Cache:
             durable: it has reached the disk at the end. Else it holds for all processes, and a power loss may take it.
         """
         with self._errors():
-            if not durable:
-                with self._hastily(), self._transaction():
-                    yield
-                return
+            self._db.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
             self._patiently("BEGIN IMMEDIATE")
             try:
                 yield
@@ -125,14 +122,6 @@ class Cache:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 raise
-
-    @contextmanager
-    def _hastily(self) -> Iterator[None]:
-        self._db.execute("PRAGMA synchronous=NORMAL")
-        try:
-            yield
-        finally:
-            self._db.execute("PRAGMA synchronous=FULL")
 
     def get(self, key: str) -> dict[str, Any] | None:
         """The reply to a request, if it was ever given."""
@@ -165,8 +154,9 @@ class Cache:
         """
         id = uuid.uuid4().hex
         with self._transaction():
-            self._keep_total(run)
-            if budget is not None and self._spent(run).usd + self._reserved(run) + usd > budget:
+            if self._db.execute(_TOTAL, (run,)).fetchone() is None:  # nobody else writes a bill now
+                self._db.execute("INSERT INTO totals VALUES (?, ?, ?, ?)", (run, *self.spent(run)))
+            if budget is not None and self.spent(run).usd + self.reserved(run) + usd > budget:
                 rows = self._db.execute("SELECT owner FROM reservations WHERE run = ?", (run,)).fetchall()
                 waits = any(owner != _LOST and not _dead(owner) for (owner,) in rows)
                 return ("wait" if waits else "over"), ""
@@ -188,7 +178,7 @@ class Cache:
     def reserved(self, run: str) -> float:
         """USD that are set aside: under way, or lost."""
         with self._errors():
-            return self._reserved(run)
+            return self._db.execute("SELECT total(usd) FROM reservations WHERE run = ?", (run,)).fetchone()[0]
 
     def receive(self, run: str, key: str, reservation: str, bill: Bill | None, body: str) -> None:
         """Keeps a body as it came and books what it has cost, both or neither, in place of what was reserved.
@@ -224,19 +214,8 @@ class Cache:
     def spent(self, run: str) -> Bill:
         """All that a run has paid for. It only reads: others may be writing, for however long."""
         with self._errors():
-            return self._spent(run)
-
-    def _spent(self, run: str) -> Bill:
-        row = self._db.execute(_TOTAL, (run,)).fetchone() or self._db.execute(_SUM, (run,)).fetchone()
+            row = self._db.execute(_TOTAL, (run,)).fetchone() or self._db.execute(_SUM, (run,)).fetchone()
         return Bill(row[0], int(row[1]), int(row[2]))
-
-    def _keep_total(self, run: str) -> None:
-        """Inside a transaction: nobody writes a bill between the sum and its row."""
-        if self._db.execute(_TOTAL, (run,)).fetchone() is None:
-            self._db.execute("INSERT INTO totals VALUES (?, ?, ?, ?)", (run, *self._spent(run)))
-
-    def _reserved(self, run: str) -> float:
-        return self._db.execute("SELECT total(usd) FROM reservations WHERE run = ?", (run,)).fetchone()[0]
 
     def close(self) -> None:
         """Frees the file."""

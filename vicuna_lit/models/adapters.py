@@ -159,7 +159,7 @@ def describe_adapters(model: PreTrainedModel, targets: str | tuple[str, ...]) ->
 
 
 def merged(model: PreTrainedModel) -> dict[str, Any]:
-    """Every weight under the name that `from_pretrained` reads: a tensor, or a linear layer to merge."""
+    """Weights and kept buffers under the names that `from_pretrained` reads: tensors, and linear layers to merge."""
     adapted = {name: m for name, m in model.named_modules() if hasattr(m, "lora_A")}
     out: dict[str, Any] = {}
     for name, parameter in model.named_parameters():
@@ -169,9 +169,9 @@ def merged(model: PreTrainedModel) -> dict[str, Any]:
         merge = name.endswith(".weight") and (layer is not None or hasattr(parameter, "quant_state"))
         out[name.replace(".base_layer", "")] = Merged(parameter, layer) if merge else parameter
     for path, module in model.named_modules():
-        for name, buffer in module.named_buffers(recurse=False):  # DeepSeek's experts are chosen with the help of one
+        for name, buffer in module.named_buffers(recurse=False):  # such as the routers' corrections of DeepSeek-V3
             if name not in module._non_persistent_buffers_set:
-                out[f"{path}.{name}".replace(".base_layer", "")] = buffer
+                out[f"{path}.{name}".replace(".base_layer", "").lstrip(".")] = buffer
     return out
 
 

@@ -98,8 +98,8 @@ def text_names(place: Path) -> dict[str, Any]:
     Raises:
         ModelError: its weights are called otherwise: transformers would give the text part random ones.
     """
-    hf: Any = AutoConfig.from_pretrained(**pretrained_kwargs(place))
-    if hf.get_text_config() is hf:
+    hf, text = read_configs(place)
+    if text is hf:
         return {}
     found: list[str] = []
     for file in place.glob("*.safetensors"):
@@ -133,7 +133,7 @@ def _named(architecture: dict[str, Any], tokenizer: Any) -> Any:
     try:
         return kind(**(own | given))
     except Exception as error:  # each family checks its fields in its own way
-        raise ModelError(f"model.architecture: {_one_line(error)}") from error
+        raise ModelError(f"model.architecture: {said_by_transformers(error)}") from error
 
 
 def _of_folder(model: ScratchModelConfig | PretrainedModelConfig, place: Path) -> Any:
@@ -152,13 +152,7 @@ def read_config(place: Path) -> Any:
     Raises:
         ModelError: there is none, or none of a kind that can be trained here.
     """
-    try:
-        whole: Any = AutoConfig.from_pretrained(**pretrained_kwargs(place))
-        hf = whole.get_text_config()
-    except ModelError:
-        raise
-    except Exception as error:  # transformers raises many kinds
-        raise ModelError(f"{place}: no model could be read: {said_by_transformers(error)}") from error
+    whole, hf = read_configs(place)
     if getattr(whole, "is_encoder_decoder", False):
         raise ModelError(f"{place}: {whole.model_type} has an encoder and a decoder; only decoders are trained here")
     if type(hf) not in MODEL_FOR_CAUSAL_LM_MAPPING:
@@ -170,6 +164,21 @@ def read_config(place: Path) -> Any:
     if hf is not whole:  # the head of the whole is the one that is there
         hf.tie_word_embeddings = whole.tie_word_embeddings
     return hf
+
+
+def read_configs(place: Path) -> tuple[Any, Any]:
+    """The whole configuration in a folder or a `.gguf` file, and its text part, often the same one.
+
+    Raises:
+        ModelError: there is none that transformers knows.
+    """
+    try:
+        whole: Any = AutoConfig.from_pretrained(**pretrained_kwargs(place))
+        return whole, whole.get_text_config()
+    except ModelError:
+        raise
+    except Exception as error:  # transformers raises many kinds
+        raise ModelError(f"{place}: no model could be read: {said_by_transformers(error)}") from error
 
 
 def _same_in_every_row(hf: Any, config: Computation) -> None:
@@ -215,7 +224,7 @@ def _stretch(hf: Any, config: Computation) -> None:
     try:
         hf.validate_rope()
     except Exception as error:  # each family checks its positions in its own way
-        raise ModelError(f"model.rope_scaling={how}, {hf.model_type}: {_one_line(error)}") from error
+        raise ModelError(f"model.rope_scaling={how}, {hf.model_type}: {said_by_transformers(error)}") from error
 
 
 def _rope(hf: Any) -> dict[str, Any] | None:
@@ -230,7 +239,3 @@ def _rope(hf: Any) -> dict[str, Any] | None:
 def _nearest(word: str, names: Any) -> str:
     close = get_close_matches(word, list(names), n=3, cutoff=0.5)
     return f" (did you mean {', '.join(close)}?)" if close else ""
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

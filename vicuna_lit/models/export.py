@@ -38,19 +38,9 @@ def export(model: PreTrainedModel, encoder: Encoder, folder: Path, dtype: torch.
         with whole_folder(folder) if first else nullcontext(folder) as part:
             if first:
                 _describe(model, encoder, part, dtype)
-            write_weights(merged(model) | kept_buffers(model), part, dtype, writes=first)
+            write_weights(merged(model), part, dtype, writes=first)
     except OSError as error:
         raise ModelError(f"{folder}: the model could not be written: {error}") from error
-
-
-def kept_buffers(model: PreTrainedModel) -> dict[str, Tensor]:
-    """What a model keeps besides its weights, such as the routers' corrections of DeepSeek-V3."""
-    return {
-        f"{place}.{name}".replace(".base_layer", "").lstrip("."): buffer
-        for place, module in model.named_modules()
-        for name, buffer in module._buffers.items()
-        if buffer is not None and name not in module._non_persistent_buffers_set
-    }
 
 
 def export_dtype(config: Recipe) -> torch.dtype:

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from vicuna_lit.data.model_folder import said_by_transformers
 from vicuna_lit.data.tokenizer import pretrained_kwargs
 from vicuna_lit.models.architecture import text_names
 from vicuna_lit.paths import ModelError, locate_model
@@ -39,7 +40,7 @@ def load_weights(config: Any, path: str, device: str, dtype: torch.dtype, option
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # transformers raises many kinds
-        raise ModelError(f"{place}: no model could be loaded: {_first_sentence(error)}") from error
+        raise ModelError(f"{place}: no model could be loaded: {said_by_transformers(error)}") from error
     model, report = loaded
     if "gguf_file" in files:  # its weights are plain numbers now, but it still calls itself quantised
         delattr(model.config, "quantization_config")
@@ -90,7 +91,3 @@ def _some(names: Iterable[str]) -> str:
     listed = sorted(names)
     more = f" and {len(listed) - 3} more" if len(listed) > 3 else ""
     return ", ".join(listed[:3]) + more
-
-
-def _first_sentence(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

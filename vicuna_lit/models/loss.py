@@ -41,9 +41,7 @@ def loss_sum(
         if how == "plain":
             return cross_entropy(head.logits(states), targets, reduction="sum")
         if how == "liger" and len(targets):
-            return (
-                _liger(states, head, targets) if weights is None else _liger_by_weight(states, head, targets, weights)
-            )
+            return _liger(states, head, targets, weights)
         tensors = head.scaled(states), head.weight, head.bias
         if not torch.is_grad_enabled():
             tensors = (t if t is None else t.detach() for t in tensors)
@@ -78,7 +76,14 @@ def require(how: str) -> None:
         )
 
 
-def _liger(states: Tensor, head: Head, targets: Tensor) -> Tensor:
+def _liger(states: Tensor, head: Head, targets: Tensor, weights: Tensor | None) -> Tensor:
+    """Liger's kernel knows no weights of tokens: those that count alike are summed together."""
+    if weights is not None:
+        total = states.new_zeros((), dtype=torch.float32)
+        for weight in weights.unique().tolist():
+            chosen = (weights == weight).nonzero()[:, 0]
+            total = total + weight * _liger(states.index_select(0, chosen), head, targets[chosen], None)
+        return total
     from liger_kernel.transformers.functional import (  # pyright: ignore[reportMissingImports]
         liger_fused_linear_cross_entropy,
     )
@@ -87,17 +92,6 @@ def _liger(states: Tensor, head: Head, targets: Tensor) -> Tensor:
     return liger_fused_linear_cross_entropy(
         head.scaled(states.float()), head.weight.float(), targets, bias=bias, reduction="sum", softcap=head.softcap
     )
-
-
-def _liger_by_weight(states: Tensor, head: Head, targets: Tensor, weights: Tensor | None) -> Tensor:
-    """Its kernel knows no weights of tokens: those that count alike are summed together."""
-    if weights is None:
-        return _liger(states, head, targets)
-    total = states.new_zeros((), dtype=torch.float32)
-    for weight in weights.unique().tolist():
-        chosen = (weights == weight).nonzero()[:, 0]
-        total = total + weight * _liger(states.index_select(0, chosen), head, targets[chosen])
-    return total
 
 
 class _ChunkedLoss(torch.autograd.Function):

@@ -33,12 +33,6 @@ def header(tensors: Mapping[str, tuple[torch.dtype, torch.Size]]) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def pieces(flat: Tensor) -> Iterator[Tensor]:
-    """A flat tensor in pieces of at most `PIECE` numbers."""
-    for start in range(0, flat.numel(), PIECE):
-        yield flat[start : start + PIECE]
-
-
 def as_bytes(piece: Tensor) -> memoryview:
     """The numbers of a flat tensor; copied only where they lie on another device."""
     return piece.detach().cpu().contiguous().view(torch.uint8).numpy().data
@@ -49,7 +43,7 @@ def host_bytes(flats: Iterable[Tensor]) -> Iterator[memoryview]:
     what lies on a GPU comes through two buffers, of which one fills while the other is hashed and written.
     """
     for on_gpu, some in groupby(flats, key=lambda flat: flat.is_cuda):
-        cut = (piece for flat in some for piece in pieces(flat))
+        cut = (piece for flat in some for piece in flat.split(PIECE))
         if on_gpu:
             buffers = [torch.empty(4 * PIECE, dtype=torch.uint8, pin_memory=True) for _ in range(2)]
             cut = staged((piece.detach().view(torch.uint8) for piece in cut), buffers, _send)

@@ -18,8 +18,7 @@ from tests.helpers import commands
 from tests.helpers.chats import HOW, Scripted, random_folder, said, scripted, service, take
 from vicuna_lit.chat.markup import markdown, plain, sent
 from vicuna_lit.chat.moderation import Moderator, make_moderator
-from vicuna_lit.chat.pace import RateLimiter
-from vicuna_lit.chat.service import Refused
+from vicuna_lit.chat.service import RateLimiter, Refused
 from vicuna_lit.chat.terminal import converse
 from vicuna_lit.config.compose import ConfigError, load
 from vicuna_lit.data.conversation import Conversation, DataError

@@ -24,8 +24,7 @@ from vicuna_lit.estimate.advice import cheapest, to_fit
 from vicuna_lit.estimate.layers import Repeats
 from vicuna_lit.estimate.ledger import MemoryTracker
 from vicuna_lit.estimate.lengths import sizes_of
-from vicuna_lit.estimate.refresh import cheapest as cheapest_rows
-from vicuna_lit.estimate.refresh import refresh
+from vicuna_lit.estimate.refresh import cheapest_rows, refresh
 from vicuna_lit.estimate.run import Estimator
 from vicuna_lit.estimate.simulate import _labelled, _phases, simulate
 from vicuna_lit.estimate.strategies import StrategyMemory, residence

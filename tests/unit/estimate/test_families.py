@@ -16,11 +16,10 @@ from vicuna_lit.estimate import memory
 from vicuna_lit.estimate.advice import cheapest, to_fit
 from vicuna_lit.estimate.layers import Repeats, repeats
 from vicuna_lit.estimate.ledger import MemoryTracker
-from vicuna_lit.estimate.report import to_json, total, write_page
+from vicuna_lit.estimate.report import lines, to_json, total, write_page
 from vicuna_lit.estimate.run import Estimate, Estimator
 from vicuna_lit.estimate.simulate import _labelled, _phases, simulate
 from vicuna_lit.estimate.strategies import StrategyMemory, residence
-from vicuna_lit.estimate.terminal import lines
 from vicuna_lit.models.attention import RowLayout
 from vicuna_lit.models.causal_lm import SupervisedLM, build_model
 

@@ -68,7 +68,7 @@ def test_a_bill_that_was_not_kept_is_in_no_total(tmp_path):
     pay(cache, "a", "k", Bill(1.0, 1, 1))
     with pytest.raises(ZeroDivisionError), cache._transaction():  # as if the process had been killed there
         cache._db.execute(INSERT, ("a", "k", 1.0, 1, 1))
-        assert cache._spent("a").usd == 2.0
+        assert cache.spent("a").usd == 2.0
         raise ZeroDivisionError
     assert cache.spent("a") == (1.0, 1, 1)
     assert cache.reserve("a", 0.5, 1.5)[0] == "reserved" and cache.reserve("a", 0.1, 1.5)[0] == "wait"

@@ -17,6 +17,7 @@ import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -87,15 +88,10 @@ def save(folder: Path, step: int, rank: int, world: int, held: Iterable[TensorSh
     def chunks() -> Iterator[Any]:
         nonlocal size
         shapes = {f"{p.tensor}@{p.start}": (p.data.dtype, p.data.shape) for p in parts}
-        yield from counted(header(shapes))
-        for stretch in host_bytes(part.data for part in parts):
-            yield from counted(stretch)
-
-    def counted(chunk: Any) -> Iterator[Any]:
-        nonlocal size
-        digest.update(chunk)
-        size += len(chunk)
-        yield chunk
+        for chunk in chain([header(shapes)], host_bytes(part.data for part in parts)):
+            digest.update(chunk)
+            size += len(chunk)
+            yield chunk
 
     write(path / f"{name}.safetensors", chunks(), durable=True)
     marker = about | {"step": step, "rank": rank, "world": world, "bytes": size, "sha256": digest.hexdigest()}

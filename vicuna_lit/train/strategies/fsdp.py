@@ -15,7 +15,6 @@ from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionP
 from torch.distributed.tensor import DTensor
 
 from vicuna_lit.config.choices import FSDPConfig
-from vicuna_lit.config.train import Computation
 from vicuna_lit.models.causal_lm import SupervisedLM
 from vicuna_lit.models.export import partition
 from vicuna_lit.models.mixers import gathered_in_bf16
@@ -37,9 +36,34 @@ class FSDP(TrainStrategy):
     def shard(self, lm: SupervisedLM, mesh: DeviceMesh) -> None:
         """One group of weights per decoder layer, and one at the root for embeddings, last norm and head.
 
+        Under bf16-mixed the linear layers of an attention or MLP are a group of their own. They are gathered in bf16,
+        in which they multiply anyhow, and their gradients summed over ranks in fp32: to the bit what gathering fp32
+        gives.
+
         Only the first rank has read the weights; the others get their shards of them here, and never hold more.
         """
-        shard(lm, self.config, mesh)
+        config = self.config
+        assert isinstance(config.strategy, FSDPConfig)
+        mixed = MixedPrecisionPolicy()
+        if config.precision == "bf16-true" and config.master_weights:
+            mixed = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+        offload = CPUOffloadPolicy(pin_memory=torch.cuda.is_available()) if config.strategy.offload else OffloadPolicy()
+        first = dist.get_rank() == 0
+        read = {name: tensor.detach() for name, tensor in lm.state_dict().items()} if first else {}
+        halved = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
+        for _, linear in gathered_in_bf16(lm.model, config):
+            fully_shard(linear if len(linear) > 1 else linear[0], mesh=mesh, mp_policy=halved, offload_policy=offload)
+        for module in (*lm.layers, lm):
+            fully_shard(module, mesh=mesh, mp_policy=mixed, offload_policy=offload)
+        on_gpu = mesh.device_type == "cuda"
+        device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
+        if not first:
+            lm.to_empty(device="cpu" if config.strategy.offload else device)
+        deal = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True, cpu_offload=config.strategy.offload)
+        set_model_state_dict(lm, read, options=deal)
+        for buffer in lm.buffers():  # rotary frequencies are in no state dict
+            buffer.data = buffer.to(device)
+            dist.broadcast(buffer, 0)
 
     def local_gradients(self, module: L.LightningModule) -> list[Tensor]:
         """This rank's shards of the gradient."""
@@ -63,36 +87,6 @@ class FSDP(TrainStrategy):
 
     def sync_from_masters(self, lm: SupervisedLM, optimizer: Any) -> None:
         """The weights are their own masters."""
-
-
-def shard(lm: SupervisedLM, config: Computation, mesh: DeviceMesh) -> None:
-    """FSDP2: one group of weights per decoder layer, and one at the root for embeddings, last norm and head.
-
-    Under bf16-mixed the linear layers of an attention or MLP are a group of their own. They are gathered in bf16, in
-    which they multiply anyhow, and their gradients summed over ranks in fp32: to the bit what gathering fp32 gives.
-
-    Only the first rank has read the weights; the others get their shards of them here, and never hold more.
-    """
-    assert isinstance(config.strategy, FSDPConfig)
-    mixed = MixedPrecisionPolicy()
-    if config.precision == "bf16-true" and config.master_weights:
-        mixed = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
-    offload = CPUOffloadPolicy(pin_memory=torch.cuda.is_available()) if config.strategy.offload else OffloadPolicy()
-    first = dist.get_rank() == 0
-    read = {name: tensor.detach() for name, tensor in lm.state_dict().items()} if first else {}
-    halved = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
-    for _, linear in gathered_in_bf16(lm.model, config):
-        fully_shard(linear if len(linear) > 1 else linear[0], mesh=mesh, mp_policy=halved, offload_policy=offload)
-    for module in (*lm.layers, lm):
-        fully_shard(module, mesh=mesh, mp_policy=mixed, offload_policy=offload)
-    device = torch.device("cuda", torch.cuda.current_device()) if mesh.device_type == "cuda" else torch.device("cpu")
-    if not first:
-        lm.to_empty(device="cpu" if config.strategy.offload else device)
-    deal = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True, cpu_offload=config.strategy.offload)
-    set_model_state_dict(lm, read, options=deal)
-    for buffer in lm.buffers():  # rotary frequencies are in no state dict
-        buffer.data = buffer.to(device)
-        dist.broadcast(buffer, 0)
 
 
 class ShardedStrategy(ModelParallelStrategy):
