@@ -42,6 +42,7 @@ from vicuna_lit.train.module import SupervisedModule
 from vicuna_lit.train.preemption import Stopped, stop_signal
 from vicuna_lit.train.record import RunRecord
 from vicuna_lit.train.run_folder import Result, already_done, changed_settings, check_resume, files_read
+from vicuna_lit.train.seeding import seeded
 from vicuna_lit.train.strategies import keep_signals, strategy_of, trainer_arguments
 from vicuna_lit.train.throughput import Throughput
 from vicuna_lit.train.tracking.history_logger import HistoryLogger
@@ -91,7 +92,7 @@ def _fit(config: TrainConfig, extensions: Extensions) -> Result:
         extensions.refuse_other_processes(config.trainer.devices)
         console.quiet = True  # the first rank speaks
         return launch(config)
-    with locked(folder, stop_signal.check) if env.rank == 0 else nullcontext():
+    with locked(folder, stop_signal.check) if env.rank == 0 else nullcontext(), seeded(config.seed):
         # Whoever held the lock may have finished the run.
         if done := broadcast_object(already_done(config, folder, extensions.identity) if env.rank == 0 else None):
             return say_done(done, folder)
@@ -100,7 +101,6 @@ def _fit(config: TrainConfig, extensions: Extensions) -> Result:
         if start:
             check_resume(config, folder, files, extensions.identity)
         origin = origin_of(config, folder, start is not None, files, extensions.identity, env)
-        L.seed_everything(config.seed, verbose=False)
         device = strategy_of(config).build_device(env)
         config, data, model, described = load(process, ConversationDataModule, device, extensions.described)
         extensions.check_early_stopping(config.validation.every_steps, len(data.validation))
