@@ -43,6 +43,18 @@ def refuse_odd_files(folder: Path) -> None:
             _refuse_odd_sizes(file, values)
 
 
+def refuse_adapter(folder: Path) -> None:
+    """
+    Raises:
+        ModelError: an adapter lies in it. transformers would fetch the model that it names, whatever else lies there.
+    """
+    if (folder / "adapter_config.json").is_file():
+        raise ModelError(
+            f"{folder}: holds an adapter (adapter_config.json); merge it into its model first: PEFT's "
+            "merge_and_unload() and save_pretrained(). A run of vicuna-train has the merged one in hf/"
+        )
+
+
 def _refuse_odd_sizes(file: Path, values: Mapping[str, Any]) -> None:
     for key, value in values.items():
         if isinstance(value, dict):

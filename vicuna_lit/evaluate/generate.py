@@ -100,9 +100,7 @@ def by_folder(questions: Sequence[Question], model: Model, config: EvaluateConfi
 
     Batches are those of all questions, each with its own seed, so that a stop changes no sampled answer.
     """
-    import torch
-
-    from vicuna_lit.inference.generate import load_noted, replies
+    from vicuna_lit.inference.generate import load_noted
 
     assert isinstance(model.source, FolderSource)
     chat = load_noted(model.source.path, model.name, config.template, config.template_date)
@@ -111,22 +109,31 @@ def by_folder(questions: Sequence[Question], model: Model, config: EvaluateConfi
         batch = questions[start : start + asked.batch_size]
         if all(q.id in done for q in batch):
             continue
-        talks = {q.id: Conversation.of() for q in batch}
-        said: dict[str, list[tuple[str, bool]]] = {q.id: [] for q in batch}
-        torch.manual_seed(asked.seed + start)
+        said = _batch(chat, batch, asked, asked.seed + start)
+        keep([_answer(model.name, q, said[q.id]) for q in batch if q.id not in done])
+
+
+def _batch(chat: Any, batch: Sequence[Question], asked: AnswersConfig, seed: int) -> dict[str, list[tuple[str, bool]]]:
+    """What the model says to each of some questions, turn after turn; the caller's random numbers stay."""
+    import torch
+
+    from vicuna_lit.inference.generate import replies
+
+    talks = {q.id: Conversation.of() for q in batch}
+    said: dict[str, list[tuple[str, bool]]] = {q.id: [] for q in batch}
+    device = chat.model.device
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
         for turn in range(max(len(q.turns) for q in batch)):
             now = [q for q in batch if turn < len(q.turns)]
             for q in now:
                 talks[q.id] = talks[q.id].say("user", q.turns[turn])
             talking = [talks[q.id] for q in now]
-            for q, out in zip(
-                now,
-                replies(chat.model, chat.encoder, talking, asked.max_new_tokens, asked.temperature or 0.0),
-                strict=True,
-            ):
+            answered = replies(chat.model, chat.encoder, talking, asked.max_new_tokens, asked.temperature or 0.0)
+            for q, out in zip(now, answered, strict=True):
                 said[q.id].append(out)
                 talks[q.id] = talks[q.id].say("assistant", out.text)
-        keep([_answer(model.name, q, said[q.id]) for q in batch if q.id not in done])
+    return said
 
 
 async def by_endpoint(

@@ -6,6 +6,7 @@
 import math
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from vicuna_lit.config.evaluate import (
@@ -76,11 +77,16 @@ def by_local(cases: Sequence[JudgeTask], judge: LocalJudgeConfig, keep: Keep, da
         if judge.verdict == "likelihood":
             keep(_most_likely(case, chat, asked, name))
             continue
-        review = read(case, prompt, name, reply(chat.model, chat.encoder, asked, judge.max_tokens))
+        try:
+            review = read(case, prompt, name, reply(chat.model, chat.encoder, asked, judge.max_tokens))
+        except ModelError as error:
+            keep(case.review(name, "", problem=str(error)))
+            continue
         if not review.parsed:
             more = asked.say("assistant", without_thinking(review.text).strip() or "…").say("user", prompt.again)
-            again = reply(chat.model, chat.encoder, more, judge.max_tokens)
-            review = merge_retry(review, read(case, prompt, name, again))
+            with suppress(ModelError):  # no room is left to ask again
+                again = reply(chat.model, chat.encoder, more, judge.max_tokens)
+                review = merge_retry(review, read(case, prompt, name, again))
         keep(review)
 
 

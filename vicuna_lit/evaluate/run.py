@@ -159,7 +159,8 @@ def _asked(config: EvaluateConfig, folder: Path, settings: dict[str, Any]) -> Ev
     for model in names:
         given_by = answers[model].values()
         if cut := sum(answer.cut for answer in given_by):
-            notes.append(f"{cut} replies of {model} were cut off at {config.answers.max_new_tokens} tokens")
+            most = f"{config.answers.max_new_tokens} tokens, or by the end of its context"
+            notes.append(f"{cut} replies of {model} were cut off at {most}")
         if empty := sum(not turn.strip() for answer in given_by for turn in answer.turns):
             notes.append(f"{empty} replies of {model} are empty")
     without = sum(not q.references for q in questions)

@@ -6,15 +6,17 @@ from pathlib import Path
 from typing import Any, NamedTuple, overload
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 from vicuna_lit.config.template import TemplateConfig
 from vicuna_lit.data.conversation import Conversation
 from vicuna_lit.data.encoder import Encoder
 from vicuna_lit.data.jinja_template import TokenizerTemplate
-from vicuna_lit.data.model_folder import said_by_transformers
+from vicuna_lit.data.model_folder import refuse_adapter, said_by_transformers
 from vicuna_lit.data.tokenizer import bind, load_tokenizer, pretrained_kwargs
 from vicuna_lit.hub import fetched_path
+from vicuna_lit.models.architecture import read_config
+from vicuna_lit.models.load_weights import refuse_faults
 from vicuna_lit.paths import ModelError, locate_model
 
 
@@ -44,12 +46,7 @@ class Chat:
         """
         place = locate_model(fetched_path(folder, "model"))
         tokenizer = load_tokenizer(str(place))
-        try:
-            model: Any = AutoModelForCausalLM.from_pretrained(**pretrained_kwargs(place))
-        except ModelError:
-            raise
-        except Exception as error:  # transformers raises many kinds
-            raise ModelError(f"{place}: no model could be loaded: {said_by_transformers(error)}") from error
+        model = _model_of(place)
         model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
         torch.backends.cuda.enable_cudnn_sdp(False)  # it would build a plan for every new length: for every token
         if tokenizer.chat_template is None and template is not None and template.kind != "tokenizer":
@@ -58,10 +55,14 @@ class Chat:
         return cls(model, Encoder(tokenizer, TokenizerTemplate(tokenizer, stop_strings=stops, date=date)), system)
 
     def say(self, text: str, max_new_tokens: int = 128, temperature: float = 0.0) -> str:
-        """Adds a user's turn, generates the reply, keeps and returns it."""
-        self.conversation = self.conversation.say("user", text)
-        answer = reply(self.model, self.encoder, self.conversation, max_new_tokens, temperature)
-        self.conversation = self.conversation.say("assistant", answer)
+        """Adds a user's turn, generates the reply, keeps and returns it.
+
+        Raises:
+            ModelError: the conversation fills the model's context; it stays as it was.
+        """
+        asked = self.conversation.say("user", text)
+        answer = reply(self.model, self.encoder, asked, max_new_tokens, temperature)
+        self.conversation = asked.say("assistant", answer)
         return answer
 
 
@@ -75,8 +76,25 @@ def load_noted(path: str, name: str, template: TemplateConfig | None, date: str 
     return chat
 
 
+def _model_of(place: Path) -> Any:
+    """As its folder says it is, or refused: transformers would give a weight that is missing random numbers."""
+    refuse_adapter(place)
+    how: dict[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True}  # we tell their names
+    try:
+        if place.suffix == ".gguf":
+            how["config"] = read_config(place)
+        model, report = AutoModelForCausalLM.from_pretrained(**pretrained_kwargs(place), **how)
+    except ModelError:
+        raise
+    except Exception as error:  # transformers raises many kinds
+        raise ModelError(f"{place}: no model could be loaded: {said_by_transformers(error)}") from error
+    refuse_faults(place, model, report)
+    return model
+
+
 class Generated(NamedTuple):
-    """A reply, and whether it was cut off at the most tokens that were allowed."""
+    """A reply, and whether it was cut off at the most tokens that were allowed, or that the model's context has room
+    for; there may be room for none."""
 
     text: str
     cut: bool
@@ -110,12 +128,14 @@ def generate(
         batch_size: prompts that are answered at once.
 
     Raises:
-        ModelError, MissingPath: the model cannot be opened.
+        ModelError, MissingPath: the model cannot be opened; a prompt fills its context.
         TemplateError: the template cannot render a prompt.
     """
     chat = model if isinstance(model, Chat) else Chat.load(model)
     asked = [prompts] if isinstance(prompts, str) else list(prompts)
     talks = [Conversation.of(text, system=chat.system) for text in asked]
+    for talk in talks:
+        _refuse_without_room(chat.model, chat.encoder, talk)
     answered = [
         one.text
         for start in range(0, len(talks), batch_size)
@@ -131,7 +151,12 @@ def reply(
     max_new_tokens: int = 128,
     temperature: float = 0.0,
 ) -> str:
-    """The model's next turn, up to the template's stop string; greedy at temperature 0."""
+    """The model's next turn, up to the template's stop string; greedy at temperature 0.
+
+    Raises:
+        ModelError: the conversation fills the model's context.
+    """
+    _refuse_without_room(model, encoder, conversation)
     return replies(model, encoder, [conversation], max_new_tokens, temperature)[0].text
 
 
@@ -143,27 +168,51 @@ def replies(
     max_new_tokens: int = 128,
     temperature: float = 0.0,
 ) -> list[Generated]:
-    """The model's next turn in several conversations at once; shorter prompts are padded on the left."""
+    """The model's next turn in several conversations at once; shorter prompts are padded on the left.
+
+    One by one where a reply has less room than `max_new_tokens`: what it says must not depend on the others.
+    """
     tokenizer = encoder.tokenizer
     prompts = [encoder.prompt_ids(conversation) for conversation in conversations]
     longest = max(map(len, prompts))
+    most = min(max_new_tokens, room_of(model, longest))
+    if most < max_new_tokens and len(conversations) > 1:
+        return [replies(model, encoder, [one], max_new_tokens, temperature)[0] for one in conversations]
+    if most < 1:
+        return [Generated("", cut=True)]
     padded = [[tokenizer.eos_token_id] * (longest - len(ids)) + ids for ids in prompts]
     mask = [[0] * (longest - len(ids)) + [1] * len(ids) for ids in prompts]
     output: torch.Tensor = model.generate(  # pyright: ignore[reportCallIssue]
         torch.tensor(padded, device=model.device),
         attention_mask=torch.tensor(mask, device=model.device),
         use_cache=True,
-        **arguments(model, encoder, max_new_tokens, temperature),
+        **arguments(model, encoder, most, temperature),
     )
     found = []
     for ids in output[:, longest:].tolist():
         text, ended = said(encoder, ids)
-        found.append(Generated(text.strip(), not ended and len(ids) >= max_new_tokens))
+        found.append(Generated(text.strip(), not ended and len(ids) >= most))
     return found
 
 
+def room_of(model: PreTrainedModel, read: int) -> int:
+    """Tokens that a model has positions for behind a prompt of so many; where it has no limit, more than any reply."""
+    longest = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    return (longest or 1 << 30) - read
+
+
+def _refuse_without_room(model: PreTrainedModel, encoder: Encoder, conversation: Conversation) -> None:
+    if (room := room_of(model, read := len(encoder.prompt_ids(conversation)))) < 1:
+        raise ModelError(f"the prompt has {read} tokens, the model reads {read + room}")
+
+
 def arguments(model: PreTrainedModel, encoder: Encoder, max_new_tokens: int, temperature: float) -> dict[str, Any]:
-    """What `generate` is told of the template's stop string and of the sampling; it samples no id without a token."""
+    """What `generate` is told of the template's stop string and of the sampling; it samples no id without a token.
+
+    The folder's own `generation_config.json` is put aside: a penalty or a top-p in it would meet the published model,
+    and not the one that was trained from it and is compared with it. For the same reason there is no top-k.
+    """
+    model.generation_config = GenerationConfig()
     tokenizer, stop = encoder.tokenizer, encoder.template.stop
     nameless = encoder.nameless_ids(model.config.get_text_config(decoder=True).vocab_size)
     stop_id = tokenizer.get_vocab().get(stop)
@@ -173,7 +222,7 @@ def arguments(model: PreTrainedModel, encoder: Encoder, max_new_tokens: int, tem
         "pad_token_id": tokenizer.eos_token_id,
         **({"suppress_tokens": nameless} if nameless else {}),
         **({} if stop_id is not None else {"stop_strings": [stop], "tokenizer": tokenizer}),
-        **({"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}),
+        **({"do_sample": True, "temperature": temperature, "top_k": 0} if temperature > 0 else {"do_sample": False}),
     }
 
 
@@ -205,8 +254,8 @@ def likelihoods(
     prompt = [*encoder.prompt_ids(conversation), *head[:shared]]
     tails = [tail[shared:] for tail in tails]
     longest = max(map(len, tails))
-    if len(prompt) + longest > (limit := getattr(model.config, "max_position_embeddings", 1 << 30)):
-        raise ModelError(f"the prompt has {len(prompt)} tokens, the model reads {limit}")
+    if (room := room_of(model, len(prompt))) < longest:
+        raise ModelError(f"the prompt has {len(prompt)} tokens, the model reads {room + len(prompt)}")
     read = model(torch.tensor([prompt], device=model.device), use_cache=True, logits_to_keep=1)
     read.past_key_values.batch_repeat_interleave(len(tails))
     padded = torch.tensor([tail + [tokenizer.eos_token_id] * (longest - len(tail)) for tail in tails])

@@ -13,7 +13,7 @@ from transformers.generation.streamers import BaseStreamer
 from vicuna_lit.data.chat_template import TemplateError
 from vicuna_lit.data.conversation import Conversation
 from vicuna_lit.inference.backend import BackendError, Sent, Settings, Stream
-from vicuna_lit.inference.generate import Chat, arguments, said
+from vicuna_lit.inference.generate import Chat, arguments, room_of, said
 
 
 class LocalBackend:
@@ -35,7 +35,7 @@ class LocalBackend:
             BackendError: while the stream is read.
         """
         ids = self._prompt_ids(conversation)
-        room = getattr(self.chat.model.config, "max_position_embeddings", 1 << 30) - len(ids)
+        room = room_of(self.chat.model, len(ids))
         if room < 1:
             raise BackendError(
                 f"the conversation has {len(ids)} tokens, more than {self.name} can read; begin a new one"

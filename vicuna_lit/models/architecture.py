@@ -16,8 +16,9 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from vicuna_lit.config.base import PretrainedModelConfig, ScratchModelConfig
 from vicuna_lit.config.train import Computation
-from vicuna_lit.data.model_folder import said_by_transformers
+from vicuna_lit.data.model_folder import refuse_adapter, said_by_transformers
 from vicuna_lit.data.tokenizer import pretrained_kwargs, tokenizer_of
+from vicuna_lit.models import gguf
 from vicuna_lit.paths import ModelError, locate_model
 
 SHAPE = (
@@ -68,6 +69,7 @@ def model_config(config: Computation, tokenizer: Any = None) -> Any:
         raise ModelError(f"num_attention_heads={heads} is no multiple of num_key_value_heads={groups}")
     _same_in_every_row(hf, config)
     _stretch(hf, config)
+    _reaches(hf, config.validation.context_length or 0)
     return hf
 
 
@@ -161,6 +163,8 @@ def read_config(place: Path) -> Any:
     if rounded is not None and place.suffix != ".gguf":
         how = rounded.get("quant_method") if isinstance(rounded, dict) else getattr(rounded, "quant_method", None)
         raise ModelError(f"{place}: its weights are quantised already ({how}); training needs the plain ones")
+    if place.suffix == ".gguf":
+        gguf.complete(hf, place)
     if hf is not whole:  # the head of the whole is the one that is there
         hf.tie_word_embeddings = whole.tie_word_embeddings
     return hf
@@ -172,6 +176,7 @@ def read_configs(place: Path) -> tuple[Any, Any]:
     Raises:
         ModelError: there is none that transformers knows.
     """
+    refuse_adapter(place)
     try:
         whole: Any = AutoConfig.from_pretrained(**pretrained_kwargs(place))
         return whole, whole.get_text_config()
@@ -225,6 +230,19 @@ def _stretch(hf: Any, config: Computation) -> None:
         hf.validate_rope()
     except Exception as error:  # each family checks its positions in its own way
         raise ModelError(f"model.rope_scaling={how}, {hf.model_type}: {said_by_transformers(error)}") from error
+
+
+def _reaches(hf: Any, validated: int) -> None:
+    """Refuses a validation of more tokens than the model has positions for; a rope has some everywhere.
+
+    Those of a dynamic one depend beyond its first length on the longest conversation of a row.
+    """
+    longest, rope = getattr(hf, "max_position_embeddings", None), _rope(hf)
+    if longest and validated > longest and (rope is None or rope["rope_type"] == "dynamic"):
+        raise ModelError(
+            f"validation.context_length={validated} is longer than the model's {longest}, and the positions of "
+            f"{hf.model_type} end there; validation.context_length={longest}"
+        )
 
 
 def _rope(hf: Any) -> dict[str, Any] | None:

@@ -1,8 +1,9 @@
 """The weights of a folder: what is loaded is what is there, or it is refused with the names."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from vicuna_lit.data.model_folder import said_by_transformers
 from vicuna_lit.data.tokenizer import pretrained_kwargs
 from vicuna_lit.models.architecture import text_names
+from vicuna_lit.models.gguf import left_out
 from vicuna_lit.paths import ModelError, locate_model
 
 OTHER_SENSES = re.compile(r"(model\.)?(vision|visual|image|audio|speech|multi_modal|mm_|embed_vision|embed_audio)")
@@ -48,16 +50,31 @@ def load_weights(config: Any, path: str, device: str, dtype: torch.dtype, option
         plain.load_state_dict(model.state_dict(), assign=True)
         plain.tie_weights()
         model = plain.to(device)
-    mismatched = [str(entry[0]) for entry in report["mismatched_keys"]]
+    refuse_faults(place, model, report, text_alone=bool(renamed))
+    head, table = model.get_output_embeddings(), model.get_input_embeddings()
+    if model.config.tie_word_embeddings and head is not None and head.weight is not table.weight:
+        model.config.tie_word_embeddings = False  # the folder has both, and they differ
+    return model
+
+
+def refuse_faults(place: Path, model: PreTrainedModel, report: Mapping[str, Any], text_alone: bool = True) -> None:
+    """
+    Args:
+        report: transformers' loading info.
+        text_alone: weights for pictures and sound may be left over.
+
+    Raises:
+        ModelError: the model has weights that its folder or file does not have, or the other way round.
+    """
+    unexpected = [n for n in report["unexpected_keys"] if not (text_alone and OTHER_SENSES.match(n))]
     faults = {
         "the folder lacks": report["missing_keys"],
-        "the model has no place for": [n for n in report["unexpected_keys"] if not (renamed and OTHER_SENSES.match(n))],
-        "of another shape are": mismatched,
+        "the model has no place for": unexpected or (left_out(place, model) if place.suffix == ".gguf" else []),
+        "of another shape are": [str(entry[0]) for entry in report["mismatched_keys"]],
         "not finite (NaN or infinite) are": _not_finite(model),
     }
     if said := [f"{what} {_some(names)}" for what, names in faults.items() if names]:
         raise ModelError(f"{place}: weights and config.json do not belong together: {'; '.join(said)}")
-    return model
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """What can be refused before torch is imported: a path that leads nowhere, a folder that holds no model, no login."""
 
 from vicuna_lit.config.train import TrainConfig
+from vicuna_lit.data.model_folder import refuse_adapter
 from vicuna_lit.data.source import Sources
 from vicuna_lit.paths import ModelError, locate_model
 from vicuna_lit.tracking.server import check_wandb
@@ -17,6 +18,7 @@ def refuse_early(config: TrainConfig) -> None:
     assert Sources(config).files
     if config.model.path is not None:
         place = locate_model(config.model.path)
+        refuse_adapter(place)
         if place.is_dir() and not (place / "config.json").is_file():
             raise ModelError(f"{place}: no model is in this folder (config.json); model.path=<a Hugging Face folder>")
     if config.tokenizer_path:

@@ -21,6 +21,7 @@ from vicuna_lit.run_folder import RunError
 from vicuna_lit.train.distributed import all_reduce_sum
 from vicuna_lit.train.gradients import sum_in_fp32
 from vicuna_lit.train.optimizer import build_optimizer, lr_factor
+from vicuna_lit.train.seeding import seeded
 from vicuna_lit.train.strategies import strategy_of
 from vicuna_lit.train.validation_loss import ValidationLoss
 
@@ -82,8 +83,8 @@ class SupervisedModule(L.LightningModule):
             raise RunError("extends: vicuna_lit.fit alone takes over another run's state; extends=null")
         config = fetched(config)
         encoder = encoder or make_encoder(config)
-        L.seed_everything(config.seed, verbose=False)
-        model = build_model(config, encoder)
+        with seeded(config.seed):
+            model = build_model(config, encoder)
         config = resolved(config, model, on_gpu(config))
         if config.gradient_checkpointing == "auto":
             config = config.model_copy(update={"gradient_checkpointing": "full"})

@@ -42,6 +42,7 @@ from vicuna_lit.train.preemption import Stopped, stop_signal
 from vicuna_lit.train.result import Result
 from vicuna_lit.train.resume import already_done, changed_settings, check_resume, input_hashes
 from vicuna_lit.train.run_record import RunRecord
+from vicuna_lit.train.seeding import seeded
 from vicuna_lit.train.setup import join_run, load_run, preemptible, say_plan
 from vicuna_lit.train.strategies import keep_signals, strategy_of, trainer_arguments
 from vicuna_lit.train.throughput import Throughput
@@ -92,7 +93,7 @@ def _fit(config: TrainConfig, extensions: Extensions) -> Result:
         extensions.refuse_other_processes(config.trainer.devices)
         console.quiet = True  # the first rank speaks
         return launch(config)
-    with locked(folder, stop_signal.check) if env.rank == 0 else nullcontext():
+    with locked(folder, stop_signal.check) if env.rank == 0 else nullcontext(), seeded(config.seed):
         # Whoever held the lock may have finished the run.
         if done := broadcast_object(already_done(config, folder, extensions.identity) if env.rank == 0 else None):
             return say_done(done, folder)
@@ -101,7 +102,6 @@ def _fit(config: TrainConfig, extensions: Extensions) -> Result:
         if start:
             check_resume(config, folder, hashes, extensions.identity)
         origin = origin_of(config, folder, start is not None, hashes, extensions.identity, env)
-        L.seed_everything(config.seed, verbose=False)
         device = strategy_of(config).build_device(env)
         config, data, model, described = load_run(process, ConversationDataModule, device, extensions.described)
         extensions.check_early_stopping(config.validation.every_steps, len(data.validation))

@@ -206,6 +206,17 @@ def test_what_cannot_be_stretched_is_refused_in_one_line(tmp_path: Path, config:
     assert "\n" not in str(error.value)
 
 
+def test_a_validation_beyond_the_models_positions(tmp_path: Path):
+    """A rope has positions everywhere; a table ends, and a dynamic rope looks at what else lies in the row."""
+    dynamic = LlamaConfig(**SMALL, rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4})
+    far = ("context_length=32", "validation.context_length=2048")
+    for config in (GPT2Config(n_embd=32, n_layer=1, n_head=2), dynamic):
+        folder = written(config, tmp_path / config.model_type)
+        with pytest.raises(ModelError, match=rf"the positions of {config.model_type} end there; validation"):
+            of_folder(folder, *far)
+    assert of_folder(written(LlamaConfig(**SMALL), tmp_path / "rope"), *far).max_position_embeddings == 64
+
+
 def test_a_folder_without_a_language_model(tmp_path: Path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ModelError, match="no model could be read"):

@@ -16,6 +16,7 @@ from vicuna_lit.inference.generate import Chat
 from vicuna_lit.models.attention import plain_attention
 from vicuna_lit.models.causal_lm import SupervisedLM
 from vicuna_lit.models.experts import counted_experts
+from vicuna_lit.paths import ModelError
 from vicuna_lit.train.console import console
 from vicuna_lit.train.distributed import broadcast_object
 from vicuna_lit.train.finite import check_validation
@@ -190,5 +191,12 @@ def _due(every: int | None, step: int) -> bool:
 
 
 def _replies(lm: SupervisedLM, chat: Chat, questions: Sequence[str], max_new_tokens: int) -> Replies:
+    """The end of a long conversation may have no room, which is no reason to end a training."""
+    said = []
     with plain_attention(lm.model):
-        return [(question, chat.say(question, max_new_tokens)) for question in questions]
+        for question in questions:
+            try:
+                said.append((question, chat.say(question, max_new_tokens)))
+            except ModelError as error:
+                said.append((question, f"[no reply: {error}]"))
+    return said

@@ -1,0 +1,69 @@
+"""A reply is the model's, whatever else lies in its folder, and ends where its context does."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.helpers.families import save_tiny
+from vicuna_lit.data.conversation import Conversation
+from vicuna_lit.inference.generate import Chat, arguments, generate, replies, reply
+from vicuna_lit.paths import ModelError
+
+TEMPLATE = (
+    "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + eos_token }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+)
+
+
+def folder_of(family: str, tmp_path: Path, **generation: Any) -> Path:
+    folder = save_tiny(family, tmp_path)
+    (folder / "chat_template.jinja").write_text(TEMPLATE)
+    file = folder / "generation_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | generation))
+    return folder
+
+
+@pytest.mark.promise("No generation_config.json changes a reply: a base and what is trained from it are alike")
+def test_a_folders_own_sampling_is_put_aside(tmp_path: Path):
+    plain = Chat.load(folder_of("llama", tmp_path / "plain"))
+    habits = {"repetition_penalty": 1.5, "top_k": 1, "top_p": 0.1, "no_repeat_ngram_size": 2, "bad_words_ids": [[5]]}
+    fussy = Chat.load(folder_of("llama", tmp_path / "fussy", **habits))
+    assert generate(plain, "hello there", 30) == generate(fussy, "hello there", 30)
+    told = arguments(fussy.model, fussy.encoder, 1, 1.0)
+    prompt = torch.tensor([fussy.encoder.prompt_ids(Conversation.of("hello there"))] * 500)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        sampled: Any = fussy.model.generate(prompt, **told)  # pyright: ignore[reportCallIssue]
+        likely = fussy.model(prompt[:1]).logits[0, -1].topk(50).indices
+    assert not set(sampled[:, -1].tolist()) <= set(likely.tolist()), "at temperature 1 there is no top-k"
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_reply_ends_with_the_context_and_does_not_depend_on_its_batch(family: str, tmp_path: Path):
+    chat = Chat.load(folder_of(family, tmp_path))
+    long, full = Conversation.of("word " * 470), Conversation.of("word " * 520)
+    room = 512 - len(chat.encoder.prompt_ids(long))
+    assert 0 < room < 60 and len(chat.encoder.prompt_ids(full)) > 512
+    alone = [replies(chat.model, chat.encoder, [talk], 60)[0] for talk in (Conversation.of("hi"), long, full)]
+    assert replies(chat.model, chat.encoder, [Conversation.of("hi"), long, full], 60) == alone
+    assert alone[2] == ("", True)
+    with pytest.raises(ModelError, match=r"the prompt has \d+ tokens, the model reads 512"):
+        reply(chat.model, chat.encoder, full, 60)
+    with pytest.raises(ModelError, match="the model reads 512"):
+        chat.say("word " * 520)
+    assert chat.conversation == Conversation.of(), "what could not be answered was not asked"
+
+
+def test_a_model_is_whole_or_it_does_not_answer(tmp_path: Path):
+    folder = folder_of("llama", tmp_path)
+    weights = load_file(folder / "model.safetensors")
+    save_file({k: v for k, v in weights.items() if k != "lm_head.weight"}, folder / "model.safetensors")
+    with pytest.raises(ModelError, match=r"do not belong together: the folder lacks lm_head\.weight"):
+        Chat.load(folder)
+    (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "some/model"}')
+    with pytest.raises(ModelError, match=r"holds an adapter \(adapter_config\.json\); merge it"):
+        Chat.load(folder)
