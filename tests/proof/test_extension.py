@@ -4,12 +4,14 @@ import csv
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from tests.helpers.runs import COMMON, run_here, weights
-from tests.proof.test_recovery import state
+from tests.helpers.group import run_group
+from tests.helpers.runs import COMMON, agree, curve, run_here, weights
+from tests.proof.test_recovery import job, state
 from vicuna_lit.config.base import ConfigError
 from vicuna_lit.config.compose import load
 from vicuna_lit.run_folder import RunError
@@ -36,12 +38,12 @@ def rows(folder: Path) -> list[dict[str, str]]:
     "state and the order of the data"
 )
 def test_two_runs_at_a_constant_rate_are_one_to_the_bit(tmp_path):
-    def job(name: str, steps: int, *settings: str) -> list[str]:
+    def asked(name: str, steps: int, *settings: str) -> list[str]:
         return [*COMMON, *FLAT, f"trainer.max_steps={steps}", f"run.dir={tmp_path / name}", *settings]
 
-    run_here(job("long", 10))
-    run_here(job("first", 6))
-    extended = job("second", 4, f"extends={tmp_path / 'first'}", "checkpoint.every_steps=2")
+    run_here(asked("long", 10))
+    run_here(asked("first", 6))
+    extended = asked("second", 4, f"extends={tmp_path / 'first'}", "checkpoint.every_steps=2")
     run_here(extended, stop_after=2)
     shutil.move(tmp_path / "first" / "checkpoints", tmp_path / "kept")  # a run that goes on needs nothing of it
     run_here(extended)
@@ -66,7 +68,7 @@ def test_two_runs_at_a_constant_rate_are_one_to_the_bit(tmp_path):
 
     # what is refused
     def refused(*settings: str) -> str:
-        other = load("train", *job("third", 4, f"extends={tmp_path / 'first'}", *settings))
+        other = load("train", *asked("third", 4, f"extends={tmp_path / 'first'}", *settings))
         with pytest.raises(RunError) as error:
             origin_of(other, tmp_path / "third", False, input_hashes(other), {}, DistributedEnv())
         return str(error.value)
@@ -75,17 +77,43 @@ def test_two_runs_at_a_constant_rate_are_one_to_the_bit(tmp_path):
     assert "seed: 0 → 1" in said and "optimizer.betas" in said and "optimizer.lr" not in said
     assert "checkpoint.at_end=true keeps it" in refused()
     with pytest.raises(RunError, match=r"checkpoint\.at_end=true keeps it"):  # and a plan foresees it
-        check_plan(load("train", *job("third", 4, f"extends={tmp_path / 'first'}")), tmp_path / "third")
+        check_plan(load("train", *asked("third", 4, f"extends={tmp_path / 'first'}")), tmp_path / "third")
     check_plan(load("train", *extended), second)  # it has begun, and needs nothing of the other
     (tmp_path / "first" / "result.json").unlink()
     assert "has not finished; its own command goes on" in refused("taken_before=0")
     assert "no such folder" in refused(f"extends={tmp_path / 'nowhere'}", "taken_before=0")
     with pytest.raises(RunError, match="has not finished"):
-        as_begun(load("train", *job("third", 4, f"extends={tmp_path / 'first'}")), tmp_path / "third")
+        as_begun(load("train", *asked("third", 4, f"extends={tmp_path / 'first'}")), tmp_path / "third")
     losses = tmp_path / "first" / "metrics.csv"  # trained anew, and not to the same bits
     losses.write_text(losses.read_text() + "\n")
     with pytest.raises(RunError, match=r"first/metrics\.csv is not the same file any more"):
         already_done(load("train", *extended), second)
+
+
+@pytest.mark.slow
+@pytest.mark.promise("A run goes on under any other strategy and any number of processes, to 1e-5")
+@pytest.mark.promise(
+    "A run that extends a finished one is, at a constant rate, the longer run to the bit: losses, weights, optimizer "
+    "state and the order of the data"
+)
+def test_an_extension_on_two_processes_and_from_one_layout_to_the_other(tmp_path):
+    """On the same layout to the bit, stopped on the way; from one process to two, and from two to one, to rounding."""
+
+    def of(name: str, steps: int, *settings: str) -> dict[str, Any]:
+        return job(tmp_path / name, *FLAT, f"trainer.max_steps={steps}", *settings)
+
+    two, extends = "strategy=zero2", f"extends={tmp_path / 'first'}"
+    run_here(**of("alone", 7))
+    jobs = [of("long", 12, two), of("first", 7, two)]
+    jobs += [of("second", 5, two, extends, "stop_after=2"), of("second", 5, two, extends)]
+    run_group([*jobs, of("to-two", 5, two, f"extends={tmp_path / 'alone'}")], tmp_path)
+    losses, norms = (figures[7:] for figures in curve(tmp_path / "long", 12))
+    assert curve(tmp_path / "second", 5) == (losses, norms)
+    ours, theirs = state(tmp_path / "second", 5), state(tmp_path / "long", 12)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    run_here(**of("to-one", 5, extends))
+    for name in ("to-one", "to-two"):
+        agree(curve(tmp_path / name, 5), (losses, norms))
 
 
 def test_rates_of_an_extension():

@@ -8,8 +8,9 @@ import lightning as L
 import pytest
 import torch
 
-from tests.helpers.runs import COMMON, run_here, weights
-from tests.proof.test_recovery import state
+from tests.helpers.group import run_group
+from tests.helpers.runs import COMMON, compare, run_here, weights
+from tests.proof.test_recovery import STEPS, identical, job, state
 from vicuna_lit.config.compose import load
 from vicuna_lit.config.halving import step_of
 from vicuna_lit.run_folder import RunError
@@ -25,21 +26,21 @@ from vicuna_lit.train.times import Opening, Times
 
 @pytest.mark.promise("A run that is stopped at each rung of a halving ends to the bit as one that was not")
 def test_a_run_stopped_at_each_rung_ends_to_the_bit(tmp_path):
-    def job(name: str, *settings: str) -> list[str]:
+    def asked(name: str, *settings: str) -> list[str]:
         return [*COMMON, "trainer.max_steps=6", "validation.every_steps=2", "checkpoint.every_steps=2",
                 f"run.dir={tmp_path / name}", *settings]  # fmt: skip
 
-    run_here(job("never"))
+    run_here(asked("never"))
     never, stopped = tmp_path / "never", tmp_path / "stopped"
     for part, step in ((0.5, 2), (4, 4)):
-        run_here(job("stopped", f"stop_after={part}"))
+        run_here(asked("stopped", f"stop_after={part}"))
         result = json.loads((stopped / "result.json").read_text())
         assert (result["status"], result["steps"], result["planned"]) == ("stopped", step, 6)
         assert result["val_loss"] == result["val_by_step"][str(step)]
         assert not (stopped / "hf").exists()
-        done = already_done(load("train", *job("stopped", f"stop_after={part}")), stopped)
+        done = already_done(load("train", *asked("stopped", f"stop_after={part}")), stopped)
         assert done and done.status == "stopped"
-        assert already_done(load("train", *job("stopped")), stopped) is None
+        assert already_done(load("train", *asked("stopped")), stopped) is None
     saved = files.find(stopped / "checkpoints").complete[-1].about
     assert saved["run"]["validation"]["losses"].keys() == {"0", "2", "4"}
     # killed after step 4 was saved and before its validation; and it is past the step where it stops now
@@ -47,12 +48,12 @@ def test_a_run_stopped_at_each_rung_ends_to_the_bit(tmp_path):
         del saved["run"]["validation"][kept]["4"]
     files.describe(stopped / "checkpoints", 4, saved)
     (stopped / "result.json").unlink()
-    run_here(job("stopped", "stop_after=3"))
+    run_here(asked("stopped", "stop_after=3"))
     again = json.loads((stopped / "result.json").read_text())
     assert [again[key] for key in ("steps", "val_loss", "val_by_step")] == [
         result[key] for key in ("steps", "val_loss", "val_by_step")
     ]
-    run_here(job("stopped"))
+    run_here(asked("stopped"))
     assert (stopped / "metrics.csv").read_bytes() == (never / "metrics.csv").read_bytes()
     ours, theirs = state(stopped, 6), state(never, 6)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
@@ -61,6 +62,23 @@ def test_a_run_stopped_at_each_rung_ends_to_the_bit(tmp_path):
     assert [ours[key] for key in ("status", "validation", "val_by_step")] == [
         theirs[key] for key in ("status", "validation", "val_by_step")
     ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp", "zero2"])
+@pytest.mark.promise("A run that is stopped at each rung of a halving ends to the bit as one that was not")
+@pytest.mark.promise("A run goes on under any other strategy and any number of processes, to 1e-5")
+def test_rungs_on_two_processes_and_on_one_and_two(strategy: str, tmp_path):
+    two, every = f"strategy={strategy}", "validation.every_steps=3"
+    first, second = "stop_after=0.3", "stop_after=0.6"
+    run_here(**job(tmp_path / "alone", every))
+    run_here(**job(tmp_path / "between", every, first))
+    stopped = [job(tmp_path / "stopped", two, every, *rung) for rung in ((first,), (second,), ())]
+    jobs = [job(tmp_path / "never", two, every), *stopped, job(tmp_path / "between", two, every, second)]
+    run_group(jobs, tmp_path)
+    identical(tmp_path / "stopped", tmp_path / "never")
+    run_here(**job(tmp_path / "between", every))
+    compare(tmp_path / "between", tmp_path / "alone", steps=STEPS)
 
 
 def test_a_stop_that_cannot_be_saved_is_an_error(tmp_path, monkeypatch):
