@@ -10,7 +10,9 @@ import pytest
 
 from tests.helpers.runs import COMMON, STEPS, run_here
 from tests.proof.test_preemption import told_at
+from vicuna_lit.tracking.session import Session
 from vicuna_lit.tracking.wandb_file import BLOCK, chunks, history_rows
+from vicuna_lit.train.module import SupervisedModule
 from vicuna_lit.train.tracking.wandb_run import History
 
 OFFLINE = ("wandb.mode=offline", "validation.every_steps=2", "checkpoint.every_steps=4")
@@ -67,6 +69,30 @@ def test_rows_that_the_record_lost_come_back(tmp_path):
     has_one_row_a_step(folder)
 
 
+@pytest.mark.parametrize("tokens", [4096, 256])
+def test_a_row_is_sent_before_the_next_step_is_computed(tokens, tmp_path, monkeypatch):
+    """With its validation in it: an online page is not a step behind."""
+    happened: list[str] = []
+    log, step = Session.log, SupervisedModule.training_step
+
+    def logs(self: Session, row: dict[str, Any], step: int, commit: bool) -> None:
+        happened.append(f"row {step}{' with val/loss' * ('val/loss' in row)}")
+        log(self, row, step, commit)
+
+    def steps(self: SupervisedModule, batch: Any, batch_idx: int) -> Any:
+        happened.append(f"step {self.last_step(batch_idx - 1) + 1}")
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(Session, "log", logs)
+    monkeypatch.setattr(SupervisedModule, "training_step", steps)
+    short = ("trainer.max_steps=3", f"tokens_per_device={tokens}", "callbacks=[lr_monitor]")
+    run_here([*COMMON, *OFFLINE, *short, f"run.dir={tmp_path / 'run'}"])
+    assert (len(happened) > 7) == (tokens == 256), "rows of several parts too"
+    assert list(dict.fromkeys(happened)) == [
+        "row 0 with val/loss", "step 1", "row 1", "step 2", "row 2 with val/loss", "step 3", "row 3 with val/loss"
+    ]  # fmt: skip
+
+
 class Run:
     def __init__(self):
         self.rows: list[tuple[int, dict[str, Any]]] = []
@@ -82,6 +108,10 @@ def test_rows_are_whole_and_never_twice():
     history.add(2, {"a": 2})
     history.add(2, {"b": 3})
     assert not run.rows
+    history.over(1)
+    assert not run.rows
+    history.over(2)
+    assert len(run.rows) == 1
     history.add(3, {"a": 4})
     history.drop()
     history.add(3, {"a": 5})

@@ -171,6 +171,8 @@ def test_the_columns_of_a_job_of_a_sweep():
     assert about["setting"] == "optimizer.lr=1e-3,packing=false,strategy=ddp,system_prompt=nan"
     alone = about_run(RunConfig(name="x", dir="y", swept={"seed": "2"}, choices={}))
     assert alone["setting"] == "x"
+    over_seeds = [about_run(RunConfig(name=f"seed={i}", dir="y", swept={"seed": i}, choices={}), "s") for i in "01"]
+    assert [one["setting"] for one in over_seeds] == ["s", "s"], "seeds of one setting are one line with a band"
 
 
 @pytest.mark.promise(

@@ -54,7 +54,8 @@ def log_to_wandb(config: EvaluateConfig, found: Evaluation, folder: Path) -> str
     write_json(folder / "run.json", known)
     _remove_unsent(Path(config.wandb.dir or folder), f"offline-run-*-{identity}")
     behind = runs_behind(config)
-    values = config.model_dump(mode="json", exclude={"judge": {"prompts"}, "run": {"swept"}}) | about_run(config.run)
+    values = config.model_dump(mode="json", exclude={"judge": {"prompts"}, "run": {"swept"}})
+    values |= about_run(config.run, config.wandb.group)
     values |= {"lineage": {"models": {name: identity for name, (identity, _) in behind.items()}}}
     if row:
         values |= {"model": row.model, "opponent": row.opponent}

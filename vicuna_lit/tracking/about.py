@@ -42,9 +42,13 @@ def nested(values: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
-def about_run(run: RunConfig) -> dict[str, Any]:
+def about_run(run: RunConfig, sweep: str | None = None) -> dict[str, Any]:
     """`setting` (what was chosen but for the seed: runs of one setting differ by chance alone), `swept` with numbers
-    as numbers, the commit, the command and its overrides."""
+    as numbers, the commit, the command and its overrides.
+
+    Args:
+        sweep: what a job's sweep is called; one over the seed alone is one setting.
+    """
     swept: dict[str, Any] = {}
     for key, text in run.swept.items():
         at = swept
@@ -56,7 +60,8 @@ def about_run(run: RunConfig) -> dict[str, Any]:
         else:
             at[last] = number(text)
     setting = ",".join(f"{key}={text}" for key, text in run.swept.items() if key != "seed")
-    return {"setting": setting or run.name, "swept": swept, "git_commit": git_commit(), "command": command(),
+    alone = sweep if run.swept and sweep else run.name
+    return {"setting": setting or alone, "swept": swept, "git_commit": git_commit(), "command": command(),
             **overrides(Path(run.dir))}  # fmt: skip
 
 

@@ -175,9 +175,9 @@ def _save_diff(run: Any, diff: bytes) -> None:
 
 
 def run_name(config: WandbConfig, named: RunConfig) -> str:
-    """A job of a sweep keeps what tells it from the others."""
-    name = config.name or named.name
-    return wandb_name(f"{config.name}: {named.name}" if config.name and named.swept else name)
+    """A job of a sweep keeps what tells it from the others, and from jobs of other sweeps over the same keys."""
+    sweep = config.name or config.group if named.swept else None
+    return wandb_name(f"{sweep}: {named.name}" if sweep else config.name or named.name)
 
 
 def what_leaves(config: WandbConfig) -> str:

@@ -1,10 +1,10 @@
 """A job's conversations before its first step, with and without the token cache; writes results.json, prints tables.
 
-    python experiments/benchmarks/data/run.py --tokenizer <folder> --data <file> [--peer <python with trl>]
+    python experiments/benchmarks/data/run.py --tokenizer <folder> --data <file> [--trl <python>] [--axolotl <python>]
 
 Each run is a process of its own. Of a round the first tokenises in memory, the second fills an empty cache, the third
-finds it. All three must have the same tokens, masks and steps. TRL's trainer then does so twice: its second start finds
-what `datasets` has kept of the first. Sizes are those of some conversations, again and again.
+finds it. All three must have the same tokens, masks and steps. TRL and axolotl, each by a Python that has it, then do so
+twice: the second start finds what the first has kept. Sizes are those of some conversations, again and again.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from typing import Any
 
 HERE = Path(__file__).parent
 SYSTEMS = {"without": ["token_cache_gb=0"], "first": [], "again": []}
+PEERS = ("trl", "axolotl")
 
 
 def measured(folder: str, *arguments: str, python: str = sys.executable, script: str = "worker.py") -> dict[str, Any]:
@@ -31,14 +32,19 @@ def measured(folder: str, *arguments: str, python: str = sys.executable, script:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def of_peer(python: str, given: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """TRL's first start and its second."""
+def of_peers(given: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Of each peer that is there its first start and its second."""
     most = [] if given.conversations is None else [str(given.conversations)]
-    with tempfile.TemporaryDirectory() as folder:
-        records = f"{folder}/messages.jsonl"
-        measured(folder, "messages", given.data, records, *most)
-        own = (given.tokenizer, records, folder)
-        return {name: measured(folder, *own, python=python, script="peer.py") for name in ("trl_first", "trl_again")}
+    found = {}
+    for name in PEERS:
+        if python := getattr(given, name):
+            with tempfile.TemporaryDirectory() as folder:
+                records = f"{folder}/messages.jsonl"
+                measured(folder, "messages", given.data, records, *most)
+                for start in ("first", "again"):
+                    own = (given.tokenizer, records, folder)
+                    found[f"{name}_{start}"] = measured(folder, *own, python=python, script=f"peer_{name}.py")
+    return found
 
 
 def one_round(job: list[str]) -> dict[str, dict[str, Any]]:
@@ -58,15 +64,15 @@ def main() -> None:
     parser.add_argument("--copies", type=int, nargs="*", default=[5, 50, 500])
     parser.add_argument("--of", type=int, default=2000, help="conversations that the copies are of")
     parser.add_argument("--conversations", type=int, default=None, help="of the rounds; all unless given")
-    parser.add_argument("--peer", help="a Python that has trl and datasets")
+    for name in PEERS:
+        parser.add_argument(f"--{name}", help=f"a Python that has {name} and psutil")
     parser.add_argument("--out", type=Path, default=HERE / "results.json")
     given = parser.parse_args()
     most = "null" if given.conversations is None else given.conversations
     job = ["experiment=vicuna", "data=files", f"data.path={given.data}", f"model.tokenizer={given.tokenizer}"]
     job += ["model.path=null", "dry_run=true", "precision=fp32"]
     job += ["model.architecture={model_type: llama, hidden_size: 64}"]
-    peer = (lambda: of_peer(given.peer, given)) if given.peer else dict
-    rounds = [one_round([*job, f"data.max_conversations={most}"]) | peer() for _ in range(given.rounds)]
+    rounds = [one_round([*job, f"data.max_conversations={most}"]) | of_peers(given) for _ in range(given.rounds)]
     with tempfile.TemporaryDirectory() as folder:
         few = [*job, f"data.max_conversations={given.of}"]
         sizes = [measured(folder, "scale", str(copies), *few) for copies in given.copies]

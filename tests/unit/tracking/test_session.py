@@ -231,11 +231,14 @@ def test_what_leaves_is_said_as_it_is_switched():
 
 
 def test_the_names_of_a_run():
-    for name, swept, expected in (
-        (None, {}, "a"),
-        ("b", {}, "b"),
-        ("b", {"seed": "1"}, "b: a"),
-        (None, {"seed": "1"}, "a"),
+    for name, group, swept, expected in (
+        (None, None, {}, "a"),
+        (None, "sweep", {}, "a"),
+        ("b", None, {}, "b"),
+        ("b", "sweep", {"seed": "1"}, "b: a"),
+        (None, "sweep", {"seed": "1"}, "sweep: a"),
+        (None, "another", {"seed": "1"}, "another: a"),  # another sweep over the same key
+        (None, None, {"seed": "1"}, "a"),
     ):
-        asked = config("run.name=a", *[f"wandb.name={name}"] * bool(name))
+        asked = config("run.name=a", *[f"wandb.name={name}"] * bool(name), *[f"wandb.group={group}"] * bool(group))
         assert sessions.run_name(asked.wandb, asked.run.model_copy(update={"swept": swept})) == expected

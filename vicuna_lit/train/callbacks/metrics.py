@@ -69,7 +69,8 @@ class MetricsCallback(L.Callback):
             self._bar.start()
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        """The row is there."""
+        """The batch is there; the step before it is over, its validation and what others log of it too."""
+        self.history.over(pl_module.last_step(batch_idx - 1))
         self.times.lap("data")
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:

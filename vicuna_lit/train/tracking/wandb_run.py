@@ -27,8 +27,8 @@ from vicuna_lit.wandb_workspace import save_first
 class History:
     """Rows of W&B's history, whose step is the optimizer step; 0 is before training.
 
-    A row is written when the next one begins, so that all of a step's figures stand in it, and only where no
-    earlier start has written it: a step that is taken again has the same figures to the bit.
+    A row is written once its step is over, so that all of a step's figures stand in it, and only where no earlier
+    start has written it: a step that is taken again has the same figures to the bit.
 
     Args:
         run: of W&B; None on ranks that write nothing.
@@ -47,6 +47,11 @@ class History:
             self.flush()
         self._step = step
         self._row |= figures
+
+    def over(self, step: int) -> None:
+        """Writes the row of a step that is over; one of a later step stays open."""
+        if self._step <= step:
+            self.flush()
 
     def flush(self) -> None:
         """Writes the row that is open."""
@@ -92,7 +97,8 @@ def start_wandb(
         "nodes": env.nodes,
         "device": torch.cuda.get_device_name() if on_gpu(config) else "cpu",
     }
-    values = nested(config.model_dump(mode="json", exclude={"run": {"swept"}}) | known | about_run(config.run))
+    known |= about_run(config.run, config.wandb.group)
+    values = nested(config.model_dump(mode="json", exclude={"run": {"swept"}}) | known)
     session = open_session(config.wandb, config.run, Path(config.run.dir), identity, values, say)
     if session:
         session.do("what its steps are", define_steps)

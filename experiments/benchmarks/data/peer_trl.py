@@ -1,6 +1,6 @@
 """TRL's trainer up to its first step: conversations read and tokenised, or found in the cache of `datasets`.
 
-python peer.py <tokenizer> <messages.jsonl> <cache folder>
+python peer_trl.py <tokenizer> <messages.jsonl> <cache folder>
 
 Its loss would be on all tokens: the tokenizer's template marks no replies, and to look for them would take longer.
 """
