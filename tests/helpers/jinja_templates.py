@@ -187,7 +187,8 @@ def check(encoder: Encoder, conversation: Conversation) -> list[Example] | Rejec
             assert after.startswith(said) if whole.startswith(prompt) else said in after
             rest = after.rpartition(said)[2].strip()
             always_opens = prompt == reference(turns[:i], False, False) and prompt.endswith(rest)
-            assert rest in ("", "<|endoftext|>") or always_opens
+            assert rest in ("", "<|endoftext|>", tokenizer.eos_token) or always_opens
+            assert encoder.template.stop not in said.removesuffix(encoder.template.stop)
             given = conversation.turns[i]
             for text in (given.content, given.reasoning, *(c.name for c in given.tool_calls)):
                 assert seen(re.split(r"</?think>", text.strip())[-1].strip()) in whole_reply

@@ -24,7 +24,7 @@ TOKENIZERS = sorted(
     if (folder / "tokenizer.json").exists()
     and ((folder / "chat_template.jinja").exists() or "chat_template" in (folder / "tokenizer_config.json").read_text())
 )
-TEMPLATES = sorted(OTHERS.glob("*.jinja")) if OTHERS.is_dir() else []
+TEMPLATES = sorted({*OTHERS.glob("*.jinja")} - {*OTHERS.glob("*_training.jinja")})
 REASONS = {
     "drops the reasoning": "R",
     "drops tool_calls": "T",
@@ -34,6 +34,7 @@ REASONS = {
     "closes the thought": "C",
     "drops, repeats or reorders a turn": "L",
     "generation prompt is not a prefix": "P",
+    "ends a part of a reply": "S",
     "straddles the mask": "M",
     "template refuses it: the tokenizer's chat template refuses it": "E",
 }

@@ -29,6 +29,7 @@ from vicuna_lit.data.template_thoughts import NO_THOUGHT, InText, Opening, openi
 _CHANGED = "the tokenizer's chat template changes a turn's text"
 _NO_PREFIX = "the tokenizer's chat template: its generation prompt is not a prefix"
 _NO_STOP = "the tokenizer's chat template puts no stop token behind a reply"
+_STOP_INSIDE = "the tokenizer's chat template ends a part of a reply as it ends the reply: generation would stop there"
 _LOST = {
     "turn": "the tokenizer's chat template drops, repeats or reorders a turn",
     "reasoning": "the tokenizer's chat template drops the reasoning of a reply",
@@ -217,7 +218,7 @@ class TokenizerTemplate:
         if at < 0:
             raise TemplateError(_NO_STOP)
         thoughts = [(len(prompt), len(prompt) + len(thought.thought))] if thought.text else []
-        shift = len(prompt) + len(thought.text) - begin
+        shift, end = len(prompt) + len(thought.text) - begin, begin
         for n in mine:
             piece, places = marked.pieces[n], [place for place in marked.places(n) if begin <= place <= at]
             if not places or (len(places) > 1 and piece.kind != "calls"):
@@ -225,10 +226,14 @@ class TokenizerTemplate:
             span = piece.stands_at(marked.text, places[0])
             if span is None or span[0] < begin or span[1] > at:
                 raise TemplateError(_CHANGED)
+            end = max(end, span[1])
             if piece.kind == "reasoning":
                 thoughts.append((span[0] + shift, span[1] + shift))
+        at = marked.text.find(stop, end, at + len(stop))  # Phi's writes the EOS token once more behind the last reply
         if missing := missing_argument(turns[i], marked.text[begin:at]):
             raise TemplateError(f"the tokenizer's chat template drops an argument of a call, {missing}")
+        if stop in marked.text[begin:at]:
+            raise TemplateError(_STOP_INSIDE)
         written = thought.text + marked.text[begin:]
         return Reply(i, prompt, written, at + len(stop) + shift, tuple(thoughts), marked)
 
