@@ -16,9 +16,9 @@ os.environ.setdefault("WANDB_MODE", "offline")
 if "PYTEST_XDIST_WORKER" in os.environ:  # one process per core: more threads would only wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-ARRAYS = ("batch", "datamodule", "dataset", "encoder", "mask_view", "packing", "source", "splitting", "token_bytes")
+ARRAYS = ("batch", "datamodule", "dataset", "encoder", "mask_view", "packing", "plan", "source", "splitting")
 CHECKED = [f"vicuna_lit.{package}" for package in ("models", "inference", "train", "chat")]
-CHECKED += [f"vicuna_lit.data.{module}" for module in ARRAYS]  # texts have no shapes
+CHECKED += [f"vicuna_lit.data.{module}" for module in (*ARRAYS, "token_bytes")]  # texts have no shapes
 hook = install_import_hook(CHECKED, f"{tests.helpers.checker.__name__}.check")
 
 import pytest  # noqa: E402

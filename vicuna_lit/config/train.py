@@ -105,10 +105,10 @@ Order = Literal["shuffled", "by_length", "by_score", "by_source"]
 
 
 class StepsRecipe(Config):
-    """What decides which conversations each step holds."""
+    """What decides which examples each step holds."""
 
     seed: Annotated[int, Field(ge=0)]
-    """Of the order of the conversations and of random weights."""
+    """Of the order of the examples and of random weights."""
     conversations_per_step: PositiveInt
     """The recipe's batch size: examples or conversations (`step_unit`) in an optimizer step, on all devices."""
     step_unit: Literal["example", "conversation"]
@@ -116,9 +116,9 @@ class StepsRecipe(Config):
     context, as in FastChat), or whole conversations with all their pieces: then another context length or `train_on`
     leaves every step the same conversations."""
     order: Order
-    """Of the conversations within each pass: shuffled; by_length, short to long; by_score, from the least of the number
-    that `data.score_field` names; by_source, all of the first of `data.sources`, then all of the next, each shuffled
-    inside. Those that are alike are shuffled."""
+    """Of examples or conversations (`step_unit`) within each pass: shuffled; by_length, short to long; by_score, from
+    the least of the number that `data.score_field` names; by_source, all of the first of `data.sources`, then all of
+    the next, each shuffled inside. Those that are alike are shuffled."""
     taken_before: Annotated[int, Field(ge=0)] | None
     """Examples or conversations (`step_unit`) at the beginning of the order that are left out, since they were trained
     on before. null: those that the run which this one `extends` has taken; none without it."""
@@ -167,13 +167,13 @@ class Layout(Config):
     tokens_per_device: PositiveInt
     """The memory's batch size: the longest packed row. Gradient accumulation follows from it."""
     packing: bool
-    """Several conversations to a row (they never see each other); false: one."""
+    """Several examples to a row (they never see each other); false: one."""
     token_cache_gb: NonNegative
     """Of tokenised conversations that are kept in the user's cache folder for all processes and later runs, mapped into
     memory; what was used longest ago goes first. `python -m vicuna_lit.data.token_cache` shows them. Validation losses
     before training are kept beside them. 0: none, each process tokenises for itself and holds it in memory."""
     attention: Literal["auto", "sdpa_per_conversation", "sdpa_mask", "flash", "varlen", "flex"]
-    """Which kernel; each keeps the conversations of a row apart. sdpa_* run anywhere, the others on a GPU. auto: flash
+    """Which kernel; each keeps the examples of a row apart. sdpa_* run anywhere, the others on a GPU. auto: flash
     where it is installed, else varlen, on a GPU in 16 bits; sdpa_per_conversation elsewhere."""
     lm_head: Literal["chunked", "exact", "plain", "liger"]
     """How the LM head and its loss are computed. chunked: some positions at a time, multiplied in bf16 where the model

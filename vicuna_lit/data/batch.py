@@ -20,13 +20,13 @@ from vicuna_lit.data.plan import Plan
 
 @dataclass(frozen=True)
 class Batch:
-    """One micro-batch: whole conversations one behind the other, no padding.
+    """One micro-batch: examples (conversations, or pieces of long ones) one behind the other, no padding.
 
     `labels` are −100 where not supervised, and the loss shifts them (transformers' convention).
-    `position_ids` restart with every conversation; `lengths` are the conversations' tokens, summing
-    to L. `denominator` is the number of supervised tokens in the whole optimizer step, or the sum of
-    their weights. `weights` has those of the tokens, if one counts other than once. `sources` has the number of the
-    source of each conversation, from 0, `examples` its place in the set; () where nobody asks.
+    `position_ids` restart with every example; `lengths` are the examples' tokens, summing to L. `denominator` is what
+    the loss is divided by: the number of supervised tokens in the whole optimizer step, or the sum of their weights.
+    `weights` has those of the tokens, if one counts other than once. `sources` has the number of the source of each
+    example, from 0, `examples` its place in the set; () where nobody asks.
     """
 
     input_ids: Int[Tensor, "1 L"]
@@ -35,7 +35,7 @@ class Batch:
     lengths: tuple[int, ...]
     denominator: int | float
     replies_before: tuple[int, ...] = (0,)
-    """For each conversation of the row, see `Example`."""
+    """For each example of the row, see `Example`."""
     sources: tuple[int, ...] = ()
     examples: tuple[int, ...] = ()
     weights: Float[Tensor, "1 L"] | None = None
@@ -57,7 +57,7 @@ class Batch:
 
     @cached_property
     def bounds(self) -> Int[Tensor, " bounds"]:
-        """int32, one more than conversations: where each starts, and where the last ends (`cu_seqlens`)."""
+        """int32, one more than examples: where each starts, and where the last ends (`cu_seqlens`)."""
         return torch.tensor([0, *accumulate(self.lengths)], dtype=torch.int32)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
@@ -78,9 +78,9 @@ class Batch:
 
 
 def collate(examples: Examples | JoinedExamples, row: Row, denominator: int | float) -> Batch:
-    """Lays the conversations of a row one behind the other.
+    """Lays the examples of a row one behind the other.
 
-    An empty row (a rank that has no conversation left in this step) becomes one unsupervised token,
+    An empty row (a rank that has no example left in this step) becomes one unsupervised token,
     so that every rank runs the same number of micro-batches.
     """
     if not row:

@@ -1,12 +1,16 @@
 """The LightningDataModule: files in, the rows of a plan out.
 
-A file's way to the loss: `planned.py` (what is read, and planned) → `source.py` (which files, which side of the split)
-→ `readers.py` (`Conversation`) → `dataset.py` (`tokenised`, kept in `token_cache.py`) → `splitting.py` (pieces) →
-`encoder.py` (`Example`: ids and mask) → `packing.py` (`Plan`) → `batch.py` (`Batch`) →
-`models/causal_lm.py` (`SupervisedLM.row_loss`) → `train/module.py`, which divides by the step's supervised tokens.
+A file's way to the loss: `data=x.jsonl` (`config/short_forms.py`: `data=files data.path=x.jsonl`) →
+`planned.py` (`read`: all that follows, up to the plan) → `source.py` (which files, which side of the held-out split) →
+`readers.py` (`Conversation`) → `dataset.py` (`tokenised`; kept in `token_cache.py`) → `splitting.py` (pieces) →
+`encoder.py` (`Example`: ids and mask) → `mixture.py` (`JoinedExamples`: all sources as one set) →
+`plan.py` (`plan_run`, `plan_steps`: which examples a step holds; `packing.py`: in which rows) →
+`batch.py` (`collate`: a row as a `Batch`) → `models/causal_lm.py` (`SupervisedLM.row_loss`: the sum over the row's
+supervised tokens) → `train/module.py`, which divides by `Batch.denominator`, the step's supervised tokens.
 
+- A *record* of a file is one conversation, or is rejected with a reason and counted.
 - An *example* is a conversation, or a *piece* of one that is longer than `context_length`: whole exchanges, cut by
-  `splitting.py`, each piece behind the system prompt.
+  `splitting.py`, each piece behind the system prompt. With `train_on=single_turns` each exchange is a piece.
 - A *row* is a micro-batch of one device: examples one after another, without padding, at most `tokens_per_device` long.
 - A *step* is an update of the weights: `conversations_per_step` examples (or whole conversations, see `step_unit`) on
   all devices together, in `plan.accumulation` rows on each. Which ones does not depend on how they lie in rows.

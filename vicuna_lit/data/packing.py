@@ -55,7 +55,7 @@ class Rows(Sequence[tuple[tuple[Row, ...], ...]]):
 
 
 def costs(lengths: np.ndarray) -> np.ndarray:
-    """Relative time of conversations: linear layers grow with ℓ, attention with ℓ².
+    """Relative time of examples: linear layers grow with ℓ, attention with ℓ².
 
     The quadratic part equals the linear one at 12 × the hidden size, about 50K tokens for a 7B
     model (Kaplan et al. 2020, §2.1: 2N + 2·layers·ℓ·d FLOPs per token).
@@ -67,7 +67,7 @@ def costs(lengths: np.ndarray) -> np.ndarray:
 def lay_rows(
     steps: Iterable[np.ndarray], lengths: np.ndarray, tokens_per_device: int, world_size: int, packing: bool
 ) -> Rows:
-    """Lays the conversations of each step into rows."""
+    """Lays the examples of each step into rows."""
     capacity, accumulation = tokens_per_device if packing else 1, 0
     order, ends, bounds = array("i"), array("q", [0]), array("q", [0])  # lists would be ten times as large
 
@@ -91,7 +91,7 @@ def lay_rows(
 
 
 def _assign_ranks(step: np.ndarray, cost: np.ndarray, ranks: int) -> list[list[int]]:
-    """Deals a step to ranks: the dearest conversation first, always to the rank with the least so far."""
+    """Deals a step to ranks: the dearest example first, always to the rank with the least so far."""
     heap: list[tuple[float, int]] = [(0.0, rank) for rank in range(ranks)]
     hands: list[list[int]] = [[] for _ in range(ranks)]
     dearest = np.lexsort((step, -cost))
@@ -119,13 +119,13 @@ def _first_pack(sizes: list[int], capacity: int) -> list[list[int]]:
 
 
 def _balance(hand: list[int], sizes: list[int], cost: list[float], capacity: int, count: int) -> list[list[int]]:
-    """The conversations of a hand in exactly `count` rows of similar cost, dearest row first.
+    """The examples of a hand in exactly `count` rows of similar cost, dearest row first.
 
     Even rows keep the peak memory low, and row k of every rank costs about the same. Falls back
     to the tight packing where an even one does not fit.
 
     Args:
-        sizes, cost: of each conversation of the hand.
+        sizes, cost: of each example of the hand.
     """
     even: list[list[int]] = [[] for _ in range(count)]
     load, room = [0.0] * count, [capacity] * count

@@ -26,7 +26,7 @@ class Plan:
     """A whole run. It holds about 14 bytes for each example, and no object."""
 
     rows: Rows
-    """Indices of examples (conversations, or pieces of them)."""
+    """Indices of examples."""
     lengths: np.ndarray
     """int32 [examples]: tokens of each."""
     supervised: np.ndarray
@@ -65,7 +65,7 @@ class Plan:
 
     @property
     def step_examples(self) -> tuple[tuple[int, ...], ...]:
-        """Those of every step, made anew each time."""
+        """The examples of every step; made anew each time."""
         return tuple(tuple(self.of_step(step).tolist()) for step in range(self.steps))
 
     def sums(self, each: np.ndarray) -> np.ndarray:
@@ -98,7 +98,7 @@ class Plan:
         return float(self.step_tokens.sum() / (self.steps * self.capacity))
 
     def padding(self, step: int) -> int:
-        """Tokens of a step that belong to no conversation: one for every empty row."""
+        """Tokens of a step that belong to no example: one for every empty row."""
         return sum(not row for rank in self.rows[step] for row in rank)
 
     def rank_costs(self, step: int) -> np.ndarray:
@@ -106,7 +106,7 @@ class Plan:
         return np.array([sum(costs(self.lengths[[*chain(*rank)]])) for rank in self.rows[step]])
 
     def examples_hash(self, step: int) -> str:
-        """Names the conversations of a step, for the ledger in `metrics.csv`."""
+        """Names the examples of a step, for `conversations_hash` in `metrics.csv`."""
         return hashlib.sha256(self.of_step(step).astype("<i8").tobytes()).hexdigest()[:16]
 
 
@@ -129,7 +129,7 @@ class ExampleLengths:
 
 
 def plan_run(config: Computation, sizes: ExampleLengths, world_size: int) -> Plan:
-    """The step plan of a config.
+    """The step plan of a config: `plan_steps` with its keys.
 
     Raises:
         DataError: the shares of the sources draw nothing, or there is no source or score to go by.
@@ -177,20 +177,20 @@ def plan_steps(
     """Plans a run.
 
     Args:
-        lengths: tokens of each conversation.
-        supervised: supervised tokens of each conversation.
-        conversations_per_step: on all ranks together.
+        lengths: tokens of each example.
+        supervised: supervised tokens of each example.
+        conversations_per_step: units (of `groups`) in a step, on all ranks together.
         tokens_per_device: capacity of a row.
-        packing: several conversations to a row; False: one each.
-        groups: int64 [conversations]: those of one number are pieces that count as one conversation and stand in one
-            step; they lie one behind the other. None: each counts.
-        sources: int64 [conversations]: the number of the source of each; None: there is one.
-        scores: float64 [conversations]: for `order="by_score"`.
+        packing: several examples to a row; False: one each.
+        groups: int64 [examples]: those of one number are pieces that count as one conversation and stand in one step;
+            they lie one behind the other. None: each example counts.
+        sources: int64 [examples]: the number of the source of each; None: there is one.
+        scores: float64 [examples]: for `order="by_score"`.
         shares, order: what one pass holds of each source, and how it is ordered.
         skip: units (of `groups`) at the beginning of the first pass, and of the next ones, that were taken before.
 
     Raises:
-        ValueError: a conversation is longer than a row, there is none, or the pieces of one do not lie together.
+        ValueError: an example is longer than a row, there is none, or the pieces of one do not lie together.
         DataError: the shares draw none, or there are no scores to go by.
     """
     lengths, supervised = np.asarray(lengths), np.asarray(supervised)
@@ -213,7 +213,7 @@ def plan_steps(
 
 
 def _starts(count: int, groups: np.ndarray | None) -> np.ndarray:
-    """int64 [units + 1]: where the conversations of each unit start, and where the last ends."""
+    """int64 [units + 1]: where the examples of each unit start, and where the last ends."""
     if groups is None:
         return np.arange(count + 1)
     firsts = np.flatnonzero(np.diff(groups, prepend=groups[:1] - 1))
@@ -229,7 +229,7 @@ def _units(
     sources: np.ndarray | None,
     scores: np.ndarray | None,
 ) -> Units:
-    """What a pass is made of: each unit with all its conversations.
+    """What a pass is made of: each unit with all its examples.
 
     Args:
         starts: int64 [units + 1], see `_starts`.
@@ -263,7 +263,7 @@ def _drawn(stream: Iterable[np.ndarray], size: int, total: int | None, epochs: f
 
 
 def _examples(units: np.ndarray, starts: np.ndarray, per_step: int) -> Iterator[np.ndarray]:
-    """int32: the conversations of the units of each step, whatever the hardware."""
+    """int32: the examples of the units of each step, whatever the hardware."""
     for first in range(0, len(units), per_step):
         own = units[first : first + per_step]
         counts = starts[own + 1] - starts[own]

@@ -1,4 +1,4 @@
-"""The conversations of a run, tokenised and planned; what a dry run needs, and Lightning's data module is built on."""
+"""The examples of a run, read and planned; what a dry run needs, and Lightning's data module is built on."""
 
 from typing import Any
 
@@ -79,5 +79,5 @@ class PlannedData:
         return {"train": train, "validation": validation}
 
     def example_ids(self, step: int) -> list[str]:
-        """The ids of the conversations in an optimizer step, from 1."""
+        """The ids of the examples in an optimizer step, from 1."""
         return [self.train.id_of(i) for rank in self.plan.rows[step - 1] for row in rank for i in row]

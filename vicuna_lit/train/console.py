@@ -5,6 +5,7 @@ import math
 import warnings
 from pathlib import Path
 
+import numpy as np
 from rich.markup import escape
 from rich.table import Table
 from transformers import PreTrainedModel
@@ -42,6 +43,7 @@ def describe(
     adapters = sum(p.numel() for name, p in model.named_parameters() if ".lora_" in name)
     parameters, trained = model.num_parameters() - adapters, model.num_parameters(only_trainable=True)
     part = f"{trained:,} trained ({trained / parameters:.2%}), " if trained != parameters else ""
+    held, pieces = len(np.unique(data.validation.records)), len(data.validation)
     tokens, supervised = int(plan.step_tokens.sum()), int(plan.step_supervised.sum())
     dropped = ", ".join(f"{n} {reason}" for reason, n in report.rejected_by_reason.items()) or "none"
     lost = ", ".join(f"{n} {reason}" for reason, n in report.exchanges_rejected_by_reason.items())
@@ -49,9 +51,9 @@ def describe(
     rows = {
         "model": f"{parameters:,} parameters, {part}{type(model).__name__}, {config.precision}; {proof}",
         "data": f"{report.records_kept:,} of {report.records_in:,} training records → {len(data.train):,} examples; "
-        f"{len(data.validation):,} others held out",
+        f"{held:,} others held out{f' as {pieces:,} examples' if pieces != held else ''}",
         "rejected": f"{dropped}; exchanges of kept records: {lost or 'none'}; turns cut: {report.turns_cut}{first}",
-        "steps": f"{plan.steps:,} steps of {config.conversations_per_step} conversations, {plan.epochs:g} epochs",
+        "steps": f"{plan.steps:,} steps of {config.conversations_per_step} {config.step_unit}s, {plan.epochs:g} epochs",
         "tokens": f"{tokens:,} tokens, {supervised:,} supervised ({supervised / tokens:.0%})",
         "recipe": _recipe(config),
         "layout": f"{spread(config, plan)} a step of up to {plan.tokens_per_device:,} tokens, {plan.fill:.0%} full",

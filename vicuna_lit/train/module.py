@@ -31,9 +31,10 @@ Module = TypeVar("Module", bound="SupervisedModule")
 class SupervisedModule(L.LightningModule):
     """Trains a `SupervisedLM` on the rows of a plan.
 
-    A micro-batch's loss is the sum over its supervised tokens, divided by the number of supervised
-    tokens in the whole step; Σ w · nll / Σ w, where turns have weights. Summed over micro-batches and ranks this is the
-    gradient of one giant batch.
+    A micro-batch's loss is the sum over its supervised tokens, divided by the number of supervised tokens in the whole
+    step, over all micro-batches and ranks; Σ w · nll / Σ w, where turns have weights. The plan knows that number before
+    training (`Plan.denominators`), and every batch brings it (`Batch.denominator`): nothing is communicated for it.
+    Summed over micro-batches and ranks this is the gradient of one giant batch; `training_step` says who divides where.
 
     After each optimizer step `step_loss` (nats per supervised token, over the whole step and all ranks) and
     `step_lr` hold that step's figures, and `grad_norm()` the norm before clipping. Lightning's callbacks and loggers
@@ -134,8 +135,10 @@ class SupervisedModule(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One micro-batch.
 
-        Lightning divides the loss by the accumulation. DDP, FSDP and DeepSpeed average gradients over the ranks. The
-        factor undoes both, so what is left is the sum over the step divided by the step's supervised tokens.
+        Lightning divides the loss by the accumulation (DeepSpeed does not once more: `scale_wrt_gas=False` in
+        `strategies/zero.py`). Gradients are averaged over the ranks: by torch's DDP and FSDP, by DeepSpeed, or for bf16
+        weights under ddp by `average_over_ranks`. The factor below undoes both, so what is left is the sum over the
+        step divided by the step's supervised tokens. `step_loss` is that sum, added up over micro-batches and ranks.
         """
         self.closes_step = self.step_done(batch_idx) is not None
         share = self.loss(batch) / batch.denominator

@@ -7,7 +7,9 @@ finds its handler.
 
 With several processes each is told: by its scheduler, or by the one that started it (`distributed.launch`, in
 `_wait`). At the end of a step `CheckpointCallback` asks whether any of them was (`any_rank`); then all save their
-shards of this step and raise `Preempted`. `fit` returns `preempted`, and the command exits with `PREEMPTED`.
+shards of this step and raise `Preempted` with the last step that is on disk at all of them. On its way up
+`RunRecord.open` writes `preempted` to `result.json` and leaves W&B's open row to the next start, `setup.preemptible`
+returns the result, and the process exits with `PREEMPTED`. So does the command, once all processes have ended.
 
 Python runs signal handlers between two bytecodes of the main thread: never while it is blocked in C, as in a
 collective whose other side is gone. So the signals are counted by what the interpreter's C handler writes, at once,

@@ -1,13 +1,24 @@
 """The train job: a config in, a run folder out. `fit` → `load_run` (data, plan, model) → `_train` → `RunRecord.finish`.
 
-Two starts of one run may differ in `Layout` and `RunSettings` (`config/train.py`), never in `Recipe` or in a file that
-it reads; of `trainer` and `callbacks` each class has a part. A new key goes into one of these three classes and into
-`conf/train.yaml`, with its default.
+Two starts of one run may differ in every key that `Recipe` lacks (`resume.MAY_CHANGE`): those of `Layout` and
+`RunSettings`. All three are in `config/train.py`. Of `trainer`, `epochs` and `max_steps` are the recipe's and the rest
+(`DevicesConfig`) is layout; of `callbacks`, `early_stopping` is the recipe's and the rest (`WatchingCallbacks`) is run
+settings. What the files hold, and a script's own module, must stay too (`check_resume`). The first start decides
+`template_date` and `taken_before` (`as_begun`).
 
-Where things go: a loss: `SupervisedModule.loss` in a subclass, `fit(module=…)`. A callback: `fit(callbacks=…)`; with a
-name: `config/callbacks.py`, `conf/callbacks/` and `Extensions.and_configured`. A strategy: `config/choices.py`,
-`conf/strategy/`, a class in `train/strategies/`, its memory in `estimate/strategies.py`. A template: a YAML file in
-`conf/template/`. A figure of a step: `MetricsCallback`; of a validation: `ValidationLoss.metrics`.
+Where things go:
+
+- a key: a field with its docstring in the one of the three classes that it belongs to, and its default in
+  `conf/train.yaml`; what it must have of other keys is checked in `config/train_checks.py`. A layout key also needs
+  another value in `tests/proof/test_invariance.py`, which shows that the losses stay;
+- a loss: `SupervisedModule.loss` in a subclass, `fit(module=…)`; a validation still takes the cross-entropy;
+- a callback: `fit(callbacks=…)`; one with a name: `config/callbacks.py`, `conf/callbacks/` and its case in
+  `Extensions.and_configured`;
+- a strategy: a class in `config/choices.py`, `conf/strategy/`, a class in `train/strategies/` and its case in
+  `strategy_of`; its memory: `residence` in `estimate/strategies.py`;
+- a template: a YAML file in `conf/template/`;
+- a figure of each step: `MetricsCallback.figures`, or `self.log` in a module or callback of one's own; of a validation:
+  `ValidationLoss.metrics`.
 """
 
 from collections.abc import Iterable, Sequence
@@ -107,7 +118,8 @@ def _fit(config: TrainConfig, extensions: Extensions) -> Result:
         extensions.check_early_stopping(config.validation.every_steps, len(data.validation))
         if config.halving and not len(data.validation):
             raise RunError(f"halving judges by the validation loss, and {NOTHING_HELD_OUT}")
-        for line in changed_settings(config, folder, extensions.identity) if start else ():  # now without `auto`
+        # `check_resume` refused what may not change; what may is said here, where each `auto` has its value.
+        for line in changed_settings(config, folder, extensions.identity) if start else ():
             console.print(f"changed since the last start: {line}", highlight=False)
         data.start = start.step if start else 0
         record = RunRecord(config, env, data, SupervisedLM.of(model, config), start, extensions, origin)

@@ -86,6 +86,7 @@ class RunRecord:
         """The run's, whatever its W&B mode."""
         self.wandb: Session | None = None
         self.history = History(None)
+        """Of W&B; `open` puts the first rank's in its place."""
         if start:
             self._check(start)
             self.resumed = with_new_names(start.about["run"])

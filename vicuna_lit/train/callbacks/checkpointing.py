@@ -114,7 +114,11 @@ class CheckpointCallback(L.Callback):
     def _stop_preempted(self, trainer: L.Trainer, module: SupervisedModule, step: int) -> NoReturn:
         """Saves where all ranks have agreed to stop; names the step that all of them have on disk."""
         self._save_last(trainer, module, step)
-        raise Preempted(max(set.intersection(*all_gather_object(self._on_disk))))
+        raise Preempted(self._saved_by_all())
+
+    def _saved_by_all(self) -> int:
+        """The last step that every rank has on disk."""
+        return max(set.intersection(*all_gather_object(self._on_disk)))
 
     def stop_as_configured(self, trainer: L.Trainer, module: SupervisedModule, step: int) -> NoReturn:
         """Saves after a step and its validation, on all ranks, and stops as the config has asked.
@@ -124,7 +128,7 @@ class CheckpointCallback(L.Callback):
             RunError: it could not be saved.
         """
         self._save_last(trainer, module, step)
-        saved = max(set.intersection(*all_gather_object(self._on_disk)))
+        saved = self._saved_by_all()
         if saved < step:
             raise RunError(
                 f"{self.folder}: the state after step {step}, where stop_after stops, could not be saved; "
