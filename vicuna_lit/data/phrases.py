@@ -21,21 +21,26 @@ class Phrases:
     """Whole phrases, in any case, width and spacing, and with invisible characters between the letters."""
 
     def __init__(self, phrases: list[str]):
-        shown = [plain(phrase) for phrase in phrases]
-        self._rare = frozenset(max(phrase.split(), key=len) for phrase in shown if phrase)
-        self._is_ascii = all(map(str.isascii, self._rare))
+        shown = [phrase for phrase in map(plain, phrases) if phrase]
+        self._words = {phrase: frozenset(phrase.split()) for phrase in shown}
+        self._by_word: dict[str, list[str]] = {}
+        for phrase in shown:
+            self._by_word.setdefault(max(phrase.split(), key=len), []).append(phrase)
+        self._is_ascii = all(map(str.isascii, shown))
         self._pattern = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, shown))})(?!\w)")
 
     def find(self, text: str) -> str | None:
         """The first that occurs, in small letters with single blanks."""
-        if not text.isascii():
-            text = _shown(text)
-            if self._is_ascii and self._rare.isdisjoint(_in_ascii(text)):  # others are slow to split
-                return None
-        words = _words(text)
-        if self._rare.isdisjoint(words):  # a tenth of the time of the pattern
+        text = text.lower() if text.isascii() else _shown(text)
+        # Other scripts are slow to split. As though their letters ended a word, no word of ASCII's is missed.
+        words = _in_ascii(text) if self._is_ascii else _split(text)
+        common = self._by_word.keys() & words
+        if not common:
             return None
-        found = self._pattern.search(" ".join(words))
+        said = set(words)
+        if not any(self._words[phrase] <= said for word in common for phrase in self._by_word[word]):
+            return None  # a tenth of the time of the pattern
+        found = self._pattern.search(" ".join(_split(text) if self._is_ascii else words))
         return found[0] if found else None
 
 
@@ -56,13 +61,13 @@ def phrases_of(place: str, advice: str) -> Phrases:
 
 def plain(text: str) -> str:
     """Words in small letters, with single blanks, as somebody reads them."""
-    return " ".join(_words(text))
+    return " ".join(_split(_shown(text)))
 
 
-def _words(text: str) -> list[str]:
-    if text.isascii():  # the same, many times as fast
-        return _in_ascii(text.lower())
-    return re.split(r"[\W_]+", f" {_shown(text)} ")[1:-1]
+def _split(shown: str) -> list[str]:
+    if shown.isascii():  # the same, many times as fast
+        return _in_ascii(shown)
+    return re.split(r"[\W_]+", f" {shown} ")[1:-1]
 
 
 def _in_ascii(text: str) -> list[str]:
@@ -71,7 +76,10 @@ def _in_ascii(text: str) -> list[str]:
 
 
 def _shown(text: str) -> str:
-    return _without(unicodedata.normalize("NFKC", _without(text, _is_invisible)), _is_unseen).casefold()
+    text = _without(text, _is_invisible)
+    if not unicodedata.is_normalized("NFKC", text):
+        text = unicodedata.normalize("NFKC", text)
+    return _without(text, _is_unseen).casefold()
 
 
 def _without(text: str, hidden: Callable[[str], bool]) -> str:

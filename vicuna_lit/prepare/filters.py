@@ -31,7 +31,10 @@ LEADING_PUNCTUATION = re.compile(r"[\W_]+")
 WITHOUT_STOP = re.compile(r"^\s*(?:[-*+•#|>]|\d{1,3}[.)] |[^\n]{1,40}:)|^[^\n]{0,60}$|\S+://\S+$")
 """Lines that end without a full stop: items, rows, headings, short lines (a signature, a verse), links."""
 SHORTEST_REPETITION = 512
-"""Bytes; shorter replies compress too unevenly to tell."""
+"""Characters; shorter replies compress too unevenly to tell."""
+PLACES, PIECE, AGAIN = 8, 12, 3
+"""Of a reply that repeats itself: of so many places evenly spread, the pieces of so many characters there occur once more
+at so many of them, or else it is not compressed. All that compresses twelve times does so, by far."""
 
 
 class RuleViolation(NamedTuple):
@@ -262,8 +265,19 @@ def _compiled(pattern: str) -> re.Pattern[str]:
 
 
 def _repeats(content: str, config: RepetitionConfig) -> float | None:
-    if config.scope == "off" or len(content) < SHORTEST_REPETITION:
+    if config.scope == "off" or len(content) < SHORTEST_REPETITION or not _occurs_again(content):
         return None
     raw = content.encode()
     ratio = len(raw) / len(zlib.compress(raw, 1))
     return ratio if ratio > config.max_compression else None
+
+
+def _occurs_again(content: str) -> bool:
+    misses, step = 0, (len(content) - PIECE) // (PLACES - 1)
+    for start in range(0, PLACES * step, step):
+        piece = content[start : start + PIECE]
+        if content.find(piece) == start and content.find(piece, start + 1) < 0:
+            misses += 1
+            if misses > PLACES - AGAIN:
+                return False
+    return True

@@ -13,7 +13,7 @@ from vicuna_lit.prepare.filters import offences
 from vicuna_lit.prepare.personal_data import replacements
 from vicuna_lit.prepare.replies import Reply, cut_sentences, find_in_reply
 from vicuna_lit.prepare.steps import Step
-from vicuna_lit.prepare.tidy import tidy
+from vicuna_lit.prepare.tidy import Tidy
 
 BESIDE, MOST = 160, 320
 """Characters shown on each side of what was found, and of it."""
@@ -70,7 +70,7 @@ def _tidied(before: Conversation, after: Result, config: PrepareConfig) -> Itera
     rules = {name: {"rules": {name: rule}, "unescape": False} for name, rule in config.tidy.rules.items()}
     for i, (old, new) in enumerate(zip(before.turns, turns, strict=False)):
         for name, update in ({"markdown_escapes": {"rules": {}}} | rules).items() if old != new else ():
-            alone = tidy(Conversation("", (old,)), config.tidy.model_copy(update=update), Counter()).turns[0].content
+            alone = Tidy(config.tidy.model_copy(update=update))(Conversation("", (old,)), Counter()).turns[0].content
             if alone != old.content:
                 yield Hit(name.replace("_", " "), i, difference(old.content, alone))
     yield from _rejected(before, after, config)

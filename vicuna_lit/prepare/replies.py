@@ -12,7 +12,7 @@ from functools import cache, cached_property
 
 from vicuna_lit.config.prepare import ReplyRule
 from vicuna_lit.data.conversation import Conversation, Turn
-from vicuna_lit.prepare.tidy import CODE_SPAN
+from vicuna_lit.prepare.tidy import protected
 
 QUOTED = re.compile(
     r'"[^"\n]{1,400}"|“[^”\n]{1,400}”|«[^»\n]{1,400}»|„[^“”\n]{1,400}[“”]|「[^」\n]{1,400}」|『[^』\n]{1,400}』'
@@ -37,8 +37,8 @@ class Reply:
     def unquoted(self) -> str:
         """The opening without code and quotations, each character at its place."""
         out = self.opening
-        if "`" in out or "~~~" in out:
-            out = _blank(CODE_SPAN, _small(self.content[: 2 * len(out)]))[: len(out)]
+        if code := protected(out, formulas=False):
+            out = _blank(code, _small(self.content[: 2 * len(out)]))[: len(out)]
         return _small(_blank(QUOTED, self.content[: len(out)], out))
 
     @cached_property

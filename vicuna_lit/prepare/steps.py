@@ -13,7 +13,7 @@ from vicuna_lit.prepare.filters import Tally, alternate, filter_turns, moderate,
 from vicuna_lit.prepare.html import is_html, to_markdown
 from vicuna_lit.prepare.language import detect
 from vicuna_lit.prepare.personal_data import redact_conversation
-from vicuna_lit.prepare.tidy import tidy
+from vicuna_lit.prepare.tidy import Tidy
 
 Step = Callable[[Conversation, Tally], Conversation | Rejection]
 
@@ -61,7 +61,7 @@ def steps(config: PrepareConfig) -> dict[str, Step]:
     if config.html.enabled:
         out["html"] = convert_html
     if config.tidy.enabled:
-        out["tidy"] = lambda c, tally: tidy(c, config.tidy, tally)
+        out["tidy"] = Tidy(config.tidy)
     if config.roles.enabled:
         out["roles"] = lambda c, tally: alternate(c, config.roles, tally)
     if config.personal_data.enabled:

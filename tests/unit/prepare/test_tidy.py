@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from vicuna_lit import load
 from vicuna_lit.config.base import Role
 from vicuna_lit.data.conversation import Conversation, Turn
-from vicuna_lit.prepare.tidy import tidy
+from vicuna_lit.prepare.tidy import Tidy
 
 
 @cache
@@ -21,7 +21,7 @@ def config(*overrides: str):
 
 def tidied(text: str, role: Role = "user", tally: Counter[str] | None = None, *overrides: str) -> str:
     whole = Conversation("x", (Turn(role, text),))
-    return tidy(whole, config(*overrides), tally if tally is not None else Counter()).turns[0].content
+    return Tidy(config(*overrides))(whole, tally if tally is not None else Counter()).turns[0].content
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_what_was_added_is_gone_and_counted(before: str, after: str, rule: str):
     assert tally[f"turns tidied: {rule}"] == 1
     off = config().model_copy(update={"unescape": False, "rules": {}})
     talk = Conversation("x", (Turn("user", before),))
-    assert tidy(talk, off, Counter()) == talk
+    assert Tidy(off)(talk, Counter()) == talk
 
 
 @pytest.mark.parametrize(
