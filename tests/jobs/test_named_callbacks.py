@@ -69,7 +69,7 @@ class FakeRun:
     def __init__(self):
         self.rows: dict[int, dict[str, Any]] = {}
 
-    def log(self, row: dict[str, Any], step: int, commit: bool) -> None:
+    def log_soon(self, row: dict[str, Any], step: int) -> None:
         assert step not in self.rows
         self.rows[step] = row
 

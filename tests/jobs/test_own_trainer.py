@@ -20,6 +20,7 @@ from torch.nn.functional import cross_entropy
 
 import vicuna_lit as vl
 from tests.helpers.runs import COMMON, curve
+from tests.proof.test_preemption import told_at
 from vicuna_lit.data.batch import Batch
 from vicuna_lit.run_folder import RunError, write_json
 from vicuna_lit.tracking.wandb_file import history_rows
@@ -147,6 +148,30 @@ class Stops(L.Callback):
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if pl_module.step_done(batch_idx) == 3:
             raise KeyboardInterrupt
+
+
+class Told(CSVLogger):
+    """Remembers how it was told that runs ended."""
+
+    ends: list[str]
+
+    def finalize(self, status: str) -> None:
+        self.ends.append(status)
+        super().finalize(status)
+
+
+def test_a_logger_hears_how_each_start_has_ended(tmp_path, monkeypatch):
+    """Told to stop, stopped as planned, finished: none of these has failed. An error has."""
+    told = Told(tmp_path / "lightning", name="", version="")
+    told.ends = []
+    with monkeypatch.context() as patch:
+        told_at(patch, lambda where, step, _: (where, step) == ("batch", 1))
+        assert vl.fit(config(tmp_path), loggers=[told]).status == "preempted"
+    assert vl.fit(config(tmp_path, "stop_after=3"), loggers=[told]).status == "stopped"
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        vl.fit(config(tmp_path / "other"), callbacks=[Stops()], loggers=[told])
+    assert vl.fit(config(tmp_path), loggers=[told]).status == "finished"
+    assert told.ends == ["success", "success", "failed", "success"]
 
 
 def test_early_stopping_ends_the_run_and_counts_on_after_a_stop(tmp_path):

@@ -32,16 +32,16 @@ def as_in_a_process_of_its_own() -> Iterator[None]:
 
 @pytest.mark.promise("W&B costs a run nothing but itself")
 def test_wandbs_process_dies_in_the_middle_and_the_run_is_whole(tmp_path, monkeypatch, capsys):
-    log = Session.log
+    log_soon = Session.log_soon
 
-    def kills(self: Session, row: dict[str, Any], step: int | None = None, commit: bool | None = None) -> None:
-        if step == 2:
+    def kills(self: Session, row: dict[str, Any], step: int) -> None:
+        if step == 1:
             service: Any = wandb_setup.singleton().ensure_service()
             os.kill(service._proc._process.pid, signal.SIGKILL)
             service._proc._process.wait()
-        log(self, row, step, commit)
+        log_soon(self, row, step)
 
-    monkeypatch.setattr(Session, "log", kills)
+    monkeypatch.setattr(Session, "log_soon", kills)
     folder = tmp_path / "run"
     run_here([*SHORT, f"run.dir={folder}"])
     result = result_in(folder)

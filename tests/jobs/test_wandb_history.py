@@ -73,17 +73,17 @@ def test_rows_that_the_record_lost_come_back(tmp_path):
 def test_a_row_is_sent_before_the_next_step_is_computed(tokens, tmp_path, monkeypatch):
     """With its validation in it: an online page is not a step behind."""
     happened: list[str] = []
-    log, step = Session.log, SupervisedModule.training_step
+    log, log_soon, step = Session.log, Session.log_soon, SupervisedModule.training_step
 
-    def logs(self: Session, row: dict[str, Any], step: int, commit: bool) -> None:
+    def said(row: dict[str, Any], step: int) -> None:
         happened.append(f"row {step}{' with val/loss' * ('val/loss' in row)}")
-        log(self, row, step, commit)
 
     def steps(self: SupervisedModule, batch: Any, batch_idx: int) -> Any:
         happened.append(f"step {self.last_step(batch_idx - 1) + 1}")
         return step(self, batch, batch_idx)
 
-    monkeypatch.setattr(Session, "log", logs)
+    monkeypatch.setattr(Session, "log", lambda self, row, step, commit: (said(row, step), log(self, row, step, commit)))
+    monkeypatch.setattr(Session, "log_soon", lambda self, row, step: (said(row, step), log_soon(self, row, step)))
     monkeypatch.setattr(SupervisedModule, "training_step", steps)
     short = ("trainer.max_steps=3", f"tokens_per_device={tokens}", "callbacks=[lr_monitor]")
     run_here([*COMMON, *OFFLINE, *short, f"run.dir={tmp_path / 'run'}"])
@@ -97,7 +97,7 @@ class Run:
     def __init__(self):
         self.rows: list[tuple[int, dict[str, Any]]] = []
 
-    def log(self, row, step, commit):
+    def log_soon(self, row, step):
         self.rows.append((step, row))
 
 

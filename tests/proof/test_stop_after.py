@@ -2,7 +2,6 @@
 
 import json
 from types import SimpleNamespace
-from typing import NoReturn
 
 import lightning as L
 import pytest
@@ -19,7 +18,7 @@ from vicuna_lit.train.callbacks.stopping import StopAfterStep
 from vicuna_lit.train.checkpoint import format as files
 from vicuna_lit.train.distributed import DistributedEnv
 from vicuna_lit.train.module import SupervisedModule
-from vicuna_lit.train.preemption import Stopped
+from vicuna_lit.train.preemption import Preempted, Stopped
 from vicuna_lit.train.resume import already_done
 from vicuna_lit.train.times import Opening, Times
 
@@ -90,17 +89,13 @@ def test_a_stop_that_cannot_be_saved_is_an_error(tmp_path, monkeypatch):
         callback.stop_as_configured(object.__new__(L.Trainer), object.__new__(SupervisedModule), 3)
 
 
-def test_loggers_are_not_told_that_a_planned_stop_has_failed(monkeypatch):
-    def stop(*_: object) -> NoReturn:
-        raise Stopped(3)
-
+@pytest.mark.parametrize(("end", "said"), [(Stopped(3), ["success"]), (Preempted(3), ["success"]), (OSError(), [])])
+def test_loggers_are_not_told_that_a_run_that_goes_on_has_failed(end, said):
     told: list[str] = []
-    trainer, checkpoints = object.__new__(L.Trainer), object.__new__(CheckpointCallback)
-    trainer.should_stop, trainer._loggers = False, [SimpleNamespace(finalize=told.append)]  # pyright: ignore[reportAttributeAccessIssue]
-    monkeypatch.setattr(checkpoints, "stop_as_configured", stop)
-    with pytest.raises(Stopped):
-        StopAfterStep(3, checkpoints).on_fit_start(trainer, SimpleNamespace(start=3))
-    assert (told, trainer.loggers) == (["success"], [])
+    trainer = object.__new__(L.Trainer)
+    trainer._loggers = [SimpleNamespace(finalize=told.append)]  # pyright: ignore[reportAttributeAccessIssue]
+    StopAfterStep(3, object.__new__(CheckpointCallback)).on_exception(trainer, None, end)
+    assert (told, bool(trainer.loggers)) == (said, not said), "of a failure Lightning tells them"
 
 
 def test_where_a_run_stops():

@@ -7,6 +7,7 @@ and named at the end. W&B is imported where it is used: a job with `wandb.mode=d
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,7 +28,7 @@ Say = Callable[[str], None]
 
 
 class Session:
-    """What a job has of its W&B run. No method raises.
+    """What a job has of its W&B run. No method raises, and what is called first is done first.
 
     Args:
         run: of W&B; None: it could not be opened.
@@ -42,26 +43,29 @@ class Session:
         self.samples = "text"
         """What goes there of conversations: `wandb.samples`."""
         self._said: set[str] = set()
+        self._thread: ThreadPoolExecutor | None = None
+        self._soon: Future[None] | None = None
+        """The last of what that thread has to do."""
 
     @property
     def id(self) -> str | None:
         """W&B's."""
-        return self.run.id if self.run else None
+        return run.id if (run := self.run) else None
 
     @property
     def online(self) -> bool:
         """Whether it is uploaded as it goes."""
-        return self.run is not None and self.run.settings.mode == "online"
+        return (run := self.run) is not None and run.settings.mode == "online"
 
     @property
     def url(self) -> str | None:
         """Its page; None where it has none (yet)."""
-        return self.run.url if self.run is not None and self.online else None
+        return run.url if (run := self.run) is not None and self.online else None
 
     @property
     def folder(self) -> Path | None:
         """What `wandb sync` takes."""
-        return Path(self.run.settings.sync_dir) if self.run else None
+        return Path(run.settings.sync_dir) if (run := self.run) else None
 
     def do(self, what: str, act: Callable[[Any], T], may_last: bool = True) -> T | None:
         """Calls `act(run)`; None where W&B did not take it.
@@ -69,11 +73,22 @@ class Session:
         Args:
             may_last: not a matter of moments.
         """
+        self._wait()
+        with own_environment(self._data):
+            return self._try(what, act, may_last)
+
+    def _wait(self) -> None:
+        """For the rows that are on their way."""
+        if self._soon is not None:
+            self._soon.result()
+            self._soon = None
+
+    def _try(self, what: str, act: Callable[[Any], T], may_last: bool) -> T | None:
         if self.run is None:
             self.failed += 1
             return None
         try:
-            with own_environment(self._data), WATCH.over(may_last):
+            with WATCH.over(may_last):
                 return act(self.run)
         except Exception as error:
             self._fail(what, error)
@@ -82,6 +97,13 @@ class Session:
     def log(self, row: dict[str, Any], step: int | None = None, commit: bool | None = None) -> None:
         """Writes a row of the history."""
         self.do("a row of its history", lambda run: run.log(row, step=step, commit=commit), may_last=False)
+
+    def log_soon(self, row: dict[str, int | float], step: int) -> None:
+        """Writes a row of the history from a thread of its own, since W&B's client lets its caller wait for another
+        thread. It holds numbers alone: for files the environment is changed, which is no thread's own."""
+        self._thread = self._thread or ThreadPoolExecutor(1, "rows for W&B")
+        write: Callable[[Any], None] = lambda run: run.log(row, step=step, commit=True)  # noqa: E731
+        self._soon = self._thread.submit(self._try, "a row of its history", write, False)
 
     def summarize(self, figures: dict[str, Any]) -> None:
         """Writes into the run's summary."""
@@ -94,8 +116,12 @@ class Session:
     def finish(self, exit_code: int = 0) -> None:
         """Ends the run, and says what W&B has not taken."""
         folder = self.folder
+        self._wait()
         if self.run is not None:
             self.do("its end", lambda run: run.finish(exit_code=exit_code))
+        if self._thread is not None:
+            self._thread.shutdown()
+            self._thread = None
         if self.failed:
             upload = f"; `wandb sync {folder}` uploads what it has" if folder and folder.is_dir() else ""
             self._say(f"W&B missed {self.failed} of the run's calls; the run's folder holds it all{upload}")

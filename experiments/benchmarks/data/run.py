@@ -3,8 +3,8 @@
     python experiments/benchmarks/data/run.py --tokenizer <folder> --data <file> [--trl <python>] [--axolotl <python>]
 
 Each run is a process of its own. Of a round the first tokenises in memory, the second fills an empty cache, the third
-finds it. All three must have the same tokens, masks and steps. TRL and axolotl, each by a Python that has it, then do so
-twice: the second start finds what the first has kept. Sizes are those of some conversations, again and again.
+finds it. All three must have the same tokens, masks and steps. TRL and axolotl, each by a Python that has it, then do
+so twice: the second start finds what the first has kept. Sizes are those of some conversations, again and again.
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """What a row of W&B's history costs a step: `python -m experiments.benchmarks.train.logging_cost`.
 
 The real session, offline, and rows as the quickstart's, in rounds: the same rows by our session, by W&B's `run.log`
-alone, and without W&B, in turn. Between two rows the process waits, as long as a fast step takes: W&B's own process
-works beside it, as in a run.
+alone, and without W&B, in turn. Between two rows the process multiplies matrices, as long as a fast step takes: W&B's
+own process and threads work beside it, as in a run.
 """
 
 import statistics
@@ -11,11 +11,13 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
 from vicuna_lit.config.compose import load
 from vicuna_lit.tracking.session import Session, open_session
 from vicuna_lit.train.tracking.wandb_run import History, define_steps
 
-ROUNDS, STEPS, PAUSE = 7, 100, 0.02
+ROUNDS, STEPS, PRODUCTS, SIZE = 7, 100, 40, 256
 ROW = {
     **{f"train/{name}": 1.2345 for name in ("loss", "grad_norm", "lr", "epoch", "supervised_tokens")},
     **{f"speed/{name}": 1234.5 for name in ("supervised_tokens_per_second", "tokens_per_second", "mfu")},
@@ -25,23 +27,38 @@ ROW = {
 
 
 class Cost(NamedTuple):
-    """Of a row, in milliseconds: medians of a round."""
+    """Of a step, in milliseconds: medians of a round."""
 
-    wall: float
+    training_thread: float
+    """On the clock, until it goes on to compute."""
+    step: float
+    """On the clock, with what it computes."""
     processor: float
-    """Of this process, all its threads, while it made the row."""
+    """Of this process, all its threads: a mean over the round."""
+
+
+class Plain:
+    """W&B's `run.log` on the training thread."""
+
+    def __init__(self, run: Any):
+        self.run = run
+
+    def log_soon(self, row: dict[str, Any], step: int) -> None:
+        self.run.log(row, step=step, commit=True)
 
 
 def rows(history: History, first: int) -> Cost:
-    wall, processor = [], []
+    matrix, row, whole, used = torch.ones(SIZE, SIZE), [], [], time.process_time()
     for step in range(first, first + STEPS):
-        began, used = time.perf_counter(), time.process_time()
+        began = time.perf_counter()
         history.add(step, dict(ROW))
-        wall.append(time.perf_counter() - began)
-        processor.append(time.process_time() - used)
-        time.sleep(PAUSE)
+        row.append(time.perf_counter() - began)
+        for _ in range(PRODUCTS):
+            matrix @ matrix
+        whole.append(time.perf_counter() - began)
     history.flush()
-    return Cost(1000 * statistics.median(wall), 1000 * statistics.median(processor))
+    used = (time.process_time() - used) / STEPS
+    return Cost(1000 * statistics.median(row), 1000 * statistics.median(whole), 1000 * used)
 
 
 def session(folder: Path) -> Session:
@@ -54,9 +71,10 @@ def session(folder: Path) -> Session:
 
 def main() -> None:
     """The command."""
+    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         opened = session(Path(folder))
-        logged, bare, alone = History(opened), History(opened.run), History(None)
+        logged, bare, alone = History(opened), History(Plain(opened.run)), History(None)
         rounds = [
             [rows(one, (3 * i + k) * STEPS) for k, one in enumerate((logged, bare, alone))] for i in range(ROUNDS)
         ]

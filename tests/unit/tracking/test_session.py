@@ -2,6 +2,8 @@
 
 import os
 import signal
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -160,6 +162,35 @@ def test_the_death_of_wandbs_process_is_said_once_and_counted(tmp_path):
     assert len(said) == 2
     assert said[0].startswith("W&B did not take a row of its history: ")
     assert said[1].startswith(f"W&B missed {session.failed} of the run's calls; the run's folder holds it all")
+
+
+def test_rows_of_a_thread_are_whole_in_order_and_before_what_is_called_after_them(tmp_path, monkeypatch):
+    """Also where W&B is slow to take them, and where it takes none any more."""
+    said: list[str] = []
+    session, threads = opened(config(), tmp_path, said), set()
+    log = wandb.Run.log
+
+    def slow(self: Any, row: Any, step: int | None = None, commit: bool | None = None) -> None:
+        threads.add(threading.current_thread())
+        time.sleep(0.02)
+        log(self, row, step=step, commit=commit)
+
+    monkeypatch.setattr(wandb.Run, "log", slow)
+    before = dict(os.environ)
+    for step in range(1, 20):
+        session.log_soon({"loss": step / 2}, step)
+    assert dict(os.environ) == before
+    session.log({"loss": 0.0, "table": wandb.Table(columns=["a"], data=[["text"]])}, step=20, commit=True)
+    session.log_soon({"loss": 9.0}, 21)
+    assert session.do("its step", lambda run: run.step) == 22
+    assert len(threads) == 2 and threading.main_thread() in threads
+    monkeypatch.setattr(wandb.Run, "log", lambda *_, **__: (_ for _ in ()).throw(TypeError("no such type")))
+    for step in range(22, 25):
+        session.log_soon({"loss": 1.0}, step)
+    session.finish()
+    assert session.failed == 3
+    assert [line.partition(":")[0] for line in said[:-1]] == ["W&B did not take a row of its history"]
+    assert rows(tmp_path) == [*((step, step / 2) for step in range(1, 20)), (20, 0.0), (21, 9.0)]
 
 
 def test_a_call_that_raises_costs_itself_alone(tmp_path, monkeypatch):

@@ -1,15 +1,15 @@
-"""A run that the config stops after a step, to go on later."""
+"""A run that stops to go on later: after a step that the config names, or told to by a signal."""
 
 from typing import Any
 
 import lightning as L
 
 from vicuna_lit.train.callbacks.checkpointing import CheckpointCallback
-from vicuna_lit.train.preemption import Stopped
+from vicuna_lit.train.preemption import Preempted, Stopped
 
 
 class StopAfterStep(L.Callback):
-    """Stops behind the step's validation, which is saved with it.
+    """Stops behind the step's validation, which is saved with it; no such stop is a failure to a script's loggers.
 
     Args:
         step: of the run; None: it goes to its end.
@@ -32,10 +32,11 @@ class StopAfterStep(L.Callback):
         """A run that another callback ends at this step has ended."""
         if trainer.should_stop:
             return
-        try:
-            self.checkpoints.stop_as_configured(trainer, module, step)
-        except Stopped:
+        self.checkpoints.stop_as_configured(trainer, module, step)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: Any, exception: BaseException) -> None:
+        """Of the words that Lightning has for an end, MLflow takes `success` and `failed` alone."""
+        if isinstance(exception, Stopped | Preempted):
             for logger in trainer.loggers:
                 logger.finalize("success")
-            trainer.loggers = []  # Lightning would tell them that the run has failed
-            raise
+            trainer.loggers = []  # else Lightning tells them that the run has failed

@@ -31,7 +31,7 @@ class History:
     start has written it: a step that is taken again has the same figures to the bit.
 
     Args:
-        run: of W&B; None on ranks that write nothing.
+        run: the session with W&B; None on ranks that write nothing.
         recorded: the last step that has a row; −1: none.
     """
 
@@ -56,7 +56,11 @@ class History:
     def flush(self) -> None:
         """Writes the row that is open."""
         if self._row:
-            self.run.log(self._row | {"trainer/global_step": self._step}, step=self._step, commit=True)
+            row = self._row | {"trainer/global_step": self._step}
+            if all(isinstance(value, int | float) for value in row.values()):
+                self.run.log_soon(row, self._step)
+            else:
+                self.run.log(row, step=self._step, commit=True)
             self.recorded = self._step
         self._row = {}
 
