@@ -83,11 +83,12 @@ def _model_of(place: Path) -> Any:
     try:
         if place.suffix == ".gguf":
             how["config"] = read_config(place)
-        model, report = AutoModelForCausalLM.from_pretrained(**pretrained_kwargs(place), **how)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(**pretrained_kwargs(place), **how)
     except ModelError:
         raise
     except Exception as error:  # transformers raises many kinds
         raise ModelError(f"{place}: no model could be loaded: {said_by_transformers(error)}") from error
+    model, report = loaded
     refuse_faults(place, model, report)
     return model
 

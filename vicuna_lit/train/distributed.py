@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -105,6 +105,27 @@ def deterministic_kernels(deterministic: bool) -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(before[0])
         torch.utils.deterministic.fill_uninitialized_memory = before[1]  # pyright: ignore
+
+
+@contextmanager
+def plain_torch() -> Iterator[None]:
+    """Inside the block torch is as a new process has it, whatever a notebook has set: autocast and another dtype would
+    change losses, a default device or inference mode would break the run. Other processes of a run have none of it.
+    """
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with ExitStack() as plain:
+            for device in ("cpu", "cuda"):
+                if torch.is_autocast_enabled(device):
+                    plain.enter_context(torch.autocast(device, enabled=False))
+            if torch.get_default_device().type != "cpu":
+                plain.enter_context(torch.device("cpu"))
+            plain.enter_context(torch.inference_mode(False))
+            plain.enter_context(torch.enable_grad())
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
 
 
 def launch(config: TrainConfig, environment: dict[str, str] | None = None) -> Result:

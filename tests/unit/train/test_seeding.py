@@ -1,4 +1,4 @@
-"""What a run draws, and what its caller draws after it."""
+"""A run in a script or notebook: neither changes what the other computes."""
 
 import os
 import random
@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from vicuna_lit.train.distributed import plain_torch
 from vicuna_lit.train.seeding import LIGHTNINGS, seeded
 
 
@@ -21,7 +22,9 @@ def test_a_script_draws_on_after_a_run_as_if_there_had_been_none(monkeypatch):
     monkeypatch.setenv("PL_GLOBAL_SEED", "7")
 
     def script(runs: bool) -> list[tuple[float, float, float]]:
-        random.seed(1), np.random.seed(1), torch.manual_seed(1)
+        random.seed(1)
+        np.random.seed(1)
+        torch.manual_seed(1)
         found = []
         for _ in range(2):
             if runs:
@@ -36,3 +39,19 @@ def test_a_script_draws_on_after_a_run_as_if_there_had_been_none(monkeypatch):
     with pytest.raises(KeyError), seeded(0):
         raise KeyError
     assert os.environ["PL_GLOBAL_SEED"] == "7" and "PL_SEED_WORKERS" not in os.environ
+
+
+def test_what_a_notebook_has_set_of_torch_changes_no_run():
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.autocast("cpu", torch.bfloat16), torch.device("meta"), torch.inference_mode():
+            with plain_torch():
+                weight = torch.ones(2, 2, requires_grad=True)
+                product = weight @ weight
+                product.sum().backward()
+                assert (product.dtype, product.device.type) == (torch.float32, "cpu") and weight.grad is not None
+            assert torch.is_autocast_enabled("cpu") and torch.is_inference_mode_enabled()
+            assert torch.ones(1).device.type == "meta"
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
