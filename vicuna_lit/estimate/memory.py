@@ -200,7 +200,7 @@ def _shortened(config: Computation, layers: int) -> SupervisedLM:
         for parameter in model.parameters():  # the masters are its shards, which are counted by themselves
             parameter.data = parameter.data.bfloat16()
     if isinstance(config.strategy, FSDPConfig):
-        for _, linear in gathered_in_bf16(model, config):
+        for linear in gathered_in_bf16(model, config):
             nn.ModuleList(linear).to(torch.bfloat16)
     # Neither compiled nor by Liger: those kernels need their hardware, and keep no more than plain layers.
     return SupervisedLM.of(model, config.model_copy(update={"compile": False, "kernels": "torch"}))
