@@ -14,8 +14,7 @@ from transformers import PreTrainedModel
 from vicuna_lit.config.choices import FSDPConfig, LastLayersConfig, LoraConfig, PartialConfig
 from vicuna_lit.config.train import Computation
 from vicuna_lit.data.packing import Plan, Rows
-from vicuna_lit.estimate.layers import Repeats, repeats
-from vicuna_lit.estimate.simulate import Row, simulate
+from vicuna_lit.estimate.simulate import Repeats, Row, repeats, simulate
 from vicuna_lit.estimate.strategies import Place, Weights, residence
 from vicuna_lit.models.automatic import on_gpu, resolved
 from vicuna_lit.models.causal_lm import SupervisedLM, build_model, model_config

@@ -19,11 +19,10 @@ from vicuna_lit.data.packing import plan_steps
 from vicuna_lit.data.source import plan_run
 from vicuna_lit.estimate import memory as memory_module
 from vicuna_lit.estimate.advice import cheapest, to_fit
-from vicuna_lit.estimate.layers import Repeats
 from vicuna_lit.estimate.lengths import sizes_of
 from vicuna_lit.estimate.refresh import cheapest_rows, refresh
 from vicuna_lit.estimate.run import Estimator
-from vicuna_lit.estimate.simulate import simulate
+from vicuna_lit.estimate.simulate import Repeats, simulate
 from vicuna_lit.estimate.strategies import residence
 from vicuna_lit.estimate.tables import gpu_named, price_of, speeds_of
 from vicuna_lit.models.causal_lm import SupervisedLM, build_model

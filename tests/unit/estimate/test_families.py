@@ -13,10 +13,9 @@ from tests.helpers.peaks import ROW, estimated_and_real
 from vicuna_lit.cli.fit_check import row_of
 from vicuna_lit.estimate import memory
 from vicuna_lit.estimate.advice import cheapest, to_fit
-from vicuna_lit.estimate.layers import Repeats, repeats
 from vicuna_lit.estimate.report import lines, to_json, total, write_page
 from vicuna_lit.estimate.run import Estimate, Estimator
-from vicuna_lit.estimate.simulate import simulate
+from vicuna_lit.estimate.simulate import Repeats, repeats, simulate
 from vicuna_lit.estimate.strategies import residence
 from vicuna_lit.models.causal_lm import SupervisedLM, build_model
 
