@@ -10,8 +10,8 @@ import pytest
 from tests.helpers.llm_server import KEY, Server, answers_and_judges
 from vicuna_lit.config.compose import load
 from vicuna_lit.evaluate.questions import first_of_each, read_questions, spread_over_categories
+from vicuna_lit.evaluate.report import show
 from vicuna_lit.evaluate.run import evaluate_models
-from vicuna_lit.evaluate.terminal import show
 from vicuna_lit.run_folder import RunError
 
 

@@ -12,7 +12,7 @@ from vicuna_lit.chat.moderation import Decision
 from vicuna_lit.config.chat import ChatConfig
 from vicuna_lit.data.conversation import Conversation, to_record
 from vicuna_lit.evaluate.answers import complete
-from vicuna_lit.evaluate.votes import Vote
+from vicuna_lit.evaluate.reviews import Vote
 from vicuna_lit.run_folder import write_hydra_files, write_json
 
 VOTES, CONVERSATIONS, MODERATION = "votes.jsonl", "conversations.jsonl", "moderation.jsonl"

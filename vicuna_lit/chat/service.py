@@ -13,7 +13,7 @@ from vicuna_lit.chat.log import ChatLog, now
 from vicuna_lit.chat.moderation import Decision, Moderator, moderated
 from vicuna_lit.config.chat import ChatConfig
 from vicuna_lit.data.conversation import Conversation, Turn
-from vicuna_lit.evaluate.votes import Choice, Vote
+from vicuna_lit.evaluate.reviews import Choice, Vote
 from vicuna_lit.inference.backend import Backend, Sent, Settings, Stream
 
 

@@ -9,7 +9,7 @@ import gradio as gr
 from vicuna_lit.chat import markup
 from vicuna_lit.chat.exchange import ModelPane
 from vicuna_lit.chat.service import ChatService, ChatSession, Refused
-from vicuna_lit.evaluate.votes import Choice
+from vicuna_lit.evaluate.reviews import Choice
 from vicuna_lit.inference.backend import BackendError, Settings
 
 CSS = Path(__file__).with_name("page.css").read_text()

@@ -18,7 +18,7 @@ def _run(config: Any) -> int:
 
 def _evaluate(config: Any) -> None:
     wait_asleep_where_busy()
+    from vicuna_lit.evaluate.report import show
     from vicuna_lit.evaluate.run import evaluate_models
-    from vicuna_lit.evaluate.terminal import show
 
     show(evaluate_models(config), config.run.dir)

@@ -15,8 +15,7 @@ from vicuna_lit.config.choices import FSDPConfig, LastLayersConfig, LoraConfig, 
 from vicuna_lit.config.train import Computation
 from vicuna_lit.data.packing import Rows
 from vicuna_lit.data.plan import Plan
-from vicuna_lit.estimate.layers import Repeats, repeats
-from vicuna_lit.estimate.simulate import RowSize, simulate
+from vicuna_lit.estimate.simulate import Repeats, RowSize, repeats, simulate
 from vicuna_lit.estimate.strategies import Place, Weights, residence
 from vicuna_lit.models.automatic import on_gpu, resolved
 from vicuna_lit.models.causal_lm import SupervisedLM, build_model, model_config
@@ -201,7 +200,7 @@ def _shortened(config: Computation, layers: int) -> SupervisedLM:
         for parameter in model.parameters():  # the masters are its shards, which are counted by themselves
             parameter.data = parameter.data.bfloat16()
     if isinstance(config.strategy, FSDPConfig):
-        for _, linear in gathered_in_bf16(model, config):
+        for linear in gathered_in_bf16(model, config):
             nn.ModuleList(linear).to(torch.bfloat16)
     # Neither compiled nor by Liger: those kernels need their hardware, and keep no more than plain layers.
     return SupervisedLM.of(model, config.model_copy(update={"compile": False, "kernels": "torch"}))

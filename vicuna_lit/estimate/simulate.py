@@ -1,8 +1,9 @@
 """One micro-batch of the real model, forward and backward, with tensors that have sizes and no content."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.functional import scaled_dot_product_attention
 
 from vicuna_lit.data.batch import Batch
-from vicuna_lit.estimate.layers import Repeats
 from vicuna_lit.estimate.ledger import ATTENTION, MemoryTracker
 from vicuna_lit.estimate.strategies import COMMUNICATION, GRADIENTS, WEIGHTS_HERE, StrategyMemory
 from vicuna_lit.models import attention
@@ -22,6 +22,31 @@ from vicuna_lit.models.loss import loss_sum
 HEAD, BETWEEN = "head and logits", "between"
 RowSize = tuple[tuple[int, ...], int]
 """Tokens of each of its conversations, and how many of them all the loss is taken on."""
+
+
+@dataclass(frozen=True)
+class Repeats:
+    """Layers that begin anyhow and then repeat: a shorter model of the same first ones grows evenly."""
+
+    first: int
+    """Layers before the first that repeats."""
+    period: int
+    few: int
+    """Layers of the shortest model whose first ones (with a period) and last ones (a period) are the whole one's, and
+    do not overlap; each longer one has a period more, and so the whole one."""
+
+
+def repeats(kinds: Sequence[Hashable]) -> Repeats | None:
+    """The pattern that needs the fewest layers; None where the whole model is not longer than those."""
+    count, best = len(kinds), None
+    for period in range(1, count // 3 + 1):
+        first = count - period
+        while first and kinds[first - 1] == kinds[first - 1 + period]:
+            first -= 1
+        few = first + 2 * period + (count - first) % period
+        if few + period < count and (best is None or few + period < best.few + best.period):
+            best = Repeats(first, period, few)
+    return best
 
 
 def simulate(

@@ -4,15 +4,17 @@ The sources of the rules: torch 2.13's `fully_shard` and `DistributedDataParalle
 `stage_1_and_2.py` and `stage3.py`. `experiments/007_estimate` holds each against a real run.
 """
 
+import re
 from collections import Counter
+from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+from torch import nn
 from transformers import PreTrainedModel
 
 from vicuna_lit.config.choices import DDPConfig, FSDPConfig, SingleConfig, ZeroConfig
 from vicuna_lit.config.train import Computation
-from vicuna_lit.estimate.layers import kinds_of
 from vicuna_lit.models.decoder import LINEAR, decoder_layers
 
 GRADIENTS, WEIGHTS_HERE, COMMUNICATION = "gradients", "gathered weights", "communication"
@@ -24,7 +26,8 @@ LIVE = 1_000_000_000
 """Elements of gathered weights that ZeRO-3 keeps because they are needed again soon."""
 PERSISTENT = 100_000
 """ZeRO-3 does not shard weights of fewer elements."""
-
+NUMBER = re.compile(r"layer_?(idx|id|index|number)$")
+"""A layer's own number, which makes it no other kind."""
 
 Place = Literal["only", "first", "later"]
 """Of a row in its step; behind the first one the gradients of the rows before are there."""
@@ -43,7 +46,7 @@ class Weights:
     trained_bytes: int
     """Of a trained weight's element, and of its gradient's."""
     kinds: tuple[int, ...]
-    """Of each layer, as `layers.kinds_of`."""
+    """Of each layer, see `kinds_of`."""
 
     @classmethod
     def of(cls, model: PreTrainedModel, quantised: bool) -> "Weights":
@@ -59,6 +62,28 @@ class Weights:
         size = sum(p.numel() * (0.516 if id(p) in packed else p.element_size()) for p in every)
         count, widest = sum(p.numel() for p in every), max(p.element_size() for p in trained)
         return cls(count, sum(p.numel() for p in trained), int(size), widest, kinds_of(model))
+
+
+def kinds_of(model: PreTrainedModel) -> tuple[int, ...]:
+    """A number for each layer, the same where both hold and compute the same."""
+    said = getattr(model.config, "layer_types", None) or ()
+    seen: dict[Hashable, int] = {}
+    kinds = []
+    for i, layer in enumerate(decoder_layers(model)):
+        kind = (said[i] if i < len(said) else None, *(_looks(path, m) for path, m in layer.named_modules()))
+        kinds.append(seen.setdefault(kind, len(seen)))
+    return tuple(kinds)
+
+
+def _looks(path: str, module: nn.Module) -> Hashable:
+    """What a module is and holds: its settings (a window, whether positions are rotated), its weights."""
+    plain: dict[str, Any] = {
+        key: value
+        for key, value in vars(module).items()
+        if isinstance(value, bool | int | float | str | None) and not NUMBER.search(key)
+    }
+    weights = [(n, p.shape, p.dtype, p.requires_grad) for n, p in module.named_parameters(recurse=False)]
+    return path, type(module), *sorted(plain.items()), *weights
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,8 @@ from vicuna_lit.evaluate import questions as q
 from vicuna_lit.evaluate import verdicts
 from vicuna_lit.evaluate.answers import Answer, Answers, read_answers
 from vicuna_lit.evaluate.questions import Question
-from vicuna_lit.evaluate.reviews import Review, from_record, without_repeats
+from vicuna_lit.evaluate.reviews import Review, from_record, read_votes, without_repeats
 from vicuna_lit.evaluate.verdicts import Scores, Winner
-from vicuna_lit.evaluate.votes import read_votes
 
 VoteRow = tuple[str, dict[str, Any]]
 _ANSWER_FOLDERS = ("answer", "answers", "generations", "model_answer")

@@ -237,27 +237,16 @@ def _judge(name: str, outcomes: Sequence[Outcome]) -> Judge:
     pairs = [o for o in outcomes if o.opponent is not None]
     both = [o.by_order for o in pairs if len(o.by_order) == 2 and None not in o.by_order]
     decided = [o for o in pairs if o.value in (0.0, 1.0) and o.longer]
-
-    def share(count: int, of: int) -> tuple[float | None, Interval | None]:
-        return (count / of, wilson(count / of, of)) if of else (None, None)
-
-    consistent = share(sum(a == b for a, b in both), len(both))
-    first, second = share(both.count((1.0, 0.0)), len(both)), share(both.count((0.0, 1.0)), len(both))
-    longer = share(sum((o.value == 1.0) == ((o.longer or 0) > 0) for o in decided), len(decided))
-    return Judge(
-        judge=name,
-        both_orders=len(both),
-        consistent=consistent[0],
-        consistent_interval=consistent[1],
-        prefers_first=first[0],
-        prefers_first_interval=first[1],
-        prefers_second=second[0],
-        prefers_second_interval=second[1],
-        decided=len(decided),
-        longer_won=longer[0],
-        longer_won_interval=longer[1],
-        unparsed=sum(o.by_order.count(None) if o.opponent is not None else o.scores is None for o in outcomes),
-    )
+    unparsed = sum(o.by_order.count(None) if o.opponent is not None else o.scores is None for o in outcomes)
+    shares: dict[str, Any] = {}
+    for what, count, of in (
+        ("consistent", sum(a == b for a, b in both), len(both)),
+        ("prefers_first", both.count((1.0, 0.0)), len(both)),
+        ("prefers_second", both.count((0.0, 1.0)), len(both)),
+        ("longer_won", sum((o.value == 1.0) == ((o.longer or 0) > 0) for o in decided), len(decided)),
+    ):
+        shares |= {what: count / of if of else None, f"{what}_interval": wilson(count / of, of) if of else None}
+    return Judge(judge=name, both_orders=len(both), decided=len(decided), unparsed=unparsed, **shares)
 
 
 def agreements(outcomes: Sequence[Outcome], samples: int, seed: int) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """The two stages that take time or money: answers and reviews. What is there already is not asked again."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,15 @@ class BudgetedClients:
         client = Client(endpoint, self.config.requests, self._cache, self.run, self.config.budget_usd)
         client.most_usd = self._most_usd
         return client
+
+    def run_with(self, endpoint: EndpointConfig, ask: Callable[[Client], Coroutine[Any, Any, None]]) -> None:
+        """Runs what asks an endpoint to its end."""
+
+        async def run() -> None:
+            async with self.client(endpoint) as client:
+                await ask(client)
+
+        run_to_end(run)
 
     def promise(self, usd: float) -> None:
         """From here on this start pays so much at most, whatever the servers do."""
@@ -169,13 +178,7 @@ def answers_of(
                 progress.advance(bar, len(answers))
 
             if isinstance(model.source, EndpointSource):
-                source = model.source
-
-                async def ask() -> None:
-                    async with payer.client(source) as client:
-                        await generate.by_endpoint(left, model, config.answers, client, keep)
-
-                run_to_end(ask)
+                payer.run_with(model.source, lambda c: generate.by_endpoint(left, model, config.answers, c, keep))
             else:
                 generate.by_folder(questions, model, config, keep)
     answered = model.answered()
@@ -215,12 +218,7 @@ def _judge(config: EvaluateConfig, left: Sequence[JudgeTask], payer: BudgetedCli
     judge: Any = config.judge
     match judge.kind:
         case "endpoint":
-
-            async def ask() -> None:
-                async with payer.client(judge) as client:
-                    await judges.by_endpoint(left, judge, client, keep)
-
-            run_to_end(ask)
+            payer.run_with(judge, lambda client: judges.by_endpoint(left, judge, client, keep))
         case "local":
             judges.by_local(left, judge, keep, config.template_date)
         case "human":

@@ -6,11 +6,12 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from vicuna_lit.models.matrices import ATTENTION
 from vicuna_lit.paths import ModelError
 
 LINEAR = (nn.Linear, Conv1D)
 """Matrix products with a weight; GPT-2's `Conv1D` is one whose weight lies the other way round."""
+ATTENTION = ("self_attn", "attention", "self_attention", "attn")
+"""What families call a layer's attention."""
 ROUTER = re.compile(r"(^|[._])(router|gate)(\.|$)")
 """The path of a module that chooses experts or weighs them, inside their block: `gate`, `router.layer`,
 `shared_expert_gate`, and not `shared_experts.gate_proj`."""

@@ -33,8 +33,8 @@ def token_mixers(layers: nn.ModuleList) -> list[nn.Module]:
     return found
 
 
-def gathered_in_bf16(model: PreTrainedModel, config: Computation) -> list[tuple[nn.Module, list[nn.Module]]]:
-    """Under fsdp: each decoder layer's attention and MLP, with its linear layers whose weights travel in bf16.
+def gathered_in_bf16(model: PreTrainedModel, config: Computation) -> list[list[nn.Module]]:
+    """Under fsdp: of each decoder layer's attention and MLP the linear layers whose weights travel in bf16.
 
     Those are the ones that multiply in bf16 and run once for a row. Routers stay in fp32, token mixers, which run once
     for each conversation, and experts, of which not all run. So does all that is compiled: groups of weights inside a
@@ -46,8 +46,8 @@ def gathered_in_bf16(model: PreTrainedModel, config: Computation) -> list[tuple[
     mixed = {id(m) for mixer in token_mixers(layers) for m in mixer.modules()}
     plain = {id(m) for name, m in linear_layers(model).items() if type(m) is nn.Linear and ".experts." not in name}
     parts = [part for layer in layers for part in layer.children()]
-    found = [(part, [m for m in part.modules() if id(m) in plain - mixed]) for part in parts]
-    return [(part, linear) for part, linear in found if linear]
+    found = [[m for m in part.modules() if id(m) in plain - mixed] for part in parts]
+    return [linear for linear in found if linear]
 
 
 def _carries_state(module: nn.Module) -> bool:

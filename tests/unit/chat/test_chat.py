@@ -59,7 +59,7 @@ class Widths:
 
 @pytest.mark.promise("A chat's reply is the same with and without kept keys and values, and alone and among others")
 def test_a_turn_reads_what_is_new_and_says_what_it_would_say_anyway(chat: Chat):
-    """Against `engine.reply`, which reads all turns each time; also when a turn is asked again, or another one is."""
+    """Against `generate.reply`, which reads all turns each time; also when a turn is asked again, or another one is."""
     backend = LocalBackend(chat, "tiny", kept=2)
     talk = Conversation.of(id="one")
     read_before = 0
@@ -72,15 +72,9 @@ def test_a_turn_reads_what_is_new_and_says_what_it_would_say_anyway(chat: Chat):
         # A reply that was cut off has no stop token yet; the rest of what is new is the user's turn.
         assert widths[0] == length - read_before
         assert set(widths[1:]) == {1} and len(widths) == 40 and cut
-        read_before = next(
-            i
-            for i, (a, b) in enumerate(
-                itertools.zip_longest(
-                    backend._caches["one"][0], chat.encoder.prompt_ids(talk.say("assistant", answer).say("user", "?"))
-                )
-            )
-            if a != b
-        )
+        later = chat.encoder.prompt_ids(talk.say("assistant", answer).say("user", "?"))
+        pairs = itertools.zip_longest(backend._caches["one"][0], later)
+        read_before = next(i for i, (a, b) in enumerate(pairs) if a != b)
         assert read_before >= length
         talk = talk.say("assistant", answer)
     again = Conversation("one", (*talk.turns[:-2], talk.turns[-2]))
@@ -531,11 +525,7 @@ def agreeing(folder: Path) -> None:
     result = evaluate_models(load("evaluate", "judge=recorded", both, f"run.dir={folder}/both", "wandb.mode=disabled"))
     human = [r for r in read_reviews(folder / "votes.jsonl").reviews if r.question_id in asked]
     same = sum(r.winner != "tie" and r.models[r.winner == "second"] == "strong" for r in human) / len(human)
-    assert any(value == pytest.approx(same) for value in vars_of(result.agreements[0])), result.agreements
-
-
-def vars_of(thing: Any) -> list[Any]:
-    return list(thing.values() if isinstance(thing, dict) else vars(thing).values())
+    assert any(value == pytest.approx(same) for value in result.agreements[0].values()), result.agreements
 
 
 def test_a_vote_that_is_not_whole(tmp_path):

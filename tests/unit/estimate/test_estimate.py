@@ -4,30 +4,25 @@ import json
 import os
 import re
 import subprocess
-from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 import vicuna_lit as vl
 from tests.helpers import commands
+from tests.helpers.peaks import ROW, estimated_and_real
 from vicuna_lit.data import source
-from vicuna_lit.data.batch import Batch
 from vicuna_lit.data.plan import plan_run, plan_steps
-from vicuna_lit.data.tokenizer import make_encoder
 from vicuna_lit.estimate import memory as memory_module
 from vicuna_lit.estimate.advice import cheapest, to_fit
-from vicuna_lit.estimate.layers import Repeats
-from vicuna_lit.estimate.ledger import MemoryTracker
 from vicuna_lit.estimate.lengths import sizes_of
 from vicuna_lit.estimate.refresh import cheapest_rows, refresh
 from vicuna_lit.estimate.run import Estimator
-from vicuna_lit.estimate.simulate import _labelled, _phases, simulate
-from vicuna_lit.estimate.strategies import StrategyMemory, residence
+from vicuna_lit.estimate.simulate import Repeats, simulate
+from vicuna_lit.estimate.strategies import residence
 from vicuna_lit.estimate.tables import gpu_named, price_of, speeds_of
 from vicuna_lit.models.causal_lm import SupervisedLM, build_model
 
@@ -47,7 +42,6 @@ KINDS = {
     "mask": ["attention=sdpa_mask"],
     "grouped": ["model.architecture.num_key_value_heads=2"],
 }
-ROW = ((100, 60, 40), 150)
 
 
 @pytest.fixture(scope="module")
@@ -64,31 +58,9 @@ def make(config, layers: int) -> SupervisedLM:
     "kind", [pytest.param(k, marks=[pytest.mark.slow] * (k not in ("every_2", "bf16-mixed"))) for k in KINDS]
 )
 def test_real_tensors_take_what_fake_ones_say(kind: str):
-    config = vl.load("estimate", *SMALL, *KINDS[kind])
-    said = max(_phases(make(config, 6), ROW, StrategyMemory(Counter(), {}), (6, 0), "cpu").values(), key=Counter.total)
-
-    torch.manual_seed(0)
-    lm = SupervisedLM.of(build_model(config, make_encoder(vl.load("train"))), config)
-    ledger, length = MemoryTracker(), sum(ROW[0])
-    ids = torch.randint(0, 999, (1, length))
-    positions = torch.cat([torch.arange(n) for n in ROW[0]])[None]
-    ledger.ignore(ids, positions, *lm.parameters(), *lm.buffers())
-    with _labelled(ledger), ledger:
-        batch = Batch(ids, ids, positions, ROW[0], 1)
-        loss = lm(partial(_real_loss, ledger=ledger), batch)
-        loss.backward()
-    found = max(ledger.peaks.values(), key=Counter.total)
+    said, found = estimated_and_real(vl.load("estimate", *SMALL, *KINDS[kind]))
     assert said.total() == pytest.approx(found.total(), rel=0.01)
     assert said["attention"] == pytest.approx(found["attention"], rel=0.02, abs=4096)
-
-
-def _real_loss(lm: SupervisedLM, batch: Batch, ledger: MemoryTracker) -> torch.Tensor:
-    from vicuna_lit.models.loss import loss_sum
-
-    hidden = lm.hidden(batch)
-    with ledger.within("head and logits"):
-        chosen = torch.arange(ROW[1])
-        return loss_sum(hidden[0].index_select(0, chosen), lm.head, chosen, lm.lm_head_kind)
 
 
 @pytest.mark.parametrize(

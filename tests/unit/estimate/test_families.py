@@ -1,29 +1,24 @@
 """Estimates of every family: memory from few layers, counts as they are, and a figure only where one is known."""
 
 import json
-from collections import Counter
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 import vicuna_lit as vl
 from tests.helpers.families import FAMILIES, save_tiny, tiny_config, tiny_model
+from tests.helpers.peaks import ROW, estimated_and_real
 from vicuna_lit.cli.fit_check import row_of
 from vicuna_lit.estimate import memory
 from vicuna_lit.estimate.advice import cheapest, to_fit
-from vicuna_lit.estimate.layers import Repeats, repeats
-from vicuna_lit.estimate.ledger import MemoryTracker
 from vicuna_lit.estimate.report import lines, to_json, total, write_page
 from vicuna_lit.estimate.run import Estimate, Estimator
-from vicuna_lit.estimate.simulate import _labelled, _phases, simulate
-from vicuna_lit.estimate.strategies import StrategyMemory, residence
-from vicuna_lit.models.attention import RowLayout
+from vicuna_lit.estimate.simulate import Repeats, repeats, simulate
+from vicuna_lit.estimate.strategies import residence
 from vicuna_lit.models.causal_lm import SupervisedLM, build_model
 
-ROW = ((100, 60, 40), 150)
 REFUSED = {"bloom", "mamba"}
 """Which the train job cannot run."""
 UNKNOWN = {"bitnet"}
@@ -114,32 +109,8 @@ def test_what_does_not_repeat_is_run_whole():
 
 @pytest.mark.parametrize("name", ["gemma3", "phi3_window", "mixtral", "deepseek_v3"])
 def test_real_tensors_take_what_fake_ones_say(name: str, tmp_path: Path):
-    config = config_of(save_tiny(name, tmp_path))
-    fake = _phases(
-        SupervisedLM.of(build_model(config, None, "meta"), config), ROW, StrategyMemory(Counter(), {}), (2, 0), "cpu"
-    )
-    said = max(fake.values(), key=Counter.total)
-
-    lm = SupervisedLM.of(build_model(config, None), config)
-    ledger = MemoryTracker()
-    ids = torch.randint(0, 999, (1, sum(ROW[0])))
-    positions = torch.cat([torch.arange(n) for n in ROW[0]])[None]
-    ledger.ignore(ids, positions, *lm.parameters(), *lm.buffers())
-    with _labelled(ledger), ledger:
-        layout = RowLayout(ROW[0], "cpu")
-        output = lm.model.base_model(input_ids=ids, position_ids=positions, use_cache=False, layout=layout)
-        with ledger.within("head and logits"):
-            chosen = torch.arange(ROW[1])
-            loss = _loss(lm, output.last_hidden_state[0, :-1][chosen], chosen)
-        loss.backward()
-    found = max(ledger.peaks.values(), key=Counter.total)
+    said, found = estimated_and_real(config_of(save_tiny(name, tmp_path)))
     assert said.total() == pytest.approx(found.total(), rel=0.01)
-
-
-def _loss(lm: SupervisedLM, states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    from vicuna_lit.models.loss import loss_sum
-
-    return loss_sum(states, lm.head, targets, lm.lm_head_kind)
 
 
 @pytest.fixture(scope="module", autouse=True)

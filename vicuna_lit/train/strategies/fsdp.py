@@ -51,7 +51,7 @@ class FSDP(TrainStrategy):
         first = dist.get_rank() == 0
         read = {name: tensor.detach() for name, tensor in lm.state_dict().items()} if first else {}
         halved = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
-        for _, linear in gathered_in_bf16(lm.model, config):
+        for linear in gathered_in_bf16(lm.model, config):
             fully_shard(linear if len(linear) > 1 else linear[0], mesh=mesh, mp_policy=halved, offload_policy=offload)
         for module in (*lm.layers, lm):
             fully_shard(module, mesh=mesh, mp_policy=mixed, offload_policy=offload)
