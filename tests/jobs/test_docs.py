@@ -7,7 +7,6 @@ import re
 import shlex
 import subprocess
 import sys
-from functools import cache
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -51,36 +50,35 @@ def test_the_readme_is_a_page():
     assert "No GPU" in README.splitlines()[2], "what was verified on which hardware comes first"
 
 
-@pytest.mark.parametrize("name", TEXTS)
-def test_every_link_leads_somewhere(name: str):
-    for target in re.findall(r"\]\(([^)\s]+)\)", TEXTS[name]):
+def test_every_link_leads_somewhere():
+    links = {name: re.findall(r"\]\(([^)\s]+)\)", text) for name, text in TEXTS.items()}
+    for name, target in ((page, link) for page, found in links.items() for link in found):
         if "://" in target:
             continue
         file, _, anchor = target.partition("#")
         found = PLACES[name].parent / file if file else PLACES[name]
-        assert found.exists(), target
+        assert found.exists(), (name, target)
         if anchor:
             heads = re.findall(r"^#+ (.+)$", found.read_text(), re.M)
-            assert anchor in {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}, target
+            anchors = {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+            assert anchor in anchors, (name, target)
 
 
-@pytest.mark.parametrize("name", TEXTS)
-def test_every_file_that_is_named_exists(name: str):
+def test_every_file_that_is_named_exists():
     tests = {path.name for path in (ROOT / "tests").rglob("test_*.py")}
-    assert set(re.findall(r"\btest_\w+\.py", TEXTS[name])) <= tests
-    for file in re.findall(r"`((?:experiments|conf|vicuna_lit|notebooks)/[\w./-]+)`", TEXTS[name]):
-        assert (ROOT / file).exists(), file
+    for name, text in TEXTS.items():
+        assert set(re.findall(r"\btest_\w+\.py", text)) <= tests, name
+        for file in re.findall(r"`((?:experiments|conf|vicuna_lit|notebooks)/[\w./-]+)`", text):
+            assert (ROOT / file).exists(), (name, file)
 
 
-@cache
 def keys_of_jobs() -> dict[str, set[str]]:
     return {job: {entry.key for entry in entries(job)} | {"experiment", "preset"} for job in JOBS}
 
 
-@pytest.mark.parametrize("name", sorted({*TEXTS} - {"decisions.md", "families.md"}))
-def test_every_command_has_the_keys_that_it_is_given(name: str):
-    known = keys_of_jobs()
-    for command in commands(TEXTS[name]):
+def test_every_command_has_the_keys_that_it_is_given():
+    known, names = keys_of_jobs(), {*TEXTS} - {"decisions.md", "families.md"}
+    for command in [command for name in sorted(names) for command in commands(TEXTS[name])]:
         job = re.split(r"[ .]", command.removeprefix("python -m vicuna_lit.").removeprefix("vicuna-"))[0]
         if job not in known:
             continue
@@ -109,11 +107,10 @@ def test_the_readmes_python_runs(tmp_path: Path):
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-@pytest.mark.parametrize("name", TEXTS)
-def test_python_in_the_documentation_parses_and_names_what_there_is(name: str):
-    for code in blocks(TEXTS[name], "python"):
-        ast.parse(code)
-        assert set(re.findall(r"\bvl\.(\w+)", code)) <= set(vl.__all__)
+def test_python_in_the_documentation_parses_and_names_what_there_is():
+    for name, code in ((page, code) for page in TEXTS for code in blocks(TEXTS[page], "python")):
+        ast.parse(code, name)
+        assert set(re.findall(r"\bvl\.(\w+)", code)) <= set(vl.__all__), name
 
 
 def test_the_generated_pages_are_up_to_date():

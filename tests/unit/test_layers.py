@@ -4,9 +4,8 @@ import ast
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
-
-import pytest
 
 import vicuna_lit
 
@@ -56,9 +55,14 @@ ONLY_IN = {
 }
 
 
+@cache
+def nodes(path: Path) -> list[ast.AST]:
+    return list(ast.walk(ast.parse(path.read_text())))
+
+
 def imports(path: Path) -> set[str]:
     names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -91,18 +95,17 @@ def room_of(path: Path) -> str:
     return "__main__" if place.name == "__main__.py" else place.parts[0].removesuffix(".py")
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_imports_point_one_way(path: Path):
+def test_imports_point_one_way():
     """No import runs back up, and so none in a circle: what is tested is every one, those inside functions too."""
-    place, room, names = path.relative_to(PACKAGE), room_of(path), imports(path)
-    if room in ORDER:
-        above = ORDER[ORDER.index(room) + 1 :]
-        assert not {n for n in names for other in above if within(n, f"vicuna_lit.{other}")}
-    without = WITHOUT.get(room, set()) | WITHOUT.get(str(place), set())
-    assert not {n for n in names for other in without if within(n, other)}
-    for library, places in ONLY_IN.items():
-        if not any(place.is_relative_to(p) for p in places):
-            assert not {n for n in names if within(n, library)}
+    for path in MODULES:
+        place, room, names = path.relative_to(PACKAGE), room_of(path), imports(path)
+        above = ORDER[ORDER.index(room) + 1 :] if room in ORDER else ()
+        assert not {n for n in names for other in above if within(n, f"vicuna_lit.{other}")}, f"{place} imports it"
+        without = WITHOUT.get(room, set()) | WITHOUT.get(str(place), set())
+        assert not {n for n in names for other in without if within(n, other)}, f"{place} imports it"
+        for library, places in ONLY_IN.items():
+            if not any(place.is_relative_to(p) for p in places):
+                assert not {n for n in names if within(n, library)}, f"{place} imports it"
 
 
 def test_a_plan_needs_no_lightning():
@@ -125,13 +128,12 @@ def test_every_room_has_its_place():
     assert {room_of(path) for path in MODULES} - {"__init__", "wandb_workspace"} == set(ORDER)
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_files_and_functions_stay_small(path: Path):
-    text = path.read_text()
-    assert len(text.splitlines()) <= 400
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.FunctionDef):
-            assert (node.end_lineno or 0) - node.lineno < 60, node.name
+def test_files_and_functions_stay_small():
+    for path in MODULES:
+        assert len(path.read_text().splitlines()) <= 400, path
+        for node in nodes(path):
+            if isinstance(node, ast.FunctionDef):
+                assert (node.end_lineno or 0) - node.lineno < 60, (path, node.name)
 
 
 def test_checking_a_config_does_not_import_torch():

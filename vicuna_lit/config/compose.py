@@ -1,16 +1,22 @@
 """YAML and overrides → a checked config. All errors are collected before any is shown."""
 
+import copy
 import difflib
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, overload
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
@@ -27,6 +33,10 @@ from vicuna_lit.config.texts import folder_name
 from vicuna_lit.config.train import TrainConfig
 
 OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
+
+_KNOWN: dict[tuple[Any, ...], tuple[list[Any], DictConfig]] = {}
+"""What was composed of the same choices, with the nodes in Hydra's store at that time, see `_compose`."""
+MOST_KNOWN = 32
 
 
 @overload
@@ -71,16 +81,19 @@ def with_choices(node: DictConfig, choices: Mapping[str, Any]) -> None:
 
 
 def without_hydra(node: DictConfig) -> DictConfig:
-    """The job's own part of a composed config."""
-    return OmegaConf.masked_copy(node, [str(key) for key in node if key != "hydra"])
+    """The job's own part of a composed config; takes Hydra's out of it."""
+    with open_dict(node):
+        node.pop("hydra", None)
+    return node
 
 
 def check(job: Job, node: DictConfig, problems: Sequence[str] = ()) -> Any:
     """Validates a composed config; `problems` are those already found while composing."""
     try:
-        for key in OmegaConf.missing_keys(node) & JOBS[job].WHERE_MISSING.keys():
+        absent = OmegaConf.missing_keys(node)
+        for key in absent & JOBS[job].WHERE_MISSING.keys():
             OmegaConf.update(node, key, JOBS[job].WHERE_MISSING[key])
-        missing = sorted(OmegaConf.missing_keys(node))
+        missing = sorted(absent - JOBS[job].WHERE_MISSING.keys())
         values = OmegaConf.to_container(node, resolve=True)
     except OmegaConfBaseException as error:
         raise ConfigError([*problems, f"{error.full_key}: {error.msg}".split("\n")[0]]) from None
@@ -111,6 +124,52 @@ def master(job: Job, written: Sequence[str]) -> DictConfig:
 
 
 def _compose(job: str, overrides: Sequence[str]) -> DictConfig:
+    """As Hydra composes it. Jobs of a sweep make mostly the same choices: then only their values are written anew."""
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+    except HydraException:
+        return _by_hydra(job, overrides)  # it says what is wrong
+    if len(folders(overrides)) > 1 or any(override.is_sweep_override() for override in parsed):
+        return _by_hydra(job, overrides)
+    values = [override for override in parsed if _is_value(override)]
+    chosen = [str(override.input_line) for override in parsed if not _is_value(override)]
+    key, nodes = (job, *chosen, Path.cwd(), _files()), list(_stored(ConfigStore.instance().repo))
+    if key not in _KNOWN or _KNOWN[key][0] != nodes:
+        if len(_KNOWN) >= MOST_KNOWN:
+            _KNOWN.clear()
+        composed = _by_hydra(job, chosen)
+        with open_dict(composed):  # the rest of Hydra's own part is not asked for, and costs time to copy
+            composed.hydra = {"runtime": {"choices": composed.hydra.runtime.choices}}
+        _KNOWN[key] = nodes, composed
+    composed = copy.deepcopy(_KNOWN[key][1])
+    try:
+        ConfigLoaderImpl._apply_overrides_to_config(values, composed)
+    except (HydraException, OmegaConfBaseException):
+        return _by_hydra(job, overrides)
+    return composed
+
+
+def _is_value(override: Override) -> bool:
+    """Whether it sets a value of ours, and chooses nothing of a group."""
+    key = override.key_or_group
+    return not (override.package or "/" in key or key.startswith("hydra") or (CONF_DIR / key).is_dir())
+
+
+def _files(folder: str = str(CONF_DIR)) -> tuple[Any, ...]:
+    """All of a folder, `conf`, as they are now."""
+    return tuple(
+        _files(file.path) if file.is_dir() else (file.path, (about := file.stat()).st_mtime_ns, about.st_size)
+        for file in os.scandir(folder)
+    )
+
+
+def _stored(part: Any) -> Iterator[Any]:
+    """The nodes that lie in Hydra's store, where a script may put its own."""
+    for inner in part.values():
+        yield from _stored(inner) if isinstance(inner, dict) else (inner,)
+
+
+def _by_hydra(job: str, overrides: Sequence[str]) -> DictConfig:
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         return hydra_compose(job, list(overrides), return_hydra_config=True)

@@ -5,8 +5,13 @@ import sys
 from typing import Any
 
 import pytest
+from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from tests.helpers import commands
+from vicuna_lit.config import compose
 from vicuna_lit.config.base import CONF_DIR
 from vicuna_lit.config.compose import ConfigError, load
 from vicuna_lit.config.train import ValidationConfig
@@ -260,3 +265,42 @@ def test_about_ten_validation_losses_are_taken_where_the_config_does_not_say_whe
     assert all(7 <= len(steps("auto", of)) + 1 <= 10 for of in range(13, 500))
     assert steps("auto", 3) == [1, 2]
     assert steps(4, 10) == [4, 8] and not steps(None, 10)
+
+
+@pytest.mark.parametrize(
+    "job, given",
+    [
+        ("train", ["seed=1", "data.path=a.jsonl"]),
+        ("train", ["experiment=quickstart", "strategy=ddp", "+model.architecture.head_dim=8", "seed=2"]),
+        ("train", ["run.name=${now:%Y}", "samples.questions=[[hi]]", "++optimizer.lr=1e-4", "callbacks=[lr_monitor]"]),
+        ("train", ["model=tiny", "~model.architecture.hidden_size", "hydra.job.chdir=false", "~template"]),
+        ("chat", ["model={path: x}", "~against", "+new.key=1"]),
+        ("train", ["seed=1", "sed=2"]),
+        ("train", ["seed=[1"]),
+        ("train", ["seed=1,2"]),
+        ("train", ["+seed=1"]),
+        ("train", ["strategy=none_such"]),
+    ],
+)
+def test_what_is_composed_from_what_is_known_is_what_hydra_composes(job: Any, given: list[str]):
+    """Of the same choices a config is copied, and only its values are written anew."""
+
+    def composed(how: Any) -> Any:
+        try:
+            node = how(job, given)
+        except (HydraException, OmegaConfBaseException) as error:
+            return type(error), str(error)
+        choices = OmegaConf.to_yaml(node.hydra.runtime.choices)
+        return choices, OmegaConf.to_yaml(compose.without_hydra(node))
+
+    expected = composed(compose._by_hydra)
+    assert [composed(compose._compose) for _ in range(2)] == [expected, expected]
+
+
+def test_a_script_may_change_what_lies_in_hydras_store():
+    store = ConfigStore.instance()
+    for steps in (3, 4):
+        store.store(group="trainer", name="mine", node={"max_steps": steps})
+        node = compose._compose("train", ["trainer=mine", "seed=1"])
+        assert (node.trainer.max_steps, node.seed) == (steps, 1)
+    del store.repo["trainer"]
