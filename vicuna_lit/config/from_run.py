@@ -6,6 +6,7 @@ launchers and `--cfg job` see a recipe like any other.
 
 import json
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,15 @@ def _literal(value: Any) -> Any:
 
 
 def said_as(overrides: Sequence[str], source: str | None) -> list[str]:
-    """Overrides as the user gave them: `from=<folder>` in the place of the recipe that stands for it."""
-    asked = f"{FROM}{quoted(source)}" if source else ""
-    return [asked if source and o == f"experiment={RECIPE}" else o for o in overrides]
+    """Overrides as the user gave them: `from=<folder>` in the place of the recipe that stands for it, unless
+    `extends=` says it already."""
+    if not source:
+        return list(overrides)
+    extended = any(o.startswith(EXTENDS) and unquoted(o.removeprefix(EXTENDS)) == source for o in overrides)
+    asked = [] if extended else [f"{FROM}{quoted(source)}"]
+    return [said for o in overrides for said in (asked if o == f"experiment={RECIPE}" else [o])]
+
+
+def typed(overrides: Sequence[str]) -> str:
+    """Overrides as a shell takes them: one that Hydra wants quoted stands in the other kind of quotes."""
+    return " ".join(f'"{o}"' if "'" in o and not set(o) & set('"$`\\!') else shlex.quote(o) for o in overrides)
