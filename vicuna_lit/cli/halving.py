@@ -57,7 +57,8 @@ class Halving:
         parts[0] += " of their steps"
         share = cost(counts, self.config.rungs)
         idle = [f"{part:.0%}" for part, n, on in zip(self.config.rungs, counts, counts[1:], strict=False) if n == on]
-        nobody = f"; nobody stops at {', '.join(idle)}: keep={self.config.keep:g} of {counts[-1]}, rounded up" if idle else ""
+        why = f"keep={self.config.keep:g} of {counts[-1]}, rounded up"
+        nobody = f"; nobody stops at {', '.join(idle)}: {why}" if idle else ""
         said = f"halving: of {counts[0]} settings {', '.join(parts)}, {counts[-1]} to the end"
         return f"{said}: {share:.0%} of all steps{nobody}"
 

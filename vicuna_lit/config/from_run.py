@@ -6,7 +6,6 @@ launchers and `--cfg job` see a recipe like any other.
 
 import json
 import re
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -139,8 +138,3 @@ def said_as(overrides: Sequence[str], source: str | None) -> list[str]:
     extended = any(o.startswith(EXTENDS) and unquoted(o.removeprefix(EXTENDS)) == source for o in overrides)
     asked = [] if extended else [f"{FROM}{quoted(source)}"]
     return [said for o in overrides for said in (asked if o == f"experiment={RECIPE}" else [o])]
-
-
-def typed(overrides: Sequence[str]) -> str:
-    """Overrides as a shell takes them: one that Hydra wants quoted stands in the other kind of quotes."""
-    return " ".join(f'"{o}"' if "'" in o and not set(o) & set('"$`\\!') else shlex.quote(o) for o in overrides)

@@ -71,12 +71,12 @@ def _elsewhere(entry: Entry, groups: dict[str, Entry]) -> str:
     group, _, name = entry.key.rpartition(".")
     if group not in groups or entry.needs or entry.choices:
         return ""
-    of_each = {option: content[name] for option, content in _files(group).items() if name in content}
-    values = {option: _shown(value, False) for option, value in of_each.items() if isinstance(value, int | float | None)}
+    of_each = {option: content.get(name) for option, content in _files(group).items()}
+    values = {option: _shown(value, False) for option, value in of_each.items() if isinstance(value, int | float)}
     return ", ".join(
         f"{value} with {group}={option}"
         for option, value in values.items()
-        if option != groups[group].default and value not in (entry.default, "null")
+        if option != groups[group].default and value != entry.default
     )
 
 

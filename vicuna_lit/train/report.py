@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from vicuna_lit.config.base import is_below
+from vicuna_lit.config.texts import typed
 from vicuna_lit.pages import render_page
 from vicuna_lit.run_folder import flatten
 from vicuna_lit.train.run_folder import Result
