@@ -5,6 +5,8 @@ tools, from `vicuna_lit/config/renamed.py`; api.md the public names; evidence.md
 results.yaml.
 """
 
+import re
+from inspect import getdoc
 from pathlib import Path
 
 import yaml
@@ -55,6 +57,7 @@ def rows(found: list[Entry], article: dict[str, str]) -> list[str]:
     for entry in found:
         other = article.get(entry.key, entry.default)
         beside = f"; article: {code(other)}" if other not in (entry.default, "must be given") else ""
+        beside += f"; {entry.elsewhere}" if entry.elsewhere else ""
         kind = "" if entry.type == "group" else entry.type
         lines.append(f"| {code(entry.key)} | {kind} | {default(entry)}{beside} | {meaning(entry)} |")
     return lines
@@ -98,9 +101,14 @@ def names() -> str:
 
 
 def api() -> str:
-    """The public names, for mkdocstrings."""
-    homes = vicuna_lit._HOMES
-    return "\n\n".join(f"::: vicuna_lit.{homes[name]}.{name}" for name in vicuna_lit.__all__)
+    """The public names with the first sentence of each, and all of it for mkdocstrings."""
+    homes, lines = vicuna_lit._HOMES, ["| name | what |", "|---|---|"]
+    for name in vicuna_lit.__all__:
+        text = " ".join((getdoc(getattr(vicuna_lit, name)) or "").partition("\n\n")[0].split())
+        first = re.split(r"(?<=\.) (?=[A-Z`])", text)[0].replace("|", "\\|")
+        lines.append(f"| [`{name}`](../vicuna_lit/{homes[name].replace('.', '/')}.py) | {first} |")
+    blocks = (f"::: vicuna_lit.{homes[name]}.{name}" for name in vicuna_lit.__all__)
+    return "\n\n".join(["\n".join(lines), *blocks])
 
 
 def results(part: str) -> str:

@@ -4,8 +4,8 @@ import copy
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
@@ -114,13 +114,40 @@ def main(job: Job, run: Callable[[Any], int], sweep: Sweep | None = None) -> Non
         command()
         return
     since = time.time()
-    sweep.before(configs, folder, grid_of(line))
-    more = True
-    while more:
-        with suppress(JobFailed):  # the job has said it, and the table says it again
-            command()
-        more = sweep.again()
-    sys.exit(sweep.end(folder, since))
+    plans = job == "estimate" or any(getattr(config, "dry_run", False) for config in configs[:1])
+    with ExitStack() as around:
+        if plans:
+            around.enter_context(_without_a_trace(folder))
+        sweep.before(configs, folder, grid_of(line))
+        more = True
+        while more:
+            with suppress(JobFailed):  # the job has said it, and the table says it again
+                command()
+            more = sweep.again()
+        sys.exit(sweep.end(folder, since))
+
+
+@contextmanager
+def _without_a_trace(folder: Path) -> Iterator[None]:
+    """Around a multirun that only plans: Hydra's account of it goes, and the empty folders of its jobs.
+
+    Args:
+        folder: of the multirun. What was there before stays as it was, and so does what is written on purpose.
+    """
+    account = folder / "multirun.yaml"
+    before = account.read_bytes() if account.is_file() else None
+    there = {path for path in (folder, *folder.parents, *folder.glob("*")) if path.exists()}
+    try:
+        yield
+    finally:
+        if before is not None:
+            account.write_bytes(before)
+        else:
+            account.unlink(missing_ok=True)
+        for path in (*folder.glob("*"), folder, *folder.parents):
+            if path not in there and path.is_dir():
+                with suppress(OSError):  # it is not empty
+                    path.rmdir()
 
 
 def _hydra_files(node: DictConfig, folder: str, source: str | None) -> dict[str, str]:

@@ -6,6 +6,7 @@ folder of the user's; Hydra composes it once, and all that is checked or planned
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from vicuna_lit.cli.explain import asked
 from vicuna_lit.cli.wandb_agent import JOBS, of_agent, refuse_multirun
 from vicuna_lit.config.base import ConfigError
 from vicuna_lit.config.compose import Job, load, master
@@ -33,6 +35,8 @@ MOST_CHECKED = 64
 """Jobs of a sweep that are checked before the first starts; each costs a tenth of a second."""
 CUTS = {"context_length", "train_on", "template", "model", "model.path", "model.tokenizer"}
 """Keys and groups that change how conversations become examples."""
+FIRST = {"train": "data", "prepare": "raw", "estimate": "model", "evaluate": "models", "chat": "model"}
+"""What a job's word without a key is most likely meant for."""
 NAMES = "hydra.job.config.override_dirname.exclude_keys"
 """Of Hydra: the keys that stay out of the jobs' names."""
 
@@ -95,6 +99,7 @@ def read(job: Job, arguments: Sequence[str]) -> tuple[CommandLine, list[str]]:
     overrides = list(given.overrides)
     if given.shell_completion:
         return CommandLine(job, tuple(overrides), ("-sc",), runs=False, checked=False), unknown
+    _refuse_words(job, overrides, unknown)
     if given.config_dir:
         overrides = with_folder(overrides, given.config_dir)
     overrides = of_agent(job, overrides, os.environ)
@@ -119,6 +124,26 @@ def read(job: Job, arguments: Sequence[str]) -> tuple[CommandLine, list[str]]:
     written += added
     source = next((unquoted(o.removeprefix(FROM)) for o in overrides if o.startswith(FROM)), None)
     return CommandLine(job, tuple(written), flags, multirun, source, settings, runs, runs and not own), unknown
+
+
+def _refuse_words(job: Job, overrides: Sequence[str], unknown: Sequence[str]) -> None:
+    """Says what to type for a word without a key, and for a key with dashes; `--explain` takes both as they are.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    if asked(unknown):
+        return
+    problems = []
+    for flag in unknown:
+        key, _, value = flag.lstrip("-").partition("=")
+        like = f"{key.replace('-', '_')}={value or '…'}"
+        problems.append(f"{flag}: no such option; a setting has no dashes: {like}; --help says more")
+    if not problems:  # else a word may be what stands behind it
+        words = [word for word in overrides if "=" not in word and word[:1] != "~"]
+        problems = [f"{word}: a setting is key=value, such as {FIRST[job]}={shlex.quote(word)}" for word in words]
+    if problems:
+        raise ConfigError(problems)
 
 
 def _mode(job: Job, overrides: list[str], asked: bool, composes: bool) -> tuple[list[str], DictConfig | None, bool]:

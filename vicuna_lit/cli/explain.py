@@ -64,6 +64,7 @@ def _whole(job: Job, known: dict[str, Entry], key: str, overrides: Sequence[str]
         "type": entry.type,
         "choices": ", ".join(entry.choices),
         "default": f"{entry.default}  ({_origin(job, known, key, overrides, source)})" if entry.default else "",
+        "elsewhere": entry.elsewhere,
         "only with": entry.needs,
         "part of": PARTS.get(entry.part, entry.part),
         "holds": ", ".join(other for other in known if other.startswith(f"{key}.")),

@@ -56,7 +56,9 @@ class Halving:
         parts = [f"{n} to {part:.0%}" for n, part in zip(counts, self.config.rungs, strict=False)]
         parts[0] += " of their steps"
         share = cost(counts, self.config.rungs)
-        nobody = f"; keep: {self.config.keep:g} of so few stops none" if counts[-1] == counts[0] else ""
+        idle = [f"{part:.0%}" for part, n, on in zip(self.config.rungs, counts, counts[1:], strict=False) if n == on]
+        why = f"keep={self.config.keep:g} of {counts[-1]}, rounded up"
+        nobody = f"; nobody stops at {', '.join(idle)}: {why}" if idle else ""
         said = f"halving: of {counts[0]} settings {', '.join(parts)}, {counts[-1]} to the end"
         return f"{said}: {share:.0%} of all steps{nobody}"
 

@@ -75,7 +75,7 @@ class Sweep:
             self._pace = self._pace or Pace.here(self._jobs, whither)
             return self._pace.timed(config.run.name, lambda: run_job(config))
         self._dry_run = self._dry_run or DryRun()
-        return _saying(lambda: self._dry_run.add(config))
+        return _saying(lambda: self._dry_run.add(config), config)
 
     def again(self) -> bool:
         """Whether settings go on from a rung of their halving."""
@@ -140,7 +140,7 @@ def _masks(config: Any) -> int:
 def run(config: Any) -> int:
     """Runs a checked config; returns the exit code."""
     with stop_signal.listening():
-        return _saying(lambda: _run(config))
+        return _saying(lambda: _run(config), config)
 
 
 def _run(config: Any) -> int:
@@ -194,8 +194,12 @@ LESS_MEMORY = (
 )
 
 
-def _saying(job: Any) -> Any:
-    """Runs a job; what is expected is said in one message by the first process, and ends this one with its code."""
+def _saying(job: Any, config: Any = None) -> Any:
+    """Runs a job; what is expected is said in one message by the first process, and ends this one with its code.
+
+    Args:
+        config: of the run whose folder an error may speak of.
+    """
     from vicuna_lit.cli import app as cli
     from vicuna_lit.machine import exit_code
 
@@ -206,4 +210,8 @@ def _saying(job: Any) -> Any:
             raise
         if "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("RANK", "0") != "0":
             sys.exit(exit_code(error))
+        if config is not None:
+            from vicuna_lit.cli.train_sweep import of_a_sweep
+
+            error = of_a_sweep(error, config)
         cli.fail(error)

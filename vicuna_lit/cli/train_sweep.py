@@ -22,6 +22,7 @@ from vicuna_lit.cli.fit_check import cannot_fit
 from vicuna_lit.cli.halving import standing
 from vicuna_lit.compare.runs import FAILURES, figure, read_sweep, short_names
 from vicuna_lit.config.base import is_below, other_keys
+from vicuna_lit.config.texts import folder_name
 from vicuna_lit.config.train import Recipe, TokensRecipe, TrainConfig
 from vicuna_lit.hub import fetched
 from vicuna_lit.machine import BAD_INPUT, MACHINE_FAULT, OUT_OF_MEMORY, exit_code
@@ -132,7 +133,7 @@ def run_job(config: TrainConfig) -> float | None:
     except Exception as error:
         if not is_expected(error):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {of_a_sweep(error, config)}", file=sys.stderr)
         return _end(config, BAD_INPUT, _record(config, BAD_INPUT, None))
     with stop_signal.listening():
         stop_signal.grace_seconds = config.checkpoint.grace_seconds
@@ -143,6 +144,14 @@ def run_job(config: TrainConfig) -> float | None:
             code, cause = _attempt(config)
             failure = _record(config, code, cause) if code else ""
     return _end(config, code, failure)
+
+
+def of_a_sweep(error: Exception, config: TrainConfig) -> Exception:
+    """The error with the key that names another folder for a job: the sweep's, where it lies in that one."""
+    own = bool(config.run.swept) and Path(config.run.dir).name == folder_name(config.run.name)
+    if own and isinstance(error, RunError):
+        error.args = (str(error).replace("run.dir=<", "hydra.sweep.dir=<"),)
+    return error
 
 
 def _refuse_another_run(config: TrainConfig) -> None:
@@ -203,7 +212,7 @@ def _attempt(config: TrainConfig) -> tuple[int, str | None]:
         exhausted = error.code == OUT_OF_MEMORY or (error.code == -9 and kernel_kills() > killed)
         return error.code, "out_of_memory" if exhausted else None
     except RunError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {of_a_sweep(error, config)}", file=sys.stderr)
         return exit_code(error), None
 
 

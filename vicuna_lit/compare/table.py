@@ -11,7 +11,7 @@ from html import escape
 import numpy as np
 
 from vicuna_lit.compare.conversations import differences_of
-from vicuna_lit.compare.runs import Run, Sweep, as_number, short_names
+from vicuna_lit.compare.runs import OURS, Run, Sweep, as_number, short_names
 from vicuna_lit.intervals import PairedTest, crossed_test, mean_and_deviation, paired_test
 from vicuna_lit.run_folder import RunError
 
@@ -190,13 +190,19 @@ def baseline_of(sweep: Sweep, repeats: Sequence[str], wanted: str | None) -> tup
     keys = sweep.keys_but(repeats)
     all_of_them = dict.fromkeys(sweep.choices(run, keys) for run in sweep.runs)
     if wanted is None:
-        first = min(sweep.runs, key=lambda run: math.inf if run.number is None else run.number, default=None)
+        first = min(sweep.runs, key=lambda run: _place(sweep, run), default=None)
         return first and sweep.choices(first, keys)
     for choices in all_of_them:
         if is_named(dict(zip(keys, choices, strict=True)), wanted):
             return choices
     there = "; ".join(named(dict(zip(keys, choices, strict=True))) for choices in all_of_them)
     raise RunError(f"baseline {wanted}: the sweep has no such setting; there are: {there}")
+
+
+def _place(sweep: Sweep, run: Run) -> tuple[float, bool]:
+    """Of a run among those that may be the baseline: a loop over losses names none first, so the plain one is."""
+    own = any(sweep.choice(run, key) != usual for key, usual in OURS.items())
+    return (math.inf if run.number is None else run.number), own
 
 
 def is_named(choices: Mapping[str, str], wanted: str) -> bool:

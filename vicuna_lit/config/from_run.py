@@ -131,6 +131,10 @@ def _literal(value: Any) -> Any:
 
 
 def said_as(overrides: Sequence[str], source: str | None) -> list[str]:
-    """Overrides as the user gave them: `from=<folder>` in the place of the recipe that stands for it."""
-    asked = f"{FROM}{quoted(source)}" if source else ""
-    return [asked if source and o == f"experiment={RECIPE}" else o for o in overrides]
+    """Overrides as the user gave them: `from=<folder>` in the place of the recipe that stands for it, unless
+    `extends=` says it already."""
+    if not source:
+        return list(overrides)
+    extended = any(o.startswith(EXTENDS) and unquoted(o.removeprefix(EXTENDS)) == source for o in overrides)
+    asked = [] if extended else [f"{FROM}{quoted(source)}"]
+    return [said for o in overrides for said in (asked if o == f"experiment={RECIPE}" else [o])]

@@ -45,6 +45,8 @@ class Entry:
     """Of the train job `recipe`, `layout` or `run settings`; empty for other jobs."""
     needs: str = ""
     """The choice under which alone the key exists, such as `finetune=lora`; empty: always."""
+    elsewhere: str = ""
+    """What it is with other choices of its group: `0.01 with data=files`; empty: the same, or there are too many."""
 
 
 def entries(job: Job, *overrides: str) -> list[Entry]:
@@ -60,7 +62,22 @@ def entries(job: Job, *overrides: str) -> list[Entry]:
     found = [*_entries(JOBS[job], "", values(job, *overrides), "")]
     if issubclass(JOBS[job], TrainConfig):
         found = [replace(entry, part=_part(entry.key)) for entry in found]
-    return found
+    groups = {entry.key: entry for entry in found if 1 < len(entry.choices) <= MOST_NAMED and entry.type == "group"}
+    return [replace(entry, elsewhere=_elsewhere(entry, groups)) for entry in found]
+
+
+def _elsewhere(entry: Entry, groups: dict[str, Entry]) -> str:
+    """The values in the files of the choices that are not the default; a list or a path says too little of a key."""
+    group, _, name = entry.key.rpartition(".")
+    if group not in groups or entry.needs or entry.choices:
+        return ""
+    of_each = {option: content.get(name) for option, content in _files(group).items()}
+    values = {option: _shown(value, False) for option, value in of_each.items() if isinstance(value, int | float)}
+    return ", ".join(
+        f"{value} with {group}={option}"
+        for option, value in values.items()
+        if option != groups[group].default and value != entry.default
+    )
 
 
 def _entries(config: type[Config], prefix: str, given: Any, needs: str) -> Iterator[Entry]:

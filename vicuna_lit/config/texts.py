@@ -2,6 +2,8 @@
 
 import hashlib
 import re
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,11 @@ _HYDRAS = re.compile(r"""\s*(?:['"\[{]|(?:null|\?\?\?)$|\w+\()|.*\$\{""", re.S)
 def quoted(text: str) -> str:
     """A text as Hydra reads it: only backslashes before a quote mean something else there."""
     return "'" + re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), text) + "'"
+
+
+def typed(overrides: Sequence[str]) -> str:
+    """Overrides as a shell takes them: one that Hydra wants quoted stands in the other kind of quotes."""
+    return " ".join(f'"{o}"' if "'" in o and not set(o) & set('"$`\\!') else shlex.quote(o) for o in overrides)
 
 
 def shortened(name: str, most: int, given: str | None = None) -> str:

@@ -165,9 +165,8 @@ def _asked(config: EvaluateConfig, folder: Path, settings: dict[str, Any]) -> Ev
             notes.append(f"{empty} replies of {model} are empty")
     without = sum(not q.references for q in questions)
     if config.judge.kind == "rule" and without:
-        notes.append(
-            f"rules judge the {len(questions) - without} questions with a reference answer; {without} have none"
-        )
+        told = f"rules judge the {len(questions) - without} questions with a reference answer; {without} have none"
+        notes.append(told if without < len(questions) else "rules judge by a reference answer, and no question has one")
     return _rated(config, names, questions, answers, reviews, notes)
 
 

@@ -182,7 +182,7 @@ def answers_of(
             else:
                 generate.by_folder(questions, model, config, keep)
     answered = model.answered()
-    console.print(f"{model.name}: {len(answered)} questions answered", markup=False)
+    console.print(f"{model.name}: {len(answered)} question{'s' * (len(answered) != 1)} answered", markup=False)
     return {q.id: answered[q.id] for q in questions}
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import shlex
 import warnings
 from pathlib import Path
 
@@ -126,6 +127,8 @@ def _size(count: int) -> str:
 
 def _short(reply: str) -> str:
     """A reply that is longer stands whole in the report."""
+    if not reply.strip():
+        return "(empty: it stops at once)"
     return reply if len(reply) <= MOST_OF_A_REPLY else f"{reply[:MOST_OF_A_REPLY].rstrip()} … (whole in report.html)"
 
 
@@ -173,7 +176,9 @@ def conclude(result: Result, folder: Path, brief: bool = False) -> None:
         console.print(f"stopped after step {result.steps} of {result.planned}{how}", highlight=False)
     if result.ended_early:
         console.print(f"ended after step {result.steps}: {escape(result.ended_early)}", highlight=False)
-    console.print(f"{steps} in {result.seconds:.0f} s, {speed}")
+    training = sum(result.lost_time.get(what, 0.0) for what in ("useful", "data", "saving"))
+    whole = f"; {result.seconds:.0f} s with start and validation" if 0 < training < result.seconds - 1 else ""
+    console.print(f"{steps} in {training or result.seconds:.0f} s, {speed}{whole}", soft_wrap=True)
     console.print(f"peak memory {_size(result.peak_memory_bytes)} a process (the model: {_size(result.model_bytes)})")
     if brief or result.status == "stopped":
         return
@@ -194,9 +199,9 @@ def conclude(result: Result, folder: Path, brief: bool = False) -> None:
             console.print(f"  {folder / name}", what, sep="  ", highlight=False, soft_wrap=True)
     if not has_model:
         return
-    chat = f"import vicuna_lit as vl; print(vl.Chat.load('{folder}/hf').say('Who are you?'))"
+    chat = shlex.join(["vicuna-chat", f"model={folder / 'hf'}", "--terminal"])
     console.print("next, talk to it, or train a real model (docs/quickstart.md):", highlight=False)
-    console.print(f'  python -c "{chat}"', highlight=False, markup=False, soft_wrap=True)
+    console.print(f"  {chat}", highlight=False, markup=False, soft_wrap=True)
     console.print("  vicuna-train experiment=smollm2_sharegpt", highlight=False)
 
 

@@ -3,7 +3,6 @@ nothing."""
 
 import json
 import math
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import yaml
 
 from vicuna_lit.config.base import is_below
+from vicuna_lit.config.texts import typed
 from vicuna_lit.pages import render_page
 from vicuna_lit.run_folder import flatten
 from vicuna_lit.train.result import Result
@@ -111,8 +111,8 @@ def about(
         config, usual: as JSON values: the run's, and those of the command without any override.
     """
     hydra = folder / ".hydra" / "overrides.yaml"
-    typed = yaml.safe_load(hydra.read_text()) if hydra.is_file() else None
-    command = f"vicuna-train {shlex.join(map(str, typed))}" if isinstance(typed, list) else ""
+    given = yaml.safe_load(hydra.read_text()) if hydra.is_file() else None
+    command = f"vicuna-train {typed([str(one) for one in given])}" if isinstance(given, list) else ""
     chosen, usually = (one["run"].get("choices") or {} for one in (config, usual))
     groups = [(group, name, usually.get(group, "–")) for group, name in chosen.items() if name != usually.get(group)]
     here, there = ({k: v for k, v in flatten(one).items() if not is_below(k, NO_CHOICE)} for one in (config, usual))

@@ -149,6 +149,7 @@ def _train(record: RunRecord, hashes: Hashes) -> Result:
     stop = None if over else step_of(config.stop_after, steps, config.validation.interval(steps))
     if stop is not None and done >= stop and not validation.lacks(done):
         return record.result(metrics, validation, checkpoints, done, stopped=True)
+    metrics.stop = stop
     trainer = L.Trainer(
         **trainer_arguments(config, record.env),
         max_epochs=1, max_steps=steps - done,

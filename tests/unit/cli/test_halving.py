@@ -62,7 +62,7 @@ def test_the_rungs_of_a_sweep(folder, capsys):
     rungs = Halving(folder, CONFIG, JOBS)
     assert rungs.plan() == "halving: of 4 settings 4 to 30% of their steps, 2 to 50%, 1 to the end: 52% of all steps"
     idle = Halving(folder, HalvingConfig(rungs=(0.3,), keep=0.9), JOBS).plan()
-    assert idle.endswith("100% of all steps; keep: 0.9 of so few stops none")
+    assert idle.endswith("100% of all steps; nobody stops at 30%: keep=0.9 of 4, rounded up")
     rungs.begin()
     assert told(folder) == dict.fromkeys(JOBS, 0.3)
     assert rungs.decide()

@@ -36,6 +36,8 @@ class MetricsCallback(L.Callback):
         self.seconds = 0.0
         self.step_seconds: list[float] = []
         """Of the steps that this process took."""
+        self.stop: int | None = None
+        """The step after which this start stops, where that is not the run's last."""
         self._tokens = 0
         self._bar: Progress | None = None
         self._line = Line()
@@ -63,8 +65,9 @@ class MetricsCallback(L.Callback):
         self.memory.step()
         if self.times.writes and console.is_terminal:
             columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[figures]}"), TimeRemainingColumn())
-            self._bar = Progress(TextColumn("step"), *columns, console=console, refresh_per_second=4)
-            done, total = len(self.rows), pl_module.plan.steps
+            done, total = len(self.rows), self.stop or pl_module.plan.steps
+            of = f", to stop before step {pl_module.plan.steps}" if self.stop else ""
+            self._bar = Progress(TextColumn(f"step{of}"), *columns, console=console, refresh_per_second=4)
             self._task = self._bar.add_task("train", completed=done, total=total, figures="")
             self._bar.start()
 
@@ -142,6 +145,9 @@ class MetricsCallback(L.Callback):
             self._bar.update(self._task, completed=step, figures=figures)
         elif console.is_jupyter:
             self._line.write(f"step {step}/{steps} · {figures}")
-        elif step == steps or step % max(1, steps // 10) == 0:
-            left = self.seconds / len(self.step_seconds) * (steps - step)
-            print(f"step {step}/{steps} · {figures} · {left:.0f} s left", file=sys.stderr, flush=True)
+        else:
+            last = self.stop or steps
+            whither = f" to step {last}" if self.stop else ""
+            if step == last or step % max(1, last // 10) == 0:
+                left = self.seconds / len(self.step_seconds) * (last - step)
+                print(f"step {step}/{steps} · {figures} · {left:.0f} s left{whither}", file=sys.stderr, flush=True)
