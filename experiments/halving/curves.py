@@ -10,6 +10,8 @@ import io
 import itertools
 import sys
 import tempfile
+from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 from vicuna_lit.config.compose import load
@@ -31,19 +33,39 @@ COMMON = (
 )
 
 
+COLUMNS = ("lr", "schedule", "warmup_ratio", "seed", "steps", "step", "val_loss")
+Row = tuple[str, ...]
+
+
 def main(out: Path) -> None:
-    """A line for each validation: lr, schedule, warm-up, seed, steps of the run, step, loss."""
-    with out.open("w", newline="") as file, tempfile.TemporaryDirectory() as place:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("lr", "schedule", "warmup_ratio", "seed", "steps", "step", "val_loss"))
-        for seed, lr, schedule, warmup in itertools.product(SEEDS, RATES, SCHEDULES, WARMUPS):
-            choices = (f"optimizer.lr={lr}", f"optimizer.schedule={schedule}", f"optimizer.warmup_ratio={warmup}")
-            folder = Path(place, f"{lr}-{schedule}-{warmup}-{seed}")
-            with contextlib.redirect_stderr(io.StringIO()):
-                result = fit(load("train", *COMMON, *choices, f"seed={seed}", f"run.dir={folder}"))
-            for step, loss in result.val_by_step.items():
-                writer.writerow((lr, schedule, warmup, seed, result.steps, step, f"{loss:.5f}"))
-            file.flush()
+    """A line for each validation. Runs that the file holds already are not trained again."""
+    known = defaultdict[Row, list[Row]](list)
+    if out.exists():
+        with out.open(newline="") as file:
+            for row in csv.DictReader(file):
+                known[row["seed"], row["lr"], row["schedule"], row["warmup_ratio"]].append(tuple(row.values()))
+    with out.open("a", newline="") as file, tempfile.TemporaryDirectory() as place:
+        for run in _runs():
+            if run not in known:
+                known[run] = _trained(run, Path(place, "-".join(run)))
+                csv.writer(file, lineterminator="\n").writerows(known[run])
+                file.flush()
+    with out.open("w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([COLUMNS, *(row for run in _runs() for row in known[run])])
+
+
+def _runs() -> Iterator[Row]:
+    return itertools.product(map(str, SEEDS), RATES, SCHEDULES, WARMUPS)
+
+
+def _trained(run: Row, folder: Path) -> list[Row]:
+    """The rows of a run: of each whole one, so that a file without its end lacks them all."""
+    seed, lr, schedule, warmup = run
+    choices = (f"optimizer.lr={lr}", f"optimizer.schedule={schedule}", f"optimizer.warmup_ratio={warmup}")
+    with contextlib.redirect_stderr(io.StringIO()):
+        result = fit(load("train", *COMMON, *choices, f"seed={seed}", f"run.dir={folder}"))
+    of_run = (lr, schedule, warmup, seed, str(result.steps))
+    return [(*of_run, str(step), f"{loss:.5f}") for step, loss in result.val_by_step.items()]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How often the intervals and verdicts of a sweep are right, where the truth is known: README.md and its two tables.
+"""How often the intervals and verdicts of a sweep are right, where the truth is known: README.md and its tables.
 
 `--runs <sweep>` reads the losses of real runs anew; `--simulate` simulates anew from those that are committed.
 """
@@ -36,8 +36,10 @@ SAMPLES = 300
 """Of each bootstrap."""
 SETTINGS = 4
 """Of a simulated A/A sweep, the baseline among them."""
-SWEEPS = 10
+SWEEPS = 20
 """Simulated for each repetition of a cell: a rate near 5% wants more of them."""
+SET, SETS, DEALS = 20, 200, 20_000
+"""Runs of a small set, how many such sets are drawn from the real ones, and sweeps dealt from each."""
 
 
 def coverage(repetitions: int) -> list[dict[str, Any]]:
@@ -84,7 +86,7 @@ def null_sweeps(losses: np.ndarray, tokens: np.ndarray, repetitions: int) -> lis
     replacement.
 
     Runs are `dealt`: each of the real ones to one setting at most; or `drawn` at random from the normal distribution
-    that has the mean and the covariance of the real ones, of which there are but few.
+    that has the mean and the covariance of the real ones.
 
     Args:
         losses: [runs, conversations]
@@ -109,6 +111,27 @@ def null_sweeps(losses: np.ndarray, tokens: np.ndarray, repetitions: int) -> lis
     return rows
 
 
+def levels(losses: np.ndarray, tokens: np.ndarray, sets: int = SETS) -> list[dict[str, Any]]:
+    """How many A/A sweeps claim a difference where all runs come from one small set of the real ones, a row for each
+    set: by Student's t over the seeds, on the conversations as they are.
+
+    Args:
+        losses: [runs, conversations]
+    """
+    from scipy.stats import t
+
+    runs, rows = losses @ tokens / tokens.sum(), []
+    for seeds, number in product((2, 3, 5), range(sets)):
+        rng = np.random.default_rng([seeds, number])
+        dealt = rng.permuted(np.tile(rng.choice(runs, SET, replace=False), (DEALS, 1)), axis=1)
+        settings = dealt[:, : SETTINGS * seeds].reshape(DEALS, SETTINGS, seeds)
+        differences = settings[:, 1:] - settings[:, :1]
+        error = differences.std(-1, ddof=1) / seeds**0.5
+        clear = np.abs(differences.mean(-1)) >= error * t.ppf(1 - ALPHA / (SETTINGS - 1) / 2, seeds - 1)
+        rows.append({"seeds": seeds, "set": number, "sweeps": DEALS, "claims": int(clear.any(1).sum())})
+    return rows
+
+
 def _tests(differences: np.ndarray, tokens: np.ndarray) -> Iterator[tuple[PairedTest, PairedTest]]:
     for one in differences:
         alone = paired_test((one @ tokens / tokens.sum()).tolist())
@@ -128,7 +151,7 @@ def collect(sweep: Path) -> list[dict[str, Any]]:
 
 
 def table() -> str:
-    """The two tables of README.md, of what is committed."""
+    """The three tables of README.md, of what is committed."""
     cells: dict[tuple[str, str], list[tuple[float, ...]]] = defaultdict(list)
     for row in tables.read(HERE / "coverage.csv"):
         cells[row["seeds"], row["varies"]].append(tuple(float(row[method]) for method in METHODS))
@@ -142,7 +165,21 @@ def table() -> str:
         [f"runs {row['runs']}, {row['seeds']} seeds, {METHODS[row['method']]}", row["sweeps"], _rate(row)]
         for row in rows
     ]
-    return f"{covered}\n\n{tables.markdown(['A/A', 'sweeps', 'that claim a difference'], claimed)}"
+    null = tables.markdown(["A/A", "sweeps", "that claim a difference"], claimed)
+    return f"{covered}\n\n{null}\n\n{_of_sets()}"
+
+
+def _of_sets() -> str:
+    """What a level is worth that is simulated from a small set of runs."""
+    shares: dict[str, list[float]] = defaultdict(list)
+    for row in tables.read(HERE / "levels.csv"):
+        shares[row["seeds"]].append(int(row["claims"]) / int(row["sweeps"]))
+    lines = [
+        (f"{seeds} seeds", len(of), f"{np.mean(of):.1%}", f"{np.std(of):.1%}", f"{min(of):.1%} to {max(of):.1%}")
+        for seeds, of in shares.items()
+    ]
+    columns = (f"A/A from {SET} runs alone", "sets", "mean", "standard deviation", "lowest to highest set")
+    return tables.markdown(columns, lines)
 
 
 def _rate(row: tables.Row) -> str:
@@ -165,6 +202,7 @@ def main() -> None:
     if given.simulate:
         tables.write(HERE / "coverage.csv", coverage(given.simulate))
         tables.write(HERE / "null_sweeps.csv", null_sweeps(*losses(), SWEEPS * given.simulate))
+        tables.write(HERE / "levels.csv", levels(*losses()))
     readme = HERE / "README.md"
     readme.write_text(tables.into_readme(readme.read_text(), table()))
     print(table())

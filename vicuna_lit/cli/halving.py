@@ -60,7 +60,12 @@ class Halving:
         why = f"keep={self.config.keep:g} of {counts[-1]}, rounded up"
         nobody = f"; nobody stops at {', '.join(idle)}: {why}" if idle else ""
         said = f"halving: of {counts[0]} settings {', '.join(parts)}, {counts[-1]} to the end"
-        return f"{said}: {share:.0%} of all steps{nobody}"
+        past = (
+            f"; {len(self.decided[-1]['goes_on'])} of them are past {self.decided[-1]['after']:.0%}"
+            if self.decided
+            else ""
+        )
+        return f"{said}: {share:.0%} of all steps{nobody}{past}"
 
     def begin(self) -> None:
         """Tells the jobs how far they go."""

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from shlex import quote
 from typing import Literal
 
 from vicuna_lit.compare.rungs import rungs_in_words
 from vicuna_lit.compare.runs import Run, Sweep
-from vicuna_lit.compare.table import NAMES, REPEATS, Setting, baseline_of, copies, decimals, named
+from vicuna_lit.compare.table import NAMES, REPEATS, Setting, baseline_of, copies, decimals, is_named, named
 from vicuna_lit.intervals import (
     LEVEL,
     Interval,
@@ -144,7 +145,12 @@ def in_words(
         why = "was stopped early" if stopped else "has no finished run"
         first = named(dict(zip(keys, base, strict=True)))
         alone = len({sweep.choices(run, keys) for run in sweep.finished}) < 2
-        what = "no other two settings have finished runs" if alone else "--baseline names another one"
+        other = found[0].name if is_named(found[0].choices, found[0].name) else "<another one>"
+        what = (
+            f"--baseline {quote(other)} compares with that one"
+            if not alone
+            else "no other two settings have finished runs"
+        )
         lines.append(f"Nothing is compared: {first}, {which}, {why}; {what}.")
     if lines and "module" in sweep.keys_but(repeats):
         lines.append("Whatever loss they train by, all are judged by the plain validation loss.")
@@ -231,7 +237,9 @@ def _design(pairs: int, conversations: int) -> str:
 def _without_spread(name: str, base: str, test: PairedTest) -> Conclusion:
     known: dict = {"pairs": test.pairs, "difference": test.mean}
     if test.pairs == 1:
-        return Conclusion(name, base, "unclear", **known, why="one pair tells no spread: repeat with seed=0,1,2")
+        return Conclusion(
+            name, base, "unclear", **known, why="one run of each cannot tell it from chance: repeat with seed=0,1,2"
+        )
     if test.mean == 0:
         return Conclusion(name, base, "equal", **known, why="to the last digit")
     return Conclusion(name, base, "unclear", **known, why="it is the same number in each pair, which tells no spread")

@@ -54,16 +54,14 @@ def validation_of(folder: Path) -> ConversationLosses | None:
         raise RunError(f"{path}: cannot be read: {error!r}") from error
 
 
-def differences_of(pairs: Sequence[tuple[Path, Path]]) -> tuple[np.ndarray, np.ndarray] | None:
+def differences_of(
+    pairs: Sequence[tuple[ConversationLosses | None, ConversationLosses | None]],
+) -> tuple[np.ndarray, np.ndarray] | None:
     """How the runs of each pair differ on each conversation: [pairs, conversations], and the tokens of each.
 
     None where the runs do not all have finite losses of the same conversations.
-
-    Raises:
-        RunError: a file cannot be read.
     """
-    both = [(validation_of(one), validation_of(other)) for one, other in pairs]
-    found = [(one, other) for one, other in both if one and other]
+    found = [(one, other) for one, other in pairs if one and other]
     if not found or len(found) < len(pairs) or not all(run.alike(found[0][0]) for pair in found for run in pair):
         return None
     differences = np.array([one.last - other.last for one, other in found])

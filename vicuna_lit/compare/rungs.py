@@ -40,7 +40,10 @@ def rungs_in_words(sweep: Sweep) -> list[str]:
     if not told:
         return []
     lines = [line for rung in told["decided"] for line in _decided(rung)]
-    return lines if told["stop_after"] is None else lines + _open(sweep, told["stop_after"], told["goes_on"])
+    if told["stop_after"] is not None:
+        return lines + _open(sweep, told["stop_after"], told["goes_on"])
+    left = told["decided"][-1]["goes_on"] if told["decided"] else []
+    return [*lines, f"Halving leaves {left[0]} of {len(told['settings'])} settings"] if len(left) == 1 else lines
 
 
 def _decided(rung: dict[str, Any]) -> list[str]:

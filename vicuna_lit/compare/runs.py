@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import yaml
 
+from vicuna_lit.compare.conversations import ConversationLosses, validation_of
 from vicuna_lit.config.base import is_below, other_keys
 from vicuna_lit.config.renamed import with_new_names
 from vicuna_lit.config.train import Computation, Recipe, RunSettings
@@ -70,6 +71,15 @@ class Run:
             return None
         job = (yaml.safe_load(path.read_text()) or {}).get("hydra", {}).get("job", {})
         return job["num"] if isinstance(job.get("num"), int) else None
+
+    @cached_property
+    def conversations(self) -> ConversationLosses | None:
+        """What it loses on each held-out conversation; None of a run that does not keep it.
+
+        Raises:
+            RunError: the file cannot be read.
+        """
+        return validation_of(self.folder)
 
     @cached_property
     def metrics(self) -> dict[str, np.ndarray]:

@@ -113,7 +113,7 @@ class Setting:
     @cached_property
     def _by_conversation(self) -> tuple[tuple[np.ndarray, np.ndarray] | None, str]:
         try:
-            return differences_of([(run.folder, other.folder) for run, other in self.pairs]), ""
+            return differences_of([(run.conversations, other.conversations) for run, other in self.pairs]), ""
         except RunError as error:
             return None, str(error)
 

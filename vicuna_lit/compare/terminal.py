@@ -60,6 +60,7 @@ def show_sweep(folder: Path, since: float) -> int:
 def show_unfinished(sweep: Sweep, failed: list[dict]) -> None:
     """How many runs there are, and why some have no result."""
     counts = Counter(run.status for run in sweep.runs)
-    console.print(", ".join(f"{n} {status}" for status, n in counts.items()) or "no run has begun")
+    said = ", ".join(f"{n} {status}" for status, n in counts.items())
+    console.print(f"runs: {said}" if said else "no run has begun")
     for failure in {f["job"]: f for f in failed}.values():
         console.print(f"[red]failed[/] {escape(failure['job'] + ': ' + failure['error'])}")

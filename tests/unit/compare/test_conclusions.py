@@ -148,6 +148,7 @@ def test_conversations_are_a_sample_too(tmp_path):
         rows = [f"c{i},20,{(one.metric('val_loss') or 0) + effect:.9g}" for i, effect in enumerate(effects)]
         text = "\n".join(["conversation,supervised_tokens,loss_4", *rows, "without,0,"])
         (one.folder / "validation.csv").write_text(text + "\n")
+    sweep = read_sweep(tmp_path)
     both = sweep.conclude()[0]
     assert (both.verdict, both.conversations) == ("unclear", 10)
     assert alone.interval and both.interval and both.interval.low < alone.interval.low < both.interval.high
@@ -157,8 +158,9 @@ def test_conversations_are_a_sample_too(tmp_path):
     assert f"{(both.interval.high - both.interval.low) / 2:.1f}" in row["difference, paired"]
     path = sweep.runs[0].folder / "validation.csv"
     path.write_text(path.read_text().replace("c0,20", "other,20"))
-    assert sweep.conclude()[0].conversations == 0  # one run is judged by another conversation
+    assert read_sweep(tmp_path).conclude()[0].conversations == 0  # one run is judged by another conversation
     path.write_text("conversation,supervised_tokens,loss_4\nc0,many,1\n")
+    sweep = read_sweep(tmp_path)
     assert sweep.conclude() == [replace(alone, conversations=0)]  # one file costs no table
     said = in_words(sweep, settings(sweep))[1]
     assert "these held-out conversations alone" in said

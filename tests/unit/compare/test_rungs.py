@@ -32,7 +32,8 @@ def test_who_was_stopped_by_which_losses(tmp_path):
     rung = {"after": 0.1, "val_loss": {"lr=1": 5.96889, "lr=2": 4.5903}, "goes_on": ["lr=2"]}
     assert said(tmp_path, [rung], {}) == [
         "Halving stopped lr=1 after 10% of the steps, with a validation loss of 5.9689 there against 4.5903 of lr=2, "
-        "which went on"
+        "which went on",
+        "Halving leaves lr=2 of 2 settings",
     ]
     rung["val_loss"] |= {"lr=3": 7.0, "lr=4": None}
     assert "stopped 2 settings, the best of them lr=1, after" in said(tmp_path, [rung], {})[0]
