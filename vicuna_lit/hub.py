@@ -39,7 +39,7 @@ KEYS: dict[str, Kind] = {
 }
 """Keys of all jobs that may name something on the Hub; a list's items are `*`."""
 PATHS = ("model.path", "model.tokenizer", "data.path", "data.sources.*.path", "data.validation_path")
-"""Those of a train config."""
+"""Keys of a train config."""
 PACKED = ("", ".gz", ".bz2", ".xz", ".zst")
 _TEXT = [f"*.{form}{end}" for form in ("json", "jsonl", "ndjson", "jsonlines") for end in PACKED]
 ALLOWED = {
@@ -165,7 +165,7 @@ def _missing(config: Any) -> Iterator[str]:
 
 
 _fetched: dict[tuple[HubName, bool], HubName] = {}
-"""What this process has asked for, with weights or without, and the same with its commit."""
+"""Names that this process has asked for, with or without weights, and what they are pinned to."""
 
 
 def fetch(name: HubName, weights: bool) -> HubName:
@@ -211,7 +211,7 @@ def _fetch(name: HubName, weights: bool) -> HubName:
 
 
 def _why(error: Exception, name: HubName) -> str:
-    """In one line. Texts of the Hub are not repeated: they hold addresses, and may hold what was sent."""
+    """The reason in one line, without the Hub's own text: it holds addresses, and may hold what was sent."""
     from huggingface_hub import constants, errors
 
     what = "model" if name.kind == "model" else "data set"

@@ -30,7 +30,7 @@ class ModelPane:
     running: bool = False
     failed: bool = False
     hidden: bool = False
-    """Whether the model's name is; what goes wrong would tell it."""
+    """Whether the model's name is hidden; then so are its errors, which would tell it."""
 
     def begin(self, hidden: bool) -> None:
         """A new reply is under way."""
@@ -69,7 +69,7 @@ def stream_replies(
 
     Args:
         stop: ends them all; what was said until then stays.
-        timeout_seconds: without a word, after which a side is given up.
+        timeout_seconds: of silence, after which a side is given up.
     """
     events: queue.SimpleQueue[tuple[ModelPane, str | bool | Exception]] = queue.SimpleQueue()
     over = threading.Event()  # of these streams; `stop` belongs to later ones too

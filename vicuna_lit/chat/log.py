@@ -1,4 +1,4 @@
-"""What a chat leaves in its folder: lines of JSON that are appended whole, by any number of threads."""
+"""The files of a chat: lines of JSON, appended whole by any number of threads."""
 
 import threading
 from dataclasses import asdict

@@ -1,4 +1,4 @@
-"""Who may say what: prompts are judged before any model sees them, replies before anybody reads them.
+"""Moderation: prompts are judged before a model sees them, replies before anybody reads them.
 
 Everything fails closed: without a verdict a prompt is refused and a reply is cut.
 """

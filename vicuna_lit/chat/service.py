@@ -30,12 +30,12 @@ class ChatSession:
     asked: str = ""
     """The prompt under way, or that of an exchange that failed; it is no part of the conversation."""
     branch: int = 0
-    """Grows when something is asked again: another question to whoever judges."""
+    """Grows when something is asked again: to a judge that is another question."""
     can_vote: bool = False
     hidden: bool = False
-    """Whether the names of the models are."""
+    """Whether the models' names are hidden."""
     successor: "ChatSession | None" = None
-    """What the person has begun since; nothing more of this one is shown."""
+    """The conversation that has replaced this one, of which nothing more is shown."""
     settings: Settings | None = None
     """Of the last exchange."""
     stop: threading.Event = field(default_factory=threading.Event)
@@ -207,7 +207,7 @@ class ChatService:
         return moderated(backend.reply(asked, settings), asked, self._moderator, report)
 
     def _finish(self, talk: ChatSession) -> None:
-        """An exchange counts where every model has answered it; else it is shown, and forgotten with the next."""
+        """Keeps an exchange that every model has answered; another is shown until the next prompt."""
         if any(side.failed for side in talk.sides):
             return
         stopped = talk.stop.is_set()

@@ -23,7 +23,7 @@ class Change:
     overrides: tuple[str, ...]
     estimate: Estimate
     same_run: bool
-    """The mathematics stay; else (adapters, bf16 weights) it is another experiment."""
+    """Whether the mathematics stay; adapters and bf16 weights make another experiment."""
 
 
 def to_fit(found: Estimate) -> list[Change]:
@@ -41,7 +41,7 @@ def to_fit(found: Estimate) -> list[Change]:
 
 
 def _together(estimator: Estimator, found: Estimate, steps: list["_Step"]) -> list[Change]:
-    """Adds what helps most until it fits, and leaves out again what is not needed; nothing where it never fits."""
+    """Adds the most helpful steps until it fits, then drops those it does not need; empty where nothing fits."""
     chosen: list[_Step] = []
     tried: Estimate | None = found
     for step in steps:
@@ -144,7 +144,7 @@ def _in_time(estimate: Estimate) -> bool:
 
 
 def _tried(estimator: Estimator, config: EstimateConfig) -> Estimate | None:
-    """None where such a run is not possible, or has no price."""
+    """None where such a run is impossible or has no price."""
     try:
         return estimator.estimate(EstimateConfig.model_validate(config.model_dump()))
     except (ConfigError, ValueError):

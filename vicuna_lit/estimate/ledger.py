@@ -1,4 +1,4 @@
-"""Who holds how many bytes, moment by moment, while tensors without content are computed with."""
+"""Which part holds how many bytes, moment by moment, in a computation on tensors without content."""
 
 import weakref
 from collections import Counter
@@ -48,7 +48,7 @@ class MemoryTracker(TorchDispatchMode):
         return out
 
     def ignore(self, *tensors: Tensor) -> None:
-        """Leaves tensors out that are counted otherwise."""
+        """Does not count these tensors: they are counted elsewhere."""
         for tensor in tensors:
             storage = tensor.untyped_storage()
             self._part_of[storage._cdata] = None
@@ -63,7 +63,7 @@ class MemoryTracker(TorchDispatchMode):
             self.peaks[self.phase] = self.live.copy()
 
     def relabel(self, tensor: Tensor, part: str) -> None:
-        """What this tensor holds belongs to another part from now on."""
+        """Moves what this tensor holds to another part."""
         storage = tensor.untyped_storage()
         before = self._part_of.get(storage._cdata)
         if before is not None:
@@ -73,7 +73,7 @@ class MemoryTracker(TorchDispatchMode):
 
     @contextmanager
     def within(self, part: str) -> Iterator[None]:
-        """New storages inside the block belong to a part."""
+        """New storages inside the block belong to this part."""
         before, self.part = self.part, part
         try:
             yield

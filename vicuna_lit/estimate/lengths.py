@@ -17,12 +17,12 @@ from vicuna_lit.data.source import Sources
 from vicuna_lit.paths import ModelError, locate
 
 LENGTHS = ".csv"
-"""The ending of a file that holds lengths in place of conversations."""
+"""The suffix of a file of lengths instead of conversations."""
 
 
 @dataclass(frozen=True)
 class Known:
-    """ExampleLengths, and where they are from."""
+    """How long the examples are, and where that is from."""
 
     sizes: ExampleLengths
     conversations: int
@@ -81,7 +81,7 @@ def _of_lengths(config: EstimateConfig, file: Path) -> tuple[ExampleLengths, int
 
 
 def _repeated(sizes: ExampleLengths, count: int) -> ExampleLengths:
-    """As many conversations as asked for, the same ones again and again; of several sources each in its proportion."""
+    """As many conversations as asked for, by repetition; several sources keep their proportions."""
     _, numbers = np.unique(sizes.records, return_inverse=True)
     source_of = np.zeros(int(numbers.max()) + 1, np.int64)
     source_of[numbers] = sizes.sources

@@ -64,15 +64,16 @@ class Memory:
 
 
 LEVELS = ("none", "every_4", "every_2", "full")
-"""What `gradient_checkpointing=auto` takes the first of that fits; in the order of how much is computed again."""
+"""Of `gradient_checkpointing`, by how much is computed again; `auto` takes the first that fits."""
 
 
 def lightest(memory: Callable[[str], Memory]) -> str:
-    """The first of `LEVELS` that fits at its worst, for a run that ends for lack of memory costs more than the level
-    behind it; full where none does.
+    """The first of `LEVELS` whose highest estimate fits; `full` where none does.
+
+    A run that ends for lack of memory costs more than the next level.
 
     Args:
-        memory: of a level.
+        memory: estimates a level.
     """
     return next((level for level in LEVELS[:-1] if (found := memory(level)).high <= found.limit), LEVELS[-1])
 
@@ -95,12 +96,12 @@ def resolved_here(config: C, model: PreTrainedModel, plan: Plan) -> C:
 
 
 def at_level(config: C, level: str) -> C:
-    """With this in the place of its `gradient_checkpointing`."""
+    """The config with this level of `gradient_checkpointing`."""
     return config.model_copy(update={"gradient_checkpointing": level})
 
 
 def memory_of(config: Computation, plan: Plan, weights: Weights, gpu: int | None) -> Memory:
-    """Of a plan's longest row.
+    """What the longest row of a plan needs.
 
     Args:
         config: with a choice in the place of each `auto` (`automatic.resolved`, `lightest`).
@@ -144,8 +145,8 @@ def _holes(config: Computation, tokens: int) -> int:
 
 
 def _cases(plan: Plan) -> list[tuple[Place, RowSize, bool]]:
-    """Rows of which one sets the peak: each with its place in its step, and whether the optimizer has its state, which
-    it makes at the end of the first step."""
+    """The rows one of which sets the peak: place in the step, row, and whether the optimizer has made its state, at the
+    end of the first step."""
     out: list[tuple[Place, RowSize, bool]] = []
     if plan.steps > 1:
         out = [(place, row, True) for place, row in _longest(plan, plan.rows[1:])]
@@ -157,7 +158,7 @@ def _cases(plan: Plan) -> list[tuple[Place, RowSize, bool]]:
 
 
 def _longest(plan: Plan, steps: Rows) -> list[tuple[Place, RowSize]]:
-    """The longest of the steps' first rows, and of those behind, which find gradients; one where they are alike."""
+    """The longest of the steps' first rows, and of the later ones, which find gradients; one where both are alike."""
     first = longest_row(plan, steps, slice(0, 1))
     if plan.accumulation == 1:
         return [("only", first)]
@@ -207,7 +208,7 @@ def _shortened(config: Computation, layers: int) -> SupervisedLM:
 
 
 def _repeats(config: Computation, weights: Weights) -> Repeats | None:
-    """How layers repeat that are kept alike too; None where a short model would not train what the whole one does."""
+    """How layers repeat, checkpointing included; None where a short model would not train what the whole one does."""
     if isinstance(config.finetune, PartialConfig | LastLayersConfig):
         return None
     how = config.gradient_checkpointing

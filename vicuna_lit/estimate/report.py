@@ -62,8 +62,8 @@ def lines(e: Estimate) -> dict[str, str]:
         found["speed"] = f"MFU {t.mfu.likely:.0%} ({t.mfu.low:.0%} to {t.mfu.high:.0%}): {t.mfu.source}"
     if e.usd and e.price:
         low, likely, high = e.usd
-        where = f"{e.config.price} on {e.price.cloud}" if e.price.cloud else "a price"
-        found["cost"] = f"${likely:,.0f} (${low:,.0f} to ${high:,.0f}): {e.config.count} × ${e.price.usd:g}/h, {where}"
+        where = f"{e.config.price} on {e.price.cloud}" if e.price.cloud else "your price"
+        found["cost"] = f"{_usd(likely)} ({_usd(low)} to {_usd(high)}): {e.config.count} × ${e.price.usd:g}/h, {where}"
         found["prices"] = e.price.source
     if e.no_price:
         found["cost"] = f"not known; {e.no_price}"
@@ -95,7 +95,7 @@ def change_row(before: Estimate, change: Change) -> tuple[str, ...]:
     e = change.estimate
     row = [" ".join(change.overrides), gib(e.memory.likely)]
     if e.seconds:
-        row += [hours(e.seconds[1]), *([f"${e.usd[1]:,.0f}"] if e.usd else [])]
+        row += [hours(e.seconds[1]), *([_usd(e.usd[1])] if e.usd else [])]
         row.append(f"{e.seconds[1] / before.seconds[1]:.2f} of the time" if before.seconds else "")
     return (*row, "the same run" if change.same_run else "another run: other numbers")
 
@@ -118,7 +118,7 @@ def row_of(e: Estimate) -> dict[str, str]:
     row = dict(zip(short_names(swept).values(), swept.values(), strict=True))
     row |= {"fits": "yes" if e.fits else "no", "memory": gib(e.memory.likely), "of": gib(e.memory.limit)}
     if e.seconds:
-        row |= {"time": hours(e.seconds[1])} | ({"cost": f"${e.usd[1]:,.0f}"} if e.usd else {})
+        row |= {"time": hours(e.seconds[1])} | ({"cost": _usd(e.usd[1])} if e.usd else {})
     return row
 
 
@@ -181,7 +181,7 @@ def total(found: Sequence[Estimate]) -> str:
     if fitting and all(e.seconds and e.usd for e in fitting):
         seconds, usd = (sum(x[1] for e in fitting if (x := getattr(e, what))) for what in ("seconds", "usd"))
         low, high = (sum(e.usd[i] for e in fitting if e.usd) for i in (0, 2))
-        parts.append(f"in all {hours(seconds)} and ${usd:,.0f} (${low:,.0f} to ${high:,.0f}), one after another")
+        parts.append(f"in all {hours(seconds)} and {_usd(usd)} ({_usd(low)} to {_usd(high)}), one after another")
     if cannot:
         parts.append(f"{len(cannot)} cannot fit: {', '.join(cannot)}")
     return "; ".join(parts) or "all fit"
@@ -205,6 +205,10 @@ def by_size(parts: dict[str, int]) -> list[tuple[str, int]]:
 def gib(size: float) -> str:
     """`12.3 GiB`, `640 MiB`."""
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
+
+
+def _usd(amount: float) -> str:
+    return f"${amount:,.0f}" if amount >= 10 else f"${amount:,.2f}"
 
 
 def hours(seconds: float) -> str:

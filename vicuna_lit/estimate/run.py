@@ -64,7 +64,7 @@ class Estimate:
 
     asked: EstimateConfig
     config: EstimateConfig
-    """The same, with a choice in the place of each `auto`."""
+    """The same, with each `auto` resolved."""
     plan: Plan
     data: str
     memory: Memory
@@ -76,7 +76,7 @@ class Estimate:
     spot: Spot | None
     """None on demand."""
     no_price: str | None = None
-    """Why none is known, where memory and hours are."""
+    """Why the price is not known."""
 
     @property
     def fits(self) -> bool:
@@ -85,7 +85,7 @@ class Estimate:
 
     @property
     def seconds(self) -> tuple[float, float, float] | None:
-        """At best, likely, at worst; with what interruptions cost."""
+        """At best, likely and at worst, interruptions included."""
         if self.time is None:
             return None
         lost = self.spot.lost / self.time.likely if self.spot else 0.0
@@ -211,7 +211,7 @@ class Estimator:
         return Estimate(asked, config, plan, known.source, memory, time, None, price, stops, no_price)
 
     def _resolved(self, config: EstimateConfig, plan: Plan, weights: Weights, gpu: Gpu | None) -> EstimateConfig:
-        """With what the run would choose on such a GPU."""
+        """The config with each `auto` resolved as the run would on such a GPU."""
         config = resolved(config, self._built(config)[0], gpu is not None)
         if config.gradient_checkpointing != "auto":
             return config

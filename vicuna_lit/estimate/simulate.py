@@ -26,7 +26,7 @@ RowSize = tuple[tuple[int, ...], int]
 
 @dataclass(frozen=True)
 class Repeats:
-    """Layers that begin anyhow and then repeat: a shorter model of the same first ones grows evenly."""
+    """Some first layers, then layers that repeat: with each further period a model's memory grows by the same."""
 
     first: int
     """Layers before the first that repeats."""
@@ -83,7 +83,7 @@ def _extended(short: Counter[str], longer: Counter[str], times: int) -> Counter[
 def _phases(
     lm: SupervisedLM, row: RowSize, held: StrategyMemory, ends: tuple[int, int], device: str
 ) -> dict[str, Counter[str]]:
-    """The highest moment of each phase: so many first layers and last ones, forward and backward, and the head."""
+    """The highest moment of each phase: both passes through the first and last layers (`ends`), and the head."""
     lengths, supervised = row
     ledger = MemoryTracker()
     with FakeTensorMode(allow_non_fake_inputs=True), _labelled(ledger):
@@ -191,7 +191,7 @@ class _Group:
         self.size = sum(p.numel() * p.element_size() for p in parameters)
         self.here = False
         self.going_back = False
-        """Whether the gradient has come here: what is computed anew from now on finds the weights, and leaves them."""
+        """Whether the backward pass has reached it: from now on recomputation finds the weights, and keeps them."""
         self.arrived = 0
 
     def watch(self) -> None:

@@ -30,21 +30,21 @@ NUMBER = re.compile(r"layer_?(idx|id|index|number)$")
 """A layer's own number, which makes it no other kind."""
 
 Place = Literal["only", "first", "later"]
-"""Of a row in its step; behind the first one the gradients of the rows before are there."""
+"""A row's place in its step. Later rows find the gradients of earlier ones."""
 
 
 @dataclass(frozen=True)
 class Weights:
-    """A model's on one device, before it is sharded."""
+    """A model's weights on one device, before sharding."""
 
     all: int
     """Elements."""
     trained: int
     """Elements."""
     bytes: int
-    """Of all in computing; a weight in 4 bits has 0.516 with its scales."""
+    """Of all, in the dtype they compute in; a weight in 4 bits has 0.516 with its scales."""
     trained_bytes: int
-    """Of a trained weight's element, and of its gradient's."""
+    """Of one element of a trained weight, and of its gradient."""
     kinds: tuple[int, ...]
     """Of each layer, see `kinds_of`."""
 
@@ -93,11 +93,11 @@ class StrategyMemory:
     fixed: Counter[str]
     """Bytes that stay during forward and backward pass."""
     after: dict[str, Counter[str]]
-    """Bytes at moments behind the backward pass: when the last gradients are sent, when the optimizer works."""
+    """Bytes after the backward pass: while the last gradients are sent, and while the optimizer works."""
     gathers: Literal["no", "by layer", "and keeps"] = "no"
-    """Whether whole weights come to the device when they are used, and whether they go again."""
+    """Whether whole weights are gathered on the device for use, and whether they are freed again."""
     gradients: Literal["kept", "added", "copied", "scattered"] = "kept"
-    """A new gradient stays; is added to the one that is there; is copied into a bucket; or leaves with its layer's."""
+    """A new gradient is kept, added to the one before, copied into a bucket, or scattered with its layer's."""
     sent_bytes: int = 0
     """Of a gradient's element while it is sent, where a layer's leave together."""
     on_host: int = 0
@@ -116,11 +116,11 @@ def moments(config: Computation, bytes_each: int) -> float:
 
 
 def residence(config: Computation, weights: Weights, world: int, row: Place, on_cpu: bool) -> StrategyMemory:
-    """Of a config on `world` devices.
+    """What each of `world` devices holds.
 
     Args:
         row: its place in its step.
-        on_cpu: memory that is asked for and never written counts nothing there, and offloading moves nothing.
+        on_cpu: there memory that is never written costs nothing, and offloading moves nothing.
     """
     match config.strategy:
         case SingleConfig() | DDPConfig():

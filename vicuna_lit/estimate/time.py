@@ -56,7 +56,7 @@ def time_of(
     memory: Memory,
     flops: np.ndarray,
 ) -> Time:
-    """Of a plan.
+    """How long a plan takes.
 
     Args:
         times: how often the run holds the plan's steps.

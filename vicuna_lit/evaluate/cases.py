@@ -121,6 +121,6 @@ def read(case: JudgeTask, prompt: PromptConfig, judge: str, text: str, problem: 
 
 
 def merge_retry(first: Review, second: Review) -> Review:
-    """Of a judge that was asked twice: what it said both times, and the verdict of the second where it has one."""
+    """The review of a judge that was asked twice: both texts, and the second verdict where there is one."""
     kept = second if second.parsed else first
     return replace(kept, text=f"{first.text}\n\n{second.text}".strip())

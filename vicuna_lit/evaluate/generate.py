@@ -1,6 +1,6 @@
 """Models → answers: by a folder on this machine, by an endpoint, or as they stand in a file.
 
-Answers are kept as they come, in `answers/<model>.jsonl` of the run folder; what was kept before a stop stands.
+Answers are kept as they come, in `answers/<model>.jsonl` of the run folder; a later start asks for the rest.
 """
 
 import hashlib

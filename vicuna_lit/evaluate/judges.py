@@ -1,6 +1,6 @@
 """Who judges: a model behind an endpoint, a model on this machine, a person, or rules. Each turns cases into reviews.
 
-`keep` is called with every review as soon as there is one; what was kept before a stop is not asked again.
+`keep` takes every review as soon as it is there; what was kept before a stop is not asked again.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""The job: questions and models → answers → reviews → table, page, W&B. Each stage goes on where it was stopped."""
+"""The job: questions and models → answers → reviews → table, page, W&B. Each stage resumes where it was stopped."""
 
 import csv
 import io
@@ -36,13 +36,13 @@ from vicuna_lit.run_folder import (
 from vicuna_lit.tracking.server import check_wandb
 
 MAY_CHANGE = other_keys(EvaluateConfig, EvaluateRecipe)
-"""Between two starts."""
+"""Keys that may differ between two starts."""
 LEAST_BYTES = 64e6
-"""Free on the disk before anything is asked: many times what the largest evaluation of ours has written."""
+"""Free on the disk before anything is asked: many times what our largest evaluation has written."""
 
 
 def evaluate_models(config: EvaluateConfig) -> Evaluation:
-    """Evaluates; the same config in the same folder goes on where it was stopped, and pays for nothing twice.
+    """Evaluates; the same config in the same folder resumes, and pays for nothing twice.
 
     Raises:
         DataError, RunError, ModelError, MissingPath: bad input; found before anything is paid, as far as it can be.
@@ -78,7 +78,7 @@ def _evaluate(config: EvaluateConfig, folder: Path) -> Evaluation:
 
 
 def _claim(folder: Path, settings: dict[str, Any], files: Hashes | None = None) -> None:
-    """From here on the folder is that of an evaluation with these settings, of these files."""
+    """Makes the folder that of an evaluation with these settings and files."""
     before = read_json(folder, "run.json") or {}
     folder.mkdir(parents=True, exist_ok=True)
     write_hydra_files(folder)
@@ -120,7 +120,7 @@ def _recorded(config: EvaluateConfig, folder: Path) -> Evaluation:
 
 
 def _keep_what_was_judged(found: Evaluation, folder: Path) -> None:
-    """What came with recorded reviews, so that another judge can be asked about the same answers."""
+    """Writes the questions and answers that came with recorded reviews, so that another judge can be asked."""
     if not (found.questions and found.answers):
         return
     rows = [{"question_id": q.id} | asdict(q) | {"reference": q.references} for q in found.questions]

@@ -1,4 +1,4 @@
-"""The two stages that take time or money: answers and reviews. What is there already is not asked again."""
+"""The two stages that take time or money: answers and reviews. Nothing is asked for twice."""
 
 import math
 from collections.abc import Callable, Coroutine, Sequence
@@ -54,7 +54,7 @@ class BudgetedClients:
         run_to_end(run)
 
     def promise(self, usd: float) -> None:
-        """From here on this start pays so much at most, whatever the servers do."""
+        """Limits what this start pays from now on, whatever the servers do."""
         if self._cache:
             self._most_usd = self._cache.spent(self.run).usd + self._cache.reserved(self.run) + usd
 
@@ -114,10 +114,10 @@ def cost_estimate(
     given: Answers,
     payer: BudgetedClients,
 ) -> str | None:
-    """What is still to be asked and the most that it can cost, before any of it is; None: nothing.
+    """How many requests are left and the most that they can cost; None: none are.
 
-    Verdicts are taken to be asked for twice. More than this is not paid, also where replies are empty or lost: the
-    clients of `payer` hold to it.
+    Verdicts count twice, since each may be asked for again. The clients of `payer` pay no more than this, also where
+    replies are empty or lost.
     """
     limit = config.answers.max_new_tokens
     longest = _longest(limit)
@@ -159,14 +159,14 @@ def cost_estimate(
 
 
 def _longest(tokens: int) -> str:
-    """A text with as many bytes as so many tokens have at most, of those that models write."""
+    """A text as long in bytes as this many tokens can be."""
     return "x" * (tokens * _BYTES_PER_TOKEN)
 
 
 def answers_of(
     model: Model, questions: Sequence[Question], config: EvaluateConfig, payer: BudgetedClients
 ) -> dict[str, Answer]:
-    """A model's answers to all questions; those that are kept from an earlier start stand."""
+    """A model's answers to all questions; those of an earlier start are kept."""
     left = [q for q in questions if q.id not in model.answered()]
     if left:
         with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
@@ -189,7 +189,7 @@ def answers_of(
 def reviews_of(
     config: EvaluateConfig, folder: Path, questions: Sequence[Question], answers: Answers, payer: BudgetedClients
 ) -> list[Review]:
-    """All reviews, in the order of the questions; those that are kept from an earlier start stand."""
+    """All reviews, in the order of the questions; those of an earlier start are kept."""
     judge, file = config.judge, folder / "reviews.jsonl"
     assert not isinstance(judge, RecordedJudgeConfig)
     wanted = [c for c in cases(questions, answers, judge, config.baseline) if judge.kind != "rule" or c.reference]

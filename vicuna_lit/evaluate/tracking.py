@@ -193,16 +193,13 @@ def _tables(config: EvaluateConfig, found: Evaluation, folder: Path) -> dict[str
     import wandb
 
     tables = {"eval/table": _table([flatten(asdict(row)) for row in found.table])}
+    reviews = [asdict(r) | {"models": " | ".join(r.models), "scores": str(r.scores)} for r in found.reviews]
     if config.wandb.samples == "text":
-        reviews = [asdict(r) | {"models": " | ".join(r.models), "scores": str(r.scores)} for r in found.reviews]
         tables |= {"eval/answers": _table(_answers(found)), "eval/reviews": _table(reviews)}
         tables["eval/report"] = wandb.Html((folder / "report.html").read_text(), inject=False)
     elif config.wandb.samples == "ids":
-        rows = [
-            {"question_id": r.question_id, "turn": r.turn, "models": " | ".join(r.models), "scores": str(r.scores)}
-            for r in found.reviews
-        ]
-        tables["eval/reviews"] = _table(rows)
+        ids = ("question_id", "turn", "models", "scores")
+        tables["eval/reviews"] = _table([{key: row[key] for key in ids} for row in reviews])
     return {name: table for name, table in tables.items() if table is not None}
 
 

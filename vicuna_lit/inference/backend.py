@@ -1,4 +1,4 @@
-"""What answers: a model on this machine or a server. To the page and the terminal both are a stream of texts."""
+"""What answers: a model on this machine or on a server. Page and terminal see both as a stream of texts."""
 
 from collections.abc import Generator
 from dataclasses import dataclass

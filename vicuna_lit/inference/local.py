@@ -130,7 +130,7 @@ class LocalBackend:
 
 
 class FairLock:
-    """A lock that goes round: who asks first has it first."""
+    """A lock that is given in the order of asking."""
 
     def __init__(self):
         self._lock, self._held = threading.Lock(), False
@@ -147,7 +147,7 @@ class FairLock:
         mine.wait()
 
     def give(self) -> None:
-        """Hands it to whoever has waited longest."""
+        """Hands it to the thread that has waited longest."""
         with self._lock:
             if self._waiting:
                 self._waiting.popleft().set()
@@ -156,7 +156,7 @@ class FairLock:
 
 
 class _Pass(StoppingCriteria):
-    """Between two tokens: lets the others have theirs, and stops where nobody listens any more."""
+    """Between two tokens: gives the other conversations their turn, and stops where nobody reads any more."""
 
     def __init__(self, baton: FairLock, stopped: threading.Event):
         self.baton, self.stopped = baton, stopped

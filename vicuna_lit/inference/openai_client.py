@@ -1,7 +1,7 @@
 """One access to a model behind an OpenAI-compatible server: vLLM, `transformers serve`, OpenAI, …
 
 Chat, moderation and evaluation share it: the address, the key, limits to the time and length of a reply, no redirects,
-the look whether the server is well, and what is said where it is not.
+the health check, and the error messages.
 """
 
 import asyncio
@@ -179,7 +179,7 @@ class OpenAIClient:
 
     @contextmanager
     def _errors(self) -> Generator[None]:
-        """What the library raises, as a message for whoever waits."""
+        """Turns what the library raises into a `ServerError`."""
         try:
             yield
         except Exception as error:  # a body may hold anything
@@ -218,10 +218,10 @@ class OpenAIClient:
 
 
 class EndpointBackend:
-    """A model behind a server.
+    """A model behind a server, for the chat: its replies are streamed.
 
     Args:
-        timeout_seconds: without a word, after which the model is given up.
+        timeout_seconds: of silence, after which the model is given up.
     """
 
     def __init__(self, endpoint: EndpointConfig, name: str, timeout_seconds: float):

@@ -23,7 +23,7 @@ GOES_ON = "what was answered is kept, and the same command goes on"
 
 
 async def together(requests: Iterable[Coroutine[Any, Any, None]]) -> None:
-    """Lets all come to their end, so that no reply under way is lost; then raises the first error."""
+    """Waits for all, so that no reply under way is lost; then raises the first error."""
     done = await asyncio.gather(*requests, return_exceptions=True)
     if errors := [error for error in done if isinstance(error, BaseException)]:
         raise errors[0]
@@ -73,12 +73,12 @@ class Client:
     """Asks one endpoint.
 
     Every request is looked up in the cache by the hash of all that decides its answer; several may wait for one.
-    429, 5xx, time-outs and lost connections are asked again with growing pauses. Before a request is sent the most that
-    it can cost is reserved in the cache. A body is kept as it came and billed before anybody looks what it says; an
-    empty or odd one is asked for again, `requests.attempts` times over all starts, and is a reply without text then.
+    After 429, 5xx, time-outs and lost connections it asks again with growing pauses. The most that a request can cost
+    is reserved in the cache before it is sent. A body is kept and billed before it is read; an empty or odd one is
+    asked for again, `requests.attempts` times over all starts, and then is a reply without text.
 
     Args:
-        run: names who pays, in the cache's books.
+        run: names the payer in the cache's books.
         budget_usd: of the run, over all its starts; None: no limit.
     """
 
@@ -87,7 +87,7 @@ class Client:
     ):
         self.endpoint, self.requests, self.cache, self.run, self.budget = endpoint, requests, cache, run, budget_usd
         self.most_usd: float | None = None
-        """What this start has said that it will cost at most, with all that was spent before; held like a budget."""
+        """The announced maximum of this start, with all that was spent before; kept like a budget."""
         self._stop: EndpointError | None = None
         self._slots = asyncio.Semaphore(requests.concurrency)
         self._price = price_of(endpoint)
@@ -149,7 +149,7 @@ class Client:
         return request, hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
 
     async def _pay(self, key: str, request: dict[str, Any]) -> dict[str, Any]:
-        """What a request is answered with, kept; bodies that an earlier start was stopped with are not paid again."""
+        """The reply to a request, kept; bodies of an earlier start are not paid for again."""
         said = [bodies.read(json.loads(body)) for body in self.cache.bodies(key)]
         while not (done := [one for one in said if not one.problem]) and len(said) < self.requests.attempts:
             said.append(bodies.read(await self._send(key, request)))

@@ -65,9 +65,9 @@ class Bill(NamedTuple):
 class Cache:
     """Replies by the hash of their whole request; several processes may share the file.
 
-    Who asks claims the request first; others wait for the reply. A claim of a process that has died is taken over.
-    Before a request is sent the most that it can cost is reserved; what has no answer stays reserved, for it may have
-    been billed.
+    A process claims a request before it asks; others wait for the reply, and take over the claim of a dead process.
+    The most that a request can cost is reserved before it is sent; without an answer it stays reserved, since it may
+    have been billed.
 
     Raises:
         RunError: from every method: the file is damaged, cannot be written, or stays locked.
@@ -130,7 +130,7 @@ class Cache:
             return json.loads(row[0]) if row else None
 
     def claim(self, key: str, seconds: float) -> bool:
-        """Whether this caller is the one to ask; until `seconds` have passed nobody else is."""
+        """Whether this caller is to ask; for so many seconds no other is."""
         now = time.time()
         with self._transaction(durable=False):  # after a power loss nobody is asking
             row = self._db.execute("SELECT owner, until FROM claims WHERE key = ?", (key,)).fetchone()
@@ -141,7 +141,7 @@ class Cache:
         return free
 
     def release(self, key: str) -> None:
-        """Lets somebody else ask."""
+        """Gives the claim up."""
         with self._transaction(durable=False):
             self._db.execute("DELETE FROM claims WHERE key = ? AND owner = ?", (key, self._owner))
 
@@ -196,13 +196,13 @@ class Cache:
             self._db.execute("DELETE FROM reservations WHERE id = ?", (reservation,))
 
     def bodies(self, key: str) -> list[str]:
-        """All that a request has ever been answered with."""
+        """All bodies that a request has been answered with."""
         with self._errors():
             rows = self._db.execute("SELECT body FROM bodies WHERE key = ? ORDER BY rowid", (key,)).fetchall()
         return [body for (body,) in rows]
 
     def keep(self, key: str, reply: dict[str, Any], request: dict[str, Any]) -> None:
-        """A reply that is the one from now on; nobody need ask any more."""
+        """Keeps the final reply to a request."""
         row = (key, json.dumps(request), json.dumps(reply), time.time())
         with self._transaction():
             self._db.execute("INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?)", row)

@@ -1,4 +1,4 @@
-"""What every client of a server has in common: its key, which nobody is shown, and limits to what a server may send."""
+"""What every client of a server shares: a key that is never shown, and limits to what a server may send."""
 
 import base64
 import json

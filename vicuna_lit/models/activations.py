@@ -59,7 +59,7 @@ class OnCpu(saved_tensors_hooks):
         super().__init__(self._pack, self._unpack)
 
     def moves(self, tensor: Tensor) -> bool:
-        """Whether it is an activation. A matrix of a weight's shape is taken for a copy of it, and stays."""
+        """Whether it is an activation. A matrix of a weight's shape counts as its copy, and stays."""
         own = tensor.untyped_storage().data_ptr() in self._storages
         return not own and not (tensor.ndim == 2 and tuple(tensor.shape) in self._shapes)
 

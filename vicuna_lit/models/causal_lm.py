@@ -118,7 +118,7 @@ class SupervisedLM(nn.Module):
 
     @classmethod
     def of(cls, model: PreTrainedModel, config: Computation) -> "SupervisedLM":
-        """As the config says. An `auto` that `automatic.resolved` has not replaced falls back to the plain one."""
+        """As the config says. An `auto` that was not resolved falls back to the plain choice."""
         if config.kernels == "liger":
             liger.use(model)
         return cls(

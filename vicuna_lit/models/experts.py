@@ -1,4 +1,4 @@
-"""Mixtures of experts: what of them takes part in the training, and how evenly the router loads them."""
+"""Mixtures of experts: how many there are, and how evenly the router loads them."""
 
 import re
 from collections.abc import Iterator

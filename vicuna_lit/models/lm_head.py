@@ -37,7 +37,7 @@ class Head:
         return cls(matrix.weight, getattr(matrix, "bias", None), _scale(model, config), cap)
 
     def scaled(self, states: Float[Tensor, "S D"]) -> Float[Tensor, "S D"]:
-        """The states, so that the scale needs no thought any more."""
+        """The states times the scale."""
         return states if self.scale == 1 else states * self.scale
 
     def logits(self, states: Float[Tensor, "S D"]) -> Float[Tensor, "S V"]:
@@ -92,7 +92,7 @@ class Products:
         return max(1, min(512, CPU_LOGITS // vocabulary))
 
     def chunks(self, positions: int, head: Head) -> list[slice]:
-        """All positions."""
+        """All positions, cut into chunks."""
         size = self.chunk(len(head.weight))
         starts = range(0, min(positions, size) if self.one_chunk else positions, size)
         return [slice(start, min(start + size, positions)) for start in starts]

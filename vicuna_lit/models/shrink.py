@@ -9,17 +9,21 @@ from vicuna_lit.models import experts
 
 ALIKE, LAYERS = 3, 8
 """Layers of a small copy where all are alike, and at most: the patterns of published families repeat within so many."""
-VOCABULARY, WIDTH, HEAD, INNER, WINDOW, EXPERTS = 160, 128, 256, 64, 8, 4
-"""Tokens; hidden size where heads do not fix it; size of a head at most; size of inner layers; tokens that a window
-lets through; experts."""
-
-INNER_SIZE = re.compile(r"(.*_)?(intermediate_size(_mlp)?|ffn_hidden_size|ffn_dim|d_ff|n_inner)|intermediate_size_.*")
-WINDOW_SIZE = re.compile(
-    r"(sliding_window(_size)?|attention_chunk_size|attention_window_size|local_attention|window_size)"
-)
-SOFTCAP = re.compile(r"(attn|final|router)?_?logit_?s?_?soft_?cap(ping)?")
-STATE_SIZE = re.compile(r"(mamba_|ssm_)?(chunk_size|d_state|state_size|dstate)|state_size|ssm_state_size")
-SPECIAL = re.compile(r".*_token_id")
+WIDTH, HEAD = 128, 256
+"""Hidden size where heads do not fix it; size of a head at most."""
+MOST: dict[str, float] = {
+    r"vocab_size": 160,
+    r".*_token_id": 1,
+    r"(.*_)?(intermediate_size(_mlp)?|ffn_hidden_size|ffn_dim|d_ff|n_inner)|intermediate_size_.*": 64,
+    r"sliding_window(_size)?|attention_chunk_size|attention_window_size|local_attention|window_size": 8,
+    r"(attn|final|router)?_?logit_?s?_?soft_?cap(ping)?": 2.0,
+    experts.COUNT.pattern: 4,
+    experts.CHOSEN.pattern: 2,
+    r"(mamba_|ssm_)?(chunk_size|d_state|state_size|dstate)": 8,
+    r"n_group|num_expert_group": 2,
+    r"topk_group|n_shared_experts": 1,
+}
+"""Patterns of names, and the most that a small copy has of each: windows and caps are small enough to matter."""
 PERIOD = re.compile(r"period|interval|step|freq|pattern|every|first_k|max_window_layers|dense_layers|start_index")
 FIRST_OF_A_KIND = ("first_k_dense_replace", "moe_layer_start_index", "num_dense_layers", "n_dense_layers")
 """Counts of layers at the beginning that differ from the rest."""
@@ -81,28 +85,9 @@ def _layers(config: Any) -> None:
 
 def _sizes(config: Any) -> None:
     for name, value in _fields(config).items():
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            continue
-        if name == "vocab_size":
-            setattr(config, name, min(value, VOCABULARY))
-        elif SPECIAL.fullmatch(name):
-            setattr(config, name, min(value, 1))
-        elif INNER_SIZE.fullmatch(name):
-            setattr(config, name, min(value, INNER))
-        elif WINDOW_SIZE.fullmatch(name):
-            setattr(config, name, min(value, WINDOW))
-        elif SOFTCAP.fullmatch(name):
-            setattr(config, name, min(value, 2.0))
-        elif experts.COUNT.fullmatch(name):
-            setattr(config, name, min(value, EXPERTS))
-        elif experts.CHOSEN.fullmatch(name):
-            setattr(config, name, min(value, 2))
-        elif STATE_SIZE.fullmatch(name):
-            setattr(config, name, min(value, 8))
-        elif name in ("n_group", "num_expert_group"):
-            setattr(config, name, min(value, 2))
-        elif name in ("topk_group", "n_shared_experts"):
-            setattr(config, name, min(value, 1))
+        if not isinstance(value, bool) and isinstance(value, int | float):
+            most = next((most for names, most in MOST.items() if re.fullmatch(names, name)), value)
+            setattr(config, name, min(value, most))
     if isinstance(getattr(config, "eos_token_id", None), list):
         config.eos_token_id = 1
 

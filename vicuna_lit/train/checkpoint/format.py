@@ -221,6 +221,6 @@ def remove(path: Path) -> None:
 
 
 def remove_all(folder: Path) -> None:
-    """Of a run that starts anew: an earlier one's would be taken for its own."""
+    """Removes all, for a run that starts anew: it would take an earlier run's for its own."""
     for path in folder.glob("step-*"):
         remove(path)

@@ -43,7 +43,7 @@ class TrainStrategy(ABC):
         """Lightning's object."""
 
     def plugins(self) -> list[Any]:
-        """Of Lightning's Trainer, besides."""
+        """Further plugins of Lightning's Trainer."""
         return []
 
     def build_device(self, env: DistributedEnv) -> str:
@@ -94,7 +94,7 @@ class TrainStrategy(ABC):
         return square
 
     def norm_of_last_step(self, module: L.LightningModule) -> float:
-        """Where `clip` returns None."""
+        """The gradient norm, where `clip` returns None."""
         raise NotImplementedError
 
     @abstractmethod
@@ -136,7 +136,7 @@ class TrainStrategy(ABC):
 
 
 def trained_weights(lm: SupervisedLM) -> Iterator[tuple[str, Any]]:
-    """With their names."""
+    """The trained weights with their names."""
     return ((name, weight) for name, weight in lm.named_parameters() if weight.requires_grad)
 
 

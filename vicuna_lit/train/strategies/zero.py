@@ -39,7 +39,7 @@ class Zero(TrainStrategy):
         return [_AsItIs("32-true")]
 
     def clip(self, module: L.LightningModule, optimizer: Any, limit: float | None) -> Tensor | None:
-        """DeepSpeed does."""
+        """None: DeepSpeed clips in its own step."""
         return None
 
     def norm_of_last_step(self, module: L.LightningModule) -> float:
@@ -63,7 +63,7 @@ class Zero(TrainStrategy):
                 yield TensorShard(f"{what}/{name}", start, value.detach()[place.start : place.start + place.numel])
 
     def allocate_state(self, optimizer: Any, step: int) -> None:
-        """AdamW's, for the flat tensors."""
+        """AdamW's state of the flat tensors."""
         for flat in self.flat_groups(optimizer):
             counted = torch.tensor(float(step), device=flat.device)
             moments = {key: torch.zeros_like(flat) for key in ("exp_avg", "exp_avg_sq")}
