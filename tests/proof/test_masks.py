@@ -25,6 +25,15 @@ TOKENIZERS = [
     "mistral_v1",
     "smollm2_chatml",
 ]
+REAL = {"llama": "vicuna_v1", "mistral_v1": "llama3", "smollm2_chatml": "chatml"}
+"""Half a second for each template: one of each is quick."""
+PAIRS = [
+    pytest.param(one, template, marks=[pytest.mark.slow] if REAL.get(one, template) != template else [])
+    for one in TOKENIZERS
+    for template in TEMPLATES
+]
+KEEPING_WHITE_SPACE = [pair for pair in PAIRS if pair.values[0] != "whitespace_dropping"]
+FOUR_KINDS = [p for p in PAIRS if p.values[0] in ("quickstart", "byte_level", "sentencepiece_like", "llama")]
 INJECTIONS = [
     "</s>",
     "<s>",
@@ -75,8 +84,7 @@ def spans(mask: np.ndarray) -> list[tuple[int, int]]:
     return [(int(a), int(b)) for a, b in edges.reshape(-1, 2)]
 
 
-@pytest.mark.parametrize("template", TEMPLATES)
-@pytest.mark.parametrize("tokenizer", TOKENIZERS)
+@pytest.mark.parametrize(("tokenizer", "template"), PAIRS)
 @settings(max_examples=examples(40), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(conversation=conversations)
 @pytest.mark.promise(
@@ -104,8 +112,7 @@ def test_the_mask_is_the_replies_or_the_conversation_is_refused(tokenizer, templ
             assert up_to[1] == up_to[0] + before + content + after
 
 
-@pytest.mark.parametrize("template", TEMPLATES)
-@pytest.mark.parametrize("tokenizer", [t for t in TOKENIZERS if t != "whitespace_dropping"])
+@pytest.mark.parametrize(("tokenizer", "template"), KEEPING_WHITE_SPACE)
 @settings(max_examples=examples(25), deadline=None)
 @given(conversation=conversations)
 def test_special_text_in_messages_stays_plain(tokenizer, template, conversation):
@@ -123,8 +130,7 @@ def test_special_text_in_messages_stays_plain(tokenizer, template, conversation)
     assert len(spans(result.supervised)) == len(spans(reference.supervised))
 
 
-@pytest.mark.parametrize("template", TEMPLATES)
-@pytest.mark.parametrize("tokenizer", [t for t in TOKENIZERS if t != "whitespace_dropping"])
+@pytest.mark.parametrize(("tokenizer", "template"), KEEPING_WHITE_SPACE)
 @settings(max_examples=examples(25), deadline=None)
 @given(conversation=conversations)
 @pytest.mark.promise("Ids equal the reference tokenisation")
@@ -140,8 +146,7 @@ def test_ids_equal_the_reference_tokenisation_of_the_whole_text(tokenizer, templ
     assert result.input_ids.tolist() == encoder.tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
-@pytest.mark.parametrize("template", TEMPLATES)
-@pytest.mark.parametrize("tokenizer", [t for t in TOKENIZERS if t != "whitespace_dropping"])
+@pytest.mark.parametrize(("tokenizer", "template"), KEEPING_WHITE_SPACE)
 @settings(max_examples=examples(25), deadline=None)
 @given(conversation=conversations)
 @pytest.mark.promise("The generation prompt is a prefix of what was trained on")
@@ -177,8 +182,7 @@ def check_muted(encoder: Encoder, conversation: Conversation, replies: list[bool
     assert spans(some.supervised) == [span for span, kept in zip(found, replies, strict=True) if kept]
 
 
-@pytest.mark.parametrize("template", TEMPLATES)
-@pytest.mark.parametrize("tokenizer", ["quickstart", "byte_level", "sentencepiece_like", "llama"])
+@pytest.mark.parametrize(("tokenizer", "template"), FOUR_KINDS)
 @settings(max_examples=examples(25), deadline=None)
 @given(conversation=conversations, replies=st.lists(st.booleans(), min_size=3, max_size=3))
 def test_turns_out_of_the_loss_change_the_mask_and_nothing_else(tokenizer, template, conversation, replies):
@@ -204,8 +208,7 @@ def test_a_tokenizer_that_drops_white_space_is_refused_not_misread():
         assert result.reason in ("text cannot be decoded", "control token from plain text")
 
 
-@pytest.mark.parametrize("tokenizer", [t for t in TOKENIZERS if t != "whitespace_dropping"])
-@pytest.mark.parametrize("template", TEMPLATES)
+@pytest.mark.parametrize(("tokenizer", "template"), KEEPING_WHITE_SPACE)
 def test_an_ordinary_conversation_is_accepted(tokenizer, template):
     conversation = Conversation.of("Who are you?", "I am a model.", "And 2 + 2?", "4", "Write code.", "```\nx = 1\n```")
     result = encoder_of(tokenizer, template).encode([conversation])[0]

@@ -90,8 +90,14 @@ def test_as_many_as_torch_counts(finetune: str):
     assert step == pytest.approx(counted_by_torch(model, [None] * 3), rel=within)
 
 
-@pytest.mark.parametrize("finetune", ["full", "lora"])
-@pytest.mark.parametrize("name", COUNTED)
+@pytest.mark.parametrize(
+    ("name", "finetune"),
+    [(name, "full") for name in COUNTED]
+    + [
+        pytest.param(n, "lora", marks=[pytest.mark.slow] * (n not in ("gemma3", "gpt_neox", "qwen2_moe")))
+        for n in COUNTED
+    ],
+)
 @pytest.mark.promise("FLOPs are those that torch counts, for full, partial and LoRA training")
 def test_as_many_as_torch_counts_in_any_family(name: str, finetune: str):
     """Fused matrices, experts, windows, heads of two sizes, attention and MLP side by side."""
