@@ -37,7 +37,8 @@ NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 @dataclass(frozen=True)
 class Result:
-    """What a run came to, as `result.json` holds it. Losses are in nats per supervised token; null where nothing is held out."""
+    """What a run came to, as `result.json` holds it. Losses are in nats per supervised token; null where nothing is
+    held out."""
 
     status: str
     run_dir: str
