@@ -5,7 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
@@ -115,9 +115,7 @@ def main(job: Job, run: Callable[[Any], int], sweep: Sweep | None = None) -> Non
         return
     since = time.time()
     plans = job == "estimate" or any(getattr(config, "dry_run", False) for config in configs[:1])
-    with ExitStack() as around:
-        if plans:
-            around.enter_context(_without_a_trace(folder))
+    with _without_a_trace(folder) if plans else nullcontext():
         sweep.before(configs, folder, grid_of(line))
         more = True
         while more:

@@ -220,6 +220,8 @@ def _option(files: dict[str, dict[str, Any]], value: Any) -> str:
     """The choice of a group that has these values, or the one that is nearest: an experiment may change some."""
     if not isinstance(value, dict):
         return _shown(value, False)
+    if all(content.keys() < value.keys() for content in files.values()):  # several may be chosen, or none
+        return f"[{','.join(name for name, content in files.items() if content.items() <= value.items())}]"
     same_kind = {name: content for name, content in files.items() if content.get("kind") == value.get("kind")}
     return max(same_kind, key=lambda name: sum(value[key] == given for key, given in files[name].items()))
 

@@ -50,7 +50,7 @@ _TOKENIZER, _PHRASES = "tokenizer: ", "phrases "
 
 @dataclass(frozen=True)
 class Prepared:
-    """A finished folder."""
+    """The finished folder of `vicuna-prepare`."""
 
     run_dir: str
     manifest: dict[str, Any]

@@ -128,7 +128,7 @@ def _size(count: int) -> str:
 def _short(reply: str) -> str:
     """A reply that is longer stands whole in the report."""
     if not reply.strip():
-        return "(empty: it stops at once)"
+        return "(empty)"
     return reply if len(reply) <= MOST_OF_A_REPLY else f"{reply[:MOST_OF_A_REPLY].rstrip()} … (whole in report.html)"
 
 

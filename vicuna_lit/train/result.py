@@ -11,7 +11,8 @@ from vicuna_lit.run_folder import read_json
 
 @dataclass(frozen=True)
 class Result:
-    """`result.json`. Losses are in nats per supervised token; null where nothing is held out."""
+    """What a run came to, as `result.json` holds it. Losses are in nats per supervised token; null where nothing is
+    held out."""
 
     status: str
     run_dir: str

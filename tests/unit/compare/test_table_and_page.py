@@ -12,7 +12,7 @@ import pytest
 from vicuna_lit.cli import compare as command
 from vicuna_lit.compare.report import write_report
 from vicuna_lit.compare.runs import read_run, read_sweep
-from vicuna_lit.compare.table import Mean, settings, table
+from vicuna_lit.compare.table import REPEATS, Mean, baseline_of, settings, table
 from vicuna_lit.config.compose import load
 from vicuna_lit.run_folder import RunError
 
@@ -118,6 +118,7 @@ def test_a_loss_of_ones_own_is_told_by_its_name_and_its_versions_by_their_hash(t
     sweep = read_sweep(tmp_path)
     assert sweep.keys == ("module",)
     assert {sweep.choice(run, "module") for run in sweep.runs} == {"SupervisedModule", "mine.Smoothed"}
+    assert baseline_of(sweep, REPEATS, None) == ("SupervisedModule",), "a script names none first"
     written("edited", module="mine.Smoothed", module_sha256="b" * 64)
     assert read_sweep(tmp_path).keys == ("module", "module_sha256")
 

@@ -6,8 +6,11 @@ from typing import Any
 import pytest
 
 from tests.helpers.encoders import QUICKSTART
+from vicuna_lit.cli.app import _without_a_trace
 from vicuna_lit.cli.command_line import CommandLine, jobs_of, read
+from vicuna_lit.cli.train_sweep import of_a_sweep
 from vicuna_lit.config.compose import ConfigError, load
+from vicuna_lit.run_folder import RunError
 
 MINE = """# @package _global_
 run:
@@ -256,3 +259,44 @@ def test_what_the_user_says_stays_and_other_sweeps_are_left_alone(capsys):
     assert capsys.readouterr().err == ""
     kept = jobs_of(line("-m", "experiment=smollm2_ablation", "data.path=x", "train_on=assistant_messages,all_tokens"))
     assert {c.step_unit for c in kept} == {"conversation"}
+
+
+@pytest.mark.parametrize(
+    ("job", "words", "said"),
+    [
+        ("train", ["mine.jsonl"], "mine.jsonl: a setting is key=value, such as data=mine.jsonl"),
+        ("chat", ["runs/my run"], "runs/my run: a setting is key=value, such as model='runs/my run'"),
+        ("train", ["--data", "mine.jsonl"], "--data: no such option; a setting has no dashes: data=…"),
+        ("train", ["--optimizer.lr=1"], "--optimizer.lr=1: no such option; a setting has no dashes: optimizer.lr=1"),
+    ],
+)
+def test_a_word_without_a_key_is_told_what_to_type(job: Any, words: list[str], said: str):
+    with pytest.raises(ConfigError) as error:
+        read(job, words)
+    assert str(error.value).startswith(said) and len(error.value.problems) == 1
+
+
+def test_a_multirun_that_only_plans_leaves_no_trace(tmp_path: Path):
+    def launched(folder: Path) -> None:
+        with _without_a_trace(folder):
+            (folder / "seed=1").mkdir(parents=True, exist_ok=True)
+            (folder / "seed=2").mkdir()
+            (folder / "multirun.yaml").write_text("a plan")
+
+    launched(tmp_path / "runs/sweeps/new")
+    assert not [*tmp_path.iterdir()]
+    old = tmp_path / "runs/sweeps/old"
+    (old / "seed=1").mkdir(parents=True)
+    (old / "multirun.yaml").write_text("a sweep")
+    launched(old)
+    assert sorted(path.name for path in old.iterdir()) == ["multirun.yaml", "seed=1"]
+    assert (old / "multirun.yaml").read_text() == "a sweep"
+
+
+def test_a_job_of_a_sweep_is_told_of_the_sweeps_folder():
+    config = load("train", "run.dir=runs/sweeps/s/seed=1,lr=a_b", "run.name='seed=1,lr=a/b'", "+run.swept={seed: '1'}")
+    ways = "choose another with run.dir=<folder>, or run.dir=<another folder>"
+    told = ways.replace("run.dir", "hydra.sweep.dir")
+    assert str(of_a_sweep(RunError(ways), config)) == told
+    alone = config.model_copy(update={"run": config.run.model_copy(update={"swept": {}})})
+    assert str(of_a_sweep(RunError(ways), alone)) == ways

@@ -1,6 +1,7 @@
 """`from=<run folder>`: another run's whole config, of which the command line changes what it names."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import pytest
 from vicuna_lit.cli.app import _say_differences
 from vicuna_lit.cli.command_line import jobs_of, read
 from vicuna_lit.config.compose import ConfigError, load
+from vicuna_lit.config.from_run import said_as
+from vicuna_lit.config.texts import quoted, typed
 
 ODD = "costs ${x} or \\${y}, \\ {z} 'q'"
 
@@ -131,3 +134,12 @@ def test_a_run_is_extended_with_its_own_recipe(old):
     line = read("train", ["-m", f"extends={old}", "optimizer.lr=1e-5,2e-5"])[0]
     assert line.source == str(old)
     assert [c.run.name for c in jobs_of(line)] == ["optimizer.lr=1e-05", "optimizer.lr=2e-05"]
+
+
+def test_the_command_is_said_as_it_was_typed():
+    folder = "runs/mine,trainer.epochs=2"
+    short = ["experiment=from_run", f"extends={quoted(folder)}"]
+    assert said_as(short, folder) == short[1:], "extends= says from= already"
+    assert said_as(["experiment=from_run", "seed=1"], folder) == [f"from='{folder}'", "seed=1"]
+    assert typed([f"from='{folder}'", "a=b c", "seed=1"]) == f"\"from='{folder}'\" 'a=b c' seed=1"
+    assert shlex.split(typed(odd := ["a='$x'", 'b="c"', "d=e'f"])) == odd

@@ -51,6 +51,11 @@ def test_an_entry_says_type_default_choices_and_part():
     known = by_key("train")
     assert known["optimizer.lr"].type == "number > 0"
     assert known["optimizer.lr"].default == "0.005"
+    assert known["data.validation_fraction"].elsewhere.startswith("0.01 with data=files, 0.05 with data=mixture")
+    assert by_key("train", "data=mixture")["data.validation_fraction"].elsewhere.startswith("0.01 with data=files, 0.0")
+    assert not known["data.path"].elsewhere
+    assert known["callbacks"].default == "[]"
+    assert by_key("train", "callbacks=[lr_monitor]")["callbacks"].default == "[lr_monitor]"
     assert by_key("train", "experiment=vicuna")["optimizer.lr"].default == "2.0e-05"
     assert known["optimizer.clip_norm"].type == "number > 0, or null"
     assert known["resume"].choices == ("auto", "never", "must")

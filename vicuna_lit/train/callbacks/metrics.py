@@ -66,7 +66,7 @@ class MetricsCallback(L.Callback):
         if self.times.writes and console.is_terminal:
             columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[figures]}"), TimeRemainingColumn())
             done, total = len(self.rows), self.stop or pl_module.plan.steps
-            of = f", to stop before step {pl_module.plan.steps}" if self.stop else ""
+            of = f", of {pl_module.plan.steps} in all," if self.stop else ""
             self._bar = Progress(TextColumn(f"step{of}"), *columns, console=console, refresh_per_second=4)
             self._task = self._bar.add_task("train", completed=done, total=total, figures="")
             self._bar.start()
