@@ -103,6 +103,23 @@ def test_a_thought_that_only_the_prompt_opens_is_generated_with_its_end():
     assert [text.strip() for text in kept] == ["</think>\n\nHello.<|e|>", "</think>\n\n4<|e|>", "</think>\n\n?<|e|>"]
 
 
+def test_a_reply_ends_at_its_first_stop_and_none_of_its_parts_ends_with_that():
+    """Phi's writes the EOS token once more at the very end; Solar's ends the thought as it ends the reply."""
+    twice = encoder_with(TEMPLATES["changes nothing"] + "{% if not add_generation_prompt %}<|e|>{% endif %}")
+    found = check(twice, TALKS["turns"])
+    assert isinstance(found, list) and len(found) == 1
+    assert [twice.decode(found[0].input_ids[a:b]) for a, b in spans(found[0])] == [
+        "Hello.<|e|>",
+        "a\n\n- b<|e|>",
+        "Bye<|e|>",
+    ]
+    thought = "{% if m.thinking %}<|b|>assistant\n{{ m.thinking }}<|e|>{% endif %}<|b|>{{ m.role }}"
+    apart = TEMPLATES["changes nothing"].replace("<|b|>{{ m.role }}", thought)
+    refused = check(encoder_with(apart), TALKS["reasoning"])
+    assert isinstance(refused, Rejection)
+    assert "generation would stop there" in refused.detail
+
+
 def test_calls_that_a_template_describes_and_does_not_write_stand_in_the_text():
     habit = "describes calls, and writes none"
     written = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Oslo"}}\n</tool_call>'

@@ -131,11 +131,11 @@ class TextTemplate:
     ) -> list[Segment]:
         """A text of the config with its slots filled; a slot that is not given is empty."""
         segments: list[Segment] = []
-        for i, part in enumerate(_split(text, self.bos, self.eos, self._day)):
-            if i % 2:
-                segments += slots.get(part, ()) if slots else ()
-            elif part:
-                segments.append(Segment(part, supervised))
+        for part in _split(text, self.bos, self.eos, self._day, supervised):
+            if isinstance(part, Segment):
+                segments.append(part)
+            elif slots:
+                segments += slots.get(part, ())
         return segments
 
     @cached_property
@@ -289,8 +289,8 @@ def _thought_marked(reply: Segment) -> list[Segment]:
 
 
 @cache
-def _split(text: str, bos: str, eos: str, day: str) -> tuple[str, ...]:
-    """Texts, and the names of the slots between them."""
+def _split(text: str, bos: str, eos: str, day: str, supervised: bool) -> tuple[Segment | str, ...]:
+    """Texts, and the names of the slots between them; made once, for they are many times those of a conversation."""
     known = {"bos": bos, "eos": eos, "date": day}
     parts = [""]
     for i, part in enumerate(SLOT.split(text)):
@@ -298,7 +298,8 @@ def _split(text: str, bos: str, eos: str, day: str) -> tuple[str, ...]:
             parts += [part, ""]
         else:
             parts[-1] += known[part] if i % 2 else part
-    return tuple(parts)
+    named = (part if i % 2 else Segment(part, supervised) for i, part in enumerate(parts))
+    return tuple(part for part in named if isinstance(part, str) or part.text)
 
 
 def in_text(conversation: Conversation, reasoning: bool = True, tools: bool = True) -> Conversation:

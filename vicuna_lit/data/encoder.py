@@ -6,7 +6,9 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import groupby, islice
 from typing import Any, TypeVar
 
@@ -194,27 +196,28 @@ class Encoder:
     ) -> Iterator[Example | Rejection]:
         """Texts with the numbers of their conversations, all tokenised at once."""
         spelt = [None if isinstance(text, TemplateError) else self._spell(text) for _, text in texts]
-        known = [(wholes[i] if wholes else Whole(), t) for (i, _), t in zip(texts, spelt, strict=True) if t is not None]
+        made = ((i, "".join(parts)) for (i, _), parts in zip(texts, spelt, strict=True) if parts is not None)
+        known = [(wholes[i] if wholes else Whole(), text) for i, text in made]
         encodings = tokenise(self._copy, known, self._controls, longest)
-        for (i, text), plain in zip(texts, spelt, strict=True):
+        for (i, text), parts in zip(texts, spelt, strict=True):
             c = conversations[i]
             if isinstance(text, TemplateError):
                 yield Rejection(c.id, "template refuses it", str(text))
-            elif plain is None:
+            elif parts is None:
                 yield Rejection(c.id, "private-use character", f"a turn holds U+{SENTINEL:X} or above")
             else:
-                yield self._example(c, text, next(encodings))
+                yield self._example(c, text, parts, next(encodings))
 
     def prompt_ids(self, conversation: Conversation) -> list[int]:
         """The ids that generation starts from: a prefix of what training saw."""
-        text = self._spell(self.template.prompt(conversation))
-        if text is None:
+        parts = self._spell(self.template.prompt(conversation))
+        if parts is None:
             raise TemplateError(f"a turn holds a private-use character, U+{SENTINEL:X} or above")
-        encoding = self._copy.encode(text, add_special_tokens=False)
+        encoding = self._copy.encode("".join(parts), add_special_tokens=False)
         return self._id_map[encoding.ids].tolist()
 
-    def _spell(self, segments: list[Segment]) -> str | None:
-        """The text with control tokens as sentinels; None if a message itself holds a sentinel."""
+    def _spell(self, segments: list[Segment]) -> list[str] | None:
+        """The texts with control tokens as sentinels; None if a message itself holds a sentinel."""
         parts = []
         for s in segments:
             if not s.literal:
@@ -223,9 +226,10 @@ class Encoder:
                 parts.append(s.text)
             else:
                 return None
-        return "".join(parts)
+        return parts
 
-    def _example(self, c: Conversation, segments: list[Segment], encoding: Encoding | Cut) -> Example | Rejection:
+    def _example(self, c: Conversation, segments: list[Segment], parts: list[str], encoding: Encoding | Cut):
+        """The example, or a `Rejection`."""
         raw = np.array(encoding.ids, dtype=np.int32)
         if self._is_control[raw].any():
             return Rejection(c.id, "control token from plain text", "the tokenizer turned a message's text into one")
@@ -233,7 +237,7 @@ class Encoder:
         if len(ids) > 1 and ids[0] == ids[1] == self.tokenizer.bos_token_id:
             return Rejection(c.id, "BOS doubled", "two BOS tokens open the conversation")
         supervised = np.zeros(len(ids), bool)
-        position, before, runs = 0, "", self._runs(segments)
+        position, before, runs = 0, "", _runs(segments, parts)
         total = sum(width for _, width, _ in runs)
         for text, width, is_supervised in runs:
             span = (position, position := position + width)
@@ -245,33 +249,19 @@ class Encoder:
                     return Rejection(c.id, problem[0], ONE_TOKEN if empty else problem[1])
                 tail = self._tail(before)
                 if ids[first - len(tail) : first].tolist() != tail:
-                    return Rejection(
-                        c.id, "generation prompt is not a prefix", f"{before[-20:]!r} has other tokens at the end"
-                    )
+                    said = f"{before[-20:]!r} has other tokens at the end"
+                    return Rejection(c.id, "generation prompt is not a prefix", said)
                 supervised[first:last] = True
             before = text
         thoughts, placeholders, start = [], [], 0
-        for s in segments:
-            end = start + self._width(s)
+        for s, part in zip(segments, parts, strict=True):
+            end = start + len(part)
             if s.thought:
                 thoughts.append((start, end))
-            if "[" in s.text:
-                spelt = s.text if s.literal else self._control_texts.sub("\0", s.text)
-                placeholders += [(start + m.start(), start + m.end()) for m in PLACEHOLDER.finditer(spelt)]
+            if "[" in part:
+                placeholders += [(start + m.start(), start + m.end()) for m in PLACEHOLDER.finditer(part)]
             start = end
         return Example(c.id, ids, supervised, _inside(thoughts, encoding), _inside(placeholders, encoding))
-
-    def _runs(self, segments: list[Segment]) -> list[tuple[str, int, bool]]:
-        """Neighbouring segments joined: (text, its width in the sentinel spelling, supervised)."""
-        runs = []
-        for supervised, neighbours in groupby(segments, key=lambda s: s.supervised):
-            group = list(neighbours)
-            runs.append(("".join(s.text for s in group), sum(map(self._width, group)), supervised))
-        return runs
-
-    def _width(self, segment: Segment) -> int:
-        """Characters of a segment in the sentinel spelling."""
-        return len(segment.text if segment.literal else self._control_texts.sub("\0", segment.text))
 
     def _tail(self, text: str) -> list[int]:
         """The ids of the blanks and newlines that end a text, where nothing follows them.
@@ -299,10 +289,10 @@ class Encoder:
         return None
 
     def _says(self, ids: np.ndarray, text: str) -> bool:
-        """Whether ids, less the first, are a text: as the tokenizer decodes them, as bytes (a lone byte beside the
-        edge spoils its neighbours when decoded), or to the tokenizer's normaliser, to which it is the same text."""
+        """Whether ids, less the first, are a text: as bytes (a lone byte beside the edge spoils its neighbours when
+        decoded), as the tokenizer decodes them, or to its normaliser."""
         said = text
-        for decode in (self._own_decode, self.decode):
+        for decode in (self.decode, partial(self.tokenizer.backend_tokenizer.decode, skip_special_tokens=False)):
             said = decode(ids.tolist()).removeprefix(decode(ids[:1].tolist()))
             if said == text:
                 return True
@@ -310,19 +300,29 @@ class Encoder:
         normal = self._copy.normalizer
         return normal is not None and normal.normalize_str(f"a{said}a") == normal.normalize_str(f"a{text}a")
 
-    def _own_decode(self, ids: list[int]) -> str:
-        return self.tokenizer.backend_tokenizer.decode(ids, skip_special_tokens=False)
-
     def decode(self, ids: np.ndarray | Sequence[int]) -> str:
         """The exact text of some ids, special tokens included; undecodable bytes as U+FFFD."""
         if self._bytes is None:
             return self.tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)
         listed, known = ids.tolist() if isinstance(ids, np.ndarray) else ids, len(self._bytes)
+        with suppress(IndexError):  # a third of the time
+            return b"".join(map(self._bytes.__getitem__, listed)).decode(errors="replace")
         return b"".join(self._bytes[i] if i < known else UNKNOWN for i in listed).decode(errors="replace")
 
     def nameless_ids(self, vocabulary: int) -> list[int]:
         """Ids of a model's vocabulary that no token has: models pad it, to a multiple of 64 or more."""
         return sorted(set(range(vocabulary)) - set(self.tokenizer.get_vocab().values()))
+
+
+def _runs(segments: list[Segment], parts: list[str]) -> list[tuple[str, int, bool]]:
+    """Neighbouring segments joined: (text, its width in the sentinel spelling, supervised)."""
+    runs, place = [], 0
+    for supervised, neighbours in groupby(segments, key=lambda s: s.supervised):
+        texts = [s.text for s in neighbours]
+        width = sum(map(len, parts[place : place + len(texts)]))
+        runs.append(("".join(texts), width, supervised))
+        place += len(texts)
+    return runs
 
 
 def _inside(spans: list[Span], encoding: Encoding | Cut) -> np.ndarray | None:

@@ -33,8 +33,20 @@ LIGHTEST, HEAVIEST = 1e-9, 1e9
 """Weights of turns, but for 0; far from where sums of them in fp32 lose digits."""
 PARTLY = ("train_detail", "training_detail", "loss_scale", "token_weights", "loss_weights")
 """Weights of parts of a turn, which nothing here reads; a single number is the turn's."""
-REASONING = ("reasoning_content", "reasoning", "thinking", "thought", "thoughts")
+REASONING = (
+    "reasoning_content",
+    "reasoning",
+    "thinking",
+    "thought",
+    "thoughts",
+    "tool_plan",
+    "thinking_blocks",
+    "reasoning_details",
+)
+"""The first that holds anything: some tools write the same thought as a text and as blocks."""
 MEDIA = ("images", "image", "videos", "video", "audios", "audio", "image_url", "attachments_media")
+_RESULTS = ("functionResponse", "function_response")
+"""Gemini's parts that are results of tools."""
 _PLACEHOLDER = re.compile(
     r"<image>(?![^`]*</image>)|(?:^|\n)\s*<(?:video|audio)>\s*(?:\n|$)"
     r"|<\|(?:image|image_pad|vision_start|video_pad|audio|audio_bos|image_1|begin_of_image)\|>|<start_of_image>"
@@ -50,6 +62,18 @@ def is_absent(value: Any) -> bool:
 def present(record: dict[str, Any], *keys: str) -> str | None:
     """The first of some keys that the record has, with something in it."""
     return next((key for key in keys if not is_absent(record.get(key))), None)
+
+
+def filled(record: dict[str, Any], *keys: str) -> str | None:
+    """The first of some keys that holds more than an empty text, list or object."""
+    return next((key for key in keys if not is_absent(record.get(key)) and record[key] not in ("", [], {})), None)
+
+
+def system_of(value: Any, where: str) -> str:
+    """A system prompt: a text, parts, or an object of one of them."""
+    if isinstance(value, dict):
+        value = value.get(present(value, "parts", "content", "text") or "text")
+    return _content(value, where, "system")[0] or ""
 
 
 def turns_of(messages: Any) -> list[Turn]:
@@ -91,7 +115,7 @@ def _turns(message: dict[str, Any], where: str) -> Iterator[tuple[Turn, bool]]:
     weight = _weight(message, role, where)
     supervised, weight = weight > 0, weight or 1.0
     names = ("value", "content") if role_key == "from" else ("content", "value")
-    text_key = present(message, *names, "text", "parts") or names[0]
+    text_key = present(message, *names, "text", "parts", "message", "refusal") or names[0]
     content, parts = _content(message.get(text_key), f"{where}: {text_key}", role)
     calls = parts.calls + tuple(_calls(message, where))
     reasoning = "\n\n".join(filter(None, (_reasoning(message, where), parts.reasoning)))
@@ -220,10 +244,19 @@ def _call(call: Any, where: str) -> ToolCall:
 
 
 def _reasoning(message: dict[str, Any], where: str) -> str:
-    key = present(message, *REASONING)
-    if key is None or message[key] in ("", [], {}):
+    key = filled(message, *REASONING)
+    if key is None:
         return ""
-    return text(message[key], f"{where}: {key}")
+    blocks = message[key] if isinstance(message[key], list) else [message[key]]
+    return "\n\n".join(_thought(block, f"{where}: {key}") for block in blocks)
+
+
+def _thought(block: Any, where: str) -> str:
+    """Of a text, or of a block that holds one; what is encrypted or redacted holds none."""
+    if isinstance(block, dict):
+        key = present(block, "thinking", "text", "summary")
+        block = block[key] if key else None
+    return text(block, where)
 
 
 class _Parts:
@@ -247,7 +280,8 @@ def _content(content: Any, where: str, role: Role) -> tuple[str | None, _Parts]:
         if role == "user" and "<" in content and (sign := _PLACEHOLDER.search(content)):
             raise Unusable("images and other media", f"{where}: {sign[0].strip()} stands where one was")
         return content, found
-    if role == "tool" and not all(isinstance(p, dict) and "type" in p for p in content):
+    gemini = all(isinstance(p, dict) and present(p, *_RESULTS) for p in content)
+    if role == "tool" and not gemini and not all(isinstance(p, dict) and "type" in p for p in content):
         return text(as_json(content, where), where), found
     texts = [said for part in content if (said := _part(part, where, found)) is not None]
     return ("".join(texts) if texts or not (found.calls or found.results) else None), found
@@ -263,8 +297,15 @@ def _part(part: Any, where: str, found: _Parts) -> str | None:
     match kind:
         case "text" | "input_text" | "output_text":
             return text(part.get("text"), where)
+        case None if part.get("thought") is True and isinstance(part.get("text"), str):
+            found.reasoning += text(part["text"], where)
         case None if isinstance(part.get("text"), str):
             return text(part["text"], where)
+        case None if key := present(part, "functionCall", "function_call"):
+            found.calls += (_call(part[key], f"{where}: {key}"),)
+        case None if (key := present(part, *_RESULTS)) and isinstance(part[key], dict):
+            said, name = as_json(part[key].get("response"), where), part[key].get("name")
+            found.results += (Turn("tool", said, name=name if isinstance(name, str) else ""),)
         case "refusal":
             return text(part.get("refusal"), where)
         case "thinking" | "reasoning":
@@ -278,7 +319,8 @@ def _part(part: Any, where: str, found: _Parts) -> str | None:
             result, _ = _content(part.get("content"), f"{where}: tool_result", "tool")
             found.results += (Turn("tool", result or "", call_id=str(part.get("tool_use_id") or "")),)
         case _:
-            raise Unusable("images and other media", f"{where}: a part of type {str(kind)!r:.40} is no text")
+            said = f"of type {str(kind)!r:.40}" if kind else f"with {', '.join(map(repr, part)):.60}"
+            raise Unusable("images and other media", f"{where}: a part {said} is no text")
     return None
 
 
@@ -300,6 +342,7 @@ def schemas(record: dict[str, Any], where: str = "") -> tuple[str, str]:
         tools = [tools] if isinstance(tools, dict) else tools
         if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
             raise Unusable("wrong type", f"{where}{key} is no list of schemas")
+        tools = [{"parameters" if key == "input_schema" else key: t[key] for key in t} for t in tools]  # Anthropic's
         wrapped = [{"type": "function", "function": t} if "name" in t and "type" not in t else t for t in tools]
         return (text(as_json(wrapped, key), f"{where}{key}") if wrapped else ""), ""
     return "", ""

@@ -4,6 +4,7 @@ Readers stream: memory stays flat however large the file. A record that cannot b
 `Rejection` that says why; nothing is dropped silently.
 """
 
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -14,9 +15,22 @@ from vicuna_lit.data.app_exports import app_messages, is_claude
 from vicuna_lit.data.conversation import ALPACA_INPUT, SOURCE, Conversation, DataError, Rejection, Turn, said_by_user
 from vicuna_lit.data.exports import Unusable, chatgpt_messages, oasst_messages, without_marks
 from vicuna_lit.data.files import find_files, skipped_files, values
-from vicuna_lit.data.messages import is_absent, present, refuse_media, schemas, text, turns_of, weight_of
+from vicuna_lit.data.messages import (
+    REASONING,
+    filled,
+    is_absent,
+    present,
+    refuse_media,
+    schemas,
+    system_of,
+    text,
+    turns_of,
+    weight_of,
+)
 from vicuna_lit.hub import fetched_path
 
+SYSTEM = ("system", "system_prompt", "systemInstruction", "system_instruction")
+"""Keys of a record that may hold its system prompt."""
 Paths = str | Path | Sequence[str | Path]
 
 
@@ -109,6 +123,7 @@ def parse(record: Any, default_id: str) -> Conversation | Rejection:
 def _conversation(record: dict[str, Any], id: str) -> Conversation:
     refuse_media(record, "the record")
     _refuse_preferences(record)
+    record = _with_template_arguments(record)
     turns, marks = _turns_of(record), 0
     if present(record, "mapping"):
         turns, marks = _unmarked(turns)
@@ -119,8 +134,11 @@ def _conversation(record: dict[str, Any], id: str) -> Conversation:
         trained = [turn.role == "assistant" and turn.supervised for turn in turns]
         turns = [replace(t, weight=t.weight * weight) if on else t for t, on in zip(turns, trained, strict=True)]
     tools, described = schemas(record)
-    key = present(record, "system", "system_prompt")
-    system = "\n\n".join(filter(None, (text(record[key], key) if key else "", described)))
+    key = filled(record, *SYSTEM)
+    said = system_of(record[key], key) if key else ""
+    if said and turns and turns[0].role == "system" and said.strip() not in turns[0].content:
+        raise Unusable("two system prompts", f"{key}, and another one in the first turn")
+    system = "\n\n".join(filter(None, (said, described)))
     if system and (not turns or turns[0].role != "system"):
         turns.insert(0, Turn("system", system))
     elif described and described not in turns[0].content:
@@ -136,9 +154,31 @@ def _unmarked(turns: list[Turn]) -> tuple[list[Turn], int]:
     return [replace(turn, content=content) for turn, (content, _) in pairs], sum(n for _, n in cleaned)
 
 
+def _with_template_arguments(record: dict[str, Any]) -> dict[str, Any]:
+    """SmolTalk2's: what a template would be called with beside the messages, as the record's own system and tools."""
+    given = record.get("chat_template_kwargs")
+    if not isinstance(given, dict):
+        return record
+    own = {key: value for key, value in record.items() if not is_absent(value)}
+    tools = filled(given, "tools", "xml_tools", "python_tools")
+    if tools and filled(record, "tools") is None:
+        values = given[tools] if isinstance(given[tools], list) else [given[tools]]
+        try:
+            own["tools"] = [json.loads(tool) if isinstance(tool, str) else tool for tool in values]
+        except (ValueError, RecursionError):
+            raise Unusable("wrong type", f"chat_template_kwargs.{tools}: a tool that is no JSON") from None
+    if (instructions := filled(given, "custom_instructions")) and filled(record, *SYSTEM) is None:
+        own["system"] = given[instructions]
+    return own
+
+
 def _refuse_preferences(record: dict[str, Any]) -> None:
     if present(record, "chosen") and present(record, "rejected"):
         raise Unusable("pair of answers", "chosen and rejected: a preference, not a conversation to imitate")
+    if key := filled(record, "rejected_response", "rejected_messages", "non_preferred_output"):
+        raise Unusable("pair of answers", f"{key}: a preference, not a conversation to imitate")
+    if filled(record, "documents"):
+        raise Unusable("images and other media", "documents: the answer is drawn from what is in no turn")
     for key in ("label", "kto_tag"):
         if record.get(key) is False:
             raise Unusable("bad answer", f"{key} is false: an answer that is not to be imitated")
@@ -154,13 +194,26 @@ def _turns_of(record: dict[str, Any]) -> list[Turn]:
     if isinstance(record.get("prompt"), dict):
         return turns_of(oasst_messages(record))
     if present(record, "instruction") and present(record, "output"):
-        return _history(record) + _parse_alpaca(record)
+        return _history(record) + _answered(record, _parse_alpaca(record))
     answer = present(record, "completion", "response")
     if present(record, "prompt") and answer:
-        return [*_side(record, "prompt", "user"), *_side(record, answer, "assistant")]
+        return _answered(record, [*_side(record, "prompt", "user"), *_side(record, answer, "assistant")])
     keys = ", ".join(f"{key!r:.40}" for key in list(record)[:8])
     known = "conversations, messages, items, instruction, prompt with completion, mapping or prompt with replies"
     raise Unusable("unknown record format", f"keys {keys}; expected {known}")
+
+
+def _answered(record: dict[str, Any], turns: list[Turn]) -> list[Turn]:
+    """A question and its answer, with the reasoning that a column of its own holds.
+
+    Raises:
+        Unusable: a column holds what the question is about.
+    """
+    if isinstance(record.get("context"), str) and record["context"].strip():
+        raise Unusable("context beside the question", "context: put it into the question, or into input")
+    if turns and (key := filled(record, *REASONING)):
+        turns[-1] = replace(turns[-1], reasoning=text(record[key], key))
+    return turns
 
 
 def _side(record: dict[str, Any], key: str, role: str) -> list[Turn]:
