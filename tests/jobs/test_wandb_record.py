@@ -27,6 +27,7 @@ from vicuna_lit.run_folder import flatten
 from vicuna_lit.tracking.about import about_run, nested
 from vicuna_lit.tracking.session import Session
 from vicuna_lit.tracking.wandb_file import history_rows, messages
+from vicuna_lit.train import record as record_of_a_run
 from vicuna_lit.train.validation_loss import BY_SOURCE
 
 SECRETS = {
@@ -381,6 +382,17 @@ def test_no_secret_is_written(trained, evaluated):
         content = file.read_bytes()
         for name, secret in SECRETS.items():
             assert secret.encode() not in content, (file, name)
+
+
+def test_the_memory_of_a_step_is_the_first_devices_and_says_so_and_the_summarys_is_of_all(tmp_path, monkeypatch):
+    """No rank waits for another in each step to know it."""
+    (title,) = (title for title, keys in dashboard.CURVES["Memory"].items() if keys == ["memory/step_peak_gib"])
+    assert "on the first device" in title
+    monkeypatch.setattr(record_of_a_run, "all_gather_object", lambda value: [value, 10**15])  # another rank's
+    run_here([*SETTINGS, "trainer.max_steps=1", "samples.questions=[]", f"run.dir={tmp_path}/run"])
+    assert summary_of(tmp_path / "run")["summary"]["peak_memory_bytes"] == 10**15
+    (row,) = [row for step, row in history_rows(record(tmp_path / "run")) if step == 1]
+    assert 0 < row["memory/step_peak_gib"] * 2**30 < 10**12
 
 
 @pytest.mark.parametrize("how", ["upload", "none"])

@@ -1,8 +1,13 @@
-"""Whether W&B can be reached, and takes this user's key: asked once a run, before anything is loaded."""
+"""Whether W&B can be reached, and takes this user's key: asked once a run, before anything is loaded; and whether it
+has refused the run later."""
 
+import json
 import math
 import os
+import re
 import time
+from contextlib import suppress
+from pathlib import Path
 
 from vicuna_lit.config.tracking import WandbConfig
 from vicuna_lit.run_folder import RunError
@@ -106,6 +111,21 @@ def _ask(address: str) -> tuple[str | None, str | None]:
             del os.environ["WANDB_HTTP_TIMEOUT"]
 
 
-def one_line(error: BaseException) -> str:
+def refused(folder: Path) -> str | None:
+    """Why an online run's uploads ended for good: its server refused one (a quota, a key that was revoked).
+
+    W&B prints a warning then, and tells the caller nothing; its own log says it at a level above ERROR.
+
+    Args:
+        folder: W&B's of the run.
+    """
+    with suppress(OSError, ValueError, KeyError):
+        for line in (folder / "logs" / "debug-internal.log").read_text(errors="replace").splitlines():
+            if '"level":"ERROR+4"' in line:
+                return one_line(re.sub(r" url=\S+", "", json.loads(line)["msg"]))
+    return None
+
+
+def one_line(error: BaseException | str) -> str:
     """What an error of W&B's says, short."""
     return " ".join(str(error).split())[:200] or type(error).__name__

@@ -16,7 +16,7 @@ from vicuna_lit.config.base import PACKAGE, RunConfig
 from vicuna_lit.config.tracking import WandbConfig
 from vicuna_lit.run_folder import wandb_name
 from vicuna_lit.tracking.about import git_diff
-from vicuna_lit.tracking.server import one_line, unheard
+from vicuna_lit.tracking.server import one_line, refused, unheard
 from vicuna_lit.tracking.watch import WATCH, end_process
 
 INIT_SECONDS, FINISH_SECONDS = 30.0, 120.0
@@ -117,11 +117,15 @@ class Session:
         """Ends the run, and says what W&B has not taken."""
         folder = self.folder
         self._wait()
+        before = self.failed
         if self.run is not None:
             self.do("its end", lambda run: run.finish(exit_code=exit_code))
         if self._thread is not None:
             self._thread.shutdown()
             self._thread = None
+        if folder and self.failed == before and (why := refused(folder)):
+            self.failed += 1
+            self._say(f"W&B's server has refused what came after: {why}")
         if self.failed:
             upload = f"; `wandb sync {folder}` uploads what it has" if folder and folder.is_dir() else ""
             self._say(f"W&B missed {self.failed} of the run's calls; the run's folder holds it all{upload}")

@@ -1,6 +1,7 @@
 """W&B never stops a job and never takes another's run: with a stand-in of its server, and with its process killed."""
 
 import os
+import re
 import signal
 import threading
 import time
@@ -126,6 +127,45 @@ def test_a_run_that_the_server_refuses_at_its_begin_goes_on_offline_with_the_sam
     assert "refused by the stand-in" in said[0] and "the run goes on offline" in said[0]
     assert session.id == "abc"
     assert rows(tmp_path) == [(1, 1.0)]
+
+
+LATE = "W&B did not take its end: Timed out finishing run"
+
+
+@pytest.mark.promise("W&B costs a run nothing but itself")
+@pytest.mark.parametrize(
+    ("fault", "why"),
+    [
+        (402, "W&B's server has refused what came after: filestream: fatal error: .*402 Payment Required"),  # a quota
+        pytest.param(401, "W&B's server has refused what came after: .*401 Unauthorized", marks=pytest.mark.slow),
+        *(pytest.param(fault, LATE, marks=pytest.mark.slow) for fault in (429, 503, "slow", "cut")),
+    ],
+)
+def test_a_fault_in_the_middle_costs_a_line_and_the_record_is_whole(fault, why, tmp_path, monkeypatch):
+    """A server that refuses, is late, or is gone after the run began well."""
+    monkeypatch.setattr(sessions, "FINISH_SECONDS", 2.0)
+    with WandbServer() as server:
+        for name, value in environment(server.address).items():
+            monkeypatch.setenv(name, value)
+        said: list[str] = []
+        session = opened(config("wandb.mode=online"), tmp_path, said)
+        session.log_soon({"loss": 1.0}, 1)
+        session.do("nothing", lambda _: None)
+        if fault == "cut":
+            server.http.shutdown()
+            server.http.socket.close()
+        server.fault = fault
+        for step in range(2, 9):
+            session.log_soon({"loss": float(step)}, step)
+        session.summarize({"x": 1})
+        session.finish()
+        folder = next(tmp_path.glob("wandb/run-*-abc"))
+        wandb.teardown()
+    assert re.match(why, said[1]), said
+    assert said[2:] == [
+        f"W&B missed 1 of the run's calls; the run's folder holds it all; `wandb sync {folder}` uploads what it has"
+    ]
+    assert rows(tmp_path) == [(step, float(step)) for step in range(1, 9)]
 
 
 @pytest.mark.promise("W&B costs a run nothing but itself")
