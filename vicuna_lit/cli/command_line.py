@@ -85,7 +85,8 @@ class CommandLine:
     @property
     def fixed(self) -> set[str]:
         """Keys that do not vary between the jobs of a multirun."""
-        return {o.key_or_group for o in _parsed(self.overrides) if not o.is_sweep_override()}
+        last = {o.key_or_group: o for o in _parsed(self.overrides)}  # what comes last counts, to Hydra too
+        return {key for key, o in last.items() if not o.is_sweep_override()}
 
 
 def read(job: Job, arguments: Sequence[str]) -> tuple[CommandLine, list[str]]:
@@ -242,8 +243,8 @@ def _parsed(overrides: Sequence[str]) -> list[Override]:
 def _additions(line: CommandLine) -> list[str]:
     """What Hydra is told besides, under multirun."""
     given = {o.key_or_group: o.get_value_element_as_str() for o in _parsed(line.overrides) if not o.is_sweep_override()}
-    fixed = [f"'{key}'" for key in given]  # keys that do not vary stay out of the jobs' names
-    added = [f"{NAMES}=[{','.join(fixed)}]"]
+    fixed = line.fixed  # keys that do not vary stay out of the jobs' names
+    added = [f"{NAMES}=[{','.join(repr(key) for key in given if key in fixed)}]"]
     search = line.hydra.sweeper if line.hydra is not None and not _is_grid(line.hydra) else None
     if given.get("dry_run", "").lower() == "true":
         if search is not None:

@@ -129,7 +129,7 @@ def run_job(config: TrainConfig) -> float | None:
         config = with_template(fetched(config))
         if stopped:
             _refuse_another_run(config)
-            console.print(f"{config.run.name}: halving has stopped its setting", markup=False)
+            console.print(f"{config.run.name}: its setting does not go on (halving)", markup=False)
             return None
     except Exception as error:
         if not is_expected(error):

@@ -144,8 +144,9 @@ class RunRecord:
             self._leave("preempted", steps=stop.step)
             raise
         except BaseException as error:
-            starts.end(self.folder, f"failed: {repr(error)[:200]}", None)
-            self._leave("failed", error=repr(error)[:1000], cause=_cause(error))
+            said = str(error) if isinstance(error, NotFiniteError | RunError) else repr(error)
+            starts.end(self.folder, f"failed: {said[:200]}", None)
+            self._leave("failed", error=said[:1000], cause=_cause(error))
             raise
 
     def finish(self, result: Result) -> Result:

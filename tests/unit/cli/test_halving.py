@@ -228,3 +228,6 @@ def test_what_cannot_be_halved():
     line = read("train", ["-m", EVERY, "seed=0,1", "optimizer.lr=1e-3,2e-3", halving])[0]
     assert list(grid_of(line)) == [config.run.name for config in jobs_of(line)]
     assert all(json.loads(config.model_dump_json())["halving"] for config in jobs_of(line))
+    twice = read("train", ["-m", EVERY, "seed=7", "seed=0,1"])[0]  # as after a recipe's own value: the last one counts
+    assert list(grid_of(twice)) == [config.run.name for config in jobs_of(twice)] == ["seed=0", "seed=1"]
+    assert "'seed'" not in twice.arguments[-1]
