@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
-from vicuna_lit.config.base import Config, FilePath, NonNegative, RunConfig
+from vicuna_lit.config.base import Config, FilePath, NonNegative, RunConfig, Seed
 from vicuna_lit.config.template import TemplateConfig, TemplateDate
 from vicuna_lit.config.tracking import WandbConfig
 
@@ -94,7 +94,7 @@ class AnswersRecipe(Config):
     """Of an answer."""
     temperature: NonNegative | None
     """0: greedy; null: an endpoint's own."""
-    seed: Annotated[int, Field(ge=0)]
+    seed: Seed
     """Of sampling."""
 
 
@@ -238,7 +238,7 @@ class BootstrapConfig(Config):
 
     samples: PositiveInt
     """How often the questions are drawn."""
-    seed: Annotated[int, Field(ge=0)]
+    seed: Seed
     """Of the draws."""
 
 

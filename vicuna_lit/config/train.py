@@ -11,6 +11,7 @@ from vicuna_lit.config.base import (
     ModelConfig,
     NonNegative,
     RunConfig,
+    Seed,
 )
 from vicuna_lit.config.callbacks import CallbacksConfig, DecidingCallbacks, WatchingCallbacks
 from vicuna_lit.config.checkpoint import CheckpointConfig
@@ -107,7 +108,7 @@ Order = Literal["shuffled", "by_length", "by_score", "by_source"]
 class StepsRecipe(Config):
     """What decides which examples each step holds."""
 
-    seed: Annotated[int, Field(ge=0)]
+    seed: Seed
     """Of the order of the examples and of random weights."""
     conversations_per_step: PositiveInt
     """The recipe's batch size: examples or conversations (`step_unit`) in an optimizer step, on all devices."""

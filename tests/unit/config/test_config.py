@@ -109,6 +109,7 @@ def test_weights_that_are_the_users_must_be_named():
         ("data.validation_fraction=1.5", "data.validation_fraction=1.5"),
         ("optimizer.betas=[0.9]", "optimizer.betas"),
         ("seed", "seed"),
+        ("seed=4294967296", "seed=4294967296: input should be less than 4294967296"),
         ("seed=${nothing}", "nothing"),
         ("trainer.devices=2", "strategy=ddp, fsdp, fsdp_offload"),
         (
