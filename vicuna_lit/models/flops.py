@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from vicuna_lit.data.packing import Plan
+from vicuna_lit.data.plan import Plan
 from vicuna_lit.models.decoder import ATTENTION
 
 Stages = tuple[tuple[str, ...], ...]
