@@ -20,7 +20,7 @@ from vicuna_lit.evaluate import generate, judges, stages
 from vicuna_lit.evaluate.questions import read_questions
 from vicuna_lit.evaluate.run import evaluate_models
 from vicuna_lit.inference.generate import Chat, likelihoods, replies, reply
-from vicuna_lit.paths import ModelError
+from vicuna_lit.paths import ModelError, model_name
 from vicuna_lit.run_folder import RunError
 from vicuna_lit.tracking.wandb_file import history_rows
 
@@ -262,7 +262,7 @@ def test_the_command(tmp_path, models):
     assert "late against early" in done.stdout
     assert "report.html" in done.stdout
     assert done.stderr == ""
-    assert generate.model_name(Path("x/late/hf")) == "late"
+    assert model_name(Path("x/late/hf")) == "late"
 
 
 def steps_with(table: str, folder: Path) -> list[int]:
