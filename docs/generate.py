@@ -1,8 +1,8 @@
 """Writes the generated pages: `python docs/generate.py`. A test says whether they are up to date.
 
 reference.md holds every key of every job, from the config classes and `conf/`; coming_from.md the names of other
-tools, from `vicuna_lit/config/renamed.py`; api.md the public names with their first sentence; evidence.md and the README the figures of
-results.yaml.
+tools, from `vicuna_lit/config/renamed.py`; api.md the public names with their first sentence; evidence.md and
+the README the figures of results.yaml.
 """
 
 import re

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from vicuna_lit.train import starts, times
+from vicuna_lit.train.callbacks.metrics import MetricsCallback
 from vicuna_lit.train.report import about, duration, render, ticks
 from vicuna_lit.train.result import Result
 from vicuna_lit.train.times import LostTime, Opening, Times, lost_time
@@ -159,3 +160,12 @@ def test_axes_have_round_numbers(low: float, high: float, found: list[float]):
 )
 def test_durations(seconds: float, text: str):
     assert duration(seconds) == text
+
+
+def test_the_time_left_counts_to_the_step_where_the_run_stops(capsys):
+    metrics = MetricsCallback.__new__(MetricsCallback)  # of a run without a folder
+    metrics.seconds, metrics.step_seconds, metrics._tokens, metrics._bar = 6.0, [2.0] * 3, 0, None
+    for stop, said in ((4, "step 3/20 · loss 1.000 · 0 supervised tokens/s · 2 s left to step 4"), (None, "32 s left")):
+        metrics.stop = stop
+        metrics._show(3 if stop else 4, 20, 1.0)
+        assert capsys.readouterr().err.strip().endswith(said)
