@@ -10,8 +10,8 @@ import pytest
 
 from tests.helpers.runs import COMMON, STEPS, run_here
 from tests.proof.test_preemption import told_at
-from vicuna_lit.tracking.records import BLOCK, chunks, history_rows
 from vicuna_lit.tracking.session import Session
+from vicuna_lit.tracking.wandb_file import BLOCK, chunks, history_rows
 from vicuna_lit.train.module import SupervisedModule
 from vicuna_lit.train.tracking.wandb_run import History
 

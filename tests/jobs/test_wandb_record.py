@@ -26,8 +26,8 @@ from vicuna_lit.evaluate import tracking as board
 from vicuna_lit.run_folder import flatten
 from vicuna_lit.tracking.about import COMMAND, about_run, nested
 from vicuna_lit.tracking.about import command as command_of_a_run
-from vicuna_lit.tracking.records import history_rows, messages
 from vicuna_lit.tracking.session import Session
+from vicuna_lit.tracking.wandb_file import history_rows, messages
 from vicuna_lit.train import distributed
 from vicuna_lit.train import record as record_of_a_run
 from vicuna_lit.train.validation_loss import BY_SOURCE
