@@ -24,10 +24,12 @@ from vicuna_lit.config.base import RunConfig
 from vicuna_lit.config.compose import load
 from vicuna_lit.evaluate import tracking as board
 from vicuna_lit.run_folder import flatten
-from vicuna_lit.tracking.about import about_run, nested
+from vicuna_lit.tracking.about import COMMAND, about_run, nested
+from vicuna_lit.tracking.about import command as command_of_a_run
 from vicuna_lit.tracking.session import Session
 from vicuna_lit.tracking.wandb_file import history_rows, messages
-from vicuna_lit.train import record as record_of_a_run
+from vicuna_lit.train import distributed
+from vicuna_lit.train import run_record as record_of_a_run
 from vicuna_lit.train.validation_loss import BY_SOURCE
 
 SECRETS = {
@@ -384,7 +386,26 @@ def test_no_secret_is_written(trained, evaluated):
             assert secret.encode() not in content, (file, name)
 
 
-def test_the_memory_of_a_step_is_the_first_devices_and_says_so_and_the_summarys_is_of_all(tmp_path, monkeypatch):
+def test_the_command_is_what_was_typed_in_the_processes_of_a_run_too(monkeypatch):
+    """Theirs names a worker and a file that is gone later."""
+    monkeypatch.delenv(COMMAND, raising=False)
+    for words, said in (
+        (
+            ["python3.11", "/bin/vicuna-train", "-m", "seed=0,1", "run.dir=a b"],
+            "/bin/vicuna-train -m seed=0,1 'run.dir=a b'",
+        ),
+        (["python3.11", "-m", "vicuna_lit.train", "seed=1"], "python -m vicuna_lit.train seed=1"),
+    ):
+        monkeypatch.setattr(sys, "orig_argv", words)
+        inside = distributed._environment("x", 2, {})
+        assert command_of_a_run() == inside[COMMAND] == said
+        with monkeypatch.context() as worker:
+            worker.setenv(COMMAND, inside[COMMAND])
+            worker.setattr(sys, "orig_argv", ["python3.11", "-m", "vicuna_lit.cli.worker", "/tmp/gone/config.json"])
+            assert command_of_a_run() == distributed._environment("x", 2, {})[COMMAND] == said
+
+
+def test_the_memory_of_a_step_is_the_first_devices_and_says_so_and_the_summarys_is_of_all(tmp_path, monkeypatch, capfd):
     """No rank waits for another in each step to know it."""
     (title,) = (title for title, keys in dashboard.CURVES["Memory"].items() if keys == ["memory/step_peak_gib"])
     assert "on the first device" in title
@@ -393,6 +414,7 @@ def test_the_memory_of_a_step_is_the_first_devices_and_says_so_and_the_summarys_
     assert summary_of(tmp_path / "run")["summary"]["peak_memory_bytes"] == 10**15
     (row,) = [row for step, row in history_rows(record(tmp_path / "run")) if step == 1]
     assert 0 < row["memory/step_peak_gib"] * 2**30 < 10**12
+    assert "checksum" not in "".join(capfd.readouterr()), "a line of W&B's for each folder"
 
 
 @pytest.mark.parametrize("how", ["upload", "none"])
