@@ -3,7 +3,8 @@
     python experiments/benchmarks/prepare/pair.py <folder of the earlier checkout> <dump.json> --every 10 --rounds 7
 
 Each checkout has one process that stays. In each round both clean every tenth conversation, step by step, the one that
-begins changes from round to round; so a machine whose speed drifts does not decide. Start-up is the whole command on one conversation.
+begins changes from round to round; so a machine whose speed drifts does not decide. Start-up is the whole command on
+one conversation.
 """
 
 import argparse
@@ -115,9 +116,7 @@ def table(found: list[dict[str, Round]]) -> str:
     steps = [part for part in parts if part not in ("reading", "signatures", "start-up")]
     sums = {"the steps": steps, "all but start-up": [part for part in parts if part != "start-up"]}
     for label, of in ({part: [part] for part in parts} | sums).items():
-        old, new = (
-            [sum(one[name].get(part, 0.0) for part in of) for one in found] for name in ("earlier", "now")
-        )
+        old, new = ([sum(one[name].get(part, 0.0) for part in of) for one in found] for name in ("earlier", "now"))
         ratios = [b / a for a, b in zip(old, new, strict=True) if a]
         told = f"{statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})" if ratios else "–"
         lines.append(f"| {label} | {statistics.median(old):.3f} | {statistics.median(new):.3f} | {told} |")
