@@ -49,7 +49,7 @@ def cleaned(conversation: Conversation, *overrides: str) -> Conversation | Rejec
 @pytest.mark.slow
 @pytest.mark.parametrize("overrides", [(), SENTENCES], ids=["turns", "sentences"])
 @given(st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=3))
-@settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 def test_what_was_cleaned_is_clean_and_no_fence_was_touched(overrides, exchanges):
     turns = [Turn(role, text) for pair in exchanges for role, text in zip(("user", "assistant"), pair, strict=True)]
     fenced = f"Look:\n\n```\n{CODE}\n```"
