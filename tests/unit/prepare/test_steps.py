@@ -191,8 +191,6 @@ def test_users_may_say_what_assistants_may_not_and_rules_can_be_added():
     assert filter_turns(four("Is ChatGPT made by OpenAI?", 2), config().filters, Counter()) == four(
         "Is ChatGPT made by OpenAI?", 2
     )
-    subject = "GPT-4 is a model made by OpenAI. As a model trained by OpenAI it powers ChatGPT: https://chatgpt.com."
-    assert filter_turns(four(subject, 3), config().filters, Counter()) == four(subject, 3)
     rule = "+filters.texts.my_rule={scope:conversation,roles:[user],match:regex,texts:['secret\\d']}"
     result = filter_turns(four("my secret7", 0), config(rule).filters, Counter())
     assert isinstance(result, Rejection)
