@@ -27,6 +27,7 @@ KEYS: dict[str, Kind] = {
     "model.path": "model",
     "model.tokenizer": "model",
     "tokenizer": "model",
+    "moderation.scorer": "model",
     "against.path": "model",
     "models.*.path": "model",
     "judge.path": "model",

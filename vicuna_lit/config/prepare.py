@@ -182,12 +182,16 @@ class PersonalDataConfig(Config):
 
 
 class ModerationConfig(Config):
-    """A score of your own: a function from text to a number."""
+    """A score of your own for each turn: a function from text to a number, or a classifier of texts."""
 
     enabled: bool
     """Whether the step is taken."""
     scorer: str | None
-    """`package.module:function`, called with each turn's text."""
+    """`package.module:function`, called with each turn's text; or the folder of a classifier of texts (Hugging Face,
+    safetensors, also `organisation/name`), whose probability of `labels` is the score."""
+    labels: tuple[str, ...] | None
+    """Of the classifier: a turn's score is the sum of their probabilities, or the highest where several can hold at
+    once. null: the only label, or the second of two; and for a function."""
     max_score: float
     """A turn with a higher score is an offence."""
     scope: Scope
@@ -196,11 +200,22 @@ class ModerationConfig(Config):
     @field_validator("scorer")
     @classmethod
     def _can_be_called(cls, scorer: str | None, info: ValidationInfo) -> str | None:
-        if scorer is not None:
+        if scorer is not None and is_function(scorer):
             load_scorer(scorer)
-        elif info.data.get("enabled"):
-            raise ValueError("moderation is enabled and has no scorer; give moderation.scorer=package.module:function")
+        elif scorer is None and info.data.get("enabled"):
+            raise ValueError(
+                "moderation is enabled and has no scorer; give moderation.scorer=package.module:function, or a "
+                "folder of a classifier"
+            )
         return scorer
+
+    @field_validator("labels")
+    @classmethod
+    def _are_of_a_classifier(cls, labels: tuple[str, ...] | None, info: ValidationInfo) -> tuple[str, ...] | None:
+        scorer = info.data.get("scorer")
+        if labels is not None and (not labels or not scorer or is_function(scorer)):
+            raise ValueError("are those of a classifier, one or more; a function has none")
+        return labels
 
 
 class LanguageConfig(Config):
@@ -342,6 +357,11 @@ class PrepareConfig(PrepareRecipe):
     Their precision is put on the card. Never changes a byte of the data."""
     engine: Literal["local", "ray"]
     """ray runs the same steps on a Ray cluster that shares the run folder's file system."""
+
+
+def is_function(scorer: str) -> bool:
+    """Whether it names a function; else it is a path."""
+    return re.fullmatch(r"[\w.]+:\w+", scorer) is not None
 
 
 def load_scorer(name: str) -> Any:

@@ -145,14 +145,16 @@ def _looked_for(manifest: dict[str, Any], steps: set[str]) -> tuple[list[str], l
     """What was looked for, and what a reader might think was, and no step that ran looks for."""
     config = manifest.get("config") or {}
     kinds = (config.get("personal_data") or {}).get("kinds") or [] if "personal data" in steps else []
-    scorer = (config.get("moderation") or {}).get("scorer")
+    moderation = config.get("moderation") or {}
+    scorer, labels = moderation.get("scorer"), moderation.get("labels")
     found = [name for kind, name in KINDS.items() if kind in kinds]
     missed = [*(name for kind, name in KINDS.items() if kind not in kinds), *NEVER]
     rules = (config.get("filters") or {}).get("texts") or {} if "filters" in steps else {}
     if any(rule.get("match") == "phrases" and rule.get("scope") != "off" for rule in rules.values()):
         found.append("phrases of a list, in prompts")
     if "moderation" in steps:
-        found.append(f"unsuitable content, by the scores of {scorer}")
+        for_labels = f" for {', '.join(labels)}" if labels else ""
+        found.append(f"unsuitable content, by the scores of {scorer}{for_labels}")
     else:
         missed.append("unsuitable content (sexual, violent, hateful, dangerous): there was no moderation.scorer")
     return found, missed

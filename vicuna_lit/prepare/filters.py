@@ -7,7 +7,7 @@ conversation or a `Rejection`. Rules after FastChat (`fastchat/data/clean_shareg
 import re
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import cache
 from typing import NamedTuple
@@ -26,6 +26,8 @@ from vicuna_lit.data.phrases import Phrases, phrases_of
 from vicuna_lit.prepare.replies import cut_sentences, reply_offences
 
 Tally = Counter[str]
+Scorer = Callable[[Iterable[str]], Iterable[float]]
+"""The score of each text."""
 INVISIBLE = re.compile(r"[\s\u00ad\u200b-\u200f\u2028-\u202f\u2060-\u2064\ufeff\x00-\x1f\x7f-\x9f]*+")
 LEADING_PUNCTUATION = re.compile(r"[\W_]+")
 WITHOUT_STOP = re.compile(r"^\s*(?:[-*+•#|>]|\d{1,3}[.)] |[^\n]{1,40}:)|^[^\n]{0,60}$|\S+://\S+$")
@@ -33,8 +35,8 @@ WITHOUT_STOP = re.compile(r"^\s*(?:[-*+•#|>]|\d{1,3}[.)] |[^\n]{1,40}:)|^[^\n]
 SHORTEST_REPETITION = 512
 """Characters; shorter replies compress too unevenly to tell."""
 PLACES, PIECE, AGAIN = 8, 12, 3
-"""Of a reply that repeats itself: of so many places evenly spread, the pieces of so many characters there occur once more
-at so many of them, or else it is not compressed. All that compresses twelve times does so, by far."""
+"""Places evenly spread over a reply; characters of the piece at each; and pieces that occur a second time in a reply
+that repeats itself. With fewer it is not compressed: nothing that was found or made compresses twelve times without."""
 
 
 class RuleViolation(NamedTuple):
@@ -110,13 +112,12 @@ def filter_turns(conversation: Conversation, config: FiltersConfig, tally: Tally
 
 
 def moderate(
-    conversation: Conversation, config: ModerationConfig, scorer: Callable[[str], float], tally: Tally
+    conversation: Conversation, config: ModerationConfig, scorer: Scorer, tally: Tally
 ) -> Conversation | Rejection:
     """Drops or shortens a conversation with a turn that scores above `config.max_score`."""
 
     def scored() -> Iterator[RuleViolation]:
-        for i, turn in enumerate(conversation.turns):
-            score = float(scorer(turn.content))
+        for i, score in enumerate(scorer(turn.content for turn in conversation.turns)):
             if not score <= config.max_score:
                 yield RuleViolation(i, config.scope, "moderation", f"turn {i + 1} scores {score:.4g}")
 

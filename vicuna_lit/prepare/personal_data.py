@@ -14,10 +14,11 @@ from vicuna_lit.prepare.secrets import find_secrets, small_letters
 
 Span = tuple[int, int]
 EMAIL = re.compile(  # ASCII alone: in scripts without blanks words stand right beside an address
-    r"(?<![A-Za-z0-9._%+/-])[A-Za-z0-9._%+-]{1,64}+(?:\\_[A-Za-z0-9._%+-]{1,64}+){0,4}+@(?<!\bgit@)(?!example\.|\dx\.|v\d)"
+    r"(?<![A-Za-z0-9._%+/-])(?=[._%+-]*[A-Za-z0-9])[A-Za-z0-9._%+-]{1,64}+(?:\\_[A-Za-z0-9._%+-]{1,64}+){0,4}+@(?<!\bgit@)(?!example\.|\dx\.|v\d)"
     r"(?:[A-Za-z0-9-]{1,63}\.){1,8}(?!(?:png|jpe?g|gif|svg|webp|pdf|js|ts|css|json|py|md|html|yaml|service|socket|host)\b)[A-Za-z]{2,24}"
-    r"(?![A-Za-z0-9-]|:[~/\w]|/)"  # not an ssh target, a remote, a package with its version, the name of an image
+    r"(?![A-Za-z0-9-]|\.[A-Za-z]|:[~/\w]|/)"  # no ssh target, remote, package with its version, name of an image
 )
+USER_OF_LINK = re.compile(r"(?<!mailto)://[^\s/@\"'<>]{0,256}@")
 PHONE = re.compile(
     r"(?<![\w.+/=-])(?:"
     r"\+\d{1,3}[ .-]?(?:\(\d{1,4}\)[ .-]?)?\d{1,4}(?:[ .-]?\d{2,4}){2,5}"  # +49 30 1234 5678, +33 6 39 98 00 00
@@ -127,11 +128,19 @@ def _announced(text: str, lowered: str) -> Iterator[Span]:
             at = lowered.find(word, end)
 
 
+def _emails(text: str, _: str) -> Iterator[Span]:
+    """Addresses, but none that is the user and the host of a link: `postgres://me:...@db.host.com`."""
+    users = [found.span() for found in USER_OF_LINK.finditer(text)] if "://" in text else []
+    for found in EMAIL.finditer(text):
+        if not any(start < found.start() < end for start, end in users):
+            yield found.span()
+
+
 FINDERS: tuple[tuple[str, str, Callable[[str, str], Iterator[Span]]], ...] = (
     ("key", "", lambda text, lowered: iter(find_secrets(text, lowered))),
     ("phone", "digits", _announced),
     ("iban", "digits", _ibans),
-    ("email", "@", _matches(EMAIL)),
+    ("email", "@", _emails),
     ("card", "card", _matches(CARD, _is_card)),
     ("ssn", "-", _matches(SSN)),
     ("ip", "", _matches(IP, _is_public)),

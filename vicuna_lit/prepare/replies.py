@@ -22,15 +22,20 @@ QUOTED = re.compile(
 )
 STRUCTURED = re.compile(r"```|^[ \t]*(?:[-*+•]|\d{1,3}[.)]) |^[ \t]*\|.*\|", re.M)
 """Code, a list or a table: a reply that holds one gives something."""
+THOUGHT = re.compile(r"\s*<(think|thinking)>.*?</\1>\s*", re.S)
+"""What a model thought before its reply, where a dump has it in the text."""
 SENTENCE_END = re.compile(r"[.!?…]+[\"')*_]*(?=\s|\Z)\s*|[。！？]+\s*|\n\s*")
 
 
 class Reply:
-    """A reply as the rules look at it: its opening in small letters, what is in code or quoted as blanks."""
+    """A reply as the rules look at it, behind its thoughts: its opening in small letters, what is in code or quoted as
+    blanks."""
 
     def __init__(self, content: str, longest: int):
-        self.content = content
-        self.opening = _small(content[:longest])
+        thought = THOUGHT.match(content)
+        self.start = thought.end() if thought else 0
+        self.content = content[self.start :]
+        self.opening = _small(self.content[:longest])
         self.is_ascii = self.opening.isascii()
 
     @cached_property
@@ -62,7 +67,7 @@ def find_in_reply(rule: ReplyRule, reply: Reply) -> tuple[int, int] | None:
     found = next((f for text in rule.texts if (f := _compiled(text).search(opening))), None)
     if found is None or (rule.unless and any(_compiled(text).search(_small(reply.content)) for text in rule.unless)):
         return None
-    return found.span()
+    return found.start() + reply.start, found.end() + reply.start
 
 
 def longest_opening(rules: dict[str, ReplyRule]) -> int:

@@ -17,7 +17,7 @@ from typing import Any
 
 import orjson
 
-from vicuna_lit.config.prepare import PrepareConfig, PrepareRecipe
+from vicuna_lit.config.prepare import PrepareConfig, PrepareRecipe, is_function
 from vicuna_lit.data.conversation import Conversation, DataError, Rejection
 from vicuna_lit.data.files import find_files
 from vicuna_lit.data.readers import parse, records, skipped
@@ -44,8 +44,8 @@ from vicuna_lit.run_folder import (
 
 Raw = dict[str, list[str]]
 """Places of the files by the name of the source; an empty name where sources have none."""
-_TOKENIZER, _PHRASES = "tokenizer: ", "phrases "
-"""Before the names of a tokenizer's files, and of lists of phrases."""
+_TOKENIZER, _PHRASES, _SCORER = "tokenizer: ", "phrases ", "moderation.scorer"
+"""Before the names of a tokenizer's files, of lists of phrases, and of what a scorer is read from."""
 
 
 @dataclass(frozen=True)
@@ -166,11 +166,18 @@ def _files_of_steps(config: PrepareConfig) -> dict[str, str]:
         name = f"{kind}{Path(path).name}"
         others[f"{kind}{path}" if name in others else name] = locate(path)
     if config.moderation.enabled and config.moderation.scorer is not None:
-        spec = find_spec(config.moderation.scorer.partition(":")[0])
-        others["moderation.scorer"] = Path(spec.origin or "") if spec else Path()
+        others |= _of_scorer(config.moderation.scorer)
     if config.tokenizer is not None:
         others |= _of_tokenizer(config.tokenizer)
     return {k: _sha256(path) for k, path in others.items() if path.is_file()}
+
+
+def _of_scorer(scorer: str) -> dict[str, Path]:
+    """A function's module, or all that a classifier is read from."""
+    if not is_function(scorer):
+        return {f"{_SCORER}: {n.removeprefix(f'{scorer}/')}": file for n, file in model_files(scorer).items()}
+    spec = find_spec(scorer.partition(":")[0])
+    return {_SCORER: Path(spec.origin or "") if spec else Path()}
 
 
 def _of_tokenizer(path: str) -> dict[str, Path]:

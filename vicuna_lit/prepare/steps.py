@@ -1,15 +1,15 @@
 """The per-conversation steps in their order: each a function of one conversation, each switchable."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from vicuna_lit.config.prepare import PrepareConfig, load_scorer
+from vicuna_lit.config.prepare import PrepareConfig, is_function, load_scorer
 from vicuna_lit.data.conversation import Conversation, Rejection
 from vicuna_lit.paths import locate
 from vicuna_lit.prepare.decontaminate import decontaminate, read_questions
-from vicuna_lit.prepare.filters import Tally, alternate, filter_turns, moderate, read_phrases
+from vicuna_lit.prepare.filters import Scorer, Tally, alternate, filter_turns, moderate, read_phrases
 from vicuna_lit.prepare.html import is_html, to_markdown
 from vicuna_lit.prepare.language import detect
 from vicuna_lit.prepare.personal_data import redact_conversation
@@ -55,7 +55,7 @@ def steps(config: PrepareConfig) -> dict[str, Step]:
     """The enabled steps by name, in order.
 
     Raises:
-        DataError, MissingPath: the evaluation questions or a list of phrases cannot be read.
+        DataError, MissingPath, ModelError: the evaluation questions, a list of phrases or a classifier cannot be read.
     """
     out: dict[str, Step] = {}
     if config.html.enabled:
@@ -70,7 +70,7 @@ def steps(config: PrepareConfig) -> dict[str, Step]:
         read_phrases(config.filters)
         out["filters"] = lambda c, tally: filter_turns(c, config.filters, tally)
     if config.moderation.enabled and config.moderation.scorer is not None:
-        scorer = load_scorer(config.moderation.scorer)
+        scorer = scorer_of(config.moderation.scorer, config.moderation.labels)
         out["moderation"] = lambda c, tally: moderate(c, config.moderation, scorer, tally)
     if config.language.enabled:
         out["language"] = lambda c, tally: choose_language(c, config, tally)
@@ -79,6 +79,20 @@ def steps(config: PrepareConfig) -> dict[str, Step]:
         questions = read_questions(files, config.decontamination.ngram)
         out["decontamination"] = lambda c, tally: decontaminate(c, config.decontamination, questions, tally)
     return out
+
+
+def scorer_of(name: str, labels: Sequence[str] | None) -> Scorer:
+    """What `moderation.scorer` names: a function, called with one text after the other, or a classifier's folder.
+
+    Raises:
+        MissingPath, ModelError: there is no such classifier.
+    """
+    if is_function(name):
+        function = load_scorer(name)
+        return lambda texts: (float(function(text)) for text in texts)
+    from vicuna_lit.inference.classifier import Classifier  # torch and transformers, which no other step needs
+
+    return Classifier(name, labels)
 
 
 def convert_html(conversation: Conversation, tally: Tally) -> Conversation:

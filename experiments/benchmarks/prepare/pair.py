@@ -3,7 +3,8 @@
     python experiments/benchmarks/prepare/pair.py <folder of the earlier checkout> <dump.json> --every 10 --rounds 7
 
 Each checkout has one process that stays. In each round both clean every tenth conversation, step by step, the one that
-begins changes from round to round; so a machine whose speed drifts does not decide. Start-up is the whole command on one conversation.
+begins changes from round to round; so a machine whose speed drifts does not decide. Start-up is the whole command on
+one conversation.
 """
 
 import argparse

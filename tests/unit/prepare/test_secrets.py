@@ -95,6 +95,8 @@ def test_a_secret_at_the_start_is_found_whatever_the_text_ends_with():
         "git clone git@github.com:me/app.git; rsync me@backup.host:/srv .",
         "uses: actions/cache@v3.When it fails; Icon_color@2x.png",
         "The telephone was invented in 1876 and 1877.",
+        "postgresql://me:...@db.host.com/app and mongodb://<user>:<pass>@cluster0.host.net/test",
+        "token = os.environ['TOKEN_FOR_SERVICE_A1B2C3']; scp a root@host.domain.com:/tmp",
     ],
 )
 def test_what_only_looks_like_personal_data_stays(text: str):

@@ -183,7 +183,7 @@ def test_a_turn_that_is_cut_off_cannot_offend():
     c = Conversation.of("What is the first thing?", ANSWER, "And then?", "", "And now?", "I am ChatGPT.", id="x")
     strict = config("filters.texts.assistant_name.scope=conversation").filters
     assert text(filter_turns(c, strict, Counter())) == f"What is the first thing? {ANSWER}"
-    both = four("Too many requests in 1 hour, says OpenAI.", 3)
+    both = four("Too many requests in 1 hour. I am ChatGPT.", 3)
     assert isinstance(filter_turns(both, strict, Counter()), Rejection)
 
 
@@ -207,11 +207,12 @@ def test_too_short():
 def test_a_score_above_the_limit_is_moderated_and_a_nan_too():
     c, limit = four("rude rude", 3), config("moderation.scope=turn").moderation
     tally: Counter[str] = Counter()
-    assert (
-        text(moderate(c, limit, lambda t: 0.9 if "rude" in t else 0.1, tally)) == f"What is the first thing? {ANSWER}"
-    )
+    moderated = moderate(c, limit, lambda texts: (0.9 if "rude" in t else 0.1 for t in texts), tally)
+    assert text(moderated) == f"What is the first thing? {ANSWER}"
     assert tally == {"turns cut: moderation": 2}
-    assert isinstance(moderate(c, config().moderation, lambda t: float("nan"), Counter()), Rejection)
+    assert isinstance(
+        moderate(c, config().moderation, lambda texts: [float("nan") for _ in texts], Counter()), Rejection
+    )
 
 
 @pytest.mark.parametrize(
