@@ -15,7 +15,7 @@ from vicuna_lit.data.model_folder import refuse_adapter, said_by_transformers
 from vicuna_lit.data.tokenizer import bind, load_tokenizer, pretrained_kwargs
 from vicuna_lit.hub import fetched_path
 from vicuna_lit.models.architecture import read_config
-from vicuna_lit.models.load import refuse_faults
+from vicuna_lit.models.load_weights import refuse_faults
 from vicuna_lit.paths import ModelError, locate_model
 
 

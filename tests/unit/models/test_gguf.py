@@ -9,7 +9,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from vicuna_lit.models.architecture import read_config
-from vicuna_lit.models.load import load_weights
+from vicuna_lit.models.load_weights import load_weights
 from vicuna_lit.paths import ModelError
 
 gguf = pytest.importorskip("gguf")
