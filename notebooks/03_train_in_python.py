@@ -74,13 +74,13 @@ plans = {
 }
 for name, plan in plans.items():
     print(f"{name:<7} {plan.steps} steps × {plan.accumulation} rows of {plan.tokens_per_device} tokens")
-assert plans["base"].step_conversations == plans["layout"].step_conversations
+assert plans["base"].step_examples == plans["layout"].step_examples
 
 # %% [markdown]
 # The first step in both layouts: the same twelve conversations, in one long row or in several short ones.
 
 # %%
-colours = dict(zip(plans["base"].step_conversations[0], plt.get_cmap("tab20").colors, strict=False))
+colours = dict(zip(plans["base"].step_examples[0], plt.get_cmap("tab20").colors, strict=False))
 figure, both = plt.subplots(1, 2, figsize=(8, 2.2), layout="constrained")
 for axes, name in zip(both, ["base", "layout"], strict=True):
     rows = plans[name].rows[0][0]  # of the first step, on the only rank

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from vicuna_lit.data.dataset import build_dataset
     from vicuna_lit.data.encoder import Encoder, Example, tokenize
     from vicuna_lit.data.mask_view import show_mask, show_masks
-    from vicuna_lit.data.packing import plan_steps
+    from vicuna_lit.data.plan import plan_steps
     from vicuna_lit.data.readers import read
     from vicuna_lit.data.tokenizer import make_encoder
     from vicuna_lit.estimate.run import Estimate, estimate_run
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from vicuna_lit.prepare.html import to_markdown
     from vicuna_lit.prepare.run import Prepared, prepare_data
     from vicuna_lit.train.module import SupervisedModule
+    from vicuna_lit.train.result import Result
     from vicuna_lit.train.run import fit
-    from vicuna_lit.train.run_folder import Result
 
 warnings.filterwarnings("ignore", "IProgress not found")  # tqdm's in a notebook; none of its bars is drawn here
 
@@ -62,7 +62,7 @@ _HOMES = {
     "Sweep": "compare.runs",
     "read_run": "compare.runs",
     "read_sweep": "compare.runs",
-    "Result": "train.run_folder",
+    "Result": "train.result",
     "TemplateError": "data.chat_template",
     "Turn": "data.conversation",
     "build_dataset": "data.dataset",
@@ -78,7 +78,7 @@ _HOMES = {
     "read_questions": "evaluate.questions",
     "read_reviews": "evaluate.published_reviews",
     "render": "data.chat_template",
-    "plan_steps": "data.packing",
+    "plan_steps": "data.plan",
     "show_mask": "data.mask_view",
     "show_masks": "data.mask_view",
     "to_markdown": "prepare.html",

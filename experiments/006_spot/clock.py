@@ -11,7 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from vicuna_lit.cli.train import main
-from vicuna_lit.train import record, times
+from vicuna_lit.train import run_record, times
 
 BEFORE = float(os.environ["CLOCK"])
 
@@ -25,5 +25,5 @@ class OnThisClock(times.Times):
 
 if __name__ == "__main__":
     times.time = SimpleNamespace(time=lambda: BEFORE + time.process_time())  # pyright: ignore[reportAttributeAccessIssue]
-    record.Times = OnThisClock  # pyright: ignore[reportAttributeAccessIssue]
+    run_record.Times = OnThisClock  # pyright: ignore[reportAttributeAccessIssue]
     main()

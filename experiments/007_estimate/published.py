@@ -13,7 +13,7 @@ import numpy as np
 
 from experiments import tables
 from vicuna_lit import load
-from vicuna_lit.data.source import ExampleLengths, plan_run
+from vicuna_lit.data.plan import ExampleLengths, plan_run
 from vicuna_lit.estimate.memory import FRAGMENTATION, PROCESS, Memory, memory_of
 from vicuna_lit.estimate.run import Estimator
 from vicuna_lit.estimate.tables import gpu_named

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import tables
-from vicuna_lit.tracking.records import history_rows, state
+from vicuna_lit.tracking.wandb_file import history_rows, state
 
 HERE = Path(__file__).parent
 KEYS = ("context_length", "strategy", "seed")

@@ -26,7 +26,7 @@ from typing import Any
 
 IMPORTED = (
     "torch", "lightning", "transformers", "transformers.models.llama.modeling_llama", "openai", "matplotlib.pyplot",
-    "tests.helpers.runs", "vicuna_lit.train.run", "vicuna_lit.train.record", "vicuna_lit.evaluate.run",
+    "tests.helpers.runs", "vicuna_lit.train.run", "vicuna_lit.train.run_record", "vicuna_lit.evaluate.run",
     "vicuna_lit.prepare.run", "vicuna_lit.compare.report", "vicuna_lit.cli.app",
 )  # fmt: skip
 FOLDER = "VICUNA_LIT_TESTS"

@@ -14,7 +14,7 @@ from tests.helpers.encoders import QUICKSTART
 from tests.helpers.wandb_server import KEY, WandbServer
 from vicuna_lit import hub
 from vicuna_lit.config.compose import ConfigError, load
-from vicuna_lit.config.train import devices_here
+from vicuna_lit.config.train_checks import devices_here
 from vicuna_lit.data.conversation import DataError
 from vicuna_lit.data.source import ConversationFiles
 from vicuna_lit.estimate.advice import to_fit

@@ -22,7 +22,7 @@ from vicuna_lit.evaluate.run import evaluate_models
 from vicuna_lit.inference.generate import Chat, likelihoods, replies, reply
 from vicuna_lit.paths import ModelError
 from vicuna_lit.run_folder import RunError
-from vicuna_lit.tracking.records import history_rows
+from vicuna_lit.tracking.wandb_file import history_rows
 
 QUICK = ("wandb.mode=disabled", "answers.max_new_tokens=12", "max_questions=16", "bootstrap.samples=200")
 

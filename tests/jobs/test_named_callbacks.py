@@ -11,7 +11,7 @@ import vicuna_lit as vl
 from tests.helpers.runs import COMMON, curve
 from vicuna_lit.config.train import Layout, Recipe, TrainConfig
 from vicuna_lit.run_folder import RunError
-from vicuna_lit.tracking.records import history_rows
+from vicuna_lit.tracking.wandb_file import history_rows
 from vicuna_lit.train.tracking.history_logger import HistoryLogger
 from vicuna_lit.train.tracking.wandb_run import History
 

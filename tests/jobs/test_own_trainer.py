@@ -22,8 +22,8 @@ import vicuna_lit as vl
 from tests.helpers.runs import COMMON, curve
 from vicuna_lit.data.batch import Batch
 from vicuna_lit.run_folder import RunError, write_json
-from vicuna_lit.tracking.records import history_rows
-from vicuna_lit.train import run_folder
+from vicuna_lit.tracking.wandb_file import history_rows
+from vicuna_lit.train import resume
 from vicuna_lit.train.extensions import Extensions
 
 STEPS = 6
@@ -236,10 +236,10 @@ def test_an_edited_loss_is_another_run(tmp_path, monkeypatch):
     assert identities[0]["module"] == identities[1]["module"] == "losses.Scaled"
     settings = config(tmp_path, "data.path=nowhere")
     (tmp_path / "run").mkdir()
-    write_json(tmp_path / "run/config.json", run_folder.settings(settings, identities[0]))
-    assert run_folder.changed_settings(settings, tmp_path / "run", identities[0]) == []
+    write_json(tmp_path / "run/config.json", resume.settings(settings, identities[0]))
+    assert resume.changed_settings(settings, tmp_path / "run", identities[0]) == []
     with pytest.raises(RunError, match="module_sha256"):
-        run_folder.changed_settings(settings, tmp_path / "run", identities[1])
+        resume.changed_settings(settings, tmp_path / "run", identities[1])
 
 
 def test_a_loss_without_a_source_is_said():

@@ -34,8 +34,9 @@ from vicuna_lit.models.causal_lm import SupervisedLM, build_model
 from vicuna_lit.paths import ModelError
 from vicuna_lit.prepare.run import prepare_data
 from vicuna_lit.train.console import say_done
+from vicuna_lit.train.result import result_in
+from vicuna_lit.train.resume import already_done
 from vicuna_lit.train.run import fit
-from vicuna_lit.train.run_folder import already_done, result_in
 
 QUICK = ("trainer.max_steps=4", "data.max_validation=4", "samples.max_new_tokens=4", "validation.every_steps=2")
 

@@ -13,11 +13,11 @@ from wandb.sdk import wandb_setup
 
 from tests.helpers.runs import COMMON, run_here
 from tests.helpers.wandb_server import WandbServer, environment
-from vicuna_lit.tracking.records import messages, state
 from vicuna_lit.tracking.session import Session
+from vicuna_lit.tracking.wandb_file import messages, state
 from vicuna_lit.train.callbacks.metrics import MetricsCallback
 from vicuna_lit.train.finite import NotFiniteError
-from vicuna_lit.train.run_folder import result_in
+from vicuna_lit.train.result import result_in
 
 SHORT = (*COMMON, "trainer.max_steps=4", "validation.every_steps=2", "samples.questions=[[Who are you?]]",
          "samples.max_new_tokens=4", "wandb.mode=offline", "wandb.console=off")  # fmt: skip

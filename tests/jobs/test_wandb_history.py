@@ -10,7 +10,7 @@ import pytest
 
 from tests.helpers.runs import COMMON, STEPS, run_here
 from tests.proof.test_preemption import told_at
-from vicuna_lit.tracking.records import BLOCK, chunks, history_rows
+from vicuna_lit.tracking.wandb_file import BLOCK, chunks, history_rows
 from vicuna_lit.train.tracking.wandb_run import History
 
 OFFLINE = ("wandb.mode=offline", "validation.every_steps=2", "checkpoint.every_steps=4")

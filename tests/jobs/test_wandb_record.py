@@ -25,8 +25,8 @@ from vicuna_lit.config.compose import load
 from vicuna_lit.evaluate import tracking as board
 from vicuna_lit.run_folder import flatten
 from vicuna_lit.tracking.about import about_run, nested
-from vicuna_lit.tracking.records import history_rows, messages
 from vicuna_lit.tracking.session import Session
+from vicuna_lit.tracking.wandb_file import history_rows, messages
 from vicuna_lit.train.validation_loss import BY_SOURCE
 
 SECRETS = {

@@ -30,7 +30,7 @@ from vicuna_lit.models.decoder import decoder_layers
 from vicuna_lit.models.experts import experts_of
 from vicuna_lit.models.export import export
 from vicuna_lit.models.flops import flops_of
-from vicuna_lit.models.load import load_weights
+from vicuna_lit.models.load_weights import load_weights
 from vicuna_lit.models.mixers import token_mixers
 from vicuna_lit.models.proof import prove
 from vicuna_lit.models.shrink import small_copy

@@ -16,7 +16,7 @@ from vicuna_lit.run_folder import RunError
 from vicuna_lit.train.distributed import DistributedEnv
 from vicuna_lit.train.lineage import check_plan, origin_of
 from vicuna_lit.train.optimizer import lr_factor
-from vicuna_lit.train.run_folder import already_done, as_begun, files_read
+from vicuna_lit.train.resume import already_done, as_begun, input_hashes
 
 FLAT = (
     "optimizer.schedule=constant",
@@ -68,7 +68,7 @@ def test_two_runs_at_a_constant_rate_are_one_to_the_bit(tmp_path):
     def refused(*settings: str) -> str:
         other = load("train", *job("third", 4, f"extends={tmp_path / 'first'}", *settings))
         with pytest.raises(RunError) as error:
-            origin_of(other, tmp_path / "third", False, files_read(other), {}, DistributedEnv())
+            origin_of(other, tmp_path / "third", False, input_hashes(other), {}, DistributedEnv())
         return str(error.value)
 
     said = refused("seed=1", "optimizer.betas=[0.8,0.9]", "optimizer.lr=1e-4")

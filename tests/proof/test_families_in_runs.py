@@ -58,7 +58,7 @@ def test_the_first_loss_is_that_of_transformers(family: str, tmp_path: Path):
     data.setup()
     eager: Any = AutoModelForCausalLM.from_pretrained(model, attn_implementation="eager")
     total = count = 0.0
-    for index in data.plan.step_conversations[0]:
+    for index in data.plan.step_examples[0]:
         ids = torch.tensor(data.train[int(index)].input_ids)[None].long()
         wanted = torch.tensor(data.train[int(index)].labels)
         with torch.no_grad():

@@ -56,7 +56,7 @@ def test_merged_and_unmerged_are_one_function_and_have_one_gradient():
     plain = SupervisedLM(plain_copy(lm))
     with torch.no_grad():
         torch.testing.assert_close(lm.hidden(batch), plain.hidden(batch), rtol=1e-4, atol=1e-5)
-    ours, theirs = lm(SupervisedLM.loss_sum, batch), plain(SupervisedLM.loss_sum, batch)
+    ours, theirs = lm(SupervisedLM.row_loss, batch), plain(SupervisedLM.row_loss, batch)
     torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=0)
     ours.backward()
     theirs.backward()
@@ -77,7 +77,7 @@ def test_adapters_begin_as_the_base_model():
     lm, batch = built("finetune=lora")
     plain, _ = built()
     with torch.no_grad():
-        assert torch.equal(lm(SupervisedLM.loss_sum, batch), plain(SupervisedLM.loss_sum, batch))
+        assert torch.equal(lm(SupervisedLM.row_loss, batch), plain(SupervisedLM.row_loss, batch))
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,8 @@ from vicuna_lit.data.tokenizer import make_encoder
 from vicuna_lit.models.causal_lm import build_model
 from vicuna_lit.run_folder import RunError, flatten, write_json
 from vicuna_lit.train.module import lr_factor
+from vicuna_lit.train.resume import changed_settings
 from vicuna_lit.train.run import fit
-from vicuna_lit.train.run_folder import changed_settings
 
 LAYOUTS = {
     f"{factor}x-{'packed' if packing else 'one per row'}": (
@@ -64,7 +64,7 @@ def oracle() -> Curve:
         eps=c.eps,
     )
     losses, norms = [], []
-    for step, conversations in enumerate(data.plan.step_conversations):
+    for step, conversations in enumerate(data.plan.step_examples):
         examples = [data.train[i] for i in conversations]
         longest = max(len(e.input_ids) for e in examples)
         ids, labels = torch.zeros(len(examples), longest, dtype=torch.long), torch.full((len(examples), longest), -100)

@@ -11,7 +11,7 @@ from tests.helpers.group import run_group
 from tests.helpers.runs import COMMON, QUICKSTART, compare, run_here
 from vicuna_lit.data.batch import Batch, collate
 from vicuna_lit.data.dataset import Examples
-from vicuna_lit.tracking.records import history_rows
+from vicuna_lit.tracking.wandb_file import history_rows
 from vicuna_lit.train.validation_loss import ValidationLoss
 
 STEPS = 6

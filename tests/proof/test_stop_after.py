@@ -19,7 +19,7 @@ from vicuna_lit.train.checkpoint import format as files
 from vicuna_lit.train.distributed import DistributedEnv
 from vicuna_lit.train.module import SupervisedModule
 from vicuna_lit.train.preemption import Stopped
-from vicuna_lit.train.run_folder import already_done
+from vicuna_lit.train.resume import already_done
 from vicuna_lit.train.times import Opening, Times
 
 

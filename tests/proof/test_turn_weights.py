@@ -53,7 +53,7 @@ def made(tmp_path_factory):
 def by_hand(model, data: ConversationDataModule, step: int) -> float:
     """One conversation at a time, with transformers' own forward pass, in fp64."""
     total, weight = 0.0, 0.0
-    for i in data.plan.step_conversations[step]:
+    for i in data.plan.step_examples[step]:
         e = data.train[i]
         logits = model(input_ids=torch.from_numpy(e.input_ids.astype("int64"))[None]).logits[0, :-1].double()
         nll = cross_entropy(logits, torch.from_numpy(e.input_ids[1:].astype("int64")), reduction="none")
@@ -81,7 +81,7 @@ def test_the_loss_is_the_weighted_mean_in_any_layout(made, layout, head):
         rows = PlannedRows(data.train, data.plan, rank)
         for micro in range(data.plan.accumulation):
             batch = rows[micro]
-            loss = loss + lm(SupervisedLM.loss_sum, batch) / batch.denominator
+            loss = loss + lm(SupervisedLM.row_loss, batch) / batch.denominator
     assert float(loss.detach()) == pytest.approx(reference, rel=1e-6)
     loss.backward()
     gradient = torch.cat([p.grad.flatten() for p in model.parameters()])

@@ -107,7 +107,7 @@ def test_imports_point_one_way(path: Path):
 
 def test_a_plan_needs_no_lightning():
     """All that `vicuna-train dry_run=true` imports, inside functions too."""
-    for place in ("cli/train_sweep.py", "train/load.py"):
+    for place in ("cli/train_sweep.py", "train/setup.py"):
         assert "torch" in (names := all_imports(PACKAGE / place))
         assert not {name for name in names if within(name, "lightning")}
 

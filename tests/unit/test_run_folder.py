@@ -12,7 +12,7 @@ from tests.helpers.runs import COMMON
 from vicuna_lit import run_folder
 from vicuna_lit.config.compose import load
 from vicuna_lit.run_folder import RunError, check_disk, check_replaceable, whole_folder
-from vicuna_lit.train.run_folder import lacks_room
+from vicuna_lit.train.resume import lacks_room
 
 
 @pytest.fixture

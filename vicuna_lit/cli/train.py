@@ -126,7 +126,7 @@ def _train_and_evaluate(config: Any) -> int:
 
 def _has_ended(config: Any) -> bool:
     """Whether there is a model now: `stop_after` leaves the rest of a run for later."""
-    from vicuna_lit.train.run_folder import result_in
+    from vicuna_lit.train.result import result_in
 
     return result_in(Path(config.run.dir)) is not None
 
@@ -180,7 +180,7 @@ def _run(config: Any) -> int:
 def _job(config: Any) -> Any:
     """A plan needs no Lightning, which takes more than a second to import."""
     if config.dry_run:
-        from vicuna_lit.train.load import dry_run
+        from vicuna_lit.train.setup import dry_run
 
         return dry_run(config)
     from vicuna_lit.train.run import fit

@@ -147,7 +147,7 @@ def run_job(config: TrainConfig) -> float | None:
 
 def _refuse_another_run(config: TrainConfig) -> None:
     """A setting was stopped before by this run, not by another recipe's in its folder."""
-    from vicuna_lit.train.run_folder import changed_settings
+    from vicuna_lit.train.resume import changed_settings
 
     if (Path(config.run.dir) / "config.json").exists():
         changed_settings(config, Path(config.run.dir))
@@ -174,7 +174,8 @@ def _attempt(config: TrainConfig) -> tuple[int, str | None]:
     from vicuna_lit.train.devices import taken
     from vicuna_lit.train.distributed import ProcessesFailed, launch
     from vicuna_lit.train.memory import kernel_kills
-    from vicuna_lit.train.run_folder import already_done, result_in
+    from vicuna_lit.train.result import result_in
+    from vicuna_lit.train.resume import already_done
 
     killed = kernel_kills()
     try:
@@ -208,7 +209,7 @@ def _attempt(config: TrainConfig) -> tuple[int, str | None]:
 
 def _record(config: TrainConfig, code: int, cause: str | None) -> str:
     """Writes a failure down, in the job's own folder where that is this run's; what there is to say about it."""
-    from vicuna_lit.train.run_folder import already_done, changed_settings
+    from vicuna_lit.train.resume import already_done, changed_settings
 
     folder = Path(config.run.dir)
     try:
@@ -264,12 +265,12 @@ class DryRun:
     def add(self, config: TrainConfig) -> None:
         """Plans one job."""
         from vicuna_lit.data.auto_template import with_template
+        from vicuna_lit.data.plan import plan_run
         from vicuna_lit.data.planned import PlannedData
-        from vicuna_lit.data.source import ExampleLengths, plan_run
         from vicuna_lit.data.tokenizer import make_encoder
         from vicuna_lit.train.console import spread
         from vicuna_lit.train.lineage import check_plan
-        from vicuna_lit.train.run_folder import already_done, as_begun
+        from vicuna_lit.train.resume import already_done, as_begun
 
         config = as_begun(with_template(fetched(config, weights=False)), Path(config.run.dir))
         check_plan(config, Path(config.run.dir))
@@ -277,7 +278,7 @@ class DryRun:
         if key not in self._data:
             self._data[key] = PlannedData(config, make_encoder(config))
             self._data[key].read()
-        plan = plan_run(config, ExampleLengths.of(self._data[key].train), config.trainer.devices)
+        plan = plan_run(config, self._data[key].train.sizes, config.trainer.devices)
         done = already_done(config.model_copy(update={"dry_run": False}), Path(config.run.dir))
         validation = self._data[key].validation
         tokens, supervised = int(plan.step_tokens.sum()), int(plan.step_supervised.sum())

@@ -13,7 +13,8 @@ from pydantic import (
 )
 
 from vicuna_lit.config.base import Config, FilePath
-from vicuna_lit.config.train import TrainConfig, devices_here
+from vicuna_lit.config.train import TrainConfig
+from vicuna_lit.config.train_checks import devices_here
 
 
 def _price(value: Any) -> Any:

@@ -14,7 +14,8 @@ from torch.utils.data import Dataset
 
 from vicuna_lit.data.dataset import Examples
 from vicuna_lit.data.mixture import JoinedExamples
-from vicuna_lit.data.packing import Plan, Row
+from vicuna_lit.data.packing import Row
+from vicuna_lit.data.plan import Plan
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 A file's way to the loss: `planned.py` (what is read, and planned) → `source.py` (which files, which side of the split)
 → `readers.py` (`Conversation`) → `dataset.py` (`tokenised`, kept in `token_cache.py`) → `splitting.py` (pieces) →
 `encoder.py` (`Example`: ids and mask) → `packing.py` (`Plan`) → `batch.py` (`Batch`) →
-`models/causal_lm.py` (`SupervisedLM.loss_sum`) → `train/module.py`, which divides by the step's supervised tokens.
+`models/causal_lm.py` (`SupervisedLM.row_loss`) → `train/module.py`, which divides by the step's supervised tokens.
 
 - An *example* is a conversation, or a *piece* of one that is longer than `context_length`: whole exchanges, cut by
   `splitting.py`, each piece behind the system prompt.

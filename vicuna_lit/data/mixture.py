@@ -9,7 +9,7 @@ import numpy as np
 
 from vicuna_lit.data.dataset import DataReport, Examples
 from vicuna_lit.data.encoder import Example
-from vicuna_lit.data.packing import Plan
+from vicuna_lit.data.plan import ExampleLengths, Plan
 
 
 class JoinedExamples:
@@ -47,6 +47,13 @@ class JoinedExamples:
         source = self.source_of(i)
         part = self.parts[self.names[source]]
         return part, int(i - self._ends[source] + len(part))
+
+    @property
+    def sizes(self) -> ExampleLengths:
+        """All that a plan needs to know."""
+        return ExampleLengths(
+            self.lengths, self.supervised, self.records, self.sources, self.scores, self.total_weights
+        )
 
     @property
     def sources(self) -> np.ndarray:
@@ -152,5 +159,5 @@ def fingerprint(examples: JoinedExamples, plan: Plan) -> str:
         if len(part.weights):
             digest.update(np.ascontiguousarray(part.weights).data)
     for step in range(plan.steps):
-        digest.update(plan.conversations_hash(step).encode())
+        digest.update(plan.examples_hash(step).encode())
     return digest.hexdigest()

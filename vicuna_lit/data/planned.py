@@ -6,8 +6,8 @@ from vicuna_lit.config.train import Computation
 from vicuna_lit.data.dataset import DataReport
 from vicuna_lit.data.encoder import Encoder
 from vicuna_lit.data.mixture import JoinedExamples, drawn, statistics, total
-from vicuna_lit.data.packing import Plan, plan_steps
-from vicuna_lit.data.source import ExampleLengths, Sources, give_back_memory, plan_run
+from vicuna_lit.data.plan import Plan, give_back_memory, plan_run, plan_steps
+from vicuna_lit.data.source import Sources
 from vicuna_lit.data.tokenizer import make_encoder
 from vicuna_lit.hub import fetched
 
@@ -48,7 +48,7 @@ class PlannedData:
             self.train, self.reports = self.source.examples(self.encoder, validation=False)
             self.validation, self.validation_reports = self.source.examples(self.encoder, validation=True)
         c = self.config
-        self.plan = plan_run(c, ExampleLengths.of(self.train), self.world_size)
+        self.plan = plan_run(c, self.train.sizes, self.world_size)
         if len(self.validation):
             self.validation_plan = plan_steps(
                 self.validation.lengths,
@@ -78,6 +78,6 @@ class PlannedData:
             train["sources"][source]["drawn"] = taken
         return {"train": train, "validation": validation}
 
-    def conversations_of(self, step: int) -> list[str]:
+    def example_ids(self, step: int) -> list[str]:
         """The ids of the conversations in an optimizer step, from 1."""
         return [self.train.id_of(i) for rank in self.plan.rows[step - 1] for row in rank for i in row]

@@ -1,14 +1,10 @@
 """What a config trains on: its sources, their files, the examples in them, and the step plan of those."""
 
-import ctypes
 import math
-import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-
-import numpy as np
 
 from vicuna_lit.config.train import Computation
 from vicuna_lit.data.conversation import Conversation, DataError, Rejection, is_validation
@@ -17,7 +13,6 @@ from vicuna_lit.data.encoder import Encoder
 from vicuna_lit.data.files import find_files
 from vicuna_lit.data.mixture import JoinedExamples
 from vicuna_lit.data.order import Shares
-from vicuna_lit.data.packing import Plan, plan_steps
 from vicuna_lit.data.readers import read
 from vicuna_lit.data.token_cache import TokenCache
 from vicuna_lit.file_hashes import Hashes, hashes_of
@@ -25,67 +20,6 @@ from vicuna_lit.paths import place_of
 
 MOST_HELD_OUT = 50_000_000
 """Characters of held-out conversations that are remembered until they are tokenised."""
-
-
-@dataclass(frozen=True)
-class ExampleLengths:
-    """All that a plan needs to know of the examples."""
-
-    lengths: np.ndarray
-    """int64 [examples]: tokens of each."""
-    supervised: np.ndarray
-    """int32 [examples]: supervised tokens of each."""
-    records: np.ndarray
-    """int64 [examples]: the number of the conversation that each is a piece of."""
-    sources: np.ndarray
-    """int64 [examples]: the number of the source of each."""
-    scores: np.ndarray | None = None
-    """float64 [examples]: see `Conversation`; None: not known."""
-    weights: np.ndarray | None = None
-    """float64 [examples]: the weights of each one's supervised tokens together; None: every token counts once."""
-
-    @classmethod
-    def of(cls, examples: JoinedExamples) -> "ExampleLengths":
-        """Of tokenised examples."""
-        e = examples
-        return cls(e.lengths, e.supervised, e.records, e.sources, e.scores, e.total_weights)
-
-
-def plan_run(config: Computation, sizes: ExampleLengths, world_size: int) -> Plan:
-    """The step plan of a config.
-
-    Raises:
-        DataError: the shares of the sources draw nothing, or there is no source or score to go by.
-    """
-    if config.order == "by_source" and not config.data.sources:
-        raise DataError("order=by_source: data.sources names none; data=mixture, or order=shuffled")
-    plan = plan_steps(
-        sizes.lengths,
-        sizes.supervised,
-        conversations_per_step=config.conversations_per_step,
-        tokens_per_device=config.tokens_per_device,
-        world_size=world_size,
-        seed=config.seed,
-        epochs=config.trainer.epochs,
-        max_steps=config.trainer.max_steps,
-        packing=config.packing,
-        groups=sizes.records if config.step_unit == "conversation" else None,
-        sources=sizes.sources,
-        scores=sizes.scores,
-        shares=Shares.of_config(config.data),
-        order=config.order,
-        skip=config.taken_before or 0,
-    )
-    return replace(plan, weights=sizes.weights)
-
-
-def give_back_memory() -> None:
-    """Of a million conversations glibc would keep 40 MB that planning has freed, in holes below what is still used.
-
-    To be called once the sizes that the plan was made of are gone too.
-    """
-    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
-        trim(0)
 
 
 class ConversationFiles:

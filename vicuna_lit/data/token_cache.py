@@ -36,7 +36,7 @@ ARRAYS: dict[str, type] = {
 }  # fmt: skip
 """The files of an entry and what they hold, in the order of the machine's bytes."""
 VALIDATIONS = "validations"
-"""Beside the entries: validation losses of models that have not been trained yet, see `train/first_validation.py`."""
+"""Beside the entries: validation losses of models that have not been trained yet, see `train/loss_before.py`."""
 A_DAY = 86400.0
 PACKAGES = ("tokenizers", "transformers", "jinja2")
 Build = Callable[[DataReport], Iterable[NumberedExample]]

@@ -6,8 +6,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 
 from vicuna_lit.config.estimate import EstimateConfig
-from vicuna_lit.data.packing import Plan
-from vicuna_lit.data.source import plan_run
+from vicuna_lit.data.plan import Plan, plan_run
 from vicuna_lit.estimate.lengths import sizes_of
 
 

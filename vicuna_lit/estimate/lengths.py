@@ -8,7 +8,8 @@ import numpy as np
 from vicuna_lit.config.estimate import EstimateConfig
 from vicuna_lit.data.conversation import DataError
 from vicuna_lit.data.order import apportion
-from vicuna_lit.data.source import ExampleLengths, Sources
+from vicuna_lit.data.plan import ExampleLengths
+from vicuna_lit.data.source import Sources
 from vicuna_lit.paths import ModelError, locate
 
 LENGTHS = ".csv"
@@ -38,7 +39,7 @@ def sizes_of(config: EstimateConfig) -> Known:
         raise ModelError("model.tokenizer=<folder>: to count the tokens of your data; the weights are not needed")
     from vicuna_lit.data.tokenizer import make_encoder
 
-    found = ExampleLengths.of(Sources(config).examples(make_encoder(config), validation=False)[0])
+    found = Sources(config).examples(make_encoder(config), validation=False)[0].sizes
     count = len(np.unique(found.records))
     if config.conversations is not None:
         found, count = _repeated(found, config.conversations), config.conversations

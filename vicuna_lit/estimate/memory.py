@@ -13,9 +13,10 @@ from transformers import PreTrainedModel
 
 from vicuna_lit.config.choices import FSDPConfig, LastLayersConfig, LoraConfig, PartialConfig
 from vicuna_lit.config.train import Computation
-from vicuna_lit.data.packing import Plan, Rows
+from vicuna_lit.data.packing import Rows
+from vicuna_lit.data.plan import Plan
 from vicuna_lit.estimate.layers import Repeats, repeats
-from vicuna_lit.estimate.simulate import Row, simulate
+from vicuna_lit.estimate.simulate import RowSize, simulate
 from vicuna_lit.estimate.strategies import Place, Weights, residence
 from vicuna_lit.models.automatic import on_gpu, resolved
 from vicuna_lit.models.causal_lm import SupervisedLM, build_model, model_config
@@ -156,10 +157,10 @@ def _holes(config: Computation, tokens: int) -> int:
     return HOLES * max((b for b in blocks if b < HEAP_BLOCK), default=0)
 
 
-def _cases(plan: Plan) -> list[tuple[Place, Row, bool]]:
+def _cases(plan: Plan) -> list[tuple[Place, RowSize, bool]]:
     """Rows of which one sets the peak: each with its place in its step, and whether the optimizer has its state, which
     it makes at the end of the first step."""
-    out: list[tuple[Place, Row, bool]] = []
+    out: list[tuple[Place, RowSize, bool]] = []
     if plan.steps > 1:
         out = [(place, row, True) for place, row in _longest(plan, plan.rows[1:])]
     longest = max((sum(row[0]) for _, row, _ in out), default=0)
@@ -169,7 +170,7 @@ def _cases(plan: Plan) -> list[tuple[Place, Row, bool]]:
     return out
 
 
-def _longest(plan: Plan, steps: Rows) -> list[tuple[Place, Row]]:
+def _longest(plan: Plan, steps: Rows) -> list[tuple[Place, RowSize]]:
     """The longest of the steps' first rows, and of those behind, which find gradients; one where they are alike."""
     first = longest_row(plan, steps, slice(0, 1))
     if plan.accumulation == 1:
@@ -180,11 +181,11 @@ def _longest(plan: Plan, steps: Rows) -> list[tuple[Place, Row]]:
     return [("first", first), ("later", later)]
 
 
-def _size(row: Row) -> tuple[int, int]:
+def _size(row: RowSize) -> tuple[int, int]:
     return sum(row[0]), row[1]
 
 
-def longest_row(plan: Plan, steps: Rows, which: slice) -> Row:
+def longest_row(plan: Plan, steps: Rows, which: slice) -> RowSize:
     """Tokens of each conversation of the row with the most tokens, and how many are supervised (the most of those);
     of equals the first. One token where there is no conversation.
 

@@ -16,8 +16,7 @@ from transformers import PreTrainedModel
 from vicuna_lit.compare.table import Table
 from vicuna_lit.config.estimate import EstimateConfig
 from vicuna_lit.config.train import Layout, ModelRecipe, Recipe, StepsRecipe, TokensRecipe
-from vicuna_lit.data.packing import Plan
-from vicuna_lit.data.source import plan_run
+from vicuna_lit.data.plan import Plan, plan_run
 from vicuna_lit.estimate import spot
 from vicuna_lit.estimate.lengths import Known, sizes_of
 from vicuna_lit.estimate.memory import Memory, at_level, lightest, memory_of

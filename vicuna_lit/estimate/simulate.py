@@ -20,14 +20,14 @@ from vicuna_lit.models.causal_lm import SupervisedLM
 from vicuna_lit.models.loss import loss_sum
 
 HEAD, BETWEEN = "head and logits", "between"
-Row = tuple[tuple[int, ...], int]
+RowSize = tuple[tuple[int, ...], int]
 """Tokens of each of its conversations, and how many of them all the loss is taken on."""
 
 
 def simulate(
     make: Callable[[int], SupervisedLM],
     layers: int,
-    row: Row,
+    row: RowSize,
     held: StrategyMemory,
     repeat: Repeats | None,
     device: str,
@@ -56,7 +56,7 @@ def _extended(short: Counter[str], longer: Counter[str], times: int) -> Counter[
 
 
 def _phases(
-    lm: SupervisedLM, row: Row, held: StrategyMemory, ends: tuple[int, int], device: str
+    lm: SupervisedLM, row: RowSize, held: StrategyMemory, ends: tuple[int, int], device: str
 ) -> dict[str, Counter[str]]:
     """The highest moment of each phase: so many first layers and last ones, forward and backward, and the head."""
     lengths, supervised = row
@@ -93,7 +93,7 @@ def _positions_as_they_are(lm: SupervisedLM) -> None:
 
 
 def _loss(lm: SupervisedLM, batch: Batch, ledger: MemoryTracker, supervised: int, device: str) -> Tensor:
-    """As `SupervisedLM.loss_sum`, of so many positions: without content nobody knows which."""
+    """As `SupervisedLM.row_loss`, of so many positions: without content nobody knows which."""
     hidden = lm.hidden(batch)
     ledger.phase = HEAD
     with ledger.within(HEAD):

@@ -9,7 +9,7 @@ import numpy as np
 from vicuna_lit.config.choices import FSDPConfig, ZeroConfig
 from vicuna_lit.config.compose import ConfigError
 from vicuna_lit.config.estimate import EstimateConfig
-from vicuna_lit.data.packing import Plan
+from vicuna_lit.data.plan import Plan
 from vicuna_lit.estimate.memory import Memory
 from vicuna_lit.estimate.tables import Gpu, Speeds, speeds_of
 

@@ -21,7 +21,7 @@ from vicuna_lit.evaluate.reviews import Review, from_record, without_repeats
 from vicuna_lit.evaluate.verdicts import Scores, Winner
 from vicuna_lit.evaluate.votes import read_votes
 
-Row = tuple[str, dict[str, Any]]
+VoteRow = tuple[str, dict[str, Any]]
 _ANSWER_FOLDERS = ("answer", "answers", "generations", "model_answer")
 _LEVELS = 4
 """How far above the reviews their questions and answers are looked for."""
@@ -61,8 +61,8 @@ def read_reviews(path: str | Path, answers: Answers | None = None, judge: str | 
         except DataError as error:
             found.notes.append(f"{folder}: beside the reviews, but no answers: {error}")
     models = {answer.id: m for m, given in found.answers.items() for answer in given.values() if answer.id}
-    late: list[Row] = []
-    votes: list[Row] = []
+    late: list[VoteRow] = []
+    votes: list[VoteRow] = []
     for file, _ in find_files(place):
         rows = list(q.rows(file, "review"))
         if any("answer1_id" in record for _, record in rows):
@@ -194,7 +194,7 @@ def _pandalm(where: str, record: dict[str, Any], found: Recorded) -> Iterator[Re
         yield Review(id, 1, (one, two), f"human {i}", "", None, winner)
 
 
-def _pandalm_by_model(late: list[Row], found: Recorded) -> Iterator[Review]:
+def _pandalm_by_model(late: list[VoteRow], found: Recorded) -> Iterator[Review]:
     """A model's verdicts on the records that the annotators judged; they share the index."""
     models = {review.question_id: review.models for review in found.reviews}
     for where, record in late:

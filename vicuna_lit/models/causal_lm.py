@@ -21,7 +21,7 @@ from vicuna_lit.models.attention import RowLayout
 from vicuna_lit.models.automatic import on_gpu
 from vicuna_lit.models.decoder import decoder_layers
 from vicuna_lit.models.lm_head import Head
-from vicuna_lit.models.load import load_weights
+from vicuna_lit.models.load_weights import load_weights
 from vicuna_lit.models.loss import loss_sum, token_losses
 from vicuna_lit.models.mixers import keep_within_conversations, token_mixers
 from vicuna_lit.models.vocabulary import NewRows
@@ -161,7 +161,7 @@ class SupervisedLM(nn.Module):
         with torch.autocast(self.head.weight.device.type, torch.bfloat16, enabled=self.autocast, cache_enabled=False):
             return compute(self, *args)
 
-    def loss_sum(self, batch: Batch) -> Float[Tensor, ""]:
+    def row_loss(self, batch: Batch) -> Float[Tensor, ""]:
         """Sum of the supervised tokens' losses, each as often as it counts (`Batch.target_weights`)."""
         return loss_sum(
             self._predicting(batch), self.head, batch.targets, self.lm_head_kind, weights=batch.target_weights

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from vicuna_lit.data.packing import Plan
+from vicuna_lit.data.plan import Plan
 from vicuna_lit.models.matrices import (
     FROM_ATTENTION,
     MLP,

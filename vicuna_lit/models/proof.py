@@ -177,7 +177,7 @@ def _packed(lm: SupervisedLM, ids: Tensor, labels: Tensor) -> Run:
     keep = lm.model.base_model.register_forward_hook(
         lambda _m, _i, out: hidden.extend(out[0][0].detach().split(LENGTHS))
     )
-    loss = lm(SupervisedLM.loss_sum, batch)
+    loss = lm(SupervisedLM.row_loss, batch)
     keep.remove()
     loss.backward()
     return Run(hidden, float(loss.detach()), _take_gradients(lm.model))

@@ -13,7 +13,7 @@ import time
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
-from vicuna_lit.tracking.records import chunks, log_of, message, messages
+from vicuna_lit.tracking.wandb_file import chunks, log_of, message, messages
 
 QUIET_SECONDS = 300.0
 """A record without an end that was not written to for so long is that of a run that was killed."""

@@ -13,13 +13,13 @@ from transformers.utils import logging as transformers_logging
 from vicuna_lit import notebook
 from vicuna_lit.config.choices import LoraConfig
 from vicuna_lit.config.train import TrainConfig
-from vicuna_lit.data.packing import Plan
+from vicuna_lit.data.plan import Plan
 from vicuna_lit.data.planned import PlannedData
 from vicuna_lit.models.adapters import describe_adapters
 from vicuna_lit.models.experts import experts_of
 from vicuna_lit.models.proof import Proof
 from vicuna_lit.train.notes import notes
-from vicuna_lit.train.run_folder import Result
+from vicuna_lit.train.result import Result
 
 console = notebook.console(soft_wrap=True)
 MOST_REPLIES = 6

@@ -30,7 +30,7 @@ from vicuna_lit.models.automatic import on_gpu
 from vicuna_lit.run_folder import RunError, read_json, write_hydra_files
 from vicuna_lit.tracking.about import COMMAND, command
 from vicuna_lit.train.preemption import PREEMPTED, Preempted, stop_signal
-from vicuna_lit.train.run_folder import Result, result_in
+from vicuna_lit.train.result import Result, result_in
 
 PATIENCE = timedelta(hours=2)
 """How long a collective waits for the slowest process: for its shard to be written, its validation to end. NCCL's own

@@ -11,14 +11,13 @@ from vicuna_lit.file_hashes import Hashes, refuse_other_files
 from vicuna_lit.run_folder import RunError, differences, read_json
 from vicuna_lit.train.checkpoint.format import Checkpoint, find, find_damage
 from vicuna_lit.train.distributed import DistributedEnv, all_gather_object
-from vicuna_lit.train.run_folder import (
+from vicuna_lit.train.result import Result, result_in
+from vicuna_lit.train.resume import (
     MAY_CHANGE,
     NOTHING,
-    Result,
-    files_of_run,
     finished_run,
+    hashes_at_start,
     losses_of,
-    result_in,
     settings,
 )
 
@@ -59,14 +58,14 @@ class Origin:
 
 
 def origin_of(
-    config: TrainConfig, folder: Path, resumes: bool, files: Hashes, identity: Mapping[str, Any], env: DistributedEnv
+    config: TrainConfig, folder: Path, resumes: bool, hashes: Hashes, identity: Mapping[str, Any], env: DistributedEnv
 ) -> Origin | None:
     """Where the run begins; None: with its model. All ranks call it, and share the reading.
 
     Args:
         folder: of the run.
         resumes: from a checkpoint of its own; then nothing of the other run is needed any more.
-        files: what the run reads, see `files_read`.
+        hashes: what the run reads, see `input_hashes`.
         identity: see `Extensions`.
 
     Raises:
@@ -78,8 +77,8 @@ def origin_of(
         return Origin(tuple((read_json(folder, "run.json") or {}).get("lineage") or ()), None)
     other = Path(config.extends)
     done, checkpoint = _extended(config, folder, identity)
-    theirs, before = files_of_run(other), losses_of((read_json(other, "config.json") or {}).get("extends"))
-    read = {name: found for name, found in files.items() if name not in losses_of(config.extends)}
+    theirs, before = hashes_at_start(other), losses_of((read_json(other, "config.json") or {}).get("extends"))
+    read = {name: found for name, found in hashes.items() if name not in losses_of(config.extends)}
     known = theirs and {name: found for name, found in theirs.items() if name not in before}
     refuse_other_files(other, known, read, f"model={config.extends}/hf takes its weights alone")
     if damage := next(filter(None, all_gather_object(find_damage(checkpoint, env.rank, env.size))), None):

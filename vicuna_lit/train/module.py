@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from vicuna_lit.config.train import Computation
 from vicuna_lit.data.batch import Batch
 from vicuna_lit.data.encoder import Encoder
-from vicuna_lit.data.packing import Plan
+from vicuna_lit.data.plan import Plan
 from vicuna_lit.data.tokenizer import make_encoder
 from vicuna_lit.hub import fetched
 from vicuna_lit.models.automatic import on_gpu, resolved
@@ -128,7 +128,7 @@ class SupervisedModule(L.LightningModule):
         Where turns have weights, `batch.target_weights` says how often each token counts, and the divisor is their sum.
         A validation takes the cross-entropy of each token once, whatever this is.
         """
-        return self.lm(SupervisedLM.loss_sum, batch)
+        return self.lm(SupervisedLM.row_loss, batch)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One micro-batch.
@@ -161,7 +161,7 @@ class SupervisedModule(L.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """All ranks' tokens together; Lightning's own means would weigh rows, not tokens.
 
-        What is logged here is for callbacks and own loggers; ours leaves it out, since W&B has it from `Validation`.
+        What is logged here is for callbacks and own loggers. `HistoryLogger` drops it: `ValidationCallback` tells W&B.
         """
         self.validation.gather()
         if self.validation.tokens:

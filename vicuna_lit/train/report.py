@@ -14,7 +14,7 @@ import yaml
 from vicuna_lit.config.base import is_below
 from vicuna_lit.pages import render_page
 from vicuna_lit.run_folder import flatten
-from vicuna_lit.train.run_folder import Result
+from vicuna_lit.train.result import Result
 from vicuna_lit.train.starts import Start
 from vicuna_lit.train.times import LostTime
 from vicuna_lit.train.validation_loss import BY_SOURCE

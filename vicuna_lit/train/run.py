@@ -1,4 +1,4 @@
-"""The train job: a config in, a run folder out. `fit` → `load` (data, plan, model) → `_train` → `RunRecord.finish`.
+"""The train job: a config in, a run folder out. `fit` → `load_run` (data, plan, model) → `_train` → `RunRecord.finish`.
 
 Two starts of one run may differ in `Layout` and `RunSettings` (`config/train.py`), never in `Recipe` or in a file that
 it reads; of `trainer` and `callbacks` each class has a part. A new key goes into one of these three classes and into
@@ -30,18 +30,19 @@ from vicuna_lit.train.callbacks.checkpointing import CheckpointCallback, find_re
 from vicuna_lit.train.callbacks.export import ExportCallback
 from vicuna_lit.train.callbacks.metrics import MetricsCallback
 from vicuna_lit.train.callbacks.stopping import StopAfterStep
-from vicuna_lit.train.callbacks.validation import Validation
+from vicuna_lit.train.callbacks.validating import ValidationCallback
 from vicuna_lit.train.console import conclude, console, say_done
 from vicuna_lit.train.distributed import DistributedEnv, broadcast_object, launch
 from vicuna_lit.train.early import refuse_early
 from vicuna_lit.train.extensions import NOTHING_HELD_OUT, Extensions, profiler_of, with_data
-from vicuna_lit.train.first_validation import first_validation_cache
 from vicuna_lit.train.lineage import origin_of
-from vicuna_lit.train.load import begin, load, planned, preemptible
+from vicuna_lit.train.loss_before import loss_before_cache
 from vicuna_lit.train.module import SupervisedModule
 from vicuna_lit.train.preemption import Stopped, stop_signal
-from vicuna_lit.train.record import RunRecord
-from vicuna_lit.train.run_folder import Result, already_done, changed_settings, check_resume, files_read
+from vicuna_lit.train.result import Result
+from vicuna_lit.train.resume import already_done, changed_settings, check_resume, input_hashes
+from vicuna_lit.train.run_record import RunRecord
+from vicuna_lit.train.setup import join_run, load_run, preemptible, say_plan
 from vicuna_lit.train.strategies import keep_signals, strategy_of, trainer_arguments
 from vicuna_lit.train.throughput import Throughput
 from vicuna_lit.train.tracking.history_logger import HistoryLogger
@@ -77,10 +78,10 @@ def fit(
 
 def _fit(config: TrainConfig, extensions: Extensions) -> Result:
     extensions = extensions.and_configured(config.callbacks)
-    process = begin(config)
+    process = join_run(config)
     config, env, folder = process.config, process.env, Path(process.config.run.dir)
     if config.dry_run:
-        return planned(process, extensions.described, extensions.identity)
+        return say_plan(process, extensions.described, extensions.identity)
     if done := already_done(config, folder, extensions.identity):
         return say_done(done, folder)
     refuse_early(config)
@@ -96,13 +97,13 @@ def _fit(config: TrainConfig, extensions: Extensions) -> Result:
         if done := broadcast_object(already_done(config, folder, extensions.identity) if env.rank == 0 else None):
             return say_done(done, folder)
         start = find_resume_point(folder / "checkpoints", config.resume, env)
-        files = broadcast_object(files_read(config) if env.rank == 0 else None)
+        hashes = broadcast_object(input_hashes(config) if env.rank == 0 else None)
         if start:
-            check_resume(config, folder, files, extensions.identity)
-        origin = origin_of(config, folder, start is not None, files, extensions.identity, env)
+            check_resume(config, folder, hashes, extensions.identity)
+        origin = origin_of(config, folder, start is not None, hashes, extensions.identity, env)
         L.seed_everything(config.seed, verbose=False)
         device = strategy_of(config).build_device(env)
-        config, data, model, described = load(process, ConversationDataModule, device, extensions.described)
+        config, data, model, described = load_run(process, ConversationDataModule, device, extensions.described)
         extensions.check_early_stopping(config.validation.every_steps, len(data.validation))
         if config.halving and not len(data.validation):
             raise RunError(f"halving judges by the validation loss, and {NOTHING_HELD_OUT}")
@@ -110,14 +111,14 @@ def _fit(config: TrainConfig, extensions: Extensions) -> Result:
             console.print(f"changed since the last start: {line}", highlight=False)
         data.start = start.step if start else 0
         record = RunRecord(config, env, data, SupervisedLM.of(model, config), start, extensions, origin)
-        with record.open(files, process.opening, described):
-            result = record.finish(_train(record, files))
+        with record.open(hashes, process.opening, described):
+            result = record.finish(_train(record, hashes))
     if env.rank == 0:
         conclude(result, folder, brief=bool(config.run.swept))
     return result
 
 
-def _train(record: RunRecord, files: Hashes) -> Result:
+def _train(record: RunRecord, hashes: Hashes) -> Result:
     """Every step of the plan that is left, by Lightning's loop; the result is the same on every rank."""
     config, data, extensions = record.config, record.data, record.extensions
     resumed, times, history = record.resumed, record.times, record.history
@@ -128,8 +129,8 @@ def _train(record: RunRecord, files: Hashes) -> Result:
         about=lambda: record.state(metrics, validation, checkpoints.ended), best=lambda: validation.best,
     )  # fmt: skip
     new = record.env.rank == 0 and not (record.start or record.origin) and extensions == Extensions()
-    cache = first_validation_cache(config, data, files) if new else None  # callbacks see every validation
-    validation = Validation(data, history, times, resumed.get("validation"), checkpoints.stop_if_told, cache)
+    cache = loss_before_cache(config, data, hashes) if new else None  # callbacks see every validation
+    validation = ValidationCallback(data, history, times, resumed.get("validation"), checkpoints.stop_if_told, cache)
     record.fill_history(metrics, validation)
     done, steps = data.start, data.plan.steps
     over = done == steps or bool(resumed.get("ended"))
@@ -141,7 +142,7 @@ def _train(record: RunRecord, files: Hashes) -> Result:
         max_epochs=1, max_steps=steps - done,
         accumulate_grad_batches=data.plan.accumulation,
         limit_train_batches=0 if over else None,
-        check_val_every_n_epoch=2,  # never by Lightning: there is one epoch, and `Validation` knows the run's steps
+        check_val_every_n_epoch=2,  # never by Lightning: `ValidationCallback` knows the steps of the run
         num_sanity_val_steps=0, inference_mode=False, log_every_n_steps=1,
         logger=[HistoryLogger(history), *extensions.loggers],
         profiler=profiler_of(config.callbacks, record.folder),

@@ -7,7 +7,7 @@ from transformers import PreTrainedModel
 
 from vicuna_lit.config.compose import ConfigError
 from vicuna_lit.config.train import Computation
-from vicuna_lit.data.packing import Plan
+from vicuna_lit.data.plan import Plan
 from vicuna_lit.estimate.tables import gpu_here, gpu_named
 from vicuna_lit.models.automatic import on_gpu
 from vicuna_lit.models.flops import flops_of

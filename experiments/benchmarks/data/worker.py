@@ -20,8 +20,9 @@ from vicuna_lit.data.conversation import Conversation, trim
 from vicuna_lit.data.datamodule import ConversationDataModule
 from vicuna_lit.data.dataset import DataReport
 from vicuna_lit.data.mixture import JoinedExamples, fingerprint
+from vicuna_lit.data.plan import give_back_memory, plan_run
 from vicuna_lit.data.readers import read
-from vicuna_lit.data.source import ConversationFiles, ExampleLengths, give_back_memory, plan_run
+from vicuna_lit.data.source import ConversationFiles
 from vicuna_lit.data.tokenizer import make_encoder
 from vicuna_lit.paths import locate
 
@@ -69,7 +70,7 @@ def scale(copies: int, overrides: list[str]) -> dict[str, Any]:
         found = token_cache._read(entry)
         assert found is not None
         opened, wall, processor = own_memory(), time.perf_counter(), time.process_time()
-        plan = plan_run(config, ExampleLengths.of(JoinedExamples({"": found[0]})), 1)
+        plan = plan_run(config, JoinedExamples({"": found[0]}).sizes, 1)
         give_back_memory()  # as `PlannedData.read` does
         seconds = {
             "plan_seconds": time.perf_counter() - wall,

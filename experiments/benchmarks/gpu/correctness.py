@@ -133,7 +133,7 @@ def row(lengths: tuple[int, ...], vocabulary: int = 512) -> Batch:
 def loss_and_gradient(lm: SupervisedLM, batch: Batch) -> tuple[Tensor, Tensor]:
     """Mean loss of a row, and all gradients in one vector."""
     lm.zero_grad()
-    loss = lm(SupervisedLM.loss_sum, batch) / batch.denominator
+    loss = lm(SupervisedLM.row_loss, batch) / batch.denominator
     loss.backward()
     return loss.detach(), torch.cat([p.grad.double().flatten() for p in lm.parameters() if p.grad is not None])
 

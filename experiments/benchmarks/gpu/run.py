@@ -76,7 +76,7 @@ def useful_flops(overrides: list[str], devices: int) -> tuple[float, int]:
     model = build_model(config, encoder, "meta")
     c, head = model.config, model.get_output_embeddings().weight.numel()  # pyright: ignore[reportOptionalMemberAccess]
     decoder = sum(p.numel() for p in model.base_model.layers.parameters())  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
-    taken = [i for step in data.plan.step_conversations for i in step]
+    taken = [i for step in data.plan.step_examples for i in step]
     squares = float((data.plan.lengths[taken].astype(float) ** 2).sum())
     tokens, supervised = int(data.plan.step_tokens.sum()), int(data.plan.step_supervised.sum())
     flops = 6 * decoder * tokens + 6 * head * supervised + 6 * c.num_hidden_layers * c.hidden_size * squares

@@ -108,7 +108,7 @@ def timed(found: Found, name: str, context: int, overrides: Sequence[str]) -> di
     flops = flops_of(model)
 
     def step() -> None:
-        (lm(SupervisedLM.loss_sum, batch.to(found.device, non_blocking=True)) / batch.denominator).backward()
+        (lm(SupervisedLM.row_loss, batch.to(found.device, non_blocking=True)) / batch.denominator).backward()
         gradients: list[Any] = [p.grad for p in trained if p.grad is not None]
         scale(gradients, clip_factor(torch.stack([squared_norm(g) for g in gradients]).sum().sqrt(), 1.0))
         optimizer.step()

@@ -54,7 +54,7 @@ def row(context: int, vocabulary: int, conversations: int) -> Batch:
 def ours(lm: LlamaForCausalLM, batch: Batch, attention: str = "sdpa_per_conversation", **options: Any) -> Step:
     use(lm, attention)
     supervised = SupervisedLM(lm, **options)
-    return lambda: supervised(SupervisedLM.loss_sum, batch) / batch.denominator
+    return lambda: supervised(SupervisedLM.row_loss, batch) / batch.denominator
 
 
 def hf(lm: LlamaForCausalLM, batch: Batch) -> Step:

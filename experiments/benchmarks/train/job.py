@@ -91,7 +91,7 @@ def data_of(job: Job) -> Any:
 def conversations(job: Job) -> list[Any]:
     """The run's conversations in the order that ours trains on them, each short enough to be one piece."""
     data = data_of(job)
-    return [data.train[i] for step in data.plan.step_conversations for i in step]
+    return [data.train[i] for step in data.plan.step_examples for i in step]
 
 
 class Turns:

@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from vicuna_lit.data.batch import Batch, PlannedRows, PrefetchedRows, collate
 from vicuna_lit.data.dataset import Examples
 from vicuna_lit.data.encoder import Example
-from vicuna_lit.data.packing import plan_steps
+from vicuna_lit.data.plan import plan_steps
 from vicuna_lit.models import attention
 from vicuna_lit.models.causal_lm import SupervisedLM
 from vicuna_lit.train.gradients import clip_factor, scale, squared_norm
@@ -87,7 +87,7 @@ def test_nothing_in_a_step_waits_for_the_gpu(kernel: str):
     optimizer = torch.optim.AdamW(weights, fused=True)
 
     def step(batch: Batch) -> None:
-        lm(SupervisedLM.loss_sum, batch.to("cuda", non_blocking=True)).backward()
+        lm(SupervisedLM.row_loss, batch.to("cuda", non_blocking=True)).backward()
         gradients = [w.grad for w in weights if w.grad is not None]
         squares = [squared_norm(g) for g in gradients]
         scale(gradients, clip_factor(torch.stack(squares).sum().sqrt(), 1.0))

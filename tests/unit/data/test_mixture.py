@@ -12,12 +12,13 @@ from vicuna_lit.config.compose import ConfigError, load
 from vicuna_lit.data import source as source_module
 from vicuna_lit.data.conversation import DataError
 from vicuna_lit.data.datamodule import ConversationDataModule
-from vicuna_lit.data.source import ExampleLengths, Sources, plan_run
+from vicuna_lit.data.plan import ExampleLengths, plan_run
+from vicuna_lit.data.source import Sources
 from vicuna_lit.data.token_cache import TokenCache
 from vicuna_lit.data.tokenizer import make_encoder
 from vicuna_lit.estimate.lengths import sizes_of
 from vicuna_lit.paths import MissingPath
-from vicuna_lit.train.run_folder import files_read
+from vicuna_lit.train.resume import input_hashes
 
 TINY = (
     "experiment=quickstart", "data=mixture", "wandb.mode=disabled", "samples.questions=[]", "context_length=128",
@@ -67,7 +68,7 @@ def test_the_validation_set_is_the_same_under_every_mixture(sources):
     held_out = [texts(data, data.validation) for data in found]
     assert len(held_out[0]) > 15
     assert all(one == held_out[0] for one in held_out)
-    trained = [{data.train.source_of(i) for step in data.plan.step_conversations for i in step} for data in found]
+    trained = [{data.train.source_of(i) for step in data.plan.step_examples for i in step} for data in found]
     assert trained == [{0, 1}, {0, 1}, {1}, {0, 1}]
     held, kept = set(held_out[0]), set(texts(found[0], found[0].train))
     assert not held & kept
@@ -133,10 +134,10 @@ def test_each_source_has_its_own_account_and_what_was_drawn_of_it(sources):
 
 def test_the_files_of_all_sources_are_part_of_what_a_run_is(sources):
     config = load("train", *TINY, mixture(sources, "weight", 1, 1))
-    before = files_read(config)
+    before = input_hashes(config)
     assert {str(path) for path in sources.values()} <= before.keys()
     write(sources["chat"], ["Something else."])
-    changed = {name for name, digest in files_read(config).items() if digest != before[name]}
+    changed = {name for name, digest in input_hashes(config).items() if digest != before[name]}
     assert changed == {str(sources["chat"])}
     assert set(Sources(config).files) == {"sources/code/code.jsonl", "sources/chat/chat.jsonl"}
 
@@ -155,7 +156,7 @@ def test_the_estimate_counts_the_mixture_and_plans_it_alike(sources):
     config = load("estimate", "experiment=quickstart", *settings, mixture(sources, "weight", 1, 3))
     known = sizes_of(config)
     assert known.conversations == len(data.train)
-    assert plan_run(config, known.sizes, 1).step_conversations == data.plan.step_conversations
+    assert plan_run(config, known.sizes, 1).step_examples == data.plan.step_examples
     more = load("estimate", "experiment=quickstart", *settings, mixture(sources, "weight", 1, 3), "conversations=500")
     as_if = sizes_of(more)
     assert (as_if.conversations, len(np.unique(as_if.sizes.records))) == (500, 500)
@@ -243,7 +244,7 @@ def test_by_score_goes_by_a_number_of_each_record(sources, tmp_path):
     write_scored(scores)
     given = (f"data.sources=[{{path: {file}, name: code, epochs: 1}}]", "data.score_field=quality", "order=by_score")
     data = module(*given, "trainer.epochs=1", "trainer.max_steps=null")
-    found = [data.train.scores[list(step)] for step in data.plan.step_conversations]
+    found = [data.train.scores[list(step)] for step in data.plan.step_examples]
     assert len(found) > 3
     assert all(a.max() <= b.min() for a, b in pairwise(found))
     for bad, said in {"high": "'high' is no number", True: "True is no number", None: "is missing"}.items():
@@ -267,6 +268,6 @@ def test_a_sweep_of_24_jobs_tokenises_each_source_once(sources, monkeypatch):
         job = config.model_copy(update={"seed": seed, "step_unit": unit, "order": order, "data": own})
         data = ConversationDataModule(job, encoder)
         data.setup()
-        plans.add(data.plan.step_conversations)
+        plans.add(data.plan.step_examples)
     assert len(plans) == 10, "a source of weight 0 leaves its order out; no conversation is cut"
     assert len(asked) == 4, "either source's training and held-out conversations"

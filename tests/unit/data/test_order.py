@@ -12,7 +12,7 @@ from tests.helpers.examples import examples
 from vicuna_lit.config.base import ShareKind
 from vicuna_lit.data.conversation import DataError
 from vicuna_lit.data.order import WHOLE, Shares, Units, apportion, passes
-from vicuna_lit.data.packing import plan_steps
+from vicuna_lit.data.plan import plan_steps
 
 sizes = st.lists(st.integers(1, 40), min_size=1, max_size=5)
 
@@ -168,7 +168,7 @@ def test_by_score_goes_from_the_least_within_each_pass_whatever_the_layout():
     common: dict[str, Any] = {"conversations_per_step": 4, "tokens_per_device": 900, "scores": scores}
     layouts: list[dict[str, Any]] = [{}, {"world_size": 3}, {"packing": False}, {"tokens_per_device": 300}]
     plans = [plan_steps(units.lengths, units.supervised, order="by_score", **(common | layout)) for layout in layouts]
-    assert len({plan.step_conversations for plan in plans}) == 1
+    assert len({plan.step_examples for plan in plans}) == 1
     for unscored in (
         units,
         Units(units.lengths, units.supervised, units.sources, np.where(scores > 2, np.nan, scores)),

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vicuna_lit.data.order import Shares
-from vicuna_lit.data.packing import Plan, plan_steps
+from vicuna_lit.data.plan import Plan, plan_steps
 
 lengths_strategy = st.lists(st.integers(2, 500), min_size=1, max_size=80)
 
@@ -30,7 +30,7 @@ def test_promises(lengths, per_step, room, world, epochs, seed, packing):
     common = {"conversations_per_step": per_step, "seed": seed, "epochs": epochs}
     plan = plan_steps(lengths, supervised, tokens_per_device=room, world_size=world, packing=packing, **common)
 
-    stream = Counter(c for step in plan.step_conversations for c in step)
+    stream = Counter(c for step in plan.step_examples for c in step)
     assert stream == Counter(dict.fromkeys(range(len(lengths)), epochs))
     assert plan.steps == -(-len(lengths) * epochs // per_step)
     for step in plan.rows:
@@ -42,11 +42,9 @@ def test_promises(lengths, per_step, room, world, epochs, seed, packing):
                 assert packing or len(row) <= 1
 
     single = plan_steps(lengths, supervised, tokens_per_device=500, **common)
-    assert plan.step_conversations == single.step_conversations
+    assert plan.step_examples == single.step_examples
     assert (plan.step_supervised == single.step_supervised).all()
-    assert [plan.conversations_hash(s) for s in range(plan.steps)] == [
-        single.conversations_hash(s) for s in range(plan.steps)
-    ]
+    assert [plan.examples_hash(s) for s in range(plan.steps)] == [single.examples_hash(s) for s in range(plan.steps)]
 
 
 @given(lengths=lengths_strategy, per_step=st.integers(1, 40), seed=st.integers(0, 5))
@@ -57,7 +55,7 @@ def test_every_epoch_holds_every_conversation_once(lengths, per_step, seed):
     assert tuple(plan.rows) == tuple(again.rows)
     first = plan_steps(lengths, lengths, conversations_per_step=per_step, tokens_per_device=500, seed=seed, epochs=1)
     whole = len(lengths) // per_step
-    assert plan.step_conversations[:whole] == first.step_conversations[:whole]
+    assert plan.step_examples[:whole] == first.step_examples[:whole]
 
 
 def of_many(packing: bool) -> Plan:
@@ -94,7 +92,7 @@ def test_max_steps_overrides_epochs_and_seeds_differ():
     make = lambda **k: plan_steps([10] * 30, [5] * 30, conversations_per_step=4, tokens_per_device=40, **k)  # noqa: E731
     assert make(max_steps=50, epochs=1).steps == 50
     assert make(max_steps=2, epochs=9).steps == 2
-    assert make(seed=1).step_conversations != make(seed=2).step_conversations
+    assert make(seed=1).step_examples != make(seed=2).step_examples
 
 
 def test_a_conversation_longer_than_a_row_is_refused():
@@ -134,7 +132,7 @@ def test_pieces_of_one_conversation_share_a_step(pieces, per_step, seed):
     whole = plan_steps([sum(c) for c in pieces], [1] * len(pieces), **common)
     assert cut.steps == whole.steps
     assert cut.epochs == whole.epochs
-    for a, b in zip(cut.step_conversations, whole.step_conversations, strict=True):
+    for a, b in zip(cut.step_examples, whole.step_examples, strict=True):
         assert sorted(groups[list(a)]) == sorted(i * 3 + 7 for c in b for i in [c] * len(pieces[c]))
     alone = plan_steps(lengths, lengths, groups=np.arange(len(lengths)), **common)
     assert tuple(alone.rows) == tuple(plan_steps(lengths, lengths, **common).rows)

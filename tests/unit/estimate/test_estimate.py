@@ -17,8 +17,7 @@ import vicuna_lit as vl
 from tests.helpers import commands
 from vicuna_lit.data import source
 from vicuna_lit.data.batch import Batch
-from vicuna_lit.data.packing import plan_steps
-from vicuna_lit.data.source import plan_run
+from vicuna_lit.data.plan import plan_run, plan_steps
 from vicuna_lit.data.tokenizer import make_encoder
 from vicuna_lit.estimate import memory as memory_module
 from vicuna_lit.estimate.advice import cheapest, to_fit
@@ -213,7 +212,7 @@ def test_computing_by_hand():
     assert e.time
     tokens, squares = (
         e.plan.step_tokens.sum(),
-        sum((e.plan.lengths[list(s)] ** 2).sum() for s in e.plan.step_conversations),
+        sum((e.plan.lengths[list(s)] ** 2).sum() for s in e.plan.step_examples),
     )
     layers = 6 * 6.476e9 * tokens + 6 * 32 * 4096 * squares
     head = 6 * 32000 * 4096 * e.plan.step_supervised.sum()

@@ -33,7 +33,7 @@ def row(*lengths: int) -> Batch:
 
 def gradients(lm: SupervisedLM, batch: Batch) -> tuple[torch.Tensor, list[torch.Tensor]]:
     lm.zero_grad()
-    loss = lm(SupervisedLM.loss_sum, batch)
+    loss = lm(SupervisedLM.row_loss, batch)
     loss.backward()
     return loss.detach(), [p.grad.clone() for p in lm.parameters() if p.grad is not None]
 
@@ -47,7 +47,7 @@ def kept_bytes(lm: SupervisedLM, batch: Batch) -> int:
         return t
 
     with saved_tensors_hooks(keep, lambda t: t):
-        loss = lm(SupervisedLM.loss_sum, batch)
+        loss = lm(SupervisedLM.row_loss, batch)
     del loss
     return sum(kept.values())
 

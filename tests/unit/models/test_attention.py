@@ -138,7 +138,7 @@ def test_a_model_reaches_every_kernel(kernel: str, monkeypatch):
         torch.manual_seed(0)
         lm = SupervisedLM.of(build_model(config, encoder), config)
         examples, _ = build_dataset(read(QUICKSTART / "validation.jsonl"), encoder, 256, most=3)
-        losses.append(lm(SupervisedLM.loss_sum, collate(examples, (0, 1, 2), 1)).item())
+        losses.append(lm(SupervisedLM.row_loss, collate(examples, (0, 1, 2), 1)).item())
     assert losses[0] == losses[1]
     assert calls[:4] == [tuple(int(n) for n in examples.lengths)] * 4
 
@@ -317,7 +317,7 @@ def test_a_model_gives_its_kernel_what_it_takes_in_every_precision(monkeypatch):
         encoder = make_encoder(config)
         lm = SupervisedLM.of(build_model(config, encoder), config)
         examples, _ = build_dataset(read(QUICKSTART / "validation.jsonl"), encoder, 256, most=2)
-        lm(SupervisedLM.loss_sum, collate(examples, (0, 1), 1)).backward()
+        lm(SupervisedLM.row_loss, collate(examples, (0, 1), 1)).backward()
         assert seen == {(dtype,) * 3}
         seen.clear()
 

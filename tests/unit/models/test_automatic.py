@@ -11,8 +11,7 @@ from tests.helpers.families import tiny_model
 from tests.helpers.runs import COMMON
 from vicuna_lit.config.compose import load
 from vicuna_lit.config.train import TrainConfig
-from vicuna_lit.data.packing import Plan
-from vicuna_lit.data.source import plan_run
+from vicuna_lit.data.plan import Plan, plan_run
 from vicuna_lit.data.tokenizer import make_encoder
 from vicuna_lit.estimate import memory
 from vicuna_lit.estimate.lengths import sizes_of

@@ -12,7 +12,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from tests.helpers.families import FAMILIES, tiny_config, tiny_model
 from tests.helpers.runs import QUICKSTART
 from vicuna_lit.config.compose import load
-from vicuna_lit.data.packing import plan_steps
+from vicuna_lit.data.plan import plan_steps
 from vicuna_lit.data.tokenizer import make_encoder
 from vicuna_lit.models.adapters import choose_trained
 from vicuna_lit.models.causal_lm import build_model
@@ -171,7 +171,7 @@ def test_a_plans_steps_by_hand_and_the_same_on_any_layout():
     plan = plan_steps((3, 5, 7, 9), (1, 2, 3, 4), conversations_per_step=2, tokens_per_device=9, max_steps=2)
     found = Flops(10.0, 1.0, 100.0).of_steps(plan)
     each = {0: 30 + 9 + 100, 1: 50 + 25 + 200, 2: 70 + 49 + 300, 3: 90 + 81 + 400}
-    assert found.tolist() == [sum(each[c] for c in step) for step in plan.step_conversations]
+    assert found.tolist() == [sum(each[c] for c in step) for step in plan.step_examples]
     wide = plan_steps(
         (3, 5, 7, 9), (1, 2, 3, 4), conversations_per_step=2, tokens_per_device=24, max_steps=2, world_size=2
     )

@@ -15,9 +15,9 @@ from vicuna_lit.config.compose import load
 from vicuna_lit.config.train import TrainConfig
 from vicuna_lit.run_folder import RunError
 from vicuna_lit.tracking import session as sessions
-from vicuna_lit.tracking.records import history_rows, state
 from vicuna_lit.tracking.server import check_wandb
 from vicuna_lit.tracking.session import Session, open_session, what_leaves
+from vicuna_lit.tracking.wandb_file import history_rows, state
 
 
 @pytest.fixture(autouse=True)

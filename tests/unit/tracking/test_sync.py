@@ -13,8 +13,8 @@ import wandb
 from tests.helpers.wandb_server import WandbServer, environment
 from vicuna_lit.config.compose import load
 from vicuna_lit.tracking import sync
-from vicuna_lit.tracking.records import BLOCK, chunks, log_of, messages
 from vicuna_lit.tracking.session import open_session
+from vicuna_lit.tracking.wandb_file import BLOCK, chunks, log_of, messages
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from vicuna_lit.run_folder import RunError, read_json
-from vicuna_lit.train.run_folder import result_in
+from vicuna_lit.train.result import result_in
 
 DAMAGED = [b"", b"\x00\xff\x13", b"[]", b"null", b'{"status": "fin', b"[" * 100_000]
 

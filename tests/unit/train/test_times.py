@@ -7,7 +7,7 @@ import pytest
 
 from vicuna_lit.train import starts, times
 from vicuna_lit.train.report import about, duration, render, ticks
-from vicuna_lit.train.run_folder import Result
+from vicuna_lit.train.result import Result
 from vicuna_lit.train.times import LostTime, Opening, Times, lost_time
 
 

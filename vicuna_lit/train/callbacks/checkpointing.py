@@ -18,7 +18,7 @@ from rich.markup import escape
 from vicuna_lit.config.checkpoint import CheckpointConfig
 from vicuna_lit.models.safetensors_stream import aside
 from vicuna_lit.run_folder import RunError
-from vicuna_lit.train.checkpoint import format as files
+from vicuna_lit.train.checkpoint import format as checkpoint_files
 from vicuna_lit.train.checkpoint.format import Checkpoint, Shards
 from vicuna_lit.train.console import console
 from vicuna_lit.train.distributed import DistributedEnv, all_gather_object, any_rank
@@ -68,9 +68,9 @@ class CheckpointCallback(L.Callback):
         """Puts the state of the checkpoint in place; newer ones are damaged or incomplete."""
         done = self.start.step if self.start else 0
         if self.world.rank == 0:
-            found = files.find(self.folder)
+            found = checkpoint_files.find(self.folder)
             for path in [*(c.path for c in found.complete if c.step > done), *found.half_written]:
-                files.remove(path)
+                checkpoint_files.remove(path)
         state, before = self.start, self.origin.steps if self.origin else 0
         if state is None and self.origin:
             state = self.origin.checkpoint
@@ -138,7 +138,7 @@ class CheckpointCallback(L.Callback):
         if self.world.rank:
             return
         try:
-            files.describe(self.folder, step, self.about())
+            checkpoint_files.describe(self.folder, step, self.about())
         except OSError as error:  # what was saved stays, and its validation is taken again
             console.print(f"[red]the checkpoint of step {step} could not be renewed:[/] {escape(str(error))}")
 
@@ -160,7 +160,7 @@ class CheckpointCallback(L.Callback):
                 with on_its_stream:
                     if not all_finite(piece.data for piece in pieces):
                         raise NotFiniteError("its weights or optimizer state are not all finite")
-                    files.save(self.folder, step, rank, size, pieces, about)
+                    checkpoint_files.save(self.folder, step, rank, size, pieces, about)
             except BaseException as error:  # whatever ends this thread, nothing is saved
                 self._error = error
 
@@ -191,11 +191,11 @@ class CheckpointCallback(L.Callback):
         """
         if self.world.rank:
             return
-        found = files.find(self.folder)
+        found = checkpoint_files.find(self.folder)
         old = [c.path for c in found.complete[: -self.config.keep] if c.step != self.best()]
         for path in [*old, *found.half_written]:
-            if path != files.folder_of(self.folder, self._tried):
-                files.remove(path)
+            if path != checkpoint_files.folder_of(self.folder, self._tried):
+                checkpoint_files.remove(path)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         """The last one is whole, on all ranks, before anything else happens. A run that a callback has ended stays so:
@@ -220,12 +220,12 @@ def find_resume_point(folder: Path, resume: str, world: DistributedEnv) -> Check
     Raises:
         RunError: `resume=must` and there is none; or there are, and all of them are damaged.
     """
-    found = files.find(folder)
+    found = checkpoint_files.find(folder)
     if resume == "never":
         return None
     damaged = []
     for candidate in reversed(found.complete):
-        problems = all_gather_object(files.find_damage(candidate, world.rank, world.size))
+        problems = all_gather_object(checkpoint_files.find_damage(candidate, world.rank, world.size))
         problem = next((p for p in problems if p), None)
         if problem is None:
             for line in damaged:

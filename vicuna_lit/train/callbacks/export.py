@@ -7,9 +7,9 @@ import lightning as L
 from vicuna_lit.models.adapters import save_adapter
 from vicuna_lit.models.export import export, export_dtype
 from vicuna_lit.train.callbacks.checkpointing import CheckpointCallback
-from vicuna_lit.train.callbacks.validation import Validation
+from vicuna_lit.train.callbacks.validating import ValidationCallback
 from vicuna_lit.train.finite import check_weights
-from vicuna_lit.train.record import RunRecord
+from vicuna_lit.train.run_record import RunRecord
 
 
 class ExportCallback(L.Callback):
@@ -21,7 +21,7 @@ class ExportCallback(L.Callback):
     """
 
     def __init__(
-        self, record: RunRecord, validation: Validation, checkpoints: CheckpointCallback, done: int, over: bool
+        self, record: RunRecord, validation: ValidationCallback, checkpoints: CheckpointCallback, done: int, over: bool
     ):
         self.record, self.validation, self.checkpoints, self.done = record, validation, checkpoints, done
         self.over = over

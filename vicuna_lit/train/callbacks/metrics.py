@@ -18,7 +18,7 @@ from vicuna_lit.train.tracking.wandb_run import History
 
 COLUMNS = ("step", "loss", "grad_norm", "lr", "supervised_tokens", "conversations_hash")
 console = Console(stderr=True)
-Row = dict[str, Any]
+StepFigures = dict[str, Any]
 
 
 class MetricsCallback(L.Callback):
@@ -29,7 +29,7 @@ class MetricsCallback(L.Callback):
         history: where the same figures go, and those of rows that it lacks.
     """
 
-    def __init__(self, folder: Path, rows: list[Row], history: History, times: Times, throughput: Throughput):
+    def __init__(self, folder: Path, rows: list[StepFigures], history: History, times: Times, throughput: Throughput):
         self.path, self.rows, self.history, self.times = folder / "metrics.csv", rows, history, times
         self.throughput = throughput
         self.memory = PeakMemory()
@@ -85,14 +85,14 @@ class MetricsCallback(L.Callback):
         plan, peak = pl_module.plan, self.memory.step()
         loss, grad_norm, tokens = float(pl_module.step_loss), pl_module.grad_norm(), int(plan.step_supervised[step - 1])
         self.times.lap("step")
-        check_step(step, loss, grad_norm, trainer.datamodule.conversations_of(step))
+        check_step(step, loss, grad_norm, trainer.datamodule.example_ids(step))
         spans = self.times.close(step)
         elapsed = sum(spans.get(what, 0.0) for what in WORK)
         self.seconds += elapsed
         self.step_seconds.append(elapsed)
         self._tokens += tokens
         speed = self.throughput.figures(step, elapsed)
-        values = (step, loss, grad_norm, pl_module.step_lr, tokens, plan.conversations_hash(step - 1))
+        values = (step, loss, grad_norm, pl_module.step_lr, tokens, plan.examples_hash(step - 1))
         self.rows.append(dict(zip(COLUMNS, values, strict=True)))
         if not self.times.writes:
             return
@@ -112,7 +112,7 @@ class MetricsCallback(L.Callback):
         )
         self._show(step, plan.steps, loss)
 
-    def figures(self, row: Row, plan: Any) -> dict[str, Any]:
+    def figures(self, row: StepFigures, plan: Any) -> dict[str, Any]:
         """A step's figures that are the same however often it is taken."""
         step = row["step"]
         return {

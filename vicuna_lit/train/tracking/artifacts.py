@@ -16,7 +16,7 @@ from vicuna_lit.models.export import export_dtype
 from vicuna_lit.paths import locate, locate_model, model_name
 from vicuna_lit.tracking.about import git_commit
 from vicuna_lit.tracking.session import Session
-from vicuna_lit.train.run_folder import Result
+from vicuna_lit.train.result import Result
 
 
 def log_data(session: Session | None, data: ConversationDataModule, fingerprint: str) -> None:

@@ -16,8 +16,8 @@ from vicuna_lit.data.datamodule import ConversationDataModule
 from vicuna_lit.data.mask_view import show_mask
 from vicuna_lit.models.automatic import on_gpu
 from vicuna_lit.tracking.about import about_run, nested
-from vicuna_lit.tracking.records import history_rows
 from vicuna_lit.tracking.session import Session, open_session
+from vicuna_lit.tracking.wandb_file import history_rows
 from vicuna_lit.train.console import console
 from vicuna_lit.train.distributed import DistributedEnv
 from vicuna_lit.train.times import LostTime

@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 from typing import Any
 
-from vicuna_lit.train.record import RunRecord
+from vicuna_lit.train.run_record import RunRecord
 
 
 def test_an_end_takes_what_earlier_ends_have_said_out_of_the_summary(tmp_path):

@@ -1,10 +1,7 @@
 """The run folder: what it holds, and whether it can be used."""
 
-import sys
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -28,83 +25,12 @@ from vicuna_lit.run_folder import (
     write_json,
 )
 from vicuna_lit.train import starts
-from vicuna_lit.train.checkpoint import format as checkpoint
+from vicuna_lit.train.checkpoint import format as checkpoint_files
+from vicuna_lit.train.result import Result, result_in
 
 MAY_CHANGE = other_keys(TrainConfig, Recipe)
 """Between two starts of one run."""
 NOTHING: Mapping[str, Any] = MappingProxyType({})
-
-
-@dataclass(frozen=True)
-class Result:
-    """`result.json`. Losses are in nats per supervised token; null where nothing is held out."""
-
-    status: str
-    run_dir: str
-    steps: int = 0
-    """Taken: fewer than planned where a callback has ended the run (`EarlyStopping`), or where it is stopped."""
-    planned: int = 0
-    """Of the whole run."""
-    stop_after: int | float | None = None
-    """Of a run that is stopped: what its config said."""
-    taken: int = 0
-    """Examples or conversations (`step_unit`) of the order, by this run and those that it extends."""
-    lineage: list[dict[str, Any]] = field(default_factory=list)
-    """The runs that it extends, the oldest first: the folder, steps and W&B id of each."""
-    tokens: int = 0
-    supervised_tokens: int = 0
-    supervised_tokens_per_second: float = 0.0
-    step_seconds: float = 0.0
-    """Median of an optimizer step."""
-    model_tflops_per_second: float | None = None
-    """What one device does for useful tokens (`flops.Flops`); median over the steps, null where not counted."""
-    mfu: float | None = None
-    """The same as a share of the device's peak; null where that is unknown."""
-    peak_memory_bytes: int = 0
-    """Of one process, the largest over all ranks."""
-    peak_memory_reserved_bytes: int = 0
-    """Of a GPU, by torch's allocator; 0 on a CPU."""
-    model_bytes: int = 0
-    """Of the exported weights, to hold the peak against."""
-    seconds: float = 0.0
-    val_loss_before: float | None = None
-    val_loss: float | None = None
-    val_loss_best: float | None = None
-    """The lowest validation loss after the first step, and the step that it was taken at."""
-    val_loss_best_step: int | None = None
-    validation: dict[str, float] = field(default_factory=dict)
-    """Split by turn, by position and, of a mixture, by source, after training."""
-    val_by_step: dict[int, float] = field(default_factory=dict)
-    """Validation loss; 0 is before training."""
-    replies: list[dict[str, str]] = field(default_factory=list)
-    """Each sample question with the replies before and after."""
-    data: dict[str, Any] = field(default_factory=dict)
-    lost_time: dict[str, float] = field(default_factory=dict)
-    """Where the time of all starts went, in seconds (`times.LostTime`)."""
-    saves_failed: int = 0
-    """Checkpoints that could not be written, since the last start."""
-    ended_early: str | None = None
-    """By whom, and why; null: every planned step was taken."""
-    notes: list[str] = field(default_factory=list)
-    """What the user may not have meant, such as a validation loss of one conversation."""
-    wandb_url: str | None = None
-    """The run's page in W&B; null: offline, or without W&B."""
-    wandb_missed: int = 0
-    """Calls that W&B did not take; the folder has what they held."""
-
-    def _repr_html_(self) -> str:
-        """In a notebook: how it ended, and where to look."""
-        losses = [self.val_loss_before, self.val_loss]
-        rows = {
-            "status": self.status,
-            "steps": f"{self.steps:,}",
-            "validation loss": " → ".join(f"{loss:.4f}" for loss in losses if loss is not None),
-            "lowest": f"{self.val_loss_best:.4f} at step {self.val_loss_best_step}" if self.val_loss_best else "",
-            "folder": self.run_dir,
-        }
-        cells = "".join(f"<tr><th>{name}</th><td>{escape(said)}</td></tr>" for name, said in rows.items() if said)
-        page = f'<a href="{escape(self.wandb_url)}">{escape(self.wandb_url)}</a>' if self.wandb_url else ""
-        return f"<table>{cells}{f'<tr><th>W&amp;B</th><td>{page}</td></tr>' if page else ''}</table>"
 
 
 def settings(config: TrainConfig, extensions: Mapping[str, Any]) -> dict[str, Any]:
@@ -172,11 +98,11 @@ def already_done(config: TrainConfig, folder: Path, extensions: Mapping[str, Any
     if done is None or (done.status == "stopped" and done.stop_after != config.stop_after):
         return None
     other = "run.dir=<another folder> trains on them as they are now"
-    refuse_other_files(folder, files_of_run(folder), files_read(config), other)
+    refuse_other_files(folder, hashes_at_start(folder), input_hashes(config), other)
     return done
 
 
-def files_read(config: Computation) -> Hashes:
+def input_hashes(config: Computation) -> Hashes:
     """The sha256 of conversations, validation conversations, weights, tokenizer and template, as they are now.
 
     They decide a run besides its settings. The losses of the run that it extends stand for that one's weights.
@@ -195,7 +121,7 @@ def losses_of(extended: str | None) -> dict[str, Path]:
     return {f"{extended}/metrics.csv": Path(extended) / "metrics.csv"} if extended else {}
 
 
-def files_of_run(folder: Path) -> Hashes | None:
+def hashes_at_start(folder: Path) -> Hashes | None:
     """What the run in a folder read when it began; None: it was begun by a version that did not write it down."""
     return (read_json(folder, "run.json") or {}).get("files")
 
@@ -209,26 +135,6 @@ def _holds_a_result(folder: Path) -> bool:
     return True
 
 
-def result_in(folder: Path, *statuses: str) -> Result | None:
-    """The result of whatever run has finished in a folder, or has one of these statuses.
-
-    One that cannot be read is none, and said: what a checkpoint holds is not needed from elsewhere.
-    """
-    if read_json(folder, "config.json") is None:
-        return None
-    try:
-        values = read_json(folder, "result.json") or {}
-        if values.get("status") not in (statuses or ("finished",)):
-            return None
-        # JSON's keys are texts.
-        values["val_by_step"] = {int(step): loss for step, loss in values.get("val_by_step", {}).items()}
-        return Result(**values)
-    except (TypeError, ValueError, AttributeError):  # RunError is a ValueError
-        said = f"note: {folder / 'result.json'} is damaged; the run goes on from its last checkpoint, or begins anew"
-        print(said, file=sys.stderr)
-        return None
-
-
 def changed_settings(config: TrainConfig, folder: Path, extensions: Mapping[str, Any] = NOTHING) -> list[str]:
     """What differs from the settings of the run that goes on here, a line each.
 
@@ -240,17 +146,17 @@ def changed_settings(config: TrainConfig, folder: Path, extensions: Mapping[str,
     return refuse_other_settings(folder, saved, settings(as_begun(config, folder), extensions), MAY_CHANGE, ways)
 
 
-def check_resume(config: TrainConfig, folder: Path, files: Hashes, extensions: Mapping[str, Any]) -> None:
+def check_resume(config: TrainConfig, folder: Path, hashes: Hashes, extensions: Mapping[str, Any]) -> None:
     """
     Args:
-        files: what the run would read now, see `files_read`.
+        hashes: what the run would read now, see `input_hashes`.
 
     Raises:
         RunError: a key of the recipe or the content of a file is not that of the run in the folder.
     """
     changed_settings(config, folder, extensions)
     anew = "run.dir=<another folder>, or resume=never starts anew"
-    refuse_other_files(folder, files_of_run(folder), files, anew)
+    refuse_other_files(folder, hashes_at_start(folder), hashes, anew)
 
 
 def open_folder(
@@ -285,7 +191,7 @@ def open_folder(
             known = saved.get("wandb_id")
     identity = new_wandb_id(folder, known)
     if known is None:
-        checkpoint.remove_all(folder / "checkpoints")
+        checkpoint_files.remove_all(folder / "checkpoints")
         (folder / "times.csv").unlink(missing_ok=True)
         starts.forget(folder)
     for name in ("result.json", "validation.csv"):

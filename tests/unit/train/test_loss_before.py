@@ -10,9 +10,9 @@ from tests.helpers.runs import COMMON, QUICKSTART, run_here, weights
 from vicuna_lit.config.compose import load
 from vicuna_lit.data.datamodule import ConversationDataModule
 from vicuna_lit.file_hashes import cache_folder
-from vicuna_lit.train import first_validation as module
-from vicuna_lit.train.callbacks.validation import Validation
-from vicuna_lit.train.run_folder import files_read
+from vicuna_lit.train import loss_before as module
+from vicuna_lit.train.callbacks.validating import ValidationCallback
+from vicuna_lit.train.resume import input_hashes
 
 TINY = [
     *COMMON,
@@ -32,7 +32,7 @@ def place(*overrides: str) -> Path | None:
     config = load("train", *TINY, *overrides)
     data = ConversationDataModule(config)
     data.setup()
-    found = module.first_validation_cache(config, data, files_read(config))
+    found = module.loss_before_cache(config, data, input_hashes(config))
     return found and found.file
 
 
@@ -57,15 +57,15 @@ def test_whatever_could_change_a_bit_of_it_is_another_entry(tmp_path, monkeypatc
     config = load("train", *TINY)
     data = ConversationDataModule(config)
     data.setup()
-    changed = dict.fromkeys(files_read(config), "another")
-    assert module.first_validation_cache(config, data, changed) is None, "a file has changed since"
+    changed = dict.fromkeys(input_hashes(config), "another")
+    assert module.loss_before_cache(config, data, changed) is None, "a file has changed since"
 
 
 @pytest.mark.promise("Jobs with the same model and held-out conversations take the validation before training once")
 def test_a_second_job_finds_it_and_ends_to_the_bit_as_without(tmp_path, monkeypatch):
     taken = []
-    real = Validation._take
-    monkeypatch.setattr(Validation, "_take", lambda self, *given: (taken.append(given[2]), real(self, *given)))
+    real = ValidationCallback._take
+    monkeypatch.setattr(ValidationCallback, "_take", lambda self, *given: (taken.append(given[2]), real(self, *given)))
 
     def run(name: str, *overrides: str) -> dict:
         run_here([*TINY, f"run.dir={tmp_path / name}", *overrides])

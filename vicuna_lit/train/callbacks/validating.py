@@ -19,14 +19,14 @@ from vicuna_lit.models.experts import counted_experts
 from vicuna_lit.train.console import console
 from vicuna_lit.train.distributed import broadcast_object
 from vicuna_lit.train.finite import check_validation
-from vicuna_lit.train.first_validation import FirstValidationCache
+from vicuna_lit.train.loss_before import LossBeforeCache
 from vicuna_lit.train.times import Times
 from vicuna_lit.train.tracking.wandb_run import History, replies_table
 
 Replies = list[tuple[str, str]]
 
 
-class Validation(L.Callback):
+class ValidationCallback(L.Callback):
     """Takes the validation loss and the sample replies. All ranks take part; the rows are dealt to them.
 
     What was found is part of a checkpoint, so a run that goes on reports it too. A step is saved before its validation,
@@ -45,7 +45,7 @@ class Validation(L.Callback):
         times: Times,
         resumed: dict[str, Any] | None,
         stop_if_told: Callable[[L.Trainer, Any, int], None],
-        cache: FirstValidationCache | None = None,
+        cache: LossBeforeCache | None = None,
     ):
         self.data, self.history, self.times, self.config = data, history, times, data.config
         self.stop_if_told, self._cache = stop_if_told, cache

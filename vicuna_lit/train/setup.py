@@ -21,7 +21,8 @@ from vicuna_lit.train.console import console, describe, quiet_libraries, say_sto
 from vicuna_lit.train.distributed import DistributedEnv, broadcast_object, deterministic_kernels, join
 from vicuna_lit.train.lineage import check_plan
 from vicuna_lit.train.preemption import Preempted, stop_signal
-from vicuna_lit.train.run_folder import NOTHING, Result, as_begun
+from vicuna_lit.train.result import Result
+from vicuna_lit.train.resume import NOTHING, as_begun
 from vicuna_lit.train.times import Opening
 
 Data = TypeVar("Data", bound=PlannedData)
@@ -45,7 +46,7 @@ def dry_run(config: TrainConfig) -> Result:
     Raises:
         RunError, DataError, ModelError, TemplateError, MissingPath: bad input.
     """
-    return preemptible(config, lambda: planned(begin(config)))
+    return preemptible(config, lambda: say_plan(join_run(config)))
 
 
 def preemptible(config: TrainConfig, job: Callable[[], Result]) -> Result:
@@ -59,7 +60,7 @@ def preemptible(config: TrainConfig, job: Callable[[], Result]) -> Result:
             return Result("preempted", config.run.dir, steps=stop.step)
 
 
-def begin(config: TrainConfig) -> Process:
+def join_run(config: TrainConfig) -> Process:
     """Joins the processes of the run; all have the config of the first."""
     opening = Opening(stop_signal.started)
     opening.lap("imports")
@@ -74,19 +75,19 @@ def begin(config: TrainConfig) -> Process:
     return Process(config, env, tokenizer, opening)
 
 
-def planned(process: Process, own: str = "", identity: Mapping[str, Any] = NOTHING) -> Result:
+def say_plan(process: Process, own: str = "", identity: Mapping[str, Any] = NOTHING) -> Result:
     """Says what would run; the model has no weights.
 
     Args:
         own, identity: `described` and `identity` of a script's `Extensions`.
     """
     check_plan(process.config, Path(process.config.run.dir), identity)
-    config, data, _, _ = load(process, PlannedData, "meta", own)
+    config, data, _, _ = load_run(process, PlannedData, "meta", own)
     told = {"supervised_tokens": int(data.plan.step_supervised.sum()), "data": data.statistics()}
     return Result("dry_run", config.run.dir, data.plan.steps, **told)
 
 
-def load(
+def load_run(
     process: Process, kind: type[Data], device: str, own: str = ""
 ) -> tuple[TrainConfig, Data, PreTrainedModel, dict[str, str]]:
     """The config with a value for each `auto`, the data and the model of this process, and what was printed of them.

@@ -25,7 +25,7 @@ from vicuna_lit.tracking.session import Session, run_name
 from vicuna_lit.train import starts
 from vicuna_lit.train.callbacks.checkpointing import CheckpointCallback
 from vicuna_lit.train.callbacks.metrics import MetricsCallback
-from vicuna_lit.train.callbacks.validation import Validation
+from vicuna_lit.train.callbacks.validating import ValidationCallback
 from vicuna_lit.train.checkpoint.format import Checkpoint
 from vicuna_lit.train.console import console, spread
 from vicuna_lit.train.distributed import DistributedEnv, all_gather_object, broadcast_object
@@ -35,7 +35,8 @@ from vicuna_lit.train.lineage import Origin
 from vicuna_lit.train.notes import notes, unmoved
 from vicuna_lit.train.preemption import Preempted, stop_signal
 from vicuna_lit.train.report import About, about, render
-from vicuna_lit.train.run_folder import Result, lacks_room, open_folder
+from vicuna_lit.train.result import Result
+from vicuna_lit.train.resume import lacks_room, open_folder
 from vicuna_lit.train.times import LostTime, Opening, Times, lost_time
 from vicuna_lit.train.tracking.artifacts import log_data, log_model
 from vicuna_lit.train.tracking.wandb_run import (
@@ -108,11 +109,11 @@ class RunRecord:
             )
 
     @contextmanager
-    def open(self, files: Hashes, opening: Opening, described: dict[str, str]) -> Iterator[None]:
+    def open(self, hashes: Hashes, opening: Opening, described: dict[str, str]) -> Iterator[None]:
         """Opens folder and W&B run, and leaves both to the next start where the block ends with an exception.
 
         Args:
-            files: what the run reads, as it was before it was read.
+            hashes: what the run reads, as it was before it was read.
             opening: where the time of this start went until now.
             described: what was printed of the run before its first step.
         """
@@ -123,7 +124,7 @@ class RunRecord:
             return
         self.usual = load("train").model_dump(mode="json")  # now: at the end it must not fail
         known = self.resumed.get("wandb_id")
-        read = {"files": files, "fingerprint": self.fingerprint}
+        read = {"files": hashes, "fingerprint": self.fingerprint}
         if self.origin:
             read["lineage"] = list(self.origin.lineage)
         self.wandb_id = open_folder(self.config, self.folder, self.lm.model, read, known, self.extensions.identity)
@@ -178,7 +179,7 @@ class RunRecord:
             self.wandb.alert(f"{name} failed", f"{what['error']}\n\n{self.folder.absolute()}")
         self.wandb.finish(exit_code=1)
 
-    def state(self, metrics: MetricsCallback, validation: Validation, ended: int | None) -> dict[str, Any]:
+    def state(self, metrics: MetricsCallback, validation: ValidationCallback, ended: int | None) -> dict[str, Any]:
         """What a checkpoint says besides its tensors, as JSON values.
 
         Args:
@@ -195,7 +196,7 @@ class RunRecord:
             run["ended"] = {"step": ended, "why": self._why_ended()}
         return json.loads(json.dumps(marks | ({"run": run} if self.first else {})))
 
-    def fill_history(self, metrics: MetricsCallback, validation: Validation) -> None:
+    def fill_history(self, metrics: MetricsCallback, validation: ValidationCallback) -> None:
         """Rows that an interruption took from W&B and a checkpoint kept."""
         if self.wandb is None:
             return
@@ -207,7 +208,7 @@ class RunRecord:
     def result(
         self,
         metrics: MetricsCallback,
-        validation: Validation,
+        validation: ValidationCallback,
         checkpointing: CheckpointCallback,
         steps: int,
         stopped: bool = False,
@@ -265,7 +266,7 @@ class RunRecord:
         return self.resumed.get("ended", {}).get("why") or self.extensions.reason_of_end()
 
     def _write_last(
-        self, result: Result, metrics: MetricsCallback, validation: Validation, lost: LostTime | None
+        self, result: Result, metrics: MetricsCallback, validation: ValidationCallback, lost: LostTime | None
     ) -> None:
         """The tables of the last step in W&B, `validation.csv` and `report.html`."""
         if self.wandb is not None and result.status == "finished":

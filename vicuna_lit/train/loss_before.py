@@ -34,7 +34,7 @@ _NO_MATTER = {"token_cache_gb", "gradient_checkpointing"}
 
 
 @dataclass(frozen=True)
-class FirstValidationCache:
+class LossBeforeCache:
     """Where the result of a run's first validation is kept."""
 
     file: Path
@@ -58,18 +58,16 @@ class FirstValidationCache:
                 old.unlink(missing_ok=True)
 
 
-def first_validation_cache(
-    config: TrainConfig, data: ConversationDataModule, files: Hashes
-) -> FirstValidationCache | None:
+def loss_before_cache(config: TrainConfig, data: ConversationDataModule, hashes: Hashes) -> LossBeforeCache | None:
     """Of a run that begins; None where nothing is held out, or nothing may be kept.
 
     Args:
         config: with a value for each `auto`.
-        files: what the run's files held before they were read.
+        hashes: what the run's files held before they were read.
     """
     paths = [path for path in (config.model.path, config.model.tokenizer) if path]
     read = hashes_of({name: file for path in paths for name, file in model_files(path).items()})
-    if not (config.token_cache_gb and len(data.validation)) or any(files.get(n) != found for n, found in read.items()):
+    if not (config.token_cache_gb and len(data.validation)) or any(hashes.get(n) != found for n, found in read.items()):
         return None
     model, layout = ModelRecipe.values_of(config), Layout.values_of(config)
     about = {
@@ -83,7 +81,7 @@ def first_validation_cache(
         "code": code_hash("models", "data", "train"),
     }
     name = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]
-    return FirstValidationCache(cache_folder() / VALIDATIONS / f"{name}.json")
+    return LossBeforeCache(cache_folder() / VALIDATIONS / f"{name}.json")
 
 
 def _version(package: str) -> str | None:

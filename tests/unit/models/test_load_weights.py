@@ -14,7 +14,7 @@ from tests.helpers.runs import QUICKSTART
 from vicuna_lit.data.tokenizer import load_tokenizer
 from vicuna_lit.inference.generate import Chat
 from vicuna_lit.models.architecture import read_config
-from vicuna_lit.models.load import load_weights
+from vicuna_lit.models.load_weights import load_weights
 from vicuna_lit.paths import ModelError
 
 FIELDS: dict[str, Any] = dict(
