@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import pytest
 
 import vicuna_lit as vl
@@ -56,12 +57,32 @@ def test_what_looks_on_changes_nothing_and_what_decides_is_recipe(tmp_path):
     assert "callbacks" in Recipe.model_fields and "callbacks" not in Layout.model_fields
 
 
+class OwnFigures(L.Callback):
+    """As users of Lightning log them, under names that begin like the run's own."""
+
+    validations = 0
+
+    def on_train_batch_end(self, trainer, pl_module, *_):
+        pl_module.log("train/loss_twice", 2 * pl_module.step_loss)
+
+    def on_validation_epoch_end(self, trainer, pl_module):
+        self.validations += 1
+        pl_module.log("val/how_many", float(self.validations))
+
+
 def test_lr_monitor_and_own_figures_reach_the_wandb_history_and_the_profile_the_folder(tmp_path):
-    vl.fit(config(tmp_path, "callbacks=[lr_monitor,profiler]", "trainer.max_steps=3", "wandb.mode=offline"))
+    watched = config(tmp_path, "callbacks=[lr_monitor,profiler]", "trainer.max_steps=3", "wandb.mode=offline")
+    vl.fit(watched, callbacks=[OwnFigures()])
     rows = dict(history_rows(next(tmp_path.glob("run/wandb/offline-run-*/*.wandb"))))
     with (tmp_path / "run/metrics.csv").open() as file:
         rates = {int(row["step"]): float(row["lr"]) for row in csv.DictReader(file)}
     assert {step: row["lr-AdamW/pg1"] for step, row in rows.items() if step} == pytest.approx(rates)
+    losses = {step: row["train/loss"] for step, row in rows.items() if step}
+    assert {step: row["train/loss_twice"] for step, row in rows.items() if step} == pytest.approx(
+        {step: 2 * loss for step, loss in losses.items()}
+    )
+    assert {step: row["val/how_many"] for step, row in rows.items() if "val/how_many" in row} == {0: 1, 2: 2, 3: 3}
+    assert {step for step, row in rows.items() if "val/loss" in row} == {0, 2, 3} and set(rows) == {0, 1, 2, 3}
     assert "run_training_batch" in (tmp_path / "run/fit-profile.txt").read_text()
 
 

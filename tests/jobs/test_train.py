@@ -142,7 +142,7 @@ def test_the_same_command_again_finds_its_result(run):
     before = (folder / "result.json").read_text()
     again = vicuna_train(f"run.dir={folder}", *QUICK)
     assert again.returncode == 0
-    assert "already holds" in again.stdout and "Chat.load" in again.stdout
+    assert "already holds" in again.stdout and "vicuna-chat model=" in again.stdout
     assert (folder / "result.json").read_text() == before
 
 
@@ -152,7 +152,7 @@ def test_a_model_that_was_deleted_is_not_offered(run, capsys, tmp_path):
     assert result
     say_done(result, tmp_path)
     said = " ".join(capsys.readouterr().out.split())
-    assert "hf the model is gone" in said and "Chat.load" not in said
+    assert "hf the model is gone" in said and "vicuna-chat" not in said
 
 
 def test_another_config_in_the_same_folder_is_refused(run):

@@ -1,6 +1,7 @@
 """The LightningDataModule: files in, the rows of a plan out.
 
-A file's way to the loss: `data=x.jsonl` (`config/short_forms.py`: `data=files data.path=x.jsonl`) →
+A file's way to the loss: `vicuna-train data=x.jsonl` (`cli/train.py` and `cli/app.py`; `config/short_forms.py` makes it
+`data=files data.path=x.jsonl`, `config/compose.py` a `TrainConfig`) → `train/run.py` (`fit`), `train/setup.py` →
 `planned.py` (`read`: all that follows, up to the plan) → `source.py` (which files, which side of the held-out split) →
 `readers.py` (`Conversation`) → `dataset.py` (`tokenised`; kept in `token_cache.py`) → `splitting.py` (pieces) →
 `encoder.py` (`Example`: ids and mask) → `mixture.py` (`JoinedExamples`: all sources as one set) →
@@ -10,7 +11,8 @@ supervised tokens) → `train/module.py`, which divides by `Batch.denominator`, 
 
 - A *record* of a file is one conversation, or is rejected with a reason and counted.
 - An *example* is a conversation, or a *piece* of one that is longer than `context_length`: whole exchanges, cut by
-  `splitting.py`, each piece behind the system prompt. With `train_on=single_turns` each exchange is a piece.
+  `splitting.py`, each piece behind the system prompt. With `train_on=single_turns` each exchange is a piece. A template
+  that rewrites earlier turns makes several examples of one piece (`encoder.py`).
 - A *row* is a micro-batch of one device: examples one after another, without padding, at most `tokens_per_device` long.
 - A *step* is an update of the weights: `conversations_per_step` examples (or whole conversations, see `step_unit`) on
   all devices together, in `plan.accumulation` rows on each. Which ones does not depend on how they lie in rows.

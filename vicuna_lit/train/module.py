@@ -165,7 +165,7 @@ class SupervisedModule(L.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """All ranks' tokens together; Lightning's own means would weigh rows, not tokens.
 
-        What is logged here is for callbacks and own loggers. `HistoryLogger` drops it: `ValidationCallback` tells W&B.
+        What is logged here is for callbacks and own loggers; in W&B those of `ValidationCallback` replace it.
         """
         self.validation.gather()
         if self.validation.tokens:

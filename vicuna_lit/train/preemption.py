@@ -10,6 +10,9 @@ With several processes each is told: by its scheduler, or by the one that starte
 shards of this step and raise `Preempted` with the last step that is on disk at all of them. On its way up
 `RunRecord.open` writes `preempted` to `result.json` and leaves W&B's open row to the next start, `setup.preemptible`
 returns the result, and the process exits with `PREEMPTED`. So does the command, once all processes have ended.
+Rank 0 alone writes `result.json`. A rank whose grace is over saves its last finished step alone
+(`CheckpointCallback.on_train_batch_end`); `distributed._wait` kills what is there after twice the grace and
+`LAST_WORDS`.
 
 Python runs signal handlers between two bytecodes of the main thread: never while it is blocked in C, as in a
 collective whose other side is gone. So the signals are counted by what the interpreter's C handler writes, at once,

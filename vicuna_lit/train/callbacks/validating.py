@@ -4,8 +4,8 @@ The way of a validation loss to W&B: `_take` → `validate` (Lightning's loop) �
 (`ValidationLoss.add`, of this rank's rows) → `on_validation_epoch_end` (`ValidationLoss.gather`: the token losses of
 all ranks) → `ValidationLoss.metrics` (`val/loss`, by turn, position and source) → `History.add`, which holds the
 step's row until the next one begins and then sends it, once (`wandb_run.py`). Ranks but the first have a `History`
-that writes nothing. What the module logs of it for Lightning's callbacks, `HistoryLogger` drops: it would stand there
-twice. Rows that an interruption took from W&B come back from the checkpoint (`RunRecord.fill_history`).
+that writes nothing. What the module logs of it for Lightning's callbacks reaches the same row through `HistoryLogger`,
+and is replaced there. Rows that an interruption took from W&B come back from the checkpoint (`RunRecord.fill_history`).
 """
 
 from collections.abc import Callable, Sequence
@@ -153,6 +153,7 @@ class ValidationCallback(L.Callback):
         with (
             console.status(f"validation loss {when}: {len(np.unique(self.data.validation.records))} conversations …"),
             counted_experts(module.lm.model) as load,
+            self.history.validation_of(step),
         ):
             self._at = step
             validate(trainer)

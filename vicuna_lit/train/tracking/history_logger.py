@@ -11,10 +11,11 @@ class HistoryLogger(Logger):
     """A logger of Lightning's that adds to the rows of `History`.
 
     Lightning counts steps from 0, the history from 1. Figures that the run writes itself stay as they are there:
-    Lightning's are the same in fp32.
+    Lightning's are the same in fp32. Those of a validation go to the step that it is of, and the run's own, which come
+    after it, replace them.
     """
 
-    WRITTEN = ("train/loss", "train/grad_norm", "val/", "epoch")
+    WRITTEN = ("train/loss", "train/grad_norm", "epoch")
 
     def __init__(self, history: History):
         super().__init__()
@@ -32,9 +33,9 @@ class HistoryLogger(Logger):
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Adds the figures that are not written yet to the step's row."""
-        own = {name: value for name, value in metrics.items() if not name.startswith(self.WRITTEN)}
+        own = {name: value for name, value in metrics.items() if name not in self.WRITTEN}
         if own and step is not None:
-            self.history.add(step + 1, own)
+            self.history.add(step + 1 if self.history.validating is None else self.history.validating, own)
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """The config is logged where the run begins."""

@@ -4,7 +4,8 @@ W&B is imported where it is used: a run with `wandb.mode=disabled` does without 
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,18 @@ class History:
 
     def __init__(self, run: Any, recorded: int = -1):
         self.run, self.recorded = run, recorded
+        self.validating: int | None = None
+        """The step whose validation runs now."""
         self._step, self._row = -1, {}
+
+    @contextmanager
+    def validation_of(self, step: int) -> Iterator[None]:
+        """What Lightning logs within belongs to this step; it would count it to the next one."""
+        self.validating = step
+        try:
+            yield
+        finally:
+            self.validating = None
 
     def add(self, step: int, figures: dict[str, Any]) -> None:
         """Adds figures to the row of a step; rows come in order."""
