@@ -41,6 +41,11 @@ class Classifier:
             raise ModelError(f"{place}: holds no weights (*.safetensors)")
         self._model, self._tokenizer = _loaded(place)
         settings = self._model.config
+        if settings.problem_type == "regression":
+            raise ModelError(
+                f"{place}: gives a number (problem_type: regression), not the probability of a label; "
+                "moderation.scorer=package.module:function can call it"
+            )
         self._several = settings.num_labels == 1 or settings.problem_type == "multi_label_classification"
         names = [str(settings.id2label[i]) for i in range(settings.num_labels)]
         self._chosen = _chosen(place, names, labels)
@@ -108,4 +113,4 @@ def _chosen(place: Path, names: Sequence[str], labels: Sequence[str] | None) -> 
         return [len(names) - 1]
     if unknown := [label for label in labels if label not in names]:
         raise ModelError(f"{place}: has no label {', '.join(unknown)} of moderation.labels; it has {', '.join(names)}")
-    return [names.index(label) for label in labels]
+    return [names.index(label) for label in dict.fromkeys(labels)]

@@ -108,6 +108,10 @@ def test_what_is_no_trained_classifier_is_refused(folder, tmp_path):
         Classifier(str(tmp_path), None)
     for file in folder.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
+    settings = json.loads((folder / "config.json").read_text()) | {"problem_type": "regression"}
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(ModelError, match=r"gives a number .* not the probability of a label"):
+        Classifier(str(tmp_path), ["toxic"])
     settings = BertConfig(**json.loads((folder / "config.json").read_text()))
     BertModel(settings).save_pretrained(tmp_path)
     with pytest.raises(ModelError, match=r"the folder lacks .*classifier\.(bias|weight)"):
