@@ -4,6 +4,8 @@ import logging
 import math
 import shlex
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -79,7 +81,7 @@ def describe(
     for name, text in rows.items():
         table.add_row(name, text)
     console.print(table)
-    for line in notes(config, data):
+    for line in notes(config, data, getattr(model.config, "max_position_embeddings", None)):
         console.print(f"[yellow]note:[/] {escape(line)}", highlight=False)
     return rows
 
@@ -205,13 +207,25 @@ def conclude(result: Result, folder: Path, brief: bool = False) -> None:
     console.print("  vicuna-train experiment=smollm2_sharegpt", highlight=False)
 
 
-def quiet_libraries() -> None:
-    """Silences advice that does not apply here."""
-    for library in ("lightning.pytorch", "lightning.fabric", "bitsandbytes"):
-        logging.getLogger(library).setLevel(logging.ERROR)
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Inside the block libraries give no advice that does not apply here; after it they speak as they did."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "bitsandbytes")]
+    levels, verbosity = [logger.level for logger in loggers], transformers_logging.get_verbosity()
+    shows_progress = transformers_logging.is_progress_bar_enabled()
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     warnings.filterwarnings("ignore", ".*LeafSpec.*")
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*DeepSpeed handles gradient clipping.*")  # and is told the limit
     warnings.filterwarnings("ignore", ".*Please use `torch.distributed.*")  # DeepSpeed's calls
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        transformers_logging.set_verbosity(verbosity)
+        if shows_progress:
+            transformers_logging.enable_progress_bar()

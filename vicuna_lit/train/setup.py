@@ -51,7 +51,7 @@ def dry_run(config: TrainConfig) -> Result:
 
 def preemptible(config: TrainConfig, job: Callable[[], Result]) -> Result:
     """The result of a job, or that it was told to stop."""
-    with stop_signal.listening(), deterministic_kernels(config.deterministic), plain_torch():
+    with stop_signal.listening(), deterministic_kernels(config.deterministic), plain_torch(), quiet_libraries():
         stop_signal.grace_seconds = config.checkpoint.grace_seconds
         try:
             return job()
@@ -67,7 +67,6 @@ def join_run(config: TrainConfig) -> Process:
     config, env = join(fetched(config, weights=not config.dry_run))
     console.quiet = env.rank > 0
     stop_signal.announces = env.rank == 0
-    quiet_libraries()
     config, tokenizer = template_and_tokenizer(config) if env.rank == 0 else (config, None)
     config = broadcast_object(as_begun(config, Path(config.run.dir)) if env.rank == 0 else None)
     if config.show_masks:
