@@ -54,12 +54,12 @@ class Classifier:
         self._together = BATCH if settings.pad_token_id is not None else 1
 
     def __call__(self, texts: Iterable[str]) -> Iterator[float]:
-        """Of each text; of one without a token 0."""
+        """The score of each text; of an empty one 0."""
         scores: list[float] = []
         by_length: dict[int, list[tuple[int, list[int]]]] = {}
         for i, text in enumerate(texts):
             scores.append(0.0)
-            for piece in self._pieces(text):
+            for piece in self._pieces(text) if text.strip() else ():
                 by_length.setdefault(len(piece), []).append((i, piece))
         for alike in by_length.values():
             for start in range(0, len(alike), self._together):
@@ -74,7 +74,7 @@ class Classifier:
         )["input_ids"]
 
     def _scored(self, pieces: list[list[int]]) -> list[float]:
-        if not pieces[0]:
+        if not pieces[0]:  # signs that the tokenizer does not keep
             return [0.0] * len(pieces)
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # prepare's workers take a core each; sums do not depend on how many there are

@@ -56,10 +56,11 @@ def test_a_turn_is_scored_by_its_worst_piece_whatever_stands_beside_it(folder):
     score = Classifier(str(folder), ["toxic"])
     texts = ["good good good", "good bad good", "other words here", "", "good " * 86 + "bad", "good " * 87]
     together = list(score(texts))
-    assert [value > 0.5 for value in together] == [False, True, False, together[3] > 0.5, True, False]
+    assert [value > 0.5 for value in together] == [False, True, False, False, True, False]
+    assert together[3] == 0
     assert together == pytest.approx([next(iter(score([text]))) for text in texts], abs=1e-6)
-    both = list(Classifier(str(folder), ["toxic", "spam", "neutral"])(texts))
-    assert both == pytest.approx([1.0] * len(texts), abs=1e-5)
+    all_of_them = list(Classifier(str(folder), ["toxic", "spam", "neutral", "toxic"])(texts))
+    assert all_of_them == pytest.approx([1.0, 1.0, 1.0, 0.0, 1.0, 1.0], abs=1e-5)
 
 
 def test_of_labels_that_can_hold_at_once_the_highest_counts(folder, tmp_path):
