@@ -44,6 +44,17 @@ def test_a_script_draws_on_after_a_run_as_if_there_had_been_none(monkeypatch):
     assert os.environ["PL_GLOBAL_SEED"] == "7" and "PL_SEED_WORKERS" not in os.environ
 
 
+def test_a_gpu_that_a_run_was_the_first_to_use_begins_with_the_scripts_seed(monkeypatch):
+    given, used = [], iter([False, True])
+    torch.manual_seed(5)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.cuda, "is_initialized", lambda: next(used))
+        patch.setattr(torch.cuda, "manual_seed_all", lambda seed: given.append(seed) if seed != 0 else None)
+        with seeded(0):
+            pass
+    assert given == [5]
+
+
 def test_what_a_notebook_has_set_of_torch_changes_no_run():
     torch.set_default_dtype(torch.float64)
     torch.set_float32_matmul_precision("high")
