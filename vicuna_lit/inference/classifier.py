@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
@@ -65,7 +66,9 @@ class Classifier:
             for start in range(0, len(alike), self._together):
                 batch = alike[start : start + self._together]
                 for (i, _), score in zip(batch, self._scored([piece for _, piece in batch]), strict=True):
-                    scores[i] = max(scores[i], score)
+                    scores[i] = float(
+                        np.maximum(scores[i], score)
+                    )  # NaN stays NaN, which the step takes for an offence
         return iter(scores)
 
     def _pieces(self, text: str) -> list[list[int]]:

@@ -19,6 +19,7 @@ from vicuna_lit.config.choices import LoraConfig
 from vicuna_lit.config.train import TrainConfig
 from vicuna_lit.data.plan import Plan
 from vicuna_lit.data.planned import PlannedData
+from vicuna_lit.hub import hide_progress, hides_progress
 from vicuna_lit.models.adapters import describe_adapters
 from vicuna_lit.models.experts import experts_of
 from vicuna_lit.models.proof import Proof
@@ -207,25 +208,34 @@ def conclude(result: Result, folder: Path, brief: bool = False) -> None:
     console.print("  vicuna-train experiment=smollm2_sharegpt", highlight=False)
 
 
-@contextmanager
-def quiet_libraries() -> Iterator[None]:
-    """Inside the block libraries give no advice that does not apply here; after it they speak as they did."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "bitsandbytes")]
-    levels, verbosity = [logger.level for logger in loggers], transformers_logging.get_verbosity()
-    shows_progress = transformers_logging.is_progress_bar_enabled()
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
+LIBRARIES = tuple(map(logging.getLogger, ("lightning.pytorch", "lightning.fabric", "bitsandbytes")))
+
+
+def quiet_libraries() -> None:
+    """Silences advice that does not apply here."""
+    for library in LIBRARIES:
+        library.setLevel(logging.ERROR)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     warnings.filterwarnings("ignore", ".*LeafSpec.*")
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*DeepSpeed handles gradient clipping.*")  # and is told the limit
     warnings.filterwarnings("ignore", ".*Please use `torch.distributed.*")  # DeepSpeed's calls
+
+
+@contextmanager
+def libraries_restored() -> Iterator[None]:
+    """After the block libraries say as much as they did before it, whatever `quiet_libraries` has silenced."""
+    levels, verbosity = [library.level for library in LIBRARIES], transformers_logging.get_verbosity()
+    shows_progress, hub_is_quiet = transformers_logging.is_progress_bar_enabled(), hides_progress()
     try:
         yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        for library, level in zip(LIBRARIES, levels, strict=True):
+            library.setLevel(level)
         transformers_logging.set_verbosity(verbosity)
         if shows_progress:
-            transformers_logging.enable_progress_bar()
+            with warnings.catch_warnings(action="ignore"):  # of the hub's, where the environment forbids its own
+                transformers_logging.enable_progress_bar()
+        if hub_is_quiet:
+            hide_progress()

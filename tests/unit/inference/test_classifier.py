@@ -1,11 +1,13 @@
 """A classifier of texts in a folder as prepare's scorer: what it scores, what is refused, what a result stands for."""
 
 import json
+import math
 from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertForSequenceClassification, BertModel, PreTrainedTokenizerFast
 
@@ -86,6 +88,19 @@ def test_the_step_drops_what_scores_above_the_threshold(folder):
     assert dropped.detail.startswith("turn 2 scores 0.9")
     kept = Conversation.of("good good", "good good good", id="x")
     assert step(kept, Counter()) == kept
+
+
+def test_a_model_that_computes_no_number_drops_what_it_scores(folder, tmp_path):
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    weights = load_file(folder / "model.safetensors")
+    weights["classifier.bias"] = torch.full_like(weights["classifier.bias"], math.nan)
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    config = load(
+        "prepare", "raw=x", "moderation.enabled=true", f"moderation.scorer={tmp_path}", "moderation.labels=[toxic]"
+    )
+    found = steps(config)["moderation"](Conversation.of("good", "good " * 80, id="x"), Counter())
+    assert isinstance(found, Rejection) and found.detail == "turn 1 scores nan"
 
 
 def test_a_result_stands_for_all_files_of_the_folder(folder):

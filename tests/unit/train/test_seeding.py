@@ -3,13 +3,14 @@
 import logging
 import os
 import random
+import sys
 
 import numpy as np
 import pytest
 import torch
 from transformers.utils import logging as hf_logging
 
-from vicuna_lit.train.console import quiet_libraries
+from vicuna_lit.train.console import libraries_restored, quiet_libraries
 from vicuna_lit.train.distributed import deterministic_kernels, plain_torch
 from vicuna_lit.train.seeding import LIGHTNINGS, seeded
 
@@ -87,7 +88,10 @@ def test_libraries_speak_after_a_run_as_before(monkeypatch):
     hf_logging.set_verbosity_info()
     hf_logging.enable_progress_bar()
     try:
-        with deterministic_kernels(True), quiet_libraries():
+        monkeypatch.setattr(sys.modules["huggingface_hub.utils.tqdm"], "HF_HUB_DISABLE_PROGRESS_BARS", True)
+        with deterministic_kernels(True), libraries_restored():
+            assert hf_logging.get_verbosity() == logging.INFO
+            quiet_libraries()
             assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
             assert hf_logging.get_verbosity() == logging.ERROR and not hf_logging.is_progress_bar_enabled()
         assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
