@@ -184,11 +184,10 @@ def fetch(name: HubName, weights: bool) -> HubName:
 
 def _fetch(name: HubName, weights: bool) -> HubName:
     import huggingface_hub
-    from huggingface_hub.utils import disable_progress_bars
 
     huggingface_hub.logging.set_verbosity_error()
     if not sys.stderr.isatty():
-        disable_progress_bars()
+        hide_progress()
     allowed = [pattern for pattern in ALLOWED[name.kind] if weights or pattern != WEIGHTS]
     if name.inner:
         allowed = [name.inner, f"{name.inner.rstrip('/')}/*"]
@@ -209,6 +208,20 @@ def _fetch(name: HubName, weights: bool) -> HubName:
     if pinned != name:
         print(f"hub       {name.repo} is {pinned}", file=sys.stderr)
     return pinned
+
+
+def hides_progress() -> bool:
+    """Whether downloads show no progress bars."""
+    from huggingface_hub.utils import are_progress_bars_disabled
+
+    return are_progress_bars_disabled()
+
+
+def hide_progress() -> None:
+    """Downloads show no progress bars from now on."""
+    from huggingface_hub.utils import disable_progress_bars
+
+    disable_progress_bars()
 
 
 def _why(error: Exception, name: HubName) -> str:

@@ -34,7 +34,7 @@ CONF_DIR = next(p for p in (PACKAGE / "conf", PACKAGE.parent / "conf") if p.is_d
 Role = Literal["system", "user", "assistant", "tool"]
 """Who speaks in a turn."""
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
-"""NumPy takes none above."""
+"""NumPy takes no larger one."""
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, allow_inf_nan=False)]

@@ -20,7 +20,7 @@ class OptimizerConfig(Config):
     eps: PositiveFloat
     """AdamW's term that keeps the denominator from 0."""
     weight_decay: NonNegative
-    """Applied to matrices only, not to norms."""
+    """Applied to matrices only, not to norms and biases."""
     schedule: Literal["cosine", "linear", "constant"]
     """After the warm-up, down to 0 at the last step (or constant, until a cool-down)."""
     warmup_ratio: Fraction

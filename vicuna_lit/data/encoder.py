@@ -228,8 +228,9 @@ class Encoder:
                 return None
         return parts
 
-    def _example(self, c: Conversation, segments: list[Segment], parts: list[str], encoding: Encoding | Cut):
-        """The example, or a `Rejection`."""
+    def _example(
+        self, c: Conversation, segments: list[Segment], parts: list[str], encoding: Encoding | Cut
+    ) -> Example | Rejection:
         raw = np.array(encoding.ids, dtype=np.int32)
         if self._is_control[raw].any():
             return Rejection(c.id, "control token from plain text", "the tokenizer turned a message's text into one")
@@ -256,8 +257,7 @@ class Encoder:
         thoughts, placeholders, start = [], [], 0
         for s, part in zip(segments, parts, strict=True):
             end = start + len(part)
-            if s.thought:
-                thoughts.append((start, end))
+            thoughts += [(start, end)] if s.thought else []
             if "[" in part:
                 placeholders += [(start + m.start(), start + m.end()) for m in PLACEHOLDER.finditer(part)]
             start = end

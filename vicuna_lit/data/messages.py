@@ -34,19 +34,15 @@ LIGHTEST, HEAVIEST = 1e-9, 1e9
 PARTLY = ("train_detail", "training_detail", "loss_scale", "token_weights", "loss_weights")
 """Weights of parts of a turn, which nothing here reads; a single number is the turn's."""
 REASONING = (
-    "reasoning_content",
-    "reasoning",
-    "thinking",
-    "thought",
-    "thoughts",
-    "tool_plan",
-    "thinking_blocks",
+    "reasoning_content", "reasoning", "thinking", "thought", "thoughts", "tool_plan", "thinking_blocks",
     "reasoning_details",
-)
+)  # fmt: skip
 """The first that holds anything: some tools write the same thought as a text and as blocks."""
 MEDIA = ("images", "image", "videos", "video", "audios", "audio", "image_url", "attachments_media")
 _RESULTS = ("functionResponse", "function_response")
 """Gemini's parts that are results of tools."""
+_ORDER = ("a thought or a tool's result", "text", "a call")
+"""How a turn is written; parts in another order would be trained on in one that they never had."""
 _PLACEHOLDER = re.compile(
     r"<image>(?![^`]*</image>)|(?:^|\n)\s*<(?:video|audio)>\s*(?:\n|$)"
     r"|<\|(?:image|image_pad|vision_start|video_pad|audio|audio_bos|image_1|begin_of_image)\|>|<start_of_image>"
@@ -283,7 +279,16 @@ def _content(content: Any, where: str, role: Role) -> tuple[str | None, _Parts]:
     gemini = all(isinstance(p, dict) and present(p, *_RESULTS) for p in content)
     if role == "tool" and not gemini and not all(isinstance(p, dict) and "type" in p for p in content):
         return text(as_json(content, where), where), found
-    texts = [said for part in content if (said := _part(part, where, found)) is not None]
+    texts, last = [], 0
+    for part in content:
+        before = found.reasoning, found.results, found.calls
+        said = _part(part, where, found)
+        texts += [] if said is None else [said]
+        there = (before[:2] != (found.reasoning, found.results), bool((said or "").strip()), before[2] != found.calls)
+        place = there.index(True) if any(there) else last
+        if place < last:
+            raise Unusable("parts out of order", f"{where}: {_ORDER[place]} behind {_ORDER[last]}, which stands last")
+        last = place
     return ("".join(texts) if texts or not (found.calls or found.results) else None), found
 
 

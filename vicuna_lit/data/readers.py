@@ -160,13 +160,15 @@ def _with_template_arguments(record: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(given, dict):
         return record
     own = {key: value for key, value in record.items() if not is_absent(value)}
-    tools = filled(given, "tools", "xml_tools", "python_tools")
-    if tools and filled(record, "tools") is None:
+    for tools in ("tools", "xml_tools", "python_tools") if filled(record, "tools") is None else ():
+        if filled(given, tools) is None:
+            continue
         values = given[tools] if isinstance(given[tools], list) else [given[tools]]
         try:
-            own["tools"] = [json.loads(tool) if isinstance(tool, str) else tool for tool in values]
+            read = [json.loads(tool) if isinstance(tool, str) else tool for tool in values]
         except (ValueError, RecursionError):
             raise Unusable("wrong type", f"chat_template_kwargs.{tools}: a tool that is no JSON") from None
+        own["tools"] = [*(own.get("tools") or ()), *read]
     if (instructions := filled(given, "custom_instructions")) and filled(record, *SYSTEM) is None:
         own["system"] = given[instructions]
     return own
@@ -178,7 +180,7 @@ def _refuse_preferences(record: dict[str, Any]) -> None:
     if key := filled(record, "rejected_response", "rejected_messages", "non_preferred_output"):
         raise Unusable("pair of answers", f"{key}: a preference, not a conversation to imitate")
     if filled(record, "documents"):
-        raise Unusable("images and other media", "documents: the answer is drawn from what is in no turn")
+        raise Unusable("documents beside the turns", "documents: the answer is drawn from what is in no turn")
     for key in ("label", "kto_tag"):
         if record.get(key) is False:
             raise Unusable("bad answer", f"{key} is false: an answer that is not to be imitated")

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
@@ -41,6 +42,11 @@ class Classifier:
             raise ModelError(f"{place}: holds no weights (*.safetensors)")
         self._model, self._tokenizer = _loaded(place)
         settings = self._model.config
+        if settings.problem_type == "regression":
+            raise ModelError(
+                f"{place}: gives a number (problem_type: regression), not the probability of a label; "
+                "moderation.scorer=package.module:function can call it"
+            )
         self._several = settings.num_labels == 1 or settings.problem_type == "multi_label_classification"
         names = [str(settings.id2label[i]) for i in range(settings.num_labels)]
         self._chosen = _chosen(place, names, labels)
@@ -49,18 +55,20 @@ class Classifier:
         self._together = BATCH if settings.pad_token_id is not None else 1
 
     def __call__(self, texts: Iterable[str]) -> Iterator[float]:
-        """Of each text; of one without a token 0."""
+        """The score of each text; of an empty one 0."""
         scores: list[float] = []
         by_length: dict[int, list[tuple[int, list[int]]]] = {}
         for i, text in enumerate(texts):
             scores.append(0.0)
-            for piece in self._pieces(text):
+            for piece in self._pieces(text) if text.strip() else ():
                 by_length.setdefault(len(piece), []).append((i, piece))
         for alike in by_length.values():
             for start in range(0, len(alike), self._together):
                 batch = alike[start : start + self._together]
                 for (i, _), score in zip(batch, self._scored([piece for _, piece in batch]), strict=True):
-                    scores[i] = max(scores[i], score)
+                    scores[i] = float(
+                        np.maximum(scores[i], score)
+                    )  # NaN stays NaN, which the step takes for an offence
         return iter(scores)
 
     def _pieces(self, text: str) -> list[list[int]]:
@@ -69,7 +77,7 @@ class Classifier:
         )["input_ids"]
 
     def _scored(self, pieces: list[list[int]]) -> list[float]:
-        if not pieces[0]:
+        if not pieces[0]:  # signs that the tokenizer does not keep
             return [0.0] * len(pieces)
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # prepare's workers take a core each; sums do not depend on how many there are
@@ -108,4 +116,4 @@ def _chosen(place: Path, names: Sequence[str], labels: Sequence[str] | None) -> 
         return [len(names) - 1]
     if unknown := [label for label in labels if label not in names]:
         raise ModelError(f"{place}: has no label {', '.join(unknown)} of moderation.labels; it has {', '.join(names)}")
-    return [names.index(label) for label in labels]
+    return [names.index(label) for label in dict.fromkeys(labels)]

@@ -233,16 +233,18 @@ def _stretch(hf: Any, config: Computation) -> None:
 
 
 def _reaches(hf: Any, validated: int) -> None:
-    """Refuses a validation of more tokens than the model has positions for; a rope has some everywhere.
-
-    Those of a dynamic one depend beyond its first length on the longest conversation of a row.
-    """
+    """Refuses a validation of more tokens than the model has positions for; a rope has some everywhere."""
     longest, rope = getattr(hf, "max_position_embeddings", None), _rope(hf)
-    if longest and validated > longest and (rope is None or rope["rope_type"] == "dynamic"):
-        raise ModelError(
-            f"validation.context_length={validated} is longer than the model's {longest}, and the positions of "
-            f"{hf.model_type} end there; validation.context_length={longest}"
-        )
+    if not longest or validated <= longest:
+        return
+    if rope is None:
+        why = f"the positions of {hf.model_type} end there"
+    elif rope["rope_type"] == "dynamic":
+        why = f"beyond it the positions of {hf.model_type} (dynamic) depend on the longest conversation of a row"
+    else:
+        return
+    said = f"validation.context_length={validated} is longer than the model's {longest}"
+    raise ModelError(f"{said}, and {why}; validation.context_length={longest}")
 
 
 def _rope(hf: Any) -> dict[str, Any] | None:

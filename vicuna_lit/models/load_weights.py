@@ -100,7 +100,8 @@ def _weights_in(dtype: torch.dtype) -> Iterator[None]:
 def _not_finite(model: PreTrainedModel) -> list[str]:
     """Names of tensors with a NaN or an infinity. A sum shows them, and is read once a tensor."""
     tensors = {name: t for name, t in model.state_dict().items() if t.is_floating_point()}
-    return [name for name, t in tensors.items() if not t.sum().isfinite() and not t.isfinite().all()]
+    whole = ((name, t if t.itemsize > 1 else t.bfloat16()) for name, t in tensors.items())  # torch cannot sum 8 bits
+    return [name for name, t in whole if not t.sum().isfinite() and not t.isfinite().all()]
 
 
 def _some(names: Iterable[str]) -> str:

@@ -4,6 +4,8 @@ import logging
 import math
 import shlex
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from vicuna_lit.config.choices import LoraConfig
 from vicuna_lit.config.train import TrainConfig
 from vicuna_lit.data.plan import Plan
 from vicuna_lit.data.planned import PlannedData
+from vicuna_lit.hub import hide_progress, hides_progress
 from vicuna_lit.models.adapters import describe_adapters
 from vicuna_lit.models.experts import experts_of
 from vicuna_lit.models.proof import Proof
@@ -79,7 +82,7 @@ def describe(
     for name, text in rows.items():
         table.add_row(name, text)
     console.print(table)
-    for line in notes(config, data):
+    for line in notes(config, data, getattr(model.config, "max_position_embeddings", None)):
         console.print(f"[yellow]note:[/] {escape(line)}", highlight=False)
     return rows
 
@@ -205,13 +208,34 @@ def conclude(result: Result, folder: Path, brief: bool = False) -> None:
     console.print("  vicuna-train experiment=smollm2_sharegpt", highlight=False)
 
 
+LIBRARIES = tuple(map(logging.getLogger, ("lightning.pytorch", "lightning.fabric", "bitsandbytes")))
+
+
 def quiet_libraries() -> None:
     """Silences advice that does not apply here."""
-    for library in ("lightning.pytorch", "lightning.fabric", "bitsandbytes"):
-        logging.getLogger(library).setLevel(logging.ERROR)
+    for library in LIBRARIES:
+        library.setLevel(logging.ERROR)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     warnings.filterwarnings("ignore", ".*LeafSpec.*")
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*DeepSpeed handles gradient clipping.*")  # and is told the limit
     warnings.filterwarnings("ignore", ".*Please use `torch.distributed.*")  # DeepSpeed's calls
+
+
+@contextmanager
+def libraries_restored() -> Iterator[None]:
+    """After the block libraries say as much as they did before it, whatever `quiet_libraries` has silenced."""
+    levels, verbosity = [library.level for library in LIBRARIES], transformers_logging.get_verbosity()
+    shows_progress, hub_is_quiet = transformers_logging.is_progress_bar_enabled(), hides_progress()
+    try:
+        yield
+    finally:
+        for library, level in zip(LIBRARIES, levels, strict=True):
+            library.setLevel(level)
+        transformers_logging.set_verbosity(verbosity)
+        if shows_progress:
+            with warnings.catch_warnings(action="ignore"):  # of the hub's, where the environment forbids its own
+                transformers_logging.enable_progress_bar()
+        if hub_is_quiet:
+            hide_progress()

@@ -35,6 +35,7 @@ from vicuna_lit.train.result import Result, result_in
 PATIENCE = timedelta(hours=2)
 """How long a collective waits for the slowest process: for its shard to be written, its validation to end. NCCL's own
 ten minutes would end such a run."""
+WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 LAST_WORDS = 5.0
 """Seconds that the other processes have once one has failed."""
 
@@ -96,24 +97,37 @@ def join(config: TrainConfig) -> tuple[TrainConfig, DistributedEnv]:
 def deterministic_kernels(deterministic: bool) -> Iterator[None]:
     """Inside the block torch takes only kernels that give the same bits each time, where that is asked for."""
     before = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory  # pyright: ignore
+    sets_workspace = deterministic and WORKSPACE not in os.environ
+    if sets_workspace:
+        os.environ[WORKSPACE] = ":4096:8"  # cuBLAS reads it when it is first used
     if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
         torch.use_deterministic_algorithms(True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore  (costs time, and hides nothing)
     try:
         yield
     finally:
+        if sets_workspace:
+            os.environ.pop(WORKSPACE, None)
         torch.use_deterministic_algorithms(before[0])
         torch.utils.deterministic.fill_uninitialized_memory = before[1]  # pyright: ignore
 
 
 @contextmanager
 def plain_torch() -> Iterator[None]:
-    """Inside the block torch is as a new process has it, whatever a notebook has set: autocast and another dtype would
-    change losses, a default device or inference mode would break the run. Other processes of a run have none of it.
+    """Inside the block torch is as a new process has it, whatever a notebook has set: autocast, another dtype and TF32
+    would change losses, a default device or inference mode would break the run. Other processes of a run have none of
+    it.
     """
     dtype = torch.get_default_dtype()
+    matrices = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul  # pyright: ignore[reportAttributeAccessIssue]
+    of_each = [kind.fp32_precision for kind in matrices]
+    try:
+        of_all = torch.get_float32_matmul_precision()
+    except RuntimeError:  # a kind has one of its own, by torch's newer names
+        of_all = None
     torch.set_default_dtype(torch.float32)
+    if of_all != "highest":
+        torch.set_float32_matmul_precision("highest")
     try:
         with ExitStack() as plain:
             for device in ("cpu", "cuda"):
@@ -126,6 +140,10 @@ def plain_torch() -> Iterator[None]:
             yield
     finally:
         torch.set_default_dtype(dtype)
+        if of_all not in (None, "highest"):
+            torch.set_float32_matmul_precision(of_all)
+        for kind, precision in zip(matrices, of_each, strict=True) if of_all != "highest" else ():
+            kind.fp32_precision = precision
 
 
 def launch(config: TrainConfig, environment: dict[str, str] | None = None) -> Result:

@@ -196,6 +196,7 @@ class SupervisedModule(L.LightningModule):
         bf16 = self.strategy.bf16
         if bf16 != "elsewhere" and (self.plan.accumulation > 1 or self.strategy.sums_over_ranks):
             sum_in_fp32(trained)
-        optimizer = build_optimizer(trained, c, bf16, self.config.seed)
+        biases = [p for name, p in self.lm.named_parameters() if name.endswith("bias")]
+        optimizer = build_optimizer(trained, c, bf16, self.config.seed, biases)
         scheduler = LambdaLR(optimizer, lambda step: lr_factor(self.start + step, self.plan.steps, c))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -1,7 +1,7 @@
 """What of a run the user may not have meant: said before it starts, and kept with its result."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +15,18 @@ FEW = 20
 """Conversations of which a mean loss says little."""
 FEW_STEPS = 10
 """Optimizer steps that hardly move a model."""
+GROWN = 2.0
+"""Times the first training loss that the last one is where something is wrong."""
 NO_CHANGE = 1e-5
 """Of a validation loss: below the decimals that are printed, above what rounding alone makes of it."""
 
 
-def notes(config: TrainConfig, data: PlannedData) -> Iterator[str]:
-    """A line for each doubt."""
+def notes(config: TrainConfig, data: PlannedData, positions: int | None) -> Iterator[str]:
+    """A line for each doubt.
+
+    Args:
+        positions: tokens that the model was made for; None: not known.
+    """
     if (
         config.model.kind == "scratch"
         and config.model.name == TOY
@@ -56,6 +62,12 @@ def notes(config: TrainConfig, data: PlannedData) -> Iterator[str]:
         elif held_out < FEW:
             are = f"{held_out} conversation{'s' if held_out > 1 else ''}{of} {'are' if held_out > 1 else 'is'}"
             yield f"{are} held out, too few for a validation loss that tells two runs apart; {more}"
+    if positions and (far := int((data.validation.lengths > positions).sum())):
+        are = f"{far:,} held-out example{'s are' if far > 1 else ' is'} longer"
+        yield (
+            f"{are} than the {positions:,} tokens that the model was made for, and the validation loss counts "
+            f"positions that it has never seen; validation.context_length={positions} leaves none"
+        )
 
 
 def unmoved(config: TrainConfig, losses: Mapping[int, float]) -> Iterator[str]:
@@ -68,6 +80,26 @@ def unmoved(config: TrainConfig, losses: Mapping[int, float]) -> Iterator[str]:
         yield (
             f"training has not changed the validation loss: at all {len(losses)} validations it is the same to "
             f"{NO_CHANGE:g} of it; optimizer.lr={config.optimizer.lr:g} may be too small to move a weight"
+        )
+
+
+def worse(config: TrainConfig, validations: Mapping[int, float], steps: Sequence[float]) -> Iterator[str]:
+    """A line where the loss has grown by the training: the learning rate is too large, or there are too many passes.
+
+    Args:
+        validations: validation losses by step; 0 is before training.
+        steps: training losses of all steps. They differ by their examples, so only twice the first is said.
+    """
+    last = max(validations, default=0)
+    what, before, after = "validation", validations.get(0, math.inf), validations.get(last, 0.0)
+    much = after > before * (1 + NO_CHANGE)
+    if not much and steps:
+        what, before, after = "training", steps[0], steps[-1]
+        much = after > GROWN * before
+    if much:
+        yield (
+            f"the {what} loss has grown from {before:.4g} to {after:.4g}; optimizer.lr={config.optimizer.lr:g} may be "
+            "too large, or the data are passed too often"
         )
 
 

@@ -19,20 +19,29 @@ Bf16 = Literal["masters", "alone", "elsewhere"]
 
 
 def build_optimizer(
-    parameters: Iterable[nn.Parameter], config: OptimizerConfig, bf16: Bf16 = "elsewhere", seed: int = 0
+    parameters: Iterable[nn.Parameter],
+    config: OptimizerConfig,
+    bf16: Bf16 = "elsewhere",
+    seed: int = 0,
+    biases: Iterable[nn.Parameter] = (),
 ) -> Optimizer:
     """The optimizer; weight decay on matrices only.
 
     Args:
         bf16: how weights that are bf16 are stepped.
         seed: of the rounding by chance.
+        biases: those of the parameters that are; several experts' together look like a matrix.
     """
-    trained = list(parameters)
+    trained, no_matrices = list(parameters), {id(bias) for bias in biases}
     copied = [bf16 == "masters" and p.dtype == torch.bfloat16 for p in trained]
     masters = [nn.Parameter(p.detach().float()) if c else p for p, c in zip(trained, copied, strict=True)]
+    decays = [p.ndim >= 2 and id(p) not in no_matrices for p in trained]
     groups = [
-        {"params": [p for p in masters if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in masters if p.ndim < 2], "weight_decay": 0.0},
+        {
+            "params": [m for m, decayed in zip(masters, decays, strict=True) if decayed],
+            "weight_decay": config.weight_decay,
+        },
+        {"params": [m for m, decayed in zip(masters, decays, strict=True) if not decayed], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]  # DeepSpeed drops empty ones, and the schedule counts them
     match config.kind:

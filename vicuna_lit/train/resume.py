@@ -1,4 +1,4 @@
-"""The run folder: what it holds, and whether it can be used."""
+"""Whether a run may begin or go on in its folder: the settings and files that it has there, or a finished run."""
 
 from collections.abc import Mapping
 from contextlib import suppress

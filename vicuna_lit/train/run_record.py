@@ -32,7 +32,7 @@ from vicuna_lit.train.distributed import DistributedEnv, all_gather_object, broa
 from vicuna_lit.train.extensions import Extensions
 from vicuna_lit.train.finite import NotFiniteError
 from vicuna_lit.train.lineage import Origin
-from vicuna_lit.train.notes import notes, unmoved
+from vicuna_lit.train.notes import notes, unmoved, worse
 from vicuna_lit.train.preemption import Preempted, stop_signal
 from vicuna_lit.train.report import About, about, render
 from vicuna_lit.train.result import Result
@@ -256,12 +256,18 @@ class RunRecord:
             data=data.statistics(),
             lost_time=asdict(lost) if lost else {},
             saves_failed=checkpointing.saves_failed,
-            notes=[*notes(self.config, data), *unmoved(self.config, by_step)],
+            notes=self._notes(by_step, [row["loss"] for row in metrics.rows]),
             wandb_url=self.wandb.url if self.wandb else None,
         )
         if self.first:
             self._write_last(result, metrics, validation, lost)
         return result
+
+    def _notes(self, validations: dict[int, float], steps: list[float]) -> list[str]:
+        """Of the config and its data, and of what came of them."""
+        positions = getattr(self.lm.model.config, "max_position_embeddings", None)
+        came = *unmoved(self.config, validations), *worse(self.config, validations, steps)
+        return [*notes(self.config, self.data, positions), *came]
 
     def _why_ended(self) -> str:
         """Why the run has ended before its last planned step, in this start or in the one before."""

@@ -19,8 +19,9 @@ def seeded(seed: int) -> Iterator[None]:
     After it the caller's own go on as if nothing had been drawn: a script that draws the settings of its runs would
     else draw the same ones again after each of them.
     """
-    before = {name: os.environ.get(name) for name in LIGHTNINGS}
-    gpus = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []  # others would get a context
+    before, of_script = {name: os.environ.get(name) for name in LIGHTNINGS}, torch.initial_seed()
+    used = torch.cuda.is_initialized()
+    gpus = [torch.cuda.current_device()] if used else []  # others would get a context
     with isolate_rng(include_cuda=False), torch.random.fork_rng(gpus):
         L.seed_everything(seed, verbose=False)
         try:
@@ -30,3 +31,5 @@ def seeded(seed: int) -> Iterator[None]:
                 os.environ.pop(name, None)
                 if value is not None:
                     os.environ[name] = value
+            if torch.cuda.is_initialized() and not used:  # a GPU begins with the seed that the script has given
+                torch.cuda.manual_seed_all(of_script)

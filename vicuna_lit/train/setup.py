@@ -17,7 +17,7 @@ from vicuna_lit.models.architecture import model_config
 from vicuna_lit.models.causal_lm import build_model
 from vicuna_lit.models.proof import prove
 from vicuna_lit.run_folder import RunError
-from vicuna_lit.train.console import console, describe, quiet_libraries, say_stopped
+from vicuna_lit.train.console import console, describe, libraries_restored, quiet_libraries, say_stopped
 from vicuna_lit.train.distributed import DistributedEnv, broadcast_object, deterministic_kernels, join, plain_torch
 from vicuna_lit.train.lineage import check_plan
 from vicuna_lit.train.preemption import Preempted, stop_signal
@@ -51,7 +51,7 @@ def dry_run(config: TrainConfig) -> Result:
 
 def preemptible(config: TrainConfig, job: Callable[[], Result]) -> Result:
     """The result of a job, or that it was told to stop."""
-    with stop_signal.listening(), deterministic_kernels(config.deterministic), plain_torch():
+    with stop_signal.listening(), deterministic_kernels(config.deterministic), plain_torch(), libraries_restored():
         stop_signal.grace_seconds = config.checkpoint.grace_seconds
         try:
             return job()

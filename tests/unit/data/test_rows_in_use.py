@@ -84,6 +84,10 @@ READ: dict[str, tuple[Any, str]] = {
         },
         f"s S | u Q | a A ; {TOOLS}",
     ),
+    "SmolTalk2, tools of both kinds": (
+        {"messages": [Q, A], "chat_template_kwargs": {"python_tools": [{"a": 1}], "xml_tools": [{"b": 2}]}},
+        'u Q | a A ; [{"b": 2}, {"a": 1}]',
+    ),
     "SmolTalk2, tools as text": (
         {"messages": [Q, A], "chat_template_kwargs": {"xml_tools": [json.dumps(json.loads(TOOLS)[0])]}},
         f"u Q | a A ; {TOOLS}",
@@ -221,6 +225,18 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "lists in lists": ({"messages": [[Q, A], [Q, A]]}, "turn 1 is a list"),
     "messages as Python": ({"messages": repr([Q, A])}, "the turns are a str"),
     "columns": ({"messages": {"role": ["user"], "content": ["Q"]}}, "the turns are a dict"),
+    "text behind a call": (
+        {"messages": [Q, A | {"content": [{"type": "tool_use", "name": "f"}, {"type": "text", "text": "B"}]}]},
+        "parts out of order: turn 2: content: text behind a call",
+    ),
+    "a thought behind text": (
+        {"messages": [Q, A | {"content": [{"type": "text", "text": "B"}, {"type": "thinking", "thinking": "T"}]}]},
+        "parts out of order: turn 2: content: a thought",
+    ),
+    "text before a result": (
+        {"messages": [Q, {"role": "user", "content": ["B", {"type": "tool_result", "content": "1"}]}, A]},
+        "parts out of order: turn 2: content: a thought or a tool's result behind text",
+    ),
     "tools in words": (
         {"messages": [Q, A], "chat_template_kwargs": {"xml_tools": ["f()"]}},
         "chat_template_kwargs.xml_tools",

@@ -1,11 +1,13 @@
 """A classifier of texts in a folder as prepare's scorer: what it scores, what is refused, what a result stands for."""
 
 import json
+import math
 from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertForSequenceClassification, BertModel, PreTrainedTokenizerFast
 
@@ -56,10 +58,11 @@ def test_a_turn_is_scored_by_its_worst_piece_whatever_stands_beside_it(folder):
     score = Classifier(str(folder), ["toxic"])
     texts = ["good good good", "good bad good", "other words here", "", "good " * 86 + "bad", "good " * 87]
     together = list(score(texts))
-    assert [value > 0.5 for value in together] == [False, True, False, together[3] > 0.5, True, False]
+    assert [value > 0.5 for value in together] == [False, True, False, False, True, False]
+    assert together[3] == 0
     assert together == pytest.approx([next(iter(score([text]))) for text in texts], abs=1e-6)
-    both = list(Classifier(str(folder), ["toxic", "spam", "neutral"])(texts))
-    assert both == pytest.approx([1.0] * len(texts), abs=1e-5)
+    all_of_them = list(Classifier(str(folder), ["toxic", "spam", "neutral", "toxic"])(texts))
+    assert all_of_them == pytest.approx([1.0, 1.0, 1.0, 0.0, 1.0, 1.0], abs=1e-5)
 
 
 def test_of_labels_that_can_hold_at_once_the_highest_counts(folder, tmp_path):
@@ -87,6 +90,19 @@ def test_the_step_drops_what_scores_above_the_threshold(folder):
     assert step(kept, Counter()) == kept
 
 
+def test_a_model_that_computes_no_number_drops_what_it_scores(folder, tmp_path):
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    weights = load_file(folder / "model.safetensors")
+    weights["classifier.bias"] = torch.full_like(weights["classifier.bias"], math.nan)
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    config = load(
+        "prepare", "raw=x", "moderation.enabled=true", f"moderation.scorer={tmp_path}", "moderation.labels=[toxic]"
+    )
+    found = steps(config)["moderation"](Conversation.of("good", "good " * 80, id="x"), Counter())
+    assert isinstance(found, Rejection) and found.detail == "turn 1 scores nan"
+
+
 def test_a_result_stands_for_all_files_of_the_folder(folder):
     config = load(
         "prepare", "raw=x", "moderation.enabled=true", f"moderation.scorer={folder}", "moderation.labels=[spam]"
@@ -108,6 +124,10 @@ def test_what_is_no_trained_classifier_is_refused(folder, tmp_path):
         Classifier(str(tmp_path), None)
     for file in folder.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
+    settings = json.loads((folder / "config.json").read_text()) | {"problem_type": "regression"}
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(ModelError, match=r"gives a number .* not the probability of a label"):
+        Classifier(str(tmp_path), ["toxic"])
     settings = BertConfig(**json.loads((folder / "config.json").read_text()))
     BertModel(settings).save_pretrained(tmp_path)
     with pytest.raises(ModelError, match=r"the folder lacks .*classifier\.(bias|weight)"):

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from tests.helpers.families import save_tiny
 from vicuna_lit.data.conversation import Conversation
 from vicuna_lit.inference.generate import Chat, arguments, generate, replies, reply
+from vicuna_lit.models.load_weights import refuse_faults
 from vicuna_lit.paths import ModelError
 
 TEMPLATE = (
@@ -67,3 +68,15 @@ def test_a_model_is_whole_or_it_does_not_answer(tmp_path: Path):
     (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "some/model"}')
     with pytest.raises(ModelError, match=r"holds an adapter \(adapter_config\.json\); merge it"):
         Chat.load(folder)
+
+
+def test_weights_in_8_bits_are_looked_at_too(tmp_path: Path):
+    folder = folder_of("llama", tmp_path)
+    model: Any = Chat.load(folder).model
+    layer, nothing = model.model.layers[0].mlp.up_proj, dict.fromkeys(("unexpected", "missing", "mismatched"), ())
+    layer.weight = torch.nn.Parameter(layer.weight.to(torch.float8_e4m3fn), requires_grad=False)
+    report = {f"{kind}_keys": names for kind, names in nothing.items()}
+    refuse_faults(folder, model, report)
+    layer.weight.data.view(torch.uint8)[0, 0] = 0x7F  # its NaN
+    with pytest.raises(ModelError, match=r"not finite \(NaN or infinite\) are .*up_proj"):
+        refuse_faults(folder, model, report)

@@ -2,6 +2,7 @@
 
 import statistics
 from itertools import accumulate
+from types import SimpleNamespace
 from typing import Any, get_args
 
 import pytest
@@ -19,6 +20,7 @@ from vicuna_lit.models.causal_lm import build_model
 from vicuna_lit.models.lm_head import Head
 from vicuna_lit.models.loss import loss_sum, token_losses
 from vicuna_lit.train.gradients import sum_in_fp32
+from vicuna_lit.train.module import SupervisedModule
 from vicuna_lit.train.optimizer import Bf16, MasterWeights, build_optimizer
 from vicuna_lit.train.rounding import round_by_chance
 
@@ -240,3 +242,21 @@ def test_bf16_agrees_with_itself_over_micro_batches(settings, tmp_path):
 def test_where_nothing_is_rounded_the_choice_is_refused(settings, said):
     with pytest.raises(ConfigError, match=f"rounding=stochastic.*{said}"):
         load("train", *settings, "optimizer.rounding=stochastic")
+
+
+def test_weight_decay_is_for_matrices_alone():
+    """The biases of several experts are 2-D in gpt-oss, and no matrix."""
+    model = (
+        "{model_type: gpt_oss, hidden_size: 64, intermediate_size: 96, num_hidden_layers: 1, num_attention_heads: 4, "
+        "num_key_value_heads: 2, head_dim: 16, num_local_experts: 4, num_experts_per_tok: 2}"
+    )
+    base = [s for s in COMMON if not s.startswith("model.architecture")]
+    module = SupervisedModule.of(load("train", *base, f"+model.architecture={model}"))
+    module.plan = SimpleNamespace(accumulation=1, steps=2)  # pyright: ignore[reportAttributeAccessIssue]
+    decayed, others = module.configure_optimizers()["optimizer"].param_groups
+    assert (decayed["weight_decay"], others["weight_decay"]) == (0.1, 0.0)
+    spared = {id(p) for p in others["params"]}
+    names = {name.split(".")[-1]: p.ndim for name, p in module.lm.named_parameters() if id(p) in spared}
+    assert names["gate_up_proj_bias"] == names["down_proj_bias"] == 2
+    assert {name for name, ndim in names.items() if ndim > 1} == {"gate_up_proj_bias", "down_proj_bias"}
+    assert len(decayed["params"]) + len(others["params"]) == len(list(module.lm.parameters()))

@@ -196,7 +196,7 @@ def _due(every: int | None, step: int) -> bool:
 
 
 def _replies(lm: SupervisedLM, chat: Chat, questions: Sequence[str], max_new_tokens: int) -> Replies:
-    """The end of a long conversation may have no room, which is no reason to end a training."""
+    """Each question with its reply, or with why there is none: a full context is no reason to end a training."""
     said = []
     with plain_attention(lm.model):
         for question in questions:

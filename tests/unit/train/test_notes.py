@@ -1,0 +1,26 @@
+"""What a run says that the user may not have meant."""
+
+from tests.helpers.runs import COMMON
+from vicuna_lit.config.compose import load
+from vicuna_lit.data.planned import PlannedData
+from vicuna_lit.train.notes import notes, worse
+
+
+def test_a_loss_that_has_grown_is_said():
+    config = load("train", "optimizer.lr=1e30")
+    assert list(worse(config, {0: 5.0, 4: 4.0, 8: 4.5}, [5.0, 9.9])) == []
+    assert list(worse(config, {}, [])) == list(worse(config, {0: 5.0}, [5.0])) == []
+    (said,) = worse(config, {0: 5.0, 4: 4.0, 8: 5.1}, [5.0, 4.0])
+    assert said.startswith("the validation loss has grown from 5 to 5.1; optimizer.lr=1e+30 may be too large")
+    (said,) = worse(config, {}, [5.0, 4.0, 10.1])
+    assert said.startswith("the training loss has grown from 5 to 10.1; ")
+
+
+def test_a_validation_beyond_what_a_model_was_made_for_is_said():
+    config = load("train", *COMMON, "validation.context_length=200")
+    data = PlannedData(config)
+    data.read()
+    longest = int(data.validation.lengths.max())
+    said = [" ".join(notes(config, data, positions)) for positions in (None, longest, longest - 1)]
+    assert ["positions that it has never seen" in text for text in said] == [False, False, True]
+    assert f"validation.context_length={longest - 1} leaves none" in said[2]
