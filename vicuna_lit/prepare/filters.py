@@ -34,9 +34,6 @@ WITHOUT_STOP = re.compile(r"^\s*(?:[-*+•#|>]|\d{1,3}[.)] |[^\n]{1,40}:)|^[^\n]
 """Lines that end without a full stop: items, rows, headings, short lines (a signature, a verse), links."""
 SHORTEST_REPETITION = 512
 """Characters; shorter replies compress too unevenly to tell."""
-PLACES, PIECE, AGAIN = 8, 12, 3
-"""Places evenly spread over a reply; characters of the piece at each; and pieces that occur a second time in a reply
-that repeats itself. With fewer it is not compressed: nothing that was found or made compresses twelve times without."""
 
 
 class RuleViolation(NamedTuple):
@@ -266,19 +263,8 @@ def _compiled(pattern: str) -> re.Pattern[str]:
 
 
 def _repeats(content: str, config: RepetitionConfig) -> float | None:
-    if config.scope == "off" or len(content) < SHORTEST_REPETITION or not _occurs_again(content):
+    if config.scope == "off" or len(content) < SHORTEST_REPETITION:
         return None
     raw = content.encode()
     ratio = len(raw) / len(zlib.compress(raw, 1))
     return ratio if ratio > config.max_compression else None
-
-
-def _occurs_again(content: str) -> bool:
-    misses, step = 0, (len(content) - PIECE) // (PLACES - 1)
-    for start in range(0, PLACES * step, step):
-        piece = content[start : start + PIECE]
-        if content.find(piece) == start and content.find(piece, start + 1) < 0:
-            misses += 1
-            if misses > PLACES - AGAIN:
-                return False
-    return True
