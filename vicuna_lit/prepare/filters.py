@@ -24,6 +24,7 @@ from vicuna_lit.config.prepare import (
 from vicuna_lit.data.conversation import PLACEHOLDER, Conversation, Rejection, Turn, follows, trim
 from vicuna_lit.data.phrases import Phrases, phrases_of
 from vicuna_lit.prepare.replies import cut_sentences, reply_offences
+from vicuna_lit.prepare.tidy import Tidy
 
 Tally = Counter[str]
 Scorer = Callable[[Iterable[str]], Iterable[float]]
@@ -95,9 +96,15 @@ def _ordered(turns: tuple[Turn, ...]) -> int:
     return len(turns)
 
 
-def filter_turns(conversation: Conversation, config: FiltersConfig, tally: Tally) -> Conversation | Rejection:
-    """Applies every rule; an offence with scope `turn` costs that turn and all that follow it."""
-    conversation = cut_sentences(conversation, config.replies, tally)
+def filter_turns(
+    conversation: Conversation, config: FiltersConfig, tally: Tally, tidy: Tidy | None = None
+) -> Conversation | Rejection:
+    """Applies every rule; an offence with scope `turn` costs that turn and all that follow it.
+
+    Args:
+        tidy: the step before, for what a sentence that is cut leaves behind.
+    """
+    conversation = without_sentences(conversation, config, tally, tidy)
     result = _apply_violations(conversation, offences(conversation, config), tally)
     if isinstance(result, Rejection):
         return result
@@ -106,6 +113,17 @@ def filter_turns(conversation: Conversation, config: FiltersConfig, tally: Tally
     if len(spoken) < config.min_turns or characters < config.min_characters:
         return Rejection(conversation.id, "too short", f"{len(spoken)} turns, {characters} characters")
     return result
+
+
+def without_sentences(
+    conversation: Conversation, config: FiltersConfig, tally: Tally, tidy: Tidy | None
+) -> Conversation:
+    """Cuts the sentences of rules with scope `sentence`, and a page's label that stands at a line's start then."""
+    cut = cut_sentences(conversation, config.replies, tally)
+    while tidy is not None and cut != conversation:
+        conversation = tidy(cut, tally)
+        cut = cut_sentences(conversation, config.replies, tally)
+    return cut
 
 
 def moderate(
