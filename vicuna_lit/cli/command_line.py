@@ -251,6 +251,8 @@ def _additions(line: CommandLine) -> list[str]:
             said = "a search chooses its jobs as it goes; without hydra/sweeper=… a grid is planned"
             raise ConfigError([f"dry_run: {said}"])
         added.append("hydra/launcher=basic")
+        if not any(key.lstrip("+~").startswith(("hydra.hydra_logging", "hydra/hydra_logging")) for key in given):
+            added.append("hydra/hydra_logging=none")  # nothing is launched
     if search is not None and "max_failure_rate" in search and "hydra.sweeper.max_failure_rate" not in given:
         added.append("hydra.sweeper.max_failure_rate=1.0")  # on_failure says what happens then
     return added
