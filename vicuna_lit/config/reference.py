@@ -201,7 +201,7 @@ def _word(part: Any, bounds: str) -> str:
 def _bounds(metadata: Any) -> list[str]:
     metadata = [bound for one in metadata for bound in (one.metadata if isinstance(one, FieldInfo) else [one])]
     return [
-        f"{sign} {getattr(bound, name):g}"
+        f"{sign} {getattr(bound, name):.12g}"
         for bound in metadata
         for kind, (name, sign) in _SIGNS.items()
         if isinstance(bound, kind)
