@@ -1,6 +1,7 @@
 """One process of a run that `launch` started: `python -m vicuna_lit.cli.worker <config.json>`."""
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from vicuna_lit.cli.pipes import quiet_pipes
@@ -19,7 +20,8 @@ if __name__ == "__main__":
         try:
             code = run(TrainConfig.model_validate_json(file.read_bytes()))
         except SystemExit as end:
-            if end.__cause__ is not None:  # what was printed is kept for the table of a sweep
-                (file.parent / WHY).write_text(str(end.__cause__))
+            with suppress(OSError):  # a full disk may be the very reason
+                if end.__cause__ is not None:  # what was printed is kept for the table of a sweep
+                    (file.parent / WHY).write_text(str(end.__cause__))
             raise
         sys.exit(code)
