@@ -9,12 +9,17 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from PIL import Image
+
 from experiments import tables
 from vicuna_lit.compare.report import write_report
 from vicuna_lit.compare.runs import read_sweep
 
-WIDTH, HEIGHT = 1120, 800
+WIDTH, HEIGHT = 1120, 1088
+"""Pixels: as wide as the page, down to the end of its first figure."""
 METRICS = ("val_loss", "peak_memory_bytes", "tokens", "supervised_tokens")
+SHOWN = ("val_loss", "peak_memory_bytes", "supervised_tokens")
+"""Of these in the table: a wider one is cut off in a picture, where nobody can scroll."""
 
 
 def folders(rows: list[tables.Row], key: str, sweep: Path) -> None:
@@ -40,11 +45,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         sweep = Path(folder, given.experiment.name)
         folders(tables.read(given.experiment / "results.csv"), given.key, sweep)
-        page = write_report(read_sweep(sweep), sweep, METRICS)
+        page = write_report(read_sweep(sweep), sweep, SHOWN)
         picture = (given.experiment / "compare.png").absolute()
         size = f"--window-size={WIDTH},{HEIGHT}"
         command = ["chromium", "--headless", "--no-sandbox", "--hide-scrollbars", size, f"--screenshot={picture}"]
         subprocess.run([*command, page.absolute().as_uri()], check=True, capture_output=True)
+        Image.open(picture).convert("RGB").quantize(64).save(picture, optimize=True)
 
 
 if __name__ == "__main__":

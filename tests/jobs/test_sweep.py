@@ -176,6 +176,14 @@ def test_on_failure(tmp_path, monkeypatch):
     with pytest.raises(JobFailed, match="job failed: exit code 1"):
         run_job(job(tmp_path / "b", "on_failure=retry"))
     assert len(calls) == 2
+    begun = with_template(job(tmp_path / "e"))
+    (tmp_path / "e/job").mkdir(parents=True)
+    (tmp_path / "e/job/config.json").write_text(begun.model_dump_json())
+    for said in ("a.jsonl: line 3 is no JSON", "a.jsonl is empty"):  # the table names the reason of each try
+        endings(monkeypatch, ProcessesFailed(2, f"{said}:\n  more"))
+        with pytest.raises(JobFailed, match=f"job failed: {said}: more$"):
+            run_job(begun)
+        assert json.loads((tmp_path / "e/job/result.json").read_text())["error"] == f"{said}: more"
     for hopeless in (OUT_OF_MEMORY, 2):
         calls = endings(monkeypatch, hopeless)
         with pytest.raises(JobFailed):
@@ -208,7 +216,7 @@ def test_a_failure_never_touches_another_runs_folder(tmp_path, monkeypatch):
     folder.mkdir()
     (folder / "config.json").write_text('{"seed": 1}')
     (folder / "result.json").write_text('{"status": "finished", "val_loss": 1.0}')
-    with pytest.raises(JobFailed, match="bad input"):
+    with pytest.raises(JobFailed, match="holds a run with other settings"):
         run_job(job(tmp_path))
     assert json.loads((folder / "result.json").read_text())["status"] == "finished"
     assert failures(tmp_path)[0]["code"] == 2
@@ -242,7 +250,7 @@ def test_a_start_that_fails_keeps_what_was_found_up_to_a_stop(tmp_path, monkeypa
     monkeypatch.setattr(sweep, "standing", lambda *_: None)
     monkeypatch.setattr(sweep.HydraConfig, "get", lambda: SimpleNamespace(sweep=SimpleNamespace(dir=str(tmp_path))))
     halving = ("halving={rungs: [0.3], keep: 0.5}", "validation.every_steps=2")
-    with pytest.raises(JobFailed, match="bad input"):
+    with pytest.raises(JobFailed, match="holds a run with other settings"):
         run_job(job(tmp_path, "template=auto", *halving))
     assert failures(tmp_path)[-1]["another_run"] is True
     assert json.loads((tmp_path / "job/result.json").read_text()) == found

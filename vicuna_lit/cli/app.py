@@ -11,11 +11,13 @@ from typing import Any, NoReturn, Protocol
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from vicuna_lit import __version__
-from vicuna_lit.cli.command_line import choices, grid_of, jobs_of, name_of, read
+from vicuna_lit.cli.command_line import CommandLine, choices, grid_of, jobs_of, name_of, read
 from vicuna_lit.cli.explain import asked, explain
 from vicuna_lit.cli.pipes import quiet_pipes
 from vicuna_lit.config.base import CONF_DIR
@@ -111,7 +113,8 @@ def main(job: Job, run: Callable[[Any], int], sweep: Sweep | None = None) -> Non
 
     command = hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=job)(body)
     if not (line.multirun and sweep and line.runs):
-        command()
+        with nullcontext() if line.checked else _in_one_line(line):
+            command()
         return
     since = time.time()
     plans = job == "estimate" or any(getattr(config, "dry_run", False) for config in configs[:1])
@@ -123,6 +126,20 @@ def main(job: Job, run: Callable[[Any], int], sweep: Sweep | None = None) -> Non
                 command()
             more = sweep.again()
         sys.exit(sweep.end(folder, since))
+
+
+@contextmanager
+def _in_one_line(line: CommandLine) -> Iterator[None]:
+    """Around what Hydra reads without a check before (`--cfg`, `--info`): its error, or that of the check, as ours."""
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        try:
+            if not {"--config-name", "--config-path"} & {*line.flags}:
+                jobs_of(line)  # names choices, and keys that are alike
+        except ConfigError as better:
+            fail(better)
+        fail(error)
 
 
 @contextmanager
@@ -185,10 +202,14 @@ def _name_job(node: DictConfig, hydra: Any) -> None:
 
 
 def fail(error: Exception) -> NoReturn:
-    """Prints one clear message and exits with 2: bad input, or with the code of a fault of the machine."""
+    """Prints one clear message and exits with 2: bad input, or with the code of a fault of the machine.
+
+    Raises:
+        SystemExit: caused by the error.
+    """
     lines = error.problems if isinstance(error, ConfigError) else [str(error) or type(error).__name__]
     print("\n".join(f"error: {line}" for line in lines), file=sys.stderr)
-    sys.exit(exit_code(error))
+    raise SystemExit(exit_code(error)) from error
 
 
 EXPECTED = (ConfigError, DataError, MissingPath, ModelError, RunError, TemplateError, OSError)

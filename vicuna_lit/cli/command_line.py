@@ -138,8 +138,8 @@ def _refuse_words(job: Job, overrides: Sequence[str], unknown: Sequence[str]) ->
     problems = []
     for flag in unknown:
         key, _, value = flag.lstrip("-").partition("=")
-        like = f"{key.replace('-', '_')}={value or '…'}"
-        problems.append(f"{flag}: no such option; a setting has no dashes: {like}; --help says more")
+        like = f" a setting has no dashes: {key.replace('-', '_')}={value or '…'};" if flag.startswith("--") else ""
+        problems.append(f"{flag}: no such option;{like} --help says more")
     if not problems:  # else a word may be what stands behind it
         words = [word for word in overrides if "=" not in word and word[:1] != "~"]
         problems = [f"{word}: a setting is key=value, such as {FIRST[job]}={shlex.quote(word)}" for word in words]
@@ -251,6 +251,8 @@ def _additions(line: CommandLine) -> list[str]:
             said = "a search chooses its jobs as it goes; without hydra/sweeper=… a grid is planned"
             raise ConfigError([f"dry_run: {said}"])
         added.append("hydra/launcher=basic")
+        if not any(key.lstrip("+~").startswith(("hydra.hydra_logging", "hydra/hydra_logging")) for key in given):
+            added.append("hydra/hydra_logging=none")  # nothing is launched
     if search is not None and "max_failure_rate" in search and "hydra.sweeper.max_failure_rate" not in given:
         added.append("hydra.sweeper.max_failure_rate=1.0")  # on_failure says what happens then
     return added

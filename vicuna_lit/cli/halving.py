@@ -60,11 +60,10 @@ class Halving:
         why = f"keep={self.config.keep:g} of {counts[-1]}, rounded up"
         nobody = f"; nobody stops at {', '.join(idle)}: {why}" if idle else ""
         said = f"halving: of {counts[0]} settings {', '.join(parts)}, {counts[-1]} to the end"
-        past = (
-            f"; {len(self.decided[-1]['goes_on'])} of them are past {self.decided[-1]['after']:.0%}"
-            if self.decided
-            else ""
-        )
+        past = ""
+        if self.decided:
+            last = self.decided[-1]
+            past = f"; so far the rung at {last['after']:.0%} is decided: {len(last['goes_on'])} go on"
         return f"{said}: {share:.0%} of all steps{nobody}{past}"
 
     def begin(self) -> None:

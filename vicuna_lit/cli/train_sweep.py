@@ -135,15 +135,15 @@ def run_job(config: TrainConfig) -> float | None:
         if not is_expected(error):
             raise
         print(f"error: {of_a_sweep(error, config)}", file=sys.stderr)
-        return _end(config, BAD_INPUT, _record(config, BAD_INPUT, None))
+        return _end(config, BAD_INPUT, _record(config, BAD_INPUT, None, str(error)))
     with stop_signal.listening():
         stop_signal.grace_seconds = config.checkpoint.grace_seconds
-        code, cause = _attempt(config)
-        failure = _record(config, code, cause) if code else ""
+        code, cause, why = _attempt(config)
+        failure = _record(config, code, cause, why) if code else ""
         if code not in (0, BAD_INPUT) and cause is None and config.on_failure == "retry":
             console.print(f"[red]{escape(failure)}[/]: trying once more")
-            code, cause = _attempt(config)
-            failure = _record(config, code, cause) if code else ""
+            code, cause, why = _attempt(config)
+            failure = _record(config, code, cause, why) if code else ""
     return _end(config, code, failure)
 
 
@@ -173,8 +173,8 @@ def _end(config: TrainConfig, code: int, failure: str) -> float | None:
     raise JobFailed(failure)
 
 
-def _attempt(config: TrainConfig) -> tuple[int, str | None]:
-    """Exit code and, where it is known, the cause of a failure.
+def _attempt(config: TrainConfig) -> tuple[int, str | None, str]:
+    """Exit code and, where they are known, the cause of a failure and what was said of it.
 
     Raises:
         SystemExit: told to stop.
@@ -194,31 +194,35 @@ def _attempt(config: TrainConfig) -> tuple[int, str | None]:
         if done:
             console.print(f"{config.run.name}: done before", markup=False)
             if config.evaluate_after is None or done.status == "stopped":
-                return 0, None
+                return 0, None, ""
         elif cannot_fit(config):
-            return OUT_OF_MEMORY, "does_not_fit"
+            return OUT_OF_MEMORY, "does_not_fit", ""
         with taken(config) as environment:
             if not done:
                 launch(config, environment)
             if config.stop_after is not None and result_in(Path(config.run.dir)) is None:
-                return 0, None
+                return 0, None, ""
             code = evaluate_result(config, environment)
         if not code:
             push_result(config)  # says itself what went wrong; the job is done
-        return code, None
+        return code, None, ""
     except Preempted:
         console.print(f"sweep stopped in {config.run.name}: the same command goes on from there", markup=False)
         sys.exit(PREEMPTED)
     except ProcessesFailed as error:
         exhausted = error.code == OUT_OF_MEMORY or (error.code == -9 and kernel_kills() > killed)
-        return error.code, "out_of_memory" if exhausted else None
+        return error.code, "out_of_memory" if exhausted else None, error.why
     except RunError as error:
         print(f"error: {of_a_sweep(error, config)}", file=sys.stderr)
-        return exit_code(error), None
+        return exit_code(error), None, str(error)
 
 
-def _record(config: TrainConfig, code: int, cause: str | None) -> str:
-    """Writes a failure down, in the job's own folder where that is this run's; what there is to say about it."""
+def _record(config: TrainConfig, code: int, cause: str | None, why: str) -> str:
+    """Writes a failure down, in the job's own folder where that is this run's; what there is to say about it.
+
+    Args:
+        why: what was printed of it; empty: nothing, or elsewhere.
+    """
     from vicuna_lit.train.resume import already_done, changed_settings
 
     folder = Path(config.run.dir)
@@ -229,18 +233,19 @@ def _record(config: TrainConfig, code: int, cause: str | None) -> str:
     except ValueError:  # whatever is wrong with what it reads
         mine, found = False, {}
     said = {BAD_INPUT: "bad input, see above", MACHINE_FAULT: "a fault of the machine, see above", -9: "killed"}
-    how = said.get(code, f"exit code {code}")
-    how = cannot_fit(config) or how
-    error = "out of memory" if cause == "out_of_memory" else found.get("error", how)
+    short = " ".join(why.split())[:300]
+    how = cannot_fit(config) or short or said.get(code, f"exit code {code}")
+    error = "out of memory" if cause == "out_of_memory" else short or found.get("error", how)
+    known = found.get("status") == "failed" and why.strip()[:300] in found.get("error", "")  # else of an earlier try
     trained = mine and found.get("status") == "finished"
     if trained:  # what it found stays; only the evaluation has failed, and the same command tries it again
         error = f"trained, but evaluate_after failed: {how}"
-    elif mine and found.get("status") not in ("failed", "stopped"):  # what was found up to a stop stays, too
+    elif mine and found.get("status") != "stopped" and not known:  # what was found up to a stop stays, too
         write_json(folder / "result.json", {"status": "failed", "error": error, "cause": cause})
     entry = {
         "job": config.run.name,
         "error": error,
-        "cause": cause or found.get("cause"),
+        "cause": cause or (found.get("cause") if known else None),
         "code": code,
         "time": time.time(),
         "another_run": not mine and (folder / "config.json").exists(),

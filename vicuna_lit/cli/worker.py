@@ -1,6 +1,7 @@
 """One process of a run that `launch` started: `python -m vicuna_lit.cli.worker <config.json>`."""
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from vicuna_lit.cli.pipes import quiet_pipes
@@ -12,7 +13,15 @@ if __name__ == "__main__":
     with whole_command():
         from vicuna_lit.config.train import TrainConfig
         from vicuna_lit.run_folder import HYDRA, keep_hydra_files
+        from vicuna_lit.train.distributed import WHY
 
         file = Path(sys.argv[1])
         keep_hydra_files({part.name: part.read_text() for part in (file.parent / HYDRA).glob("*.yaml")})
-        sys.exit(run(TrainConfig.model_validate_json(file.read_bytes())))
+        try:
+            code = run(TrainConfig.model_validate_json(file.read_bytes()))
+        except SystemExit as end:
+            with suppress(OSError):  # a full disk may be the very reason
+                if end.__cause__ is not None:  # what was printed is kept for the table of a sweep
+                    (file.parent / WHY).write_text(str(end.__cause__))
+            raise
+        sys.exit(code)

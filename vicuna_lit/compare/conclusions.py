@@ -145,12 +145,10 @@ def in_words(
         why = "was stopped early" if stopped else "has no finished run"
         first = named(dict(zip(keys, base, strict=True)))
         alone = len({sweep.choices(run, keys) for run in sweep.finished}) < 2
-        other = found[0].name if is_named(found[0].choices, found[0].name) else "<another one>"
-        what = (
-            f"--baseline {quote(other)} compares with that one"
-            if not alone
-            else "no other two settings have finished runs"
-        )
+        other = quote(found[0].name) if is_named(found[0].choices, found[0].name) else "<setting>"
+        what = "no other two settings have finished runs"
+        if not alone:
+            what = f"--baseline {other} compares the others with that setting"
         lines.append(f"Nothing is compared: {first}, {which}, {why}; {what}.")
     if lines and "module" in sweep.keys_but(repeats):
         lines.append("Whatever loss they train by, all are judged by the plain validation loss.")

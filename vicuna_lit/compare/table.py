@@ -200,7 +200,8 @@ def baseline_of(sweep: Sweep, repeats: Sequence[str], wanted: str | None) -> tup
 
 
 def _place(sweep: Sweep, run: Run) -> tuple[float, bool]:
-    """Of a run among those that may be the baseline: a loop over losses names none first, so the plain one is."""
+    """What runs are ordered by to find the baseline: their number in the sweep. Runs of a script have none; of these
+    one with the plain loss comes first."""
     own = any(sweep.choice(run, key) != usual for key, usual in OURS.items())
     return (math.inf if run.number is None else run.number), own
 

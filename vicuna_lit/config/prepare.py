@@ -121,7 +121,7 @@ class RepetitionConfig(Config):
     scope: Scope
     """What such a reply costs."""
     max_compression: Annotated[float, Field(gt=1)]
-    """Largest ratio of a reply's bytes to its zlib-compressed bytes."""
+    """Largest ratio of a reply's bytes to its zlib-compressed bytes; replies below 512 characters are not judged."""
 
 
 class PlaceholdersConfig(Config):

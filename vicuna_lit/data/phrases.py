@@ -32,7 +32,8 @@ class Phrases:
     def find(self, text: str) -> str | None:
         """The first that occurs, in small letters with single blanks."""
         text = text.lower() if text.isascii() else _shown(text)
-        # Other scripts are slow to split. As though their letters ended a word, no word of ASCII's is missed.
+        # A text in another script is slow to split. To split it at each letter that is not ASCII is fast, and misses no
+        # word that a phrase in ASCII can hold.
         words = _in_ascii(text) if self._is_ascii else _split(text)
         common = self._by_word.keys() & words
         if not common:

@@ -24,8 +24,6 @@ BUCKET = 500_000_000
 """Elements of DeepSpeed's bucket of gradients."""
 LIVE = 1_000_000_000
 """Elements of gathered weights that ZeRO-3 keeps because they are needed again soon."""
-PERSISTENT = 100_000
-"""ZeRO-3 does not shard weights of fewer elements."""
 NUMBER = re.compile(r"layer_?(idx|id|index|number)$")
 """A layer's own number, which makes it no other kind."""
 

@@ -24,6 +24,7 @@ from vicuna_lit.config.prepare import (
 from vicuna_lit.data.conversation import PLACEHOLDER, Conversation, Rejection, Turn, follows, trim
 from vicuna_lit.data.phrases import Phrases, phrases_of
 from vicuna_lit.prepare.replies import cut_sentences, reply_offences
+from vicuna_lit.prepare.tidy import Tidy
 
 Tally = Counter[str]
 Scorer = Callable[[Iterable[str]], Iterable[float]]
@@ -34,9 +35,6 @@ WITHOUT_STOP = re.compile(r"^\s*(?:[-*+•#|>]|\d{1,3}[.)] |[^\n]{1,40}:)|^[^\n]
 """Lines that end without a full stop: items, rows, headings, short lines (a signature, a verse), links."""
 SHORTEST_REPETITION = 512
 """Characters; shorter replies compress too unevenly to tell."""
-PLACES, PIECE, AGAIN = 8, 12, 3
-"""Places evenly spread over a reply; characters of the piece at each; and pieces that occur a second time in a reply
-that repeats itself. With fewer it is not compressed: nothing that was found or made compresses twelve times without."""
 
 
 class RuleViolation(NamedTuple):
@@ -98,9 +96,15 @@ def _ordered(turns: tuple[Turn, ...]) -> int:
     return len(turns)
 
 
-def filter_turns(conversation: Conversation, config: FiltersConfig, tally: Tally) -> Conversation | Rejection:
-    """Applies every rule; an offence with scope `turn` costs that turn and all that follow it."""
-    conversation = cut_sentences(conversation, config.replies, tally)
+def filter_turns(
+    conversation: Conversation, config: FiltersConfig, tally: Tally, tidy: Tidy | None = None
+) -> Conversation | Rejection:
+    """Applies every rule; an offence with scope `turn` costs that turn and all that follow it.
+
+    Args:
+        tidy: the step before, for what a sentence that is cut leaves behind.
+    """
+    conversation = without_sentences(conversation, config, tally, tidy)
     result = _apply_violations(conversation, offences(conversation, config), tally)
     if isinstance(result, Rejection):
         return result
@@ -109,6 +113,17 @@ def filter_turns(conversation: Conversation, config: FiltersConfig, tally: Tally
     if len(spoken) < config.min_turns or characters < config.min_characters:
         return Rejection(conversation.id, "too short", f"{len(spoken)} turns, {characters} characters")
     return result
+
+
+def without_sentences(
+    conversation: Conversation, config: FiltersConfig, tally: Tally, tidy: Tidy | None
+) -> Conversation:
+    """Cuts the sentences of rules with scope `sentence`, and a page's label that stands at a line's start then."""
+    cut = cut_sentences(conversation, config.replies, tally)
+    while tidy is not None and cut != conversation:
+        conversation = tidy(cut, tally)
+        cut = cut_sentences(conversation, config.replies, tally)
+    return cut
 
 
 def moderate(
@@ -266,19 +281,8 @@ def _compiled(pattern: str) -> re.Pattern[str]:
 
 
 def _repeats(content: str, config: RepetitionConfig) -> float | None:
-    if config.scope == "off" or len(content) < SHORTEST_REPETITION or not _occurs_again(content):
+    if config.scope == "off" or len(content) < SHORTEST_REPETITION:
         return None
     raw = content.encode()
     ratio = len(raw) / len(zlib.compress(raw, 1))
     return ratio if ratio > config.max_compression else None
-
-
-def _occurs_again(content: str) -> bool:
-    misses, step = 0, (len(content) - PIECE) // (PLACES - 1)
-    for start in range(0, PLACES * step, step):
-        piece = content[start : start + PIECE]
-        if content.find(piece) == start and content.find(piece, start + 1) < 0:
-            misses += 1
-            if misses > PLACES - AGAIN:
-                return False
-    return True

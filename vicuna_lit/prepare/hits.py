@@ -9,9 +9,9 @@ from typing import NamedTuple
 from vicuna_lit.config.prepare import PrepareConfig
 from vicuna_lit.data.conversation import Conversation, Rejection
 from vicuna_lit.prepare.diff import common_prefix
-from vicuna_lit.prepare.filters import offences
+from vicuna_lit.prepare.filters import offences, without_sentences
 from vicuna_lit.prepare.personal_data import replacements
-from vicuna_lit.prepare.replies import Reply, cut_sentences, find_in_reply
+from vicuna_lit.prepare.replies import Reply, find_in_reply
 from vicuna_lit.prepare.steps import Step
 from vicuna_lit.prepare.tidy import Tidy
 
@@ -92,7 +92,8 @@ def _filtered(before: Conversation, after: Result, config: PrepareConfig) -> Ite
             if rule.scope == "sentence" and (span := find_in_reply(rule, Reply(turn.content, rule.opening))):
                 yield Hit(name.replace("_", " "), i, marked(turn.content, *span))
     cut: int | None = None
-    rest = cut_sentences(before, rules, Counter())
+    tidy = Tidy(config.tidy) if config.tidy.enabled else None
+    rest = without_sentences(before, config.filters, Counter(), tidy)
     for turn, scope, reason, detail in offences(rest, config.filters):
         if cut is not None and (turn > cut or scope == "turn"):
             continue

@@ -14,11 +14,13 @@ from vicuna_lit.prepare.secrets import find_secrets, small_letters
 
 Span = tuple[int, int]
 EMAIL = re.compile(  # ASCII alone: in scripts without blanks words stand right beside an address
-    r"(?<![A-Za-z0-9._%+/-])(?=[._%+-]*[A-Za-z0-9])[A-Za-z0-9._%+-]{1,64}+(?:\\_[A-Za-z0-9._%+-]{1,64}+){0,4}+@(?<!\bgit@)(?!example\.|\dx\.|v\d)"
-    r"(?:[A-Za-z0-9-]{1,63}\.){1,8}(?!(?:png|jpe?g|gif|svg|webp|pdf|js|ts|css|json|py|md|html|yaml|service|socket|host)\b)[A-Za-z]{2,24}"
+    r"(?<![A-Za-z0-9._%+/-])(?=[._%+-]*[A-Za-z0-9])[A-Za-z0-9._%+-]{1,64}+(?:\\_[A-Za-z0-9._%+-]{1,64}+){0,4}+"
+    r"@(?<!\bgit@)(?!example\.|\dx\.|v\d)(?:[A-Za-z0-9-]{1,63}\.){1,8}"
+    r"(?!(?:png|jpe?g|gif|svg|webp|pdf|js|ts|css|json|py|md|html|yaml|service|socket|host)\b)[A-Za-z]{2,24}"
     r"(?![A-Za-z0-9-]|\.[A-Za-z]|:[~/\w]|/)"  # no ssh target, remote, package with its version, name of an image
 )
-USER_OF_LINK = re.compile(r"(?<!mailto)://[^\s/@\"'<>]{0,256}@")
+USER_OF_LINK = re.compile(r"://[\w.~%+:$*{}-]{0,256}@", re.ASCII)
+"""Up to the host. Behind `?`, a comma or a letter of another script an address is one again."""
 PHONE = re.compile(
     r"(?<![\w.+/=-])(?:"
     r"\+\d{1,3}[ .-]?(?:\(\d{1,4}\)[ .-]?)?\d{1,4}(?:[ .-]?\d{2,4}){2,5}"  # +49 30 1234 5678, +33 6 39 98 00 00

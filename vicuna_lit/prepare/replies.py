@@ -34,6 +34,7 @@ class Reply:
     def __init__(self, content: str, longest: int):
         thought = THOUGHT.match(content)
         self.start = thought.end() if thought else 0
+        """Where the thoughts end."""
         self.content = content[self.start :]
         self.opening = _small(self.content[:longest])
         self.is_ascii = self.opening.isascii()
@@ -103,20 +104,20 @@ def cut_sentences(conversation: Conversation, rules: dict[str, ReplyRule], tally
 def _without(turn: Turn, rules: dict[str, ReplyRule], tally: Counter[str]) -> Turn:
     content, cut = turn.content, Counter[str]()
     for name, rule in rules.items():
-        while span := find_in_reply(rule, Reply(content, rule.opening)):
-            start, end = _sentence(content, span)
+        while span := find_in_reply(rule, reply := Reply(content, rule.opening)):
+            start, end = _sentence(content, span, reply.start)
             content = content[:start] + content[end:]
             cut[f"sentences cut: {name.replace('_', ' ')}"] += 1
-    if not cut or not any(c.isalnum() for c in content):
+    if not cut or not any(c.isalnum() for c in Reply(content, 0).content):
         return turn
     tally.update(cut)
     return replace(turn, content=content.strip())
 
 
-def _sentence(content: str, span: tuple[int, int]) -> tuple[int, int]:
-    """The sentences that hold a place of the text."""
+def _sentence(content: str, span: tuple[int, int], thought: int) -> tuple[int, int]:
+    """The sentences that hold a place of the text; none begins in the thoughts before the reply."""
     ends = [found.end() for found in SENTENCE_END.finditer(content)]
-    start = max((end for end in ends if end <= span[0]), default=0)
+    start = max((end for end in ends if thought <= end <= span[0]), default=thought)
     return start, min((end for end in ends if end >= span[1]), default=len(content))
 
 

@@ -60,15 +60,16 @@ def steps(config: PrepareConfig) -> dict[str, Step]:
     out: dict[str, Step] = {}
     if config.html.enabled:
         out["html"] = convert_html
-    if config.tidy.enabled:
-        out["tidy"] = Tidy(config.tidy)
+    tidy = Tidy(config.tidy) if config.tidy.enabled else None
+    if tidy is not None:
+        out["tidy"] = tidy
     if config.roles.enabled:
         out["roles"] = lambda c, tally: alternate(c, config.roles, tally)
     if config.personal_data.enabled:
         out["personal_data"] = lambda c, tally: redact_conversation(c, config.personal_data.kinds, tally)
     if config.filters.enabled:
         read_phrases(config.filters)
-        out["filters"] = lambda c, tally: filter_turns(c, config.filters, tally)
+        out["filters"] = lambda c, tally: filter_turns(c, config.filters, tally, tidy)
     if config.moderation.enabled and config.moderation.scorer is not None:
         scorer = scorer_of(config.moderation.scorer, config.moderation.labels)
         out["moderation"] = lambda c, tally: moderate(c, config.moderation, scorer, tally)

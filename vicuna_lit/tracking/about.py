@@ -47,7 +47,7 @@ def about_run(run: RunConfig, sweep: str | None = None) -> dict[str, Any]:
     as numbers, the commit, the command and its overrides.
 
     Args:
-        sweep: what a job's sweep is called; one over the seed alone is one setting.
+        sweep: what a job's sweep is called. All jobs of a sweep over seeds alone have this as their `setting`.
     """
     swept: dict[str, Any] = {}
     for key, text in run.swept.items():

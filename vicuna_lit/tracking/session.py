@@ -99,8 +99,11 @@ class Session:
         self.do("a row of its history", lambda run: run.log(row, step=step, commit=commit), may_last=False)
 
     def log_soon(self, row: dict[str, int | float], step: int) -> None:
-        """Writes a row of the history from a thread of its own, since W&B's client lets its caller wait for another
-        thread. It holds numbers alone: for files the environment is changed, which is no thread's own."""
+        """Writes a row of the history from a thread of its own, since W&B's client makes its caller wait.
+
+        Args:
+            row: numbers alone: for tables and files the environment is changed, which all threads share.
+        """
         self._thread = self._thread or ThreadPoolExecutor(1, "rows for W&B")
         write: Callable[[Any], None] = lambda run: run.log(row, step=step, commit=True)  # noqa: E731
         self._soon = self._thread.submit(self._try, "a row of its history", write, False)

@@ -36,15 +36,21 @@ PATIENCE = timedelta(hours=2)
 """How long a collective waits for the slowest process: for its shard to be written, its validation to end. NCCL's own
 ten minutes would end such a run."""
 WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+WHY = "why"
+"""The file beside a process's config in which the first one leaves what it has said of an expected error."""
 LAST_WORDS = 5.0
 """Seconds that the other processes have once one has failed."""
 
 
 class ProcessesFailed(RunError):
-    """The processes of a run ended with `code`; they have said why themselves."""
+    """The processes of a run ended with `code`; they have said why themselves.
 
-    def __init__(self, code: int):
-        self.code = code
+    Args:
+        why: what the first of them said where its error was an expected one.
+    """
+
+    def __init__(self, code: int, why: str = ""):
+        self.code, self.why = code, why
         super().__init__(f"the run's processes ended with exit code {code}; their messages stand above")
 
 
@@ -179,11 +185,13 @@ def launch(config: TrainConfig, environment: dict[str, str] | None = None) -> Re
             for rank in range(devices)
         ]
         code = _wait(processes, 2 * config.checkpoint.grace_seconds + LAST_WORDS)
+        said = Path(folder, WHY)
+        why = said.read_text() if said.is_file() else ""
     if code == PREEMPTED or (code and stop_signal.requested):
         stopped = read_json(Path(config.run.dir), "result.json") or {}
         raise Preempted(stopped.get("steps", 0))
     if code:
-        raise ProcessesFailed(code)
+        raise ProcessesFailed(code, why)
     done = result_in(Path(config.run.dir), "finished", "stopped")
     assert done is not None
     return done

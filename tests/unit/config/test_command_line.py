@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from tests.helpers.encoders import QUICKSTART
+from vicuna_lit.cli import app
 from vicuna_lit.cli.app import _without_a_trace
 from vicuna_lit.cli.command_line import CommandLine, jobs_of, read
 from vicuna_lit.cli.train_sweep import of_a_sweep
@@ -291,6 +292,24 @@ def test_a_multirun_that_only_plans_leaves_no_trace(tmp_path: Path):
     launched(old)
     assert sorted(path.name for path in old.iterdir()) == ["multirun.yaml", "seed=1"]
     assert (old / "multirun.yaml").read_text() == "a sweep"
+
+
+@pytest.mark.parametrize("given", [["~callbacks"], ["sed=1"], ["strategy=none"], ["seed=${nothing}", "--resolve"]])
+def test_a_config_that_cannot_be_shown_is_one_line(given: list[str], capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["vicuna-train", *given, "--cfg", "job"])
+    monkeypatch.setattr(app, "quiet_pipes", lambda: None)
+    with pytest.raises(SystemExit) as end:
+        app.main("train", lambda config: 0)
+    assert end.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {given[0].strip('~').partition('=')[0]}") or "nothing" in line
+
+
+def test_a_plan_says_nothing_of_launching():
+    quiet = "hydra/hydra_logging=none"
+    assert quiet in read("train", ["-m", "experiment=quickstart", "seed=0,1", "dry_run=true"])[0].arguments
+    own = ["-m", "experiment=quickstart", "seed=0,1", "dry_run=true", "hydra/hydra_logging=default"]
+    assert quiet not in read("train", own)[0].arguments
 
 
 def test_a_job_of_a_sweep_is_told_of_the_sweeps_folder():

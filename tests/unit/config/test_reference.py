@@ -58,6 +58,7 @@ def test_an_entry_says_type_default_choices_and_part():
     assert by_key("train", "callbacks=[lr_monitor]")["callbacks"].default == "[lr_monitor]"
     assert by_key("train", "experiment=vicuna")["optimizer.lr"].default == "2.0e-05"
     assert known["optimizer.clip_norm"].type == "number > 0, or null"
+    assert known["seed"].type == "integer ≥ 0 and < 4294967296", "to the last digit"
     assert known["resume"].choices == ("auto", "never", "must")
     assert (known["data.path"].part, known["tokens_per_device"].part) == ("recipe", "layout")
     assert (known["wandb.mode"].part, known["trainer.devices"].part) == ("run settings", "layout")

@@ -181,6 +181,15 @@ def test_a_reply_of_which_no_sentence_is_left_costs_the_turn():
     assert tally == {"turns cut: identity": 2}
 
 
+def test_a_thought_before_the_reply_stays_whole_and_is_no_answer():
+    sentence = config("filters.replies.refusal.scope=sentence").filters
+    thought, refusal = "<think>Hm. Is it allowed?</think> ", "I'm sorry, but I can't help with that. "
+    cut = filter_turns(talk("Q?", f"{thought}{refusal}Here is what I know of tea."), sentence, Counter())
+    assert isinstance(cut, Conversation)
+    assert cut.turns[1].content == f"{thought}Here is what I know of tea."
+    assert isinstance(filter_turns(talk("Q?", f"{thought}{refusal}"), sentence, Counter()), Rejection)
+
+
 PIECES = st.sampled_from(
     [
         "I'm sorry, but I cannot. ",

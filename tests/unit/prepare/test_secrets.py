@@ -103,6 +103,12 @@ def test_what_only_looks_like_personal_data_stays(text: str):
     assert redact(text, KINDS, Counter()) == text
 
 
+@pytest.mark.parametrize("between", ["?email=", ",", "#", "，", "&to=", "/?", ")"])
+def test_an_address_beside_a_link_is_none_of_its_user(between: str):
+    text = f"https://site.com{between}joe@web.com"
+    assert redact(text, KINDS, Counter()) == text.replace("joe@web.com", "[EMAIL]")
+
+
 @pytest.mark.parametrize(
     "text", ["전화: 010-1234-5678", "Tel. 030 1234567", "Phone: 020 7946 0018", "電話 03-5550-0100"]
 )
