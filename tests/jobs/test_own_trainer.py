@@ -160,18 +160,46 @@ class Told(CSVLogger):
         super().finalize(status)
 
 
-def test_a_logger_hears_how_each_start_has_ended(tmp_path, monkeypatch):
-    """Told to stop, stopped as planned, finished: none of these has failed. An error has."""
-    told = Told(tmp_path / "lightning", name="", version="")
+class Seen(L.Callback):
+    """Remembers its steps, and ends the run at one of them."""
+
+    def __init__(self, end: int | None = None):
+        self.steps: list[int] = []
+        self.end = end
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if (step := pl_module.step_done(batch_idx)) is not None:
+            self.steps.append(step)
+            trainer.should_stop = trainer.should_stop or step == self.end
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"steps": self.steps}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.steps = state_dict["steps"]
+
+
+def test_a_logger_hears_how_each_start_has_ended_and_a_callback_sees_each_step_once(tmp_path, monkeypatch):
+    """Told to stop, stopped as planned, finished: none of these has failed. An error has.
+
+    The step after which a run is told to stop is in its callbacks' state, and an end that they ask for there stays.
+    """
+    told, seen = Told(tmp_path / "lightning", name="", version=""), Seen()
     told.ends = []
     with monkeypatch.context() as patch:
         told_at(patch, lambda where, step, _: (where, step) == ("batch", 1))
-        assert vl.fit(config(tmp_path), loggers=[told]).status == "preempted"
-    assert vl.fit(config(tmp_path, "stop_after=3"), loggers=[told]).status == "stopped"
+        assert vl.fit(config(tmp_path), callbacks=[seen], loggers=[told]).status == "preempted"
+    seen = Seen()
+    assert vl.fit(config(tmp_path, "stop_after=3"), callbacks=[seen], loggers=[told]).status == "stopped"
     with pytest.raises((KeyboardInterrupt, SystemExit)):
         vl.fit(config(tmp_path / "other"), callbacks=[Stops()], loggers=[told])
-    assert vl.fit(config(tmp_path), loggers=[told]).status == "finished"
-    assert told.ends == ["success", "success", "failed", "success"]
+    with monkeypatch.context() as patch:
+        told_at(patch, lambda where, step, _: (where, step) == ("batch", 5))
+        assert vl.fit(config(tmp_path), callbacks=[Seen(end=5)], loggers=[told]).status == "preempted"
+    seen = Seen(end=5)
+    result = vl.fit(config(tmp_path), callbacks=[seen], loggers=[told])
+    assert (result.status, result.steps, seen.steps) == ("finished", 5, [1, 2, 3, 4, 5])
+    assert told.ends == ["success", "success", "failed", "success", "success"]
 
 
 def test_early_stopping_ends_the_run_and_counts_on_after_a_stop(tmp_path):

@@ -83,7 +83,7 @@ def test_rungs_on_two_processes_and_on_one_and_two(strategy: str, tmp_path):
 def test_a_stop_that_cannot_be_saved_is_an_error(tmp_path, monkeypatch):
     times = Times(tmp_path, Opening(0.0), writes=False)
     config = load("train").checkpoint
-    callback = CheckpointCallback(tmp_path, config, DistributedEnv(), None, None, times, dict, lambda: None)
+    callback = CheckpointCallback(tmp_path, config, DistributedEnv(), None, times, dict, lambda: None)
     monkeypatch.setattr(callback, "_save_last", lambda *_: None)  # a full disk: the save has failed, and has said so
     with pytest.raises(RunError, match="the state after step 3, where stop_after stops, could not be saved"):
         callback.stop_as_configured(object.__new__(L.Trainer), object.__new__(SupervisedModule), 3)

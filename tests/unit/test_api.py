@@ -116,7 +116,7 @@ def test_masks_side_by_side():
     )  # fmt: skip
     assert refusal == (
         "template chatml needs <|im_start|>, <|im_end|> as single tokens, which this tokenizer lacks; choose "
-        "another template, or model.add_tokens adds them"
+        """another template, or add them: "model.add_tokens=['<|im_start|>','<|im_end|>']\""""
     )
     page = grid._repr_html_()
     assert page.count("<mark") == view.supervised == sum(s for _, s in view.tokens)

@@ -253,7 +253,7 @@ def _concluded(
         return Conclusion(name, base, "better" if test.mean < 0 else "worse", *found)
     alpha = ALPHA / comparisons  # what Holm asks of the clearest of them
     shown = visible_difference(test, alpha)
-    why = f"{_design(test.pairs, test.conversations)} show a true difference of {shown:.2g} or more"
+    why = f"{_design(test.pairs, test.conversations)} can show only a true difference of {shown:.2g} or more"
     needed = pairs_needed(test, alpha)
     if needed and needed > test.pairs:
         why += f", one of {abs(test.mean):.2g} would need about {needed}"

@@ -207,7 +207,8 @@ def _describe_override(override: str, error: Exception, node: DictConfig, places
             return f"{key}: must be given, {key}=…; choices: {', '.join(choices)}"
         if value in choices:
             return f"{key}={value}: this command has no {key}"
-        return f"{key}={value}: no such choice{nearest(value, choices)}; choices: {', '.join(choices)}"
+        file = ", nor a file or folder" if key == "data" else ""
+        return f"{key}={value}: no such choice{file}{nearest(value, choices)}; choices: {', '.join(choices)}"
     keys = _keys(OmegaConf.to_container(node, resolve=False))
     if key and key not in keys and "=" in override:
         return unknown_key(key, [*keys, *groups(places)])
@@ -240,7 +241,8 @@ def unknown_key(key: str, keys: Sequence[str]) -> str:
     if new := new_key(key):
         return f"{key}: this key is called {new} now"
     if ours := ELSEWHERE.get(key) or ELSEWHERE.get(key.rpartition(".")[2]):
-        return f"{key}: unknown key; here it is {ours}"
+        what, _, why = ours.partition("nothing: ")
+        return f"{key}: unknown key; here " + (f"there is nothing for it: {why}" if why else f"it is {what}")
     return f"{key}: unknown key{nearest(key, keys)}"
 
 

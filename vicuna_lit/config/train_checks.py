@@ -25,7 +25,8 @@ def devices_here(given: Any) -> Any:
 def checkpointing_level(how: Any) -> str:
     """One of those that `gradient_checkpointing` names."""
     if not re.fullmatch(r"auto|none|full|attention|every_([2-9]|[1-9]\d+)", str(how)):
-        raise ValueError(f"{how} is none of auto, none, full, attention, every_2, every_3, …")
+        switch = {"true": "; other tools' true is full", "false": "; false is none"}.get(str(how).lower(), "")
+        raise ValueError(f"{how} is none of auto, none, full, attention, every_2, every_3, …{switch}")
     return how
 
 

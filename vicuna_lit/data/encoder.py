@@ -87,7 +87,7 @@ class Encoder:
         if missing:
             raise TemplateError(
                 f"template {template.name} needs {', '.join(missing)} as single tokens, which this tokenizer "
-                "lacks; choose another template, or model.add_tokens adds them"
+                f'lacks; choose another template, or add them: "model.add_tokens={missing}"'.replace("', '", "','")
             )
         real_ids, control = {}, {}
         for token in added:

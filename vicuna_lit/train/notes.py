@@ -13,10 +13,13 @@ from vicuna_lit.train.optimizer import lr_factor
 TOY, SHIPPED = "tiny", "package://vicuna_lit/quickstart/"
 FEW = 20
 """Conversations of which a mean loss says little."""
+MOST_HELD_OUT = 0.3
+"""A share that leaves enough to train on."""
 FEW_STEPS = 10
 """Optimizer steps that hardly move a model."""
 GROWN = 2.0
 """Times the first training loss that the last one is where something is wrong."""
+TOOLS = "; template=hermes writes tools for any model, and docs/model.md#templates names others"
 NO_CHANGE = 1e-5
 """Of a validation loss: below the decimals that are printed, above what rounding alone makes of it."""
 
@@ -50,6 +53,7 @@ def notes(config: TrainConfig, data: PlannedData, positions: int | None) -> Iter
         refused = account.rejected_by_reason["template refuses it"]
         detail = next((r.detail for r in account.first_rejections if r.reason == "template refuses it"), "")
         if refused:
+            detail += TOOLS * detail.endswith("has no tool turn")
             of, why = f" of source {name}" if name else "", detail or "show_masks=3 says why"
             yield f"the template refuses {refused:,} of {account.records_in:,} records{of}: {why}"
     for name, account in data.validation_reports.items():
@@ -117,13 +121,17 @@ def _more_held_out(config: TrainConfig, held_out: int, others: int, prepared: Pa
         return "data.validation_path may hold more"
     if prepared is not None:
         return "validation_fraction of vicuna-prepare, or data.validation_path=<file>"
-    # Of few conversations a fifth: still too few, but there is a loss.
-    enough = math.ceil(100 * 1.5 * FEW / conversations) / 100 if conversations >= 2 * FEW else 0.2
-    now = f"now {config.data.validation_fraction:g}"
-    return (
-        f"data.validation_fraction={enough:g} ({now}) holds out about {enough * conversations:.0f}, "
-        "or data.validation_path=<file>"
-    )
+    now, path = config.data.validation_fraction, "data.validation_path=<file>"
+    enough = math.ceil(100 * 1.5 * FEW / conversations) / 100 if conversations else 1.0
+    many = enough <= MOST_HELD_OUT
+    enough = enough if many else 0.2  # of few a fifth: still too few, but there is a loss
+    if now >= enough:
+        return (
+            f"a larger data.validation_fraction (now {now:g}), or {path}"
+            if many
+            else f"of {conversations} in all no share is enough; {path} names others"
+        )
+    return f"data.validation_fraction={enough:g} (now {now:g}) holds out about {enough * conversations:.0f}, or {path}"
 
 
 def _of_sources(config: TrainConfig, data: PlannedData) -> Iterator[str]:

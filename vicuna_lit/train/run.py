@@ -38,7 +38,7 @@ from vicuna_lit.file_hashes import Hashes
 from vicuna_lit.models.automatic import on_gpu
 from vicuna_lit.models.causal_lm import SupervisedLM
 from vicuna_lit.run_folder import RunError, locked
-from vicuna_lit.train.callbacks.checkpointing import CheckpointCallback, find_resume_point
+from vicuna_lit.train.callbacks.checkpointing import CheckpointCallback, RestoreCallback, find_resume_point
 from vicuna_lit.train.callbacks.export import ExportCallback
 from vicuna_lit.train.callbacks.metrics import MetricsCallback
 from vicuna_lit.train.callbacks.stopping import StopAfterStep
@@ -138,7 +138,7 @@ def _train(record: RunRecord, hashes: Hashes) -> Result:
     throughput = Throughput(config, record.lm.model, data.plan)
     metrics = MetricsCallback(record.folder, resumed.get("rows", []), history, times, throughput)
     checkpoints = CheckpointCallback(
-        record.folder / "checkpoints", config.checkpoint, record.env, record.start, record.origin, times,
+        record.folder / "checkpoints", config.checkpoint, record.env, record.start, times,
         about=lambda: record.state(metrics, validation, checkpoints.ended), best=lambda: validation.best,
     )  # fmt: skip
     new = record.env.rank == 0 and not (record.start or record.origin) and extensions == Extensions()
@@ -161,7 +161,8 @@ def _train(record: RunRecord, hashes: Hashes) -> Result:
         logger=[HistoryLogger(history), *extensions.loggers],
         profiler=profiler_of(config.callbacks, record.folder),
         callbacks=[
-            metrics, checkpoints, validation, *extensions.all_callbacks, StopAfterStep(stop, checkpoints),
+            metrics, RestoreCallback(checkpoints.folder, record.env, record.start, record.origin),
+            *extensions.all_callbacks, checkpoints, validation, StopAfterStep(stop, checkpoints),
             ExportCallback(record, validation, checkpoints, done, over),
         ],
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,

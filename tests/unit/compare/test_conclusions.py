@@ -60,7 +60,7 @@ def test_the_verdicts(tmp_path):
     assert str(found["1e-3"]).startswith("lr=1e-3 is better than lr=5e-3: validation loss -0.098, 95% interval [-0.108")
     assert "equal to lr=5e-3 within 0.01: validation loss" in str(found["3e-3"])
     assert "to the last digit" in str(found["6e-3"])
-    assert "5 pairs show a true difference of" in str(found["4e-3"])
+    assert "5 pairs can show only a true difference of" in str(found["4e-3"])
     wide = {c.setting: c.verdict for c in sweep.conclude(margin=0.2)}
     assert wide["lr=1e-3"] == "equal"  # shown to differ, and by less than matters
     with pytest.raises(RunError, match="margin -1: nats that make no difference, above 0"):

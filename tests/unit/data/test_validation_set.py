@@ -13,6 +13,7 @@ from vicuna_lit.data.readers import read
 from vicuna_lit.data.source import ConversationFiles
 from vicuna_lit.data.tokenizer import make_encoder
 from vicuna_lit.prepare import shards
+from vicuna_lit.train.notes import _more_held_out
 from vicuna_lit.train.run import fit
 
 TINY = (
@@ -90,7 +91,7 @@ def test_what_decides_goes_through_the_stages_of_prepare():
 @pytest.mark.parametrize(
     ("fraction", "note"),
     [
-        ("0", "no conversation is held out, so there is no validation loss; data.validation_fraction=0.5 (now 0)"),
+        ("0", "no conversation is held out, so there is no validation loss; data.validation_fraction=0.2 (now 0)"),
         ("0.05", "conversations are held out, too few for a validation loss that tells two runs apart; data."),
     ],
 )
@@ -105,6 +106,17 @@ def test_no_or_few_held_out_conversations_are_said_on_the_screen_in_the_result_a
     result = json.loads((tmp_path / "run/result.json").read_text())
     assert any(note in one for one in result["notes"])
     assert note in (tmp_path / "run/report.html").read_text()
+
+
+def test_what_is_advised_is_more_than_what_is_set():
+    def advice(fraction: float, held_out: int, others: int) -> str:
+        config = load("train", "data=files", "data.path=mine.jsonl", f"data.validation_fraction={fraction}")
+        return _more_held_out(config, held_out, others, None)
+
+    assert advice(0.01, 1, 39).startswith("data.validation_fraction=0.2 (now 0.01) holds out about 8, or data.")
+    assert advice(0.05, 9, 191).startswith("data.validation_fraction=0.15 (now 0.05) holds out about 30, or")
+    assert advice(0.3, 7, 33) == "of 40 in all no share is enough; data.validation_path=<file> names others"
+    assert advice(0.15, 19, 181).startswith("a larger data.validation_fraction (now 0.15), or")
 
 
 def test_the_quickstart_has_nothing_to_note(tmp_path):

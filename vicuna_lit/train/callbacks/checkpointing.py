@@ -29,40 +29,17 @@ from vicuna_lit.train.preemption import Preempted, Stopped, stop_signal
 from vicuna_lit.train.times import Times
 
 
-class CheckpointCallback(L.Callback):
-    """Restores, saves and stops.
+class RestoreCallback(L.Callback):
+    """Puts weights and optimizer back, before a script's callbacks look at them.
 
     Args:
         folder: the run's checkpoints.
         start: where the run goes on, or None.
         origin: of a run that extends another one: where it begins.
-        about: what the JSON of this rank's shard says besides the shard itself.
-        best: the step with the lowest validation loss so far.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        config: CheckpointConfig,
-        world: DistributedEnv,
-        start: Checkpoint | None,
-        origin: Origin | None,
-        times: Times,
-        about: Callable[[], dict[str, Any]],
-        best: Callable[[], int | None],
-    ):
-        self.folder, self.config, self.world, self.start, self.times = folder, config, world, start, times
-        self.origin = origin
-        self.about, self.best = about, best
-        self.saves_failed = 0
-        self.ended: int | None = None
-        """The step at which a callback has ended the run."""
-        self._on_disk = {start.step if start else 0}
-        """Steps of which this rank's shard is whole; 0 needs none."""
-        self._tried = 0
-        self._writer: Thread | None = None
-        self._error: BaseException | None = None
-        self._clock = time.monotonic()
+    def __init__(self, folder: Path, world: DistributedEnv, start: Checkpoint | None, origin: Origin | None):
+        self.folder, self.world, self.start, self.origin = folder, world, start, origin
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Puts the state of the checkpoint in place; newer ones are damaged or incomplete."""
@@ -76,6 +53,39 @@ class CheckpointCallback(L.Callback):
             state = self.origin.checkpoint
         if state:
             pl_module.strategy.restore(pl_module.lm, trainer.optimizers[0], Shards(state), before + done)
+
+
+class CheckpointCallback(L.Callback):
+    """Saves and stops. It comes behind a script's callbacks, so what they have made of a step is saved with it.
+
+    Args:
+        folder: the run's checkpoints.
+        start: where the run goes on, or None.
+        about: what the JSON of this rank's shard says besides the shard itself.
+        best: the step with the lowest validation loss so far.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        config: CheckpointConfig,
+        world: DistributedEnv,
+        start: Checkpoint | None,
+        times: Times,
+        about: Callable[[], dict[str, Any]],
+        best: Callable[[], int | None],
+    ):
+        self.folder, self.config, self.world, self.times = folder, config, world, times
+        self.about, self.best = about, best
+        self.saves_failed = 0
+        self.ended: int | None = None
+        """The step at which a callback has ended the run."""
+        self._on_disk = {start.step if start else 0}
+        """Steps of which this rank's shard is whole; 0 needs none."""
+        self._tried = 0
+        self._writer: Thread | None = None
+        self._error: BaseException | None = None
+        self._clock = time.monotonic()
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: Any, optimizer: Any) -> None:
         """The weights are about to move: what is being written must be on disk."""
@@ -93,6 +103,8 @@ class CheckpointCallback(L.Callback):
                 self._save_last(trainer, pl_module, pl_module.last_step(batch_idx))
                 raise Preempted(max(self._on_disk))
             return
+        if trainer.should_stop and step < pl_module.plan.steps:
+            self.ended = step  # saved with the step: a callback that has seen it does not end the run once more
         minutes = self.config.every_minutes
         late = self.world.rank == 0 and minutes and time.monotonic() - self._clock > 60 * minutes
         told, late = any_rank(stop_signal.requested, bool(late))
