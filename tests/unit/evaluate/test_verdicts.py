@@ -71,6 +71,21 @@ def test_a_citation_is_no_rating(text, score):
     assert rating(text) == score
 
 
+def test_a_number_that_is_cut_out_or_on_another_scale_is_no_verdict():
+    """Half of a decimal comma, the low end of a range, eight of a hundred, what is counted, what is only supposed."""
+    for text in (
+        "7,5", "7-8", "7 to 8", "8 out of 100", "8 points of 20", "8 / 100", "1,000", "70%", "10 is the maximum",
+        "8 if it were shorter", "10 would need sources",
+    ):  # fmt: skip
+        assert rating(f"Rating: {text}") is None, text
+    assert [rating(f"Rating: [[3]]{behind}") for behind in ("/5", "0", " out of 5", "%")] == [None] * 4
+    assert [rating(t) for t in ("Rating: 8 out of 10", "A score of 7 would be fair", "Rating: [[5]] for style")] == [8, 7, 5]
+    for one, other in (("8/100", "9/100"), ("8,5", "8,2"), ("8-9", "9"), ("3 errors", "0 errors"), ("80%", "9%")):
+        assert pair_scores(f"Assistant 1: {one}\nAssistant 2: {other}") is None, one
+    for behind in (" points", " out of 10", ".", " (good)", " because it is short", ", short"):
+        assert pair_scores(f"Assistant 1: 8{behind}\nAssistant 2: 9{behind}") == (8, 9), behind
+
+
 MARKS = [
     "<think>{}</think>\n", "<thinking>{}</thinking>", "{}</think>", "<Think time='3'>{}</Think>", "[THINK]{}[/THINK]",
     "◁think▷{}◁/think▷", "<|START_THINKING|>{}<|END_THINKING|>", "<|begin_of_thought|>{}<|end_of_thought|>",
