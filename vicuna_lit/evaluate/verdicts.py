@@ -26,7 +26,8 @@ _NOT_WHOLE = (
 _COUNTED = r"[ \t]+(?!(?:points?|pts|out|and|or|vs|versus|while|whereas|but|because|since|as|for|with|due)\b)[^\W\d_]"
 """What it counts, as in "3 errors"."""
 _NAMED = re.compile(
-    rf"Assistant\s+([12])(?:'s)?(?: +(?:overall +)?score)? *(?::|=|-)[ *]*{_OUT_OF_TEN}(?!{_NOT_WHOLE}|{_COUNTED})", re.I
+    rf"Assistant\s+([12])(?:'s)?(?: +(?:overall +)?score)? *(?::|=|-)[ *]*{_OUT_OF_TEN}(?!{_NOT_WHOLE}|{_COUNTED})",
+    re.I,
 )
 _SPOKEN = re.compile(rf"Assistant\s+([12])\b[^\n]*?\bscore of {_OUT_OF_TEN}(?!{_NOT_WHOLE})", re.I)
 

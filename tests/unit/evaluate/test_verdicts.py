@@ -79,7 +79,11 @@ def test_a_number_that_is_cut_out_or_on_another_scale_is_no_verdict():
     ):  # fmt: skip
         assert rating(f"Rating: {text}") is None, text
     assert [rating(f"Rating: [[3]]{behind}") for behind in ("/5", "0", " out of 5", "%")] == [None] * 4
-    assert [rating(t) for t in ("Rating: 8 out of 10", "A score of 7 would be fair", "Rating: [[5]] for style")] == [8, 7, 5]
+    assert [rating(t) for t in ("Rating: 8 out of 10", "A score of 7 would be fair", "Rating: [[5]] for style")] == [
+        8,
+        7,
+        5,
+    ]
     for one, other in (("8/100", "9/100"), ("8,5", "8,2"), ("8-9", "9"), ("3 errors", "0 errors"), ("80%", "9%")):
         assert pair_scores(f"Assistant 1: {one}\nAssistant 2: {other}") is None, one
     for behind in (" points", " out of 10", ".", " (good)", " because it is short", ", short"):
