@@ -1,7 +1,16 @@
 """What a judge wrote is read in every published form, and never guessed."""
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
+from vicuna_lit.config.compose import load
+from vicuna_lit.evaluate.answers import Answer
+from vicuna_lit.evaluate.cases import CUT, JudgeTask, read
+from vicuna_lit.evaluate.judges import by_rule
+from vicuna_lit.evaluate.questions import Question
+from vicuna_lit.evaluate.reviews import Review
 from vicuna_lit.evaluate.verdicts import letter, number, pair_scores, rating
 
 
@@ -119,3 +128,18 @@ def test_marks_around_a_verdict():
         assert pair_scores(text) == (9, 8), text
     assert pair_scores("The sequence goes on:\n5 8") is None
     assert number("so\n-1") is None
+
+
+def test_what_cannot_be_judged_has_no_verdict():
+    """A number at the end of a reply that was cut off may be the begin of "10"; a reference without a word to look for
+    would give every answer the same score."""
+    judge: Any = load("evaluate", "models=[a]", "judge=endpoint", "judge.model=m", "judge.mode=single").judge
+    prompt = judge.prompts.single
+    case = JudgeTask(Question("1", "c", ("?",), ("Yes.",)), 1, (Answer("a", "1", ("Yes.",)),), reference=True)
+    whole, cut = (read(case, prompt, "j", "Good. Rating: 1", finish) for finish in ("stop", CUT))
+    assert whole.scores == (1,) and (cut.scores, cut.text) == (None, "Good. Rating: 1") and cut.problem
+    assert read(case, prompt, "j", "Rating: [[10]]\nIt is", CUT).scores == (10,)
+    kept: list[Review] = []
+    by_rule([case], kept.append)
+    by_rule([replace(case, question=replace(case.question, references=("Certainly",)))], kept.append)
+    assert [review.scores for review in kept] == [None, (1.0,)] and "no number" in str(kept[0].problem)

@@ -56,8 +56,8 @@ class TrainStrategy(ABC):
         if not self.suits(strategy):
             raise RunError(
                 f"the config has strategy={self.config.strategy.label}, the trainer {type(strategy).__name__}: "
-                "gradients would be averaged or clipped otherwise. An own L.Trainer has one device or ddp, and the config "
-                "strategy=single or ddp; vicuna_lit.fit has the others"
+                "gradients would be averaged or clipped otherwise. An own L.Trainer has one device or ddp, and the "
+                "config strategy=single or ddp; vicuna_lit.fit has the others"
             )
 
     def plugins(self) -> list[Any]:
