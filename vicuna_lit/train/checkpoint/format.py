@@ -163,6 +163,8 @@ def find_damage(checkpoint: Checkpoint, part: int = 0, of: int = 1) -> str | Non
             attempts.add(marker["attempt"])
             if stated != _checksum(marker):
                 return f"{name}.json is damaged"
+            if (marker["step"], marker["rank"], marker["world"]) != (checkpoint.step, i, len(checkpoint.shards)):
+                return f"{name}.json is of step {marker['step']}, rank {marker['rank']} of {marker['world']}"
             if i % of != part:
                 continue
             file = checkpoint.path / f"{name}.safetensors"
