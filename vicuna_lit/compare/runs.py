@@ -82,6 +82,15 @@ class Run:
         return validation_of(self.folder)
 
     @cached_property
+    def files(self) -> dict[str, str]:
+        """The sha256 of each file that it read, by its path as the config has it; empty where that is not known."""
+        try:
+            files = json.loads((self.folder / "run.json").read_bytes()).get("files")
+            return {str(name): str(content) for name, content in (files or {}).items()}
+        except (OSError, ValueError, AttributeError):
+            return {}
+
+    @cached_property
     def metrics(self) -> dict[str, np.ndarray]:
         """`metrics.csv` by column, a value for each optimizer step: step, loss, grad_norm, lr, …
 
