@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,16 @@ import lightning as L
 import pytest
 import torch
 import wandb
-from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import (
+    EarlyStopping,
+    EMAWeightAveraging,
+    GradientAccumulationScheduler,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    StochasticWeightAveraging,
+)
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -26,6 +35,7 @@ from vicuna_lit.run_folder import RunError, write_json
 from vicuna_lit.tracking.wandb_file import history_rows
 from vicuna_lit.train import resume
 from vicuna_lit.train.extensions import Extensions
+from vicuna_lit.train.strategies import strategy_of
 
 STEPS = 6
 SHORT = (*COMMON, f"trainer.max_steps={STEPS}", "tokens_per_device=512", "validation.every_steps=2")
@@ -99,12 +109,28 @@ def test_an_own_trainer_under_ddp(tmp_path):
         ({"max_epochs": 2}, "the plan holds all epochs"),
         ({"gradient_clip_val": 1.0}, "optimizer.clip_norm of the config clips"),
         ({"precision": "bf16-mixed"}, "the config's precision counts"),
+        ({"limit_train_batches": 1}, "ends after 1 batches, within an optimizer step, which has "),
+        ({"callbacks": [GradientAccumulationScheduler({0: 4})]}, "GradientAccumulationScheduler counts in epochs"),
+        ({"callbacks": [StochasticWeightAveraging(0.01)]}, "StochasticWeightAveraging counts in epochs"),
+        ({"config": "strategy=zero2"}, "strategy=zero2, the trainer SingleDeviceStrategy"),
     ],
 )
 def test_settings_that_are_the_configs_are_refused(settings: dict[str, Any], said: str, tmp_path):
-    data = vl.ConversationDataModule(config(tmp_path))
+    settings = dict(settings)
+    own = config(tmp_path, *([settings.pop("config")] if "config" in settings else []))
+    data = vl.ConversationDataModule(own)
     with pytest.raises(RunError, match=said):
-        trainer(tmp_path, **settings).fit(vl.SupervisedModule.of(config(tmp_path), data.encoder), data)
+        trainer(tmp_path, **settings).fit(vl.SupervisedModule.of(own, data.encoder), data)
+
+
+def test_own_ddp_sums_no_gradients_in_bf16(tmp_path):
+    for more, strategy, fits in (
+        ("precision=bf16-true", DDPStrategy(), False),
+        ("precision=bf16-true", SingleDeviceStrategy(), True),
+        ("precision=fp32", DDPStrategy(), True),
+    ):
+        with nullcontext() if fits else pytest.raises(RunError, match="sums gradients of bf16 weights in bf16"):
+            strategy_of(config(tmp_path, more, "strategy=ddp")).check(strategy)
 
 
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
@@ -264,6 +290,8 @@ def test_a_state_that_json_cannot_hold_is_said():
 
     with pytest.raises(RunError, match="holds a Generator"):
         Extensions(callbacks=(Odd(),)).state()
+    with pytest.raises(RunError, match="EMAWeightAveraging keeps its state in Lightning's own checkpoints"):
+        Extensions(callbacks=(EMAWeightAveraging(decay=0.5),))
 
 
 EDITED = """

@@ -141,6 +141,8 @@ def test_every_flipped_bit_is_seen(tmp_path):
             assert not complete or find_damage(complete[0]) is not None, (file.name, place)
         file.write_bytes(good)
     assert find_damage(find(tmp_path).complete[0]) is None
+    found.path.rename(tmp_path / "step-00000099")
+    assert find_damage(find(tmp_path).complete[0]) == f"{found.shards[0]}.json is of step {found.step}, rank 0 of 2"
 
 
 @pytest.mark.parametrize("name", ["shard-00000-of-00002", "shard-00001-of-00002"])

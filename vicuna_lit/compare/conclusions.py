@@ -6,7 +6,7 @@ from shlex import quote
 from typing import Literal
 
 from vicuna_lit.compare.rungs import rungs_in_words
-from vicuna_lit.compare.runs import Run, Sweep
+from vicuna_lit.compare.runs import Run, Sweep, names_of
 from vicuna_lit.compare.table import NAMES, REPEATS, Setting, baseline_of, copies, decimals, is_named, named
 from vicuna_lit.intervals import (
     LEVEL,
@@ -156,6 +156,7 @@ def in_words(
         lines.append(f"An interval is for these held-out conversations alone, since {unread}.")
     if others := besides(found):
         lines.append(f"The settings differ also in {', '.join(others)}: another explanation of what they show.")
+    lines += other_files(sweep)
     return lines + [f"{line}." for line in (*stopped_early(sweep, repeats), *copies(sweep, repeats))]
 
 
@@ -195,6 +196,24 @@ def besides(found: Sequence[Setting]) -> list[str]:
         if len(settings_of) > 1:
             said = "; ".join(f"{' and '.join(names)}: {_range(values)}" for values, names in settings_of.items())
             lines.append(f"{NAMES.get(metric, metric)} ({said})")
+    return lines
+
+
+def other_files(sweep: Sweep) -> list[str]:
+    """Files that held something else for some runs than for the others, a line each: edited between two jobs."""
+    names, contents = names_of(sweep.runs), dict[str, dict[str, list[str]]]()
+    for run in sweep.finished:
+        for file, content in run.files.items():
+            contents.setdefault(file, {}).setdefault(content, []).append(names[run.folder])
+    lines = []
+    for file, runs_of in contents.items():
+        if len(runs_of) > 1:
+            few = min(runs_of.values(), key=len)
+            some = "; ".join(few[:3]) + ("; …" if len(few) > 3 else "")
+            lines.append(
+                f"{file} was not the same file for all runs (another one for {some}): another explanation of what they "
+                "show."
+            )
     return lines
 
 

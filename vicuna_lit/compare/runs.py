@@ -82,15 +82,33 @@ class Run:
         return validation_of(self.folder)
 
     @cached_property
+    def files(self) -> dict[str, str]:
+        """The sha256 of each file that it read, by its path as the config has it; empty where that is not known."""
+        try:
+            files = json.loads((self.folder / "run.json").read_bytes()).get("files")
+            return {str(name): str(content) for name, content in (files or {}).items()}
+        except (OSError, ValueError, AttributeError):
+            return {}
+
+    @cached_property
     def metrics(self) -> dict[str, np.ndarray]:
-        """`metrics.csv` by column, a value for each optimizer step: step, loss, grad_norm, lr, …"""
+        """`metrics.csv` by column, a value for each optimizer step: step, loss, grad_norm, lr, …
+
+        Of a line that a stop has cut, or that is being written, nothing is read.
+
+        Raises:
+            RunError: it cannot be read.
+        """
         path = self.folder / "metrics.csv"
         if not path.exists():
             return {}
-        with path.open() as file:
-            rows = list(csv.DictReader(file))
-        columns = {key: [row[key] for row in rows] for key in (rows[0] if rows else ())}
-        return {k: np.array(v if k == "conversations_hash" else list(map(float, v))) for k, v in columns.items()}
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+            rows = list(csv.DictReader(line for line in lines if line.endswith("\n")))
+            columns = {key: [row[key] for row in rows] for key in (rows[0] if rows else ())}
+            return {k: np.array(v if k == "conversations_hash" else list(map(float, v))) for k, v in columns.items()}
+        except (ValueError, TypeError, csv.Error) as error:
+            raise RunError(f"{path}: cannot be read: {error!r}") from error
 
     def metric(self, name: str) -> float | None:
         """A figure of the result by its name, or None: `val_loss`, `lost_time.saving`, `data.train.tokens`."""

@@ -1,6 +1,7 @@
 """What a judge is shown, and what its reply says."""
 
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -97,27 +98,38 @@ def messages(case: JudgeTask, prompt: PromptConfig) -> list[dict[str, str]]:
     ]
 
 
-def read(case: JudgeTask, prompt: PromptConfig, judge: str, text: str, problem: str | None = None) -> Review:
+CUT = "length"
+"""Why a reply ended that has reached the most tokens, as servers say it."""
+
+
+def read(case: JudgeTask, prompt: PromptConfig, judge: str, text: str, finish: str = "") -> Review:
     """The verdict in a judge's reply, in the form that it was asked for.
 
     Args:
-        problem: what is known to be wrong with the reply.
+        finish: why the reply ended, or what is wrong with it. Where it was cut off, a number at its end may be the
+            beginning of another one.
     """
-    problem = None if text else problem or "an empty reply"
-    match prompt.form:
+    whole, problem = text, None if text else finish or "an empty reply"
+    if finish == CUT:
+        text = re.sub(r"[\d.,/]+$", "", text)
+    found = _verdict(case, prompt.form, judge, text, problem)
+    if not found.parsed and not found.problem:
+        found = case.review(judge, text, problem=f"no verdict is found; expected was {verdicts.EXPECTED[prompt.form]}")
+    return replace(found, text=whole)
+
+
+def _verdict(case: JudgeTask, form: str, judge: str, text: str, problem: str | None) -> Review:
+    match form:
         case "scores":
             scores = verdicts.pair_scores(text)
-            found = case.review(judge, text, scores, scores.winner if scores else None, problem)
+            return case.review(judge, text, scores, scores.winner if scores else None, problem)
         case "rating":
             rated = verdicts.rating(text)
-            found = case.review(judge, text, None if rated is None else (rated,), problem=problem)
+            return case.review(judge, text, None if rated is None else (rated,), problem=problem)
         case "letter":
-            found = case.review(judge, text, winner=verdicts.letter(text), problem=problem)
-        case "number":
-            found = case.review(judge, text, winner=verdicts.number(text), problem=problem)
-    if not found.parsed and not found.problem:
-        return case.review(judge, text, problem=f"no verdict is found; expected was {verdicts.EXPECTED[prompt.form]}")
-    return found
+            return case.review(judge, text, winner=verdicts.letter(text), problem=problem)
+        case _:
+            return case.review(judge, text, winner=verdicts.number(text), problem=problem)
 
 
 def merge_retry(first: Review, second: Review) -> Review:

@@ -18,7 +18,7 @@ from vicuna_lit.config.evaluate import (
     PromptsConfig,
 )
 from vicuna_lit.data.conversation import Conversation, Turn
-from vicuna_lit.evaluate.cases import JudgeTask, merge_retry, messages, read
+from vicuna_lit.evaluate.cases import CUT, JudgeTask, merge_retry, messages, read
 from vicuna_lit.evaluate.reviews import Review
 from vicuna_lit.evaluate.verdicts import LETTERS, Scores, without_thinking
 from vicuna_lit.inference.paid_client import Client, Messages, together
@@ -68,9 +68,14 @@ async def by_endpoint(cases: Sequence[JudgeTask], judge: EndpointJudgeConfig, cl
 
 def by_local(cases: Sequence[JudgeTask], judge: LocalJudgeConfig, keep: Keep, date: str | None = None) -> None:
     """Asks a model on this machine, case by case; `date` is for templates that write today's."""
-    from vicuna_lit.inference.generate import Chat, reply
+    from vicuna_lit.inference.generate import Chat, next_turn
 
     chat, prompt, name = Chat.load(judge.path, date=date), prompt_of(judge), name_of(judge)
+
+    def read_reply(case: JudgeTask, asked: Conversation) -> Review:
+        said = next_turn(chat.model, chat.encoder, asked, judge.max_tokens)
+        return read(case, prompt, name, said.text, CUT if said.cut else "")
+
     for case in cases:
         turns = [Turn("system" if m["role"] == "system" else "user", m["content"]) for m in messages(case, prompt)]
         asked = Conversation("", tuple(turns))
@@ -78,15 +83,14 @@ def by_local(cases: Sequence[JudgeTask], judge: LocalJudgeConfig, keep: Keep, da
             keep(_most_likely(case, chat, asked, name))
             continue
         try:
-            review = read(case, prompt, name, reply(chat.model, chat.encoder, asked, judge.max_tokens))
+            review = read_reply(case, asked)
         except ModelError as error:
             keep(case.review(name, "", problem=str(error)))
             continue
         if not review.parsed:
             more = asked.say("assistant", without_thinking(review.text).strip() or "…").say("user", prompt.again)
             with suppress(ModelError):  # no room is left to ask again
-                again = reply(chat.model, chat.encoder, more, judge.max_tokens)
-                review = merge_retry(review, read(case, prompt, name, again))
+                review = merge_retry(review, read_reply(case, more))
         keep(review)
 
 
@@ -113,8 +117,11 @@ def by_rule(cases: Sequence[JudgeTask], keep: Keep) -> None:
     """Scores 1 + 9 × the share of the reference's words and numbers that an answer holds."""
     for case in cases:
         wanted = _words(case.question.references[case.turn - 1])
+        if not wanted:
+            keep(case.review(RULE, "", problem="the reference holds no number and no word of four letters or more"))
+            continue
         found = [wanted & _words(answer.turns[case.turn - 1]) for answer in case.answers]
-        scores = tuple(round(1 + 9 * len(words) / max(1, len(wanted)), 1) for words in found)
+        scores = tuple(round(1 + 9 * len(words) / len(wanted), 1) for words in found)
         text = "; ".join(f"{len(words)} of {len(wanted)} words of the reference" for words in found)
         winner = Scores(*scores).winner if len(scores) == 2 else None
         keep(case.review(RULE, text, scores, winner))

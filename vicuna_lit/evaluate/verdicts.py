@@ -18,10 +18,18 @@ _LINE = re.compile(rf"{_MARKS}(?P<label>{_LABEL}?){_MARKS}{_OUT_OF_TEN}(?:\s*[,;
 _TUPLE = re.compile(rf"\(\s*{_OUT_OF_TEN}\s*,\s*{_OUT_OF_TEN}\s*\)")
 _LAST = re.compile(rf"{_TUPLE.pattern}\W*$")
 _ANNOUNCED = re.compile(rf"(?:output|scores?|tuple)[^().\n]*{_TUPLE.pattern}", re.I)
-_NAMED = re.compile(
-    rf"Assistant\s+([12])(?:'s)?(?: +(?:overall +)?score)? *(?::|=|-)[ *]*{_OUT_OF_TEN}(?![\d.]*\d|\w)", re.I
+_NOT_WHOLE = (
+    r"[\d.,]*\d|\w|[ \t]*%|[ \t]*(?:-|–|—|/(?![ \t]*10\b)|\bto\b|\bor\b)[ \t]*\d|"
+    r"(?:[ \t]*points?)?[ \t]+(?:out[ \t]+)?of[ \t]+(?:a[ \t]+(?:possible|total|maximum)[ \t]+)?(?!10\b)\d"
 )
-_SPOKEN = re.compile(rf"Assistant\s+([12])\b[^\n]*?\bscore of {_OUT_OF_TEN}(?![\d.]*\d|\w)", re.I)
+"""What follows a number that is none of ten: it is cut out of a longer one or of a range, or on another scale."""
+_COUNTED = r"[ \t]+(?!(?:points?|pts|out|and|or|vs|versus|while|whereas|but|because|since|as|for|with|due)\b)[^\W\d_]"
+"""What it counts, as in "3 errors"."""
+_NAMED = re.compile(
+    rf"Assistant\s+([12])(?:'s)?(?: +(?:overall +)?score)? *(?::|=|-)[ *]*{_OUT_OF_TEN}(?!{_NOT_WHOLE}|{_COUNTED})",
+    re.I,
+)
+_SPOKEN = re.compile(rf"Assistant\s+([12])\b[^\n]*?\bscore of {_OUT_OF_TEN}(?!{_NOT_WHOLE})", re.I)
 
 
 class Scores(NamedTuple):
@@ -73,10 +81,16 @@ _LETTER = re.compile(r"\[\[[\s*_`]*(?:Assistant\s+)?([ABC])[\s*_`]*\]\]")
 _IN_BRACKETS = rf"[\s*_`]*(?:rating|score)?[\s:*_`]*{_NUMBER}(?:\s*/\s*10)?[\s*_`]*"
 _RATED = re.compile(rf"\[\[{_IN_BRACKETS}\]\]", re.I)
 _ONCE_BRACKETED = re.compile(rf"(?<!\[)\[{_IN_BRACKETS}\](?!\]|\()", re.I)
+_SUPPOSED = (
+    r"[ \t]+(?:if|unless|requires?|needs?|means|could|might|would(?!\s+be\b)|"
+    r"is[ \t]+the[ \t]+(?:max|min|high|low|best|worst|top))"
+)
+"""What follows a number that is spoken of, and not given."""
 _SAID = re.compile(
-    rf"(?:^|[.!?:;,\"'{{(*_>#-]\s*|\b(?:my|the|final|overall|a|this)\s+)(?:rating|score|verdict)[\s\"'*_`]{{0,4}}(?::|=|\bis\b|\bof\b)[\s\"'*_`]{{0,4}}{_NUMBER}(?![\d\w]|\.\d|\s*/\s*(?!10\b)\d|%)",
+    rf"(?:^|[.!?:;,\"'{{(*_>#-]\s*|\b(?:my|the|final|overall|a|this)\s+)(?:rating|score|verdict)[\s\"'*_`]{{0,4}}(?::|=|\bis\b|\bof\b)[\s\"'*_`]{{0,4}}{_NUMBER}(?!{_NOT_WHOLE}|{_SUPPOSED})",
     re.I,
 )
+_ON_ANOTHER_SCALE = re.compile(rf"[*`]*(?:{_NOT_WHOLE})")
 _ANNOUNCES = re.compile(
     r"(?:\b(?:rat(?:e|ed|es|ing)|scores?|scored|verdict|grade|mark|give|giving|assign|award|deserves?|earns?)\b)"
     r"(?:[\s:=*_`\"'>-]|\b(?:is|of|as|a|an|it|this|the|answer|response|be|would|will|at|to|final|overall|assistant|"
@@ -111,6 +125,8 @@ def _placed(pattern: re.Pattern[str], line: str, i: int, lines: int) -> list[flo
     for match in pattern.finditer(line):
         before, after = line[: match.start()].strip(" \t*_`#>$"), line[match.end() :].strip(" \t*_`#.!$")
         alone = len(set(pattern.findall(line))) == 1
+        if _ON_ANOTHER_SCALE.match(line, match.end()):
+            continue
         own_line = not before and (not after or (i == 0 and pattern is _RATED and alone))
         ends = not after and i == lines - 1 and before.endswith((":", "=", "→"))
         if own_line or ends or _ANNOUNCES.search(before[-80:]):

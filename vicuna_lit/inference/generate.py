@@ -157,8 +157,23 @@ def reply(
     Raises:
         ModelError: the conversation fills the model's context.
     """
+    return next_turn(model, encoder, conversation, max_new_tokens, temperature).text
+
+
+def next_turn(
+    model: PreTrainedModel,
+    encoder: Encoder,
+    conversation: Conversation,
+    max_new_tokens: int = 128,
+    temperature: float = 0.0,
+) -> Generated:
+    """The same, and whether it was cut off.
+
+    Raises:
+        ModelError: the conversation fills the model's context.
+    """
     _refuse_without_room(model, encoder, conversation)
-    return replies(model, encoder, [conversation], max_new_tokens, temperature)[0].text
+    return replies(model, encoder, [conversation], max_new_tokens, temperature)[0]
 
 
 @torch.no_grad()  # not inference mode: sharded weights gathered in it could not be trained on afterwards

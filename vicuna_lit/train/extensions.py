@@ -26,13 +26,25 @@ NOTHING_HELD_OUT = "no conversation is held out: data.validation_path=<file>, or
 
 @dataclass(frozen=True)
 class Extensions:
-    """Callbacks, loggers and a module that a user's script gives to `fit`, and the callbacks that the config names."""
+    """Callbacks, loggers and a module that a user's script gives to `fit`, and the callbacks that the config names.
+
+    Raises:
+        RunError: a callback keeps a state that no checkpoint here holds: a run that goes on would begin it anew.
+    """
 
     callbacks: tuple[L.Callback, ...] = ()
     loggers: tuple[Logger, ...] = ()
     module: type[SupervisedModule] = SupervisedModule
     named: tuple[L.Callback, ...] = ()
     """By the config; made by `and_configured`."""
+
+    def __post_init__(self) -> None:
+        for one in self.callbacks:
+            if type(one).on_save_checkpoint is not L.Callback.on_save_checkpoint:
+                raise RunError(
+                    f"{type(one).__name__} keeps its state in Lightning's own checkpoints (on_save_checkpoint), which "
+                    "fit does not write: return it from state_dict(), or train with an own L.Trainer (docs/python.md)"
+                )
 
     @property
     def all_callbacks(self) -> tuple[L.Callback, ...]:

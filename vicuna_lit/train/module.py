@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import GradientAccumulationScheduler, StochasticWeightAveraging
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -92,33 +93,50 @@ class SupervisedModule(L.LightningModule):
         return cls(SupervisedLM.of(model, config), config)
 
     def setup(self, stage: str) -> None:
-        """Takes the plan of the data."""
-        warnings.filterwarnings("ignore", "It is recommended to use `self.log")  # on all ranks the figures are the same
-        if not hasattr(self, "plan"):
-            self.plan = self.trainer.datamodule.plan  # pyright: ignore[reportAttributeAccessIssue]  # Lightning's
-
-    def on_fit_start(self) -> None:
-        """The accumulation is the plan's.
+        """Takes the plan of the data.
 
         Raises:
             RunError: the trainer has settings that are the config's to make.
         """
-        trainer: Any = self.trainer
-        trainer.accumulate_grad_batches = self.plan.accumulation
-        trainer.fit_loop.epoch_loop._batches_that_stepped = self.start  # what loggers take for the step
+        warnings.filterwarnings("ignore", "It is recommended to use `self.log")  # on all ranks the figures are the same
+        if not hasattr(self, "plan"):
+            self.plan = self.trainer.datamodule.plan  # pyright: ignore[reportAttributeAccessIssue]  # Lightning's
+        if stage == "fit":
+            self._refuse_other_steps(self.trainer)
+            self.strategy.check(self.trainer.strategy)
+
+    def _refuse_other_steps(self, trainer: Any) -> None:
         if trainer.max_epochs != 1:
             raise RunError("L.Trainer(max_epochs=1): the plan holds all epochs, as trainer.epochs of the config says")
         if trainer.gradient_clip_val is not None:
             raise RunError("L.Trainer(gradient_clip_val=None): optimizer.clip_norm of the config clips")
         if not str(trainer.precision).startswith("32"):
             raise RunError(f"L.Trainer(precision={trainer.precision!r}): leave it out, the config's precision counts")
+        for callback in trainer.callbacks:
+            if isinstance(callback, GradientAccumulationScheduler | StochasticWeightAveraging):
+                raise RunError(
+                    f"{type(callback).__name__} counts in epochs, and the plan is one that holds all of them; leave it "
+                    "out: accumulation follows from tokens_per_device, the learning rate from optimizer.schedule"
+                )
+
+    def on_fit_start(self) -> None:
+        """The accumulation is the plan's."""
+        trainer: Any = self.trainer
+        trainer.accumulate_grad_batches = self.plan.accumulation
+        trainer.fit_loop.epoch_loop._batches_that_stepped = self.start  # what loggers take for the step
 
     def on_train_start(self) -> None:
-        """Rejects a start that Lightning itself has resumed.
+        """Rejects a start that Lightning itself has resumed, and one that ends within a step.
 
         Raises:
             RunError: so.
         """
+        batches, each = self.trainer.num_training_batches, self.plan.accumulation
+        if batches % each:  # Lightning would step on what there is of the last gradient
+            raise RunError(
+                f"the trainer ends after {batches} batches, within an optimizer step, which has {each}: a multiple of "
+                f"{each} for limit_train_batches (overfit_batches, fast_dev_run), or trainer.max_steps of the config"
+            )
         if self.trainer.fit_loop.epoch_loop.batch_progress.current.ready:
             raise RunError("a checkpoint of Lightning's does not know the rows that are done: vicuna_lit.fit resumes")
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.unit.compare.test_table_and_page import run
 from vicuna_lit.cli import compare as command
-from vicuna_lit.compare.conclusions import besides, conclude, in_words
+from vicuna_lit.compare.conclusions import besides, conclude, in_words, other_files
 from vicuna_lit.compare.conversations import validation_of
 from vicuna_lit.compare.runs import Sweep, read_sweep
 from vicuna_lit.compare.table import copies, is_named, settings, table
@@ -36,6 +36,18 @@ def sweep_of(folder: Path, losses: Mapping[str, Sequence[float | None]], **more:
 
 
 BASE: list[float | None] = [1.0, 1.1, 1.2, 1.3, 1.4]
+
+
+def test_a_file_that_was_edited_between_two_jobs_is_named(tmp_path):
+    sweep = sweep_of(tmp_path, {"5e-3": [1.0, 1.1], "1e-3": [0.9, 1.0]})
+    for i, one in enumerate(sweep.runs):
+        files = {"talks.jsonl": "b" if i == 2 else "a", "tokenizer.json": "c"}
+        (one.folder / "run.json").write_text(json.dumps({"wandb_id": str(i), "files": files}))
+    (line,) = other_files(sweep)
+    assert line.startswith("talks.jsonl was not the same file for all runs (another one for ")
+    assert line in in_words(read_sweep(tmp_path), settings(sweep))
+    (sweep.runs[2].folder / "run.json").write_text("{")
+    assert other_files(read_sweep(tmp_path)) == []
 
 
 @pytest.mark.promise(

@@ -129,6 +129,12 @@ def test_one_run(tmp_path):
     assert one.status == "finished"
     assert one.metrics["loss"].tolist() == [2.5, 1.5]
     assert one.metrics["conversations_hash"].tolist() == ["ab", "cd"]
+    whole = (one.folder / "metrics.csv").read_text()
+    (one.folder / "metrics.csv").write_text(whole + "3,0.5")
+    assert len(read_run(one.folder).metrics["loss"]) == 2, "a line that is being written"
+    (one.folder / "metrics.csv").write_text(whole + "3,0.5\n")
+    with pytest.raises(RunError, match=r"metrics\.csv: cannot be read"):
+        _ = read_run(one.folder).metrics
     assert one.val_by("turn") == {"1": 1.15, "2": 1.35}
     assert (one.metric("lost_time.saving"), one.metric("nothing"), one.metric("validation")) == (0.5, None, None)
 

@@ -1,7 +1,16 @@
 """What a judge wrote is read in every published form, and never guessed."""
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
+from vicuna_lit.config.compose import load
+from vicuna_lit.evaluate.answers import Answer
+from vicuna_lit.evaluate.cases import CUT, JudgeTask, read
+from vicuna_lit.evaluate.judges import by_rule
+from vicuna_lit.evaluate.questions import Question
+from vicuna_lit.evaluate.reviews import Review
 from vicuna_lit.evaluate.verdicts import letter, number, pair_scores, rating
 
 
@@ -71,6 +80,25 @@ def test_a_citation_is_no_rating(text, score):
     assert rating(text) == score
 
 
+def test_a_number_that_is_cut_out_or_on_another_scale_is_no_verdict():
+    """Half of a decimal comma, the low end of a range, eight of a hundred, what is counted, what is only supposed."""
+    for text in (
+        "7,5", "7-8", "7 to 8", "8 out of 100", "8 points of 20", "8 / 100", "1,000", "70%", "10 is the maximum",
+        "8 if it were shorter", "10 would need sources",
+    ):  # fmt: skip
+        assert rating(f"Rating: {text}") is None, text
+    assert [rating(f"Rating: [[3]]{behind}") for behind in ("/5", "0", " out of 5", "%")] == [None] * 4
+    assert [rating(t) for t in ("Rating: 8 out of 10", "A score of 7 would be fair", "Rating: [[5]] for style")] == [
+        8,
+        7,
+        5,
+    ]
+    for one, other in (("8/100", "9/100"), ("8,5", "8,2"), ("8-9", "9"), ("3 errors", "0 errors"), ("80%", "9%")):
+        assert pair_scores(f"Assistant 1: {one}\nAssistant 2: {other}") is None, one
+    for behind in (" points", " out of 10", ".", " (good)", " because it is short", ", short"):
+        assert pair_scores(f"Assistant 1: 8{behind}\nAssistant 2: 9{behind}") == (8, 9), behind
+
+
 MARKS = [
     "<think>{}</think>\n", "<thinking>{}</thinking>", "{}</think>", "<Think time='3'>{}</Think>", "[THINK]{}[/THINK]",
     "◁think▷{}◁/think▷", "<|START_THINKING|>{}<|END_THINKING|>", "<|begin_of_thought|>{}<|end_of_thought|>",
@@ -100,3 +128,18 @@ def test_marks_around_a_verdict():
         assert pair_scores(text) == (9, 8), text
     assert pair_scores("The sequence goes on:\n5 8") is None
     assert number("so\n-1") is None
+
+
+def test_what_cannot_be_judged_has_no_verdict():
+    """A number at the end of a reply that was cut off may be the begin of "10"; a reference without a word to look for
+    would give every answer the same score."""
+    judge: Any = load("evaluate", "models=[a]", "judge=endpoint", "judge.model=m", "judge.mode=single").judge
+    prompt = judge.prompts.single
+    case = JudgeTask(Question("1", "c", ("?",), ("Yes.",)), 1, (Answer("a", "1", ("Yes.",)),), reference=True)
+    whole, cut = (read(case, prompt, "j", "Good. Rating: 1", finish) for finish in ("stop", CUT))
+    assert whole.scores == (1,) and (cut.scores, cut.text) == (None, "Good. Rating: 1") and cut.problem
+    assert read(case, prompt, "j", "Rating: [[10]]\nIt is", CUT).scores == (10,)
+    kept: list[Review] = []
+    by_rule([case], kept.append)
+    by_rule([replace(case, question=replace(case.question, references=("Certainly",)))], kept.append)
+    assert [review.scores for review in kept] == [None, (1.0,)] and "no number" in str(kept[0].problem)

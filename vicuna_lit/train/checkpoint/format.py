@@ -155,14 +155,12 @@ def find_damage(checkpoint: Checkpoint, part: int = 0, of: int = 1) -> str | Non
     attempts = set()
     for i, name in enumerate(checkpoint.shards):
         try:
-            try:
-                marker = json.loads((checkpoint.path / f"{name}.json").read_bytes())
-            except ValueError:
+            marker = _marker(checkpoint.path / f"{name}.json")
+            if marker is None:
                 return f"{name}.json is damaged"
-            stated = marker.pop("self")
             attempts.add(marker["attempt"])
-            if stated != _checksum(marker):
-                return f"{name}.json is damaged"
+            if (marker["step"], marker["rank"], marker["world"]) != (checkpoint.step, i, len(checkpoint.shards)):
+                return f"{name}.json is of step {marker['step']}, rank {marker['rank']} of {marker['world']}"
             if i % of != part:
                 continue
             file = checkpoint.path / f"{name}.safetensors"
@@ -174,6 +172,16 @@ def find_damage(checkpoint: Checkpoint, part: int = 0, of: int = 1) -> str | Non
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             return f"{name}: {error or type(error).__name__}"
     return None if len(attempts) == 1 else "its shards are of different attempts"
+
+
+def _marker(path: Path) -> dict[str, Any] | None:
+    """What a shard's JSON says; None: it is damaged."""
+    try:
+        marker = json.loads(path.read_bytes())
+    except ValueError:
+        return None
+    stated = marker.pop("self")
+    return marker if stated == _checksum(marker) else None
 
 
 class Shards:

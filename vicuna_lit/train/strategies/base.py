@@ -16,6 +16,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from vicuna_lit.config.train import Computation
 from vicuna_lit.models.automatic import on_gpu
 from vicuna_lit.models.causal_lm import SupervisedLM
+from vicuna_lit.run_folder import RunError
 from vicuna_lit.train.checkpoint.format import Shards, TensorShard
 from vicuna_lit.train.distributed import DistributedEnv
 from vicuna_lit.train.gradients import clip_factor, scale, squared_norm
@@ -41,6 +42,23 @@ class TrainStrategy(ABC):
     @abstractmethod
     def lightning(self, env: DistributedEnv) -> Strategy:
         """Lightning's object."""
+
+    @abstractmethod
+    def suits(self, strategy: Strategy) -> bool:
+        """Whether it can work under one of Lightning's."""
+
+    def check(self, strategy: Strategy) -> None:
+        """Whether the trainer's strategy does what this one counts on: `fit` makes it, a script brings any.
+
+        Raises:
+            RunError: it does not.
+        """
+        if not self.suits(strategy):
+            raise RunError(
+                f"the config has strategy={self.config.strategy.label}, the trainer {type(strategy).__name__}: "
+                "gradients would be averaged or clipped otherwise. An own L.Trainer has one device or ddp, and the "
+                "config strategy=single or ddp; vicuna_lit.fit has the others"
+            )
 
     def plugins(self) -> list[Any]:
         """Further plugins of Lightning's Trainer."""

@@ -33,6 +33,10 @@ class FSDP(TrainStrategy):
         assert isinstance(self.config.strategy, FSDPConfig)
         return ShardedStrategy(self.config.strategy.offload, env.size, backend(self.config))
 
+    def suits(self, strategy: Strategy) -> bool:
+        """Ours alone."""
+        return isinstance(strategy, ShardedStrategy)
+
     def shard(self, lm: SupervisedLM, mesh: DeviceMesh) -> None:
         """One group of weights per decoder layer, and one at the root for embeddings, last norm and head.
 

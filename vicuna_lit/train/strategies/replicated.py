@@ -6,13 +6,14 @@ from typing import Any
 import lightning as L
 import torch
 import torch.distributed as dist
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
 from lightning.pytorch.strategies.strategy import Strategy
 from torch import Tensor
 
 from vicuna_lit.config.train import Computation
 from vicuna_lit.models.automatic import on_gpu
 from vicuna_lit.models.causal_lm import SupervisedLM
+from vicuna_lit.run_folder import RunError
 from vicuna_lit.train.checkpoint.format import TensorShard
 from vicuna_lit.train.distributed import DistributedEnv, average_over_ranks, backend
 from vicuna_lit.train.optimizer import MasterWeights
@@ -31,6 +32,25 @@ class Single(TrainStrategy):
     def lightning(self, env: DistributedEnv) -> Strategy:
         """Lightning's object."""
         return SingleDeviceStrategy("cuda:0" if on_gpu(self.config) else "cpu")
+
+    def suits(self, strategy: Strategy) -> bool:
+        """One device, or copies."""
+        copies = isinstance(strategy, DDPStrategy) and not isinstance(strategy, DeepSpeedStrategy)
+        return copies or isinstance(strategy, SingleDeviceStrategy)
+
+    def check(self, strategy: Strategy) -> None:
+        """
+        Raises:
+            RunError: torch's DistributedDataParallel would sum gradients in bf16, which rounds them otherwise for each
+                number of devices.
+        """
+        super().check(strategy)
+        plain_ddp = isinstance(strategy, DDPStrategy) and not isinstance(strategy, Fp32SumsStrategy)
+        if plain_ddp and self.config.precision == "bf16-true":
+            raise RunError(
+                "L.Trainer(strategy='ddp') sums gradients of bf16 weights in bf16: vicuna_lit.fit with strategy=ddp "
+                "sums them in fp32, or precision=bf16-mixed"
+            )
 
     def local_shards(self, lm: SupervisedLM, optimizer: Any) -> Iterator[TensorShard]:
         """Everything, on every rank."""

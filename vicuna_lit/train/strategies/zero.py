@@ -34,6 +34,10 @@ class Zero(TrainStrategy):
         """Lightning's object."""
         return ZeroStrategy(deepspeed_config(self.config), backend(self.config))
 
+    def suits(self, strategy: Strategy) -> bool:
+        """Ours alone: Lightning's divides the loss by the accumulation twice."""
+        return isinstance(strategy, ZeroStrategy)
+
     def plugins(self) -> list[Any]:
         """Batches stay as they are."""
         return [_AsItIs("32-true")]
