@@ -66,9 +66,8 @@ class Classifier:
             for start in range(0, len(alike), self._together):
                 batch = alike[start : start + self._together]
                 for (i, _), score in zip(batch, self._scored([piece for _, piece in batch]), strict=True):
-                    scores[i] = float(
-                        np.maximum(scores[i], score)
-                    )  # NaN stays NaN, which the step takes for an offence
+                    # Of a NaN this is NaN, which the step takes for an offence; `max` would drop it.
+                    scores[i] = float(np.maximum(scores[i], score))
         return iter(scores)
 
     def _pieces(self, text: str) -> list[list[int]]:
