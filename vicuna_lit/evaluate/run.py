@@ -166,7 +166,8 @@ def _asked(config: EvaluateConfig, folder: Path, settings: dict[str, Any]) -> Ev
     without = sum(not q.references for q in questions)
     if config.judge.kind == "rule" and without:
         told = f"rules judge the {len(questions) - without} questions with a reference answer; {without} have none"
-        notes.append(told if without < len(questions) else "rules judge by a reference answer, and no question has one")
+        none = "rules judge by a reference answer, and no question has one; of the bundled ones coding and math have"
+        notes.append(told if without < len(questions) else none)
     return _rated(config, names, questions, answers, reviews, notes)
 
 
