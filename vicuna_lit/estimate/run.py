@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from transformers import PreTrainedModel
 
 from vicuna_lit.compare.table import Table
+from vicuna_lit.config.compose import ConfigError
 from vicuna_lit.config.estimate import EstimateConfig
 from vicuna_lit.config.train import Layout, ModelRecipe, Recipe, StepsRecipe, TokensRecipe
 from vicuna_lit.data.plan import Plan, plan_run
@@ -38,6 +39,9 @@ SAVE_RATE = 2e9
 
 NO_SPEED = "not estimated on a CPU, whose speed nobody publishes"
 NO_FLOPS = "not estimated: what a token costs is not known for layers such as this model's"
+
+HOPELESS = 10
+"""Mean lives of a spot machine between two saves: e to this power times the work is done before one is reached."""
 
 RANGE = ("low", "likely", "high")
 BRIEF = 100
@@ -280,5 +284,9 @@ def _spot(config: EstimateConfig, time: Time, memory: Memory) -> Spot:
     every = config.checkpoint.every_minutes
     interval = every * 60 if every else best
     starting = time.parts.get("starting", 0.0)
+    if (starting + min(interval, time.likely) + save) / life > HOPELESS:
+        late = f"a machine would be gone before it has started ({starting:.0f} s), worked and saved ({save:.0f} s)"
+        hours = f"hours_between_interruptions={config.hours_between_interruptions:g}"
+        raise ConfigError([f"{hours}: {late}: the run would not end; price=on-demand"])
     machine = spot.expected(time.likely, starting, min(interval, time.likely), save, life)
     return Spot(machine / life, max(0.0, machine - time.likely), save, best)

@@ -11,6 +11,7 @@ from vicuna_lit.evaluate import verdicts
 from vicuna_lit.evaluate.answers import Answer, Answers
 from vicuna_lit.evaluate.questions import Question
 from vicuna_lit.evaluate.reviews import Review
+from vicuna_lit.inference.bodies import CUT
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +97,6 @@ def messages(case: JudgeTask, prompt: PromptConfig) -> list[dict[str, str]]:
         {"role": "system", "content": prompt.system},
         {"role": "user", "content": "\n\n".join([*parts, " ".join(t.strip() for t in task), prompt.verdict.strip()])},
     ]
-
-
-CUT = "length"
-"""Why a reply ended that has reached the most tokens, as servers say it."""
 
 
 def read(case: JudgeTask, prompt: PromptConfig, judge: str, text: str, finish: str = "") -> Review:

@@ -15,6 +15,7 @@ from vicuna_lit.data.conversation import Conversation
 from vicuna_lit.evaluate.answers import Answer, Answers, check_complete, complete, read_answers
 from vicuna_lit.evaluate.questions import Question
 from vicuna_lit.inference.backend import name_of
+from vicuna_lit.inference.bodies import CUT
 from vicuna_lit.inference.paid_client import Client, together
 from vicuna_lit.paths import locate_model
 from vicuna_lit.run_folder import RunError
@@ -148,7 +149,7 @@ async def by_endpoint(
             talk.append({"role": "user", "content": turn})
             seed = {"seed": config.seed} if config.temperature else {}
             reply = await client.ask(talk, config.max_new_tokens, config.temperature, **seed)
-            said.append((reply.text, reply.finish == "length"))
+            said.append((reply.text, reply.finish == CUT))
             talk.append({"role": "assistant", "content": reply.text})
         keep([_answer(model.name, question, said)])
 

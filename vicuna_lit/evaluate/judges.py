@@ -18,9 +18,10 @@ from vicuna_lit.config.evaluate import (
     PromptsConfig,
 )
 from vicuna_lit.data.conversation import Conversation, Turn
-from vicuna_lit.evaluate.cases import CUT, JudgeTask, merge_retry, messages, read
+from vicuna_lit.evaluate.cases import JudgeTask, merge_retry, messages, read
 from vicuna_lit.evaluate.reviews import Review
 from vicuna_lit.evaluate.verdicts import LETTERS, Scores, without_thinking
+from vicuna_lit.inference.bodies import CUT
 from vicuna_lit.inference.paid_client import Client, Messages, together
 from vicuna_lit.paths import ModelError, locate_model, model_name
 

@@ -9,11 +9,18 @@ _OVERHEAD = 64
 """Tokens that an endpoint's own chat template may add, and as many for each message."""
 
 
+CUT = "length"
+"""Why a reply ended that has reached the most tokens, as OpenAI says it."""
+_CUT = (CUT, "max_tokens", "model_length")
+"""As Gemini, Anthropic and Mistral do."""
+
+
 class Read(NamedTuple):
     """What a body says."""
 
     text: str
     finish: str
+    """`CUT` where the reply was cut off, whatever the server calls it."""
     problem: str
     """Why there is no text; empty where there is one."""
 
@@ -69,7 +76,7 @@ def read(body: Any) -> Read:
         choice["message"] if isinstance(choice.get("message"), dict) else {"content": choice.get("text")}
     )
     said = choice.get("finish_reason")
-    finish = said if isinstance(said, str) else ""
+    finish = CUT if is_cut(said) else said if isinstance(said, str) else ""
     text, refusal = _text(message.get("content")), message.get("refusal")
     if refusal or finish == "content_filter":
         return Read("", finish, f"refused: {str(refusal or 'content filter')[:80]}")
@@ -79,6 +86,11 @@ def read(body: Any) -> Read:
         thought = any(_text(message.get(name)) for name in ("reasoning_content", "reasoning"))
         return Read("", finish, "reasoning without an answer (more tokens may help)" if thought else "empty content")
     return Read(text.strip(), finish, "")
+
+
+def is_cut(finish: Any) -> bool:
+    """Whether a `finish_reason` says that the reply was cut off."""
+    return isinstance(finish, str) and finish.lower() in _CUT
 
 
 def _text(content: Any) -> str | None:

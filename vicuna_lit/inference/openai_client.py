@@ -166,7 +166,7 @@ class OpenAIClient:
                 finish = (choice and choice.finish_reason) or finish
         if finish is None:  # a server that dies closes the stream as if all were said
             raise ServerError(f"{self.endpoint.url} broke off in the middle of its reply", "try again")
-        return finish == "length"
+        return bodies.is_cut(finish)
 
     def _request(self, messages: Messages, max_tokens: int, temperature: float) -> dict[str, Any]:
         endpoint = self.endpoint

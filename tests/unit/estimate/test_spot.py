@@ -3,10 +3,13 @@
 import importlib
 import math
 import random
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from vicuna_lit.estimate import spot
+from vicuna_lit.config.compose import ConfigError, load
+from vicuna_lit.estimate import run, spot
 
 model = importlib.import_module("experiments.006_spot.model")
 derive = importlib.import_module("experiments.006_spot.derive")
@@ -75,3 +78,13 @@ def test_the_committed_traces():
     for lives in found.values():
         assert sum(map(sum, lives)) >= 72
         assert all(lasted > 0 and away >= 0 for lasted, away in lives)
+
+
+def test_a_run_that_would_not_end_is_said():
+    """Machines of four seconds: e to the thousandth of the work would be done before a first save."""
+    config: Any = load("estimate", "price=spot", "gpu=h100", "hours_between_interruptions=0.001")
+    time: Any = SimpleNamespace(likely=3600.0, parts={"starting": 60.0})
+    memory: Any = SimpleNamespace(weights=SimpleNamespace(trained=10**9))
+    with pytest.raises(ConfigError, match=r"hours_between_interruptions=0\.001: a machine would be gone"):
+        run._spot(config, time, memory)
+    assert run._spot(config.model_copy(update={"hours_between_interruptions": 8.0}), time, memory).interruptions < 1

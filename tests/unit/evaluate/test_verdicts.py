@@ -7,11 +7,13 @@ import pytest
 
 from vicuna_lit.config.compose import load
 from vicuna_lit.evaluate.answers import Answer
-from vicuna_lit.evaluate.cases import CUT, JudgeTask, read
+from vicuna_lit.evaluate.cases import JudgeTask, read
 from vicuna_lit.evaluate.judges import by_rule
 from vicuna_lit.evaluate.questions import Question
 from vicuna_lit.evaluate.reviews import Review
 from vicuna_lit.evaluate.verdicts import letter, number, pair_scores, rating
+from vicuna_lit.inference import bodies
+from vicuna_lit.inference.bodies import CUT
 
 
 @pytest.mark.parametrize(
@@ -139,6 +141,10 @@ def test_what_cannot_be_judged_has_no_verdict():
     whole, cut = (read(case, prompt, "j", "Good. Rating: 1", finish) for finish in ("stop", CUT))
     assert whole.scores == (1,) and (cut.scores, cut.text) == (None, "Good. Rating: 1") and cut.problem
     assert read(case, prompt, "j", "Rating: [[10]]\nIt is", CUT).scores == (10,)
+    said = [
+        {"choices": [{"message": {"content": "8 1"}, "finish_reason": why}]} for why in ("MAX_TOKENS", "stop", None)
+    ]
+    assert [bodies.read(body).finish for body in said] == [CUT, "stop", ""]
     kept: list[Review] = []
     by_rule([case], kept.append)
     by_rule([replace(case, question=replace(case.question, references=("Certainly",)))], kept.append)
