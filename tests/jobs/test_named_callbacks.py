@@ -62,7 +62,7 @@ class OwnFigures(L.Callback):
 
     validations = 0
 
-    def on_train_batch_end(self, trainer, pl_module, *_):
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         pl_module.log("train/loss_twice", 2 * pl_module.step_loss)
 
     def on_validation_epoch_end(self, trainer, pl_module):
