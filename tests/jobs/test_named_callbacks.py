@@ -62,7 +62,7 @@ class OwnFigures(L.Callback):
 
     validations = 0
 
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         pl_module.log("train/loss_twice", 2 * pl_module.step_loss)
 
     def on_validation_epoch_end(self, trainer, pl_module):
