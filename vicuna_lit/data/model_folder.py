@@ -1,7 +1,8 @@
 """What the files of a model's folder may say: they are a stranger's, and looked at before transformers reads them."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,24 @@ def _refuse_odd_sizes(file: Path, values: Mapping[str, Any]) -> None:
                 raise ModelError(f"{file}: {key}={value}: is not between {least:,} and {most:,}, as in any model")
         if isinstance(value, list) and key == "layer_types" and len(value) > MOST_LAYERS:
             raise ModelError(f"{file}: {key} names {len(value):,} layers")
+
+
+@contextmanager
+def told_as_model_error(what: str) -> Iterator[None]:
+    """Around a call of transformers, which raises many kinds of errors for a folder that it cannot read.
+
+    Args:
+        what: what could not be done, and of which folder.
+
+    Raises:
+        ModelError: with the reason; one of ours goes through as it is.
+    """
+    try:
+        yield
+    except ModelError:
+        raise
+    except Exception as error:
+        raise ModelError(f"{what}: {said_by_transformers(error)}") from error
 
 
 def said_by_transformers(error: Exception) -> str:

@@ -17,7 +17,7 @@ from vicuna_lit.data.auto_template import choice_of, choose
 from vicuna_lit.data.chat_template import Template, TemplateError, TextTemplate, template_named
 from vicuna_lit.data.encoder import Encoder
 from vicuna_lit.data.jinja_template import TokenizerTemplate
-from vicuna_lit.data.model_folder import refuse_odd_files, said_by_transformers
+from vicuna_lit.data.model_folder import refuse_odd_files, told_as_model_error
 from vicuna_lit.data.template_jinja import in_front, quote
 from vicuna_lit.hub import fetched_path
 from vicuna_lit.paths import ModelError, locate_model
@@ -59,12 +59,8 @@ def load_tokenizer(folder: str) -> Any:
         ModelError: there is none, or it has no EOS token.
     """
     path = locate_model(folder)
-    try:
+    with told_as_model_error(f"{path}: no tokenizer could be loaded"):
         tokenizer = AutoTokenizer.from_pretrained(**pretrained_kwargs(path))
-    except ModelError:
-        raise
-    except Exception as error:  # transformers raises many kinds
-        raise ModelError(f"{path}: no tokenizer could be loaded: {said_by_transformers(error)}") from error
     if tokenizer.eos_token_id is None:
         raise ModelError(f"{path}: the tokenizer has no EOS token, so no reply could end; set eos_token in its files")
     tokenizer.model_max_length = int(1e30)

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
-from vicuna_lit.data.model_folder import said_by_transformers
+from vicuna_lit.data.model_folder import told_as_model_error
 from vicuna_lit.data.tokenizer import pretrained_kwargs
 from vicuna_lit.paths import ModelError, locate_model
 
@@ -94,12 +94,10 @@ class Classifier:
 def _loaded(place: Path) -> tuple[Any, Any]:
     files = pretrained_kwargs(place)
     disable_progress_bar()
-    try:
+    with told_as_model_error(f"{place}: no classifier could be loaded"):
         tokenizer: Any = AutoTokenizer.from_pretrained(**files)
         how: dict[str, Any] = {"dtype": torch.float32, "use_safetensors": True, "output_loading_info": True}
         model, report = AutoModelForSequenceClassification.from_pretrained(**files, **how)
-    except Exception as error:  # transformers raises many kinds
-        raise ModelError(f"{place}: no classifier could be loaded: {said_by_transformers(error)}") from error
     if not tokenizer.is_fast:
         raise ModelError(f"{place}: its tokenizer has no tokenizer.json, so a long text cannot be cut into pieces")
     if missing := sorted(report["missing_keys"]):

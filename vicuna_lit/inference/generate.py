@@ -12,7 +12,7 @@ from vicuna_lit.config.template import TemplateConfig
 from vicuna_lit.data.conversation import Conversation
 from vicuna_lit.data.encoder import Encoder
 from vicuna_lit.data.jinja_template import TokenizerTemplate
-from vicuna_lit.data.model_folder import refuse_adapter, said_by_transformers
+from vicuna_lit.data.model_folder import refuse_adapter, told_as_model_error
 from vicuna_lit.data.tokenizer import bind, load_tokenizer, pretrained_kwargs
 from vicuna_lit.hub import fetched_path
 from vicuna_lit.models.architecture import read_config
@@ -80,14 +80,10 @@ def _model_of(place: Path) -> Any:
     """As its folder says it is, or refused: transformers would give a weight that is missing random numbers."""
     refuse_adapter(place)
     how: dict[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True}  # we tell their names
-    try:
+    with told_as_model_error(f"{place}: no model could be loaded"):
         if place.suffix == ".gguf":
             how["config"] = read_config(place)
         loaded: Any = AutoModelForCausalLM.from_pretrained(**pretrained_kwargs(place), **how)
-    except ModelError:
-        raise
-    except Exception as error:  # transformers raises many kinds
-        raise ModelError(f"{place}: no model could be loaded: {said_by_transformers(error)}") from error
     model, report = loaded
     refuse_faults(place, model, report)
     return model

@@ -16,7 +16,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from vicuna_lit.config.base import PretrainedModelConfig, ScratchModelConfig
 from vicuna_lit.config.train import Computation
-from vicuna_lit.data.model_folder import refuse_adapter, said_by_transformers
+from vicuna_lit.data.model_folder import refuse_adapter, told_as_model_error
 from vicuna_lit.data.tokenizer import pretrained_kwargs, tokenizer_of
 from vicuna_lit.models import gguf
 from vicuna_lit.paths import ModelError, locate_model
@@ -132,10 +132,8 @@ def _named(architecture: dict[str, Any], tokenizer: Any) -> Any:
     if tokenizer:
         ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
         own |= {"vocab_size": len(tokenizer), **ids}
-    try:
+    with told_as_model_error("model.architecture"):  # each family checks its fields in its own way
         return kind(**(own | given))
-    except Exception as error:  # each family checks its fields in its own way
-        raise ModelError(f"model.architecture: {said_by_transformers(error)}") from error
 
 
 def _of_folder(model: ScratchModelConfig | PretrainedModelConfig, place: Path) -> Any:
@@ -177,13 +175,9 @@ def read_configs(place: Path) -> tuple[Any, Any]:
         ModelError: there is none that transformers knows.
     """
     refuse_adapter(place)
-    try:
+    with told_as_model_error(f"{place}: no model could be read"):
         whole: Any = AutoConfig.from_pretrained(**pretrained_kwargs(place))
         return whole, whole.get_text_config()
-    except ModelError:
-        raise
-    except Exception as error:  # transformers raises many kinds
-        raise ModelError(f"{place}: no model could be read: {said_by_transformers(error)}") from error
 
 
 def _same_in_every_row(hf: Any, config: Computation) -> None:
@@ -226,10 +220,8 @@ def _stretch(hf: Any, config: Computation) -> None:
         new = rope | {"rope_type": "linear", "factor": float(factor) * rope.get("factor", 1.0)}
     hf.rope_parameters = new if "rope_type" in hf.rope_parameters else hf.rope_parameters | {"full_attention": new}
     hf.max_position_embeddings = longest * factor
-    try:
+    with told_as_model_error(f"model.rope_scaling={how}, {hf.model_type}"):  # each family checks them in its own way
         hf.validate_rope()
-    except Exception as error:  # each family checks its positions in its own way
-        raise ModelError(f"model.rope_scaling={how}, {hf.model_type}: {said_by_transformers(error)}") from error
 
 
 def _reaches(hf: Any, validated: int) -> None:
