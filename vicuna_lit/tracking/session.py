@@ -104,8 +104,11 @@ class Session:
         Args:
             row: numbers alone: for tables and files the environment is changed, which all threads share.
         """
+
+        def write(run: Any) -> None:
+            run.log(row, step=step, commit=True)
+
         self._thread = self._thread or ThreadPoolExecutor(1, "rows for W&B")
-        write: Callable[[Any], None] = lambda run: run.log(row, step=step, commit=True)  # noqa: E731
         self._soon = self._thread.submit(self._try, "a row of its history", write, False)
 
     def summarize(self, figures: dict[str, Any]) -> None:
