@@ -82,6 +82,7 @@ wandb.teardown()
 def test_runs_in_a_notebook_beside_a_run_of_the_users_and_an_event_loop(tmp_path, monkeypatch):
     """`fit` three times, one of them found: one line of progress each, and the user's own W&B run is left alone."""
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    monkeypatch.delenv("WANDB_SERVICE", raising=False)  # else W&B's process of this session writes for the kernel too
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in CELLS])
     (tmp_path / "mine").mkdir()
     NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()
