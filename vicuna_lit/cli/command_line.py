@@ -283,6 +283,9 @@ def jobs_of(line: CommandLine) -> list[Any]:
         problems.append(
             "run.dir: jobs of a sweep would share it; hydra.sweep.dir=<folder> names the folder of them all"
         )
+    hydra = line.hydra
+    if not line.multirun and hydra is not None and hydra.run.dir != "." and not hydra.job.chdir:
+        problems.append(f"hydra.run.dir={hydra.run.dir}: a run's folder is run.dir=<folder> here")
     if any(getattr(config, "halving", None) for config in configs) and (why := _not_halved(line)):
         problems.append(f"halving: {why}")
     if any(getattr(config, "halving", None) and config.stop_after is not None for config in configs):

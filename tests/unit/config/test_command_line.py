@@ -129,6 +129,7 @@ def test_a_file_that_would_take_hours_to_read_is_refused(text, is_refused, conf)
         (["hydra.searchpath=file://conf"], "hydra.searchpath=file://conf: is a list of places"),
         (["hydra.searchpath=[pkg://nothing.conf]"], "nothing.conf: no such folder"),
         (["-m", "experiment=null,vicuna"], "no job of a sweep can leave experiment out"),
+        (["hydra.run.dir=mine"], "hydra.run.dir=mine: a run's folder is run.dir=<folder> here"),
         (["-m", "--config-name=mine"], "--config-name, --config-path: not in a multirun"),
     ],
 )
