@@ -37,6 +37,8 @@ OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
 _KNOWN: dict[tuple[Any, ...], tuple[list[Any], DictConfig]] = {}
 """What was composed of the same choices, with the nodes in Hydra's store at that time, see `_compose`."""
 MOST_KNOWN = 32
+ALIKE = 0.6
+"""Of the letters of a wrong key the share that another key must have too, to be guessed."""
 
 
 @overload
@@ -103,7 +105,7 @@ def check(job: Job, node: DictConfig, problems: Sequence[str] = ()) -> Any:
     except ValidationError as error:
         for item in error.errors():
             path = _path(item["loc"], values)
-            found += [] if path in missing else [_describe(path, item, values).replace("\n", "\\n")]
+            found += [] if path in missing else [_describe(job, path, item, values).replace("\n", "\\n")]
         raise ConfigError(list(dict.fromkeys(found))) from None
     if found:
         raise ConfigError(found)
@@ -215,7 +217,7 @@ def _describe_override(override: str, error: Exception, node: DictConfig, places
     return f"{override}: {str(error).splitlines()[0]}"
 
 
-def _describe(path: str, item: Any, values: Any) -> str:
+def _describe(job: Job, path: str, item: Any, values: Any) -> str:
     message, given = item["msg"], item["input"]
     match item["type"]:
         case "extra_forbidden":
@@ -231,9 +233,19 @@ def _describe(path: str, item: Any, values: Any) -> str:
             text = message.removeprefix("Value error, ")
             return f"{path}: {text}" if path else text
         case "model_type" | "model_attributes_type":
-            return f"{path}={given!r:.60}: {path} holds keys; set one of them, such as {path}.<key>=…"
+            below = [f"{path}.{key}" for key in _keys_below(job, path)]
+            such = ", ".join(below[:3]) or f"{path}.<key>"
+            return f"{path}={given!r:.60}: {path} holds keys; set one of them, such as {such}"
         case _:
             return f"{path}={given!r:.60}: {message[0].lower()}{message[1:]}"
+
+
+def _keys_below(job: Job, path: str) -> list[str]:
+    """The keys of a group; none where it is a choice between several."""
+    kind: Any = JOBS[job]
+    for part in path.split("."):
+        kind = kind.model_fields[part].annotation if part in getattr(kind, "model_fields", ()) else None
+    return list(getattr(kind, "model_fields", ()))
 
 
 def unknown_key(key: str, keys: Sequence[str]) -> str:
@@ -243,7 +255,7 @@ def unknown_key(key: str, keys: Sequence[str]) -> str:
     if ours := ELSEWHERE.get(key) or ELSEWHERE.get(key.rpartition(".")[2]):
         what, _, why = ours.partition("nothing: ")
         return f"{key}: unknown key; here " + (f"there is nothing for it: {why}" if why else f"it is {what}")
-    return f"{key}: unknown key{nearest(key, keys)}"
+    return f"{key}: unknown key{nearest(key, keys, ALIKE)}"
 
 
 def _path(loc: tuple[int | str, ...], values: Any) -> str:
@@ -267,11 +279,15 @@ def _keys(values: Any, prefix: str = "") -> list[str]:
     return [k for key, value in values.items() for k in (f"{prefix}{key}", *_keys(value, f"{prefix}{key}."))]
 
 
-def nearest(word: str, names: Sequence[str]) -> str:
-    """` (did you mean …?)` with the name that is closest to a word, or nothing."""
+def nearest(word: str, names: Sequence[str], alike: float = 0.5) -> str:
+    """` (did you mean …?)` with the name that is closest to a word, or nothing.
+
+    Args:
+        alike: the least share of letters that both have in the same order.
+    """
     names = [n for n in names if n != word]
-    close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(word, names, n=1, cutoff=alike)
     if not close:
         tails = {n.rpartition(".")[2]: n for n in names}
-        close = [tails[t] for t in difflib.get_close_matches(word.rpartition(".")[2], list(tails), n=1)]
+        close = [tails[t] for t in difflib.get_close_matches(word.rpartition(".")[2], list(tails), 1, alike + 0.1)]
     return f" (did you mean {close[0]}?)" if close else ""

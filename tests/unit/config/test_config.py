@@ -119,6 +119,7 @@ def test_weights_that_are_the_users_must_be_named():
         ("gradient_checkpointing=true", "gradient_checkpointing: true is none of auto, none, full"),
         ("attention=sdpa", "attention=sdpa: no such choice (did you mean"),
         ("strategy=fsdpp", "did you mean fsdp?"),
+        ("optimizer=adamw", "optimizer holds keys; set one of them, such as optimizer.kind, optimizer.lr"),
         ("~model.architecture.model_type", "model.architecture: model_type must be given, transformers' name"),
         ("finetune=qlora", "finetune: qlora quantises the weights of a Hugging Face folder"),
     ],

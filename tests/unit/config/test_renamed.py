@@ -8,6 +8,7 @@ import pytest
 from vicuna_lit.compare.runs import read_run
 from vicuna_lit.config.base import CONF_DIR
 from vicuna_lit.config.compose import ConfigError, load, unknown_key
+from vicuna_lit.config.reference import entries
 from vicuna_lit.config.renamed import ELSEWHERE, RENAMED, VALUES, new_key, with_new_names
 from vicuna_lit.config.train import TrainConfig
 from vicuna_lit.data.conversation import Conversation, write_jsonl
@@ -82,6 +83,14 @@ def test_every_key_of_another_tool_has_ours():
     for key, ours in ELSEWHERE.items():
         here = f"it is {ours}".replace("it is nothing:", "there is nothing for it:")
         assert unknown_key(key, []) == f"{key}: unknown key; here {here}"
+
+
+def test_a_key_that_no_key_is_like_gets_no_guess():
+    """With a guess that is far off a reader would set a key that does something else."""
+    keys = [entry.key for entry in entries("train")]
+    assert unknown_key("contextlen", keys) == "contextlen: unknown key (did you mean context_length?)"
+    for key in ("ddp_timeout", "model_init_kwargs", "offload_folder", "tf32"):
+        assert unknown_key(key, keys) == f"{key}: unknown key"
 
 
 QUICK = sorted(ELSEWHERE)[::14]
