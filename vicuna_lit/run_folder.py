@@ -188,9 +188,18 @@ def new_wandb_id(folder: Path, known: str | None = None) -> str:
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """The fields in which two dumped configs differ, a line each."""
+    """The fields in which two dumped configs differ, a line each.
+
+    A field that one of them lacks, as those of an earlier version and of another choice do, counts as null: what it
+    would have been is not known, for defaults change.
+    """
     a, b = flatten(old), flatten(new)
-    return [f"{k}: {a.get(k)!r} → {b.get(k)!r}" for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k)]
+    differing = [key for key in sorted(a.keys() | b.keys()) if a.get(key) != b.get(key)]
+    return [f"{key}: {_shown(a, key)} → {_shown(b, key)}" for key in differing]
+
+
+def _shown(values: dict[str, Any], key: str) -> str:
+    return repr(values[key]) if key in values else "absent"
 
 
 def refuse_other_settings(
