@@ -10,7 +10,7 @@ import shutil
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -187,10 +187,22 @@ def new_wandb_id(folder: Path, known: str | None = None) -> str:
     return known or asked or uuid.uuid4().hex[:8]
 
 
-def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """The fields in which two dumped configs differ, a line each."""
+def differences(old: dict[str, Any], new: dict[str, Any], aside: Collection[str] = ()) -> list[str]:
+    """The fields in which two dumped configs differ, a line each.
+
+    A field that one of them lacks, as those of an earlier version and of another choice do, counts as null: what it
+    would have been is not known, for defaults change.
+
+    Args:
+        aside: keys that are left out, with all below them.
+    """
     a, b = flatten(old), flatten(new)
-    return [f"{k}: {a.get(k)!r} → {b.get(k)!r}" for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k)]
+    differing = [key for key in sorted(a.keys() | b.keys()) if a.get(key) != b.get(key) and not is_below(key, aside)]
+    return [f"{key}: {_shown(a, key)} → {_shown(b, key)}" for key in differing]
+
+
+def _shown(values: dict[str, Any], key: str) -> str:
+    return repr(values[key]) if key in values else "absent"
 
 
 def refuse_other_settings(
@@ -205,13 +217,11 @@ def refuse_other_settings(
     Raises:
         RunError: with every other setting that differs.
     """
-    changed = differences(saved, wanted)
-    allowed = [line for line in changed if is_below(line.partition(":")[0], may_change)]
-    if other := [line for line in changed if line not in allowed]:
+    if other := differences(saved, wanted, may_change):
         lines = "\n  ".join(other)
         choose = f"choose another with run.dir=<folder>{way_out}"
         raise RunError(f"{folder} holds a run with other settings; {choose}:\n  {lines}")
-    return allowed
+    return differences(saved, wanted)
 
 
 LEAST_FILES = 100

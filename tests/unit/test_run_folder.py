@@ -11,7 +11,14 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from tests.helpers.runs import COMMON
 from vicuna_lit import run_folder
 from vicuna_lit.config.compose import load
-from vicuna_lit.run_folder import RunError, check_disk, check_replaceable, whole_folder
+from vicuna_lit.run_folder import (
+    RunError,
+    check_disk,
+    check_replaceable,
+    differences,
+    refuse_other_settings,
+    whole_folder,
+)
 from vicuna_lit.train.resume import lacks_room
 
 
@@ -76,3 +83,12 @@ def test_checkpoints_must_fit_where_they_lie(tmp_path, monkeypatch):
     assert lacks_room(config, tmp_path, model) is None
     (tmp_path / "checkpoints").mkdir()
     assert "GB are free" in (lacks_room(config, tmp_path, model) or "")
+
+
+def test_a_key_that_an_earlier_version_lacks_is_said_to_be_absent():
+    old, new = {"seed": 1, "run": {"name": "a"}}, {"seed": 1, "run": {"name": "b"}, "order": "shuffled", "push": None}
+    assert differences(old, new) == ["order: absent → 'shuffled'", "run.name: 'a' → 'b'"]  # one that is null is none
+    assert differences(old, new, ("run",)) == ["order: absent → 'shuffled'"]
+    with pytest.raises(RunError, match="order: absent"):
+        refuse_other_settings(Path("run"), old, new, ("run",))
+    assert refuse_other_settings(Path("run"), old, new, ("run", "order")) == differences(old, new)

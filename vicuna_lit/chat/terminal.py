@@ -10,9 +10,9 @@ from vicuna_lit.inference.backend import Settings
 HELP = "/retry  /clear  /quit; Ctrl-C stops a reply"
 
 
-def converse(service: ChatService, read: Callable[[str], str] = input, console: Console | None = None) -> None:
+def converse(service: ChatService, read: Callable[[str], str] = input) -> None:
     """Reads prompts and streams replies until /quit or the end of the input."""
-    out, talk, settings = console or Console(highlight=False), service.begin(), service.config.settings
+    out, talk, settings = Console(highlight=False), service.begin(), service.config.settings
     how = Settings(settings.temperature, settings.max_new_tokens)
     out.print(f"{service.names(talk)[0]}. {HELP}", markup=False)
     while True:

@@ -21,7 +21,7 @@ from vicuna_lit.cli.app import JobFailed, is_expected
 from vicuna_lit.cli.fit_check import cannot_fit
 from vicuna_lit.cli.halving import standing
 from vicuna_lit.compare.runs import FAILURES, figure, read_sweep, short_names
-from vicuna_lit.config.base import is_below, other_keys
+from vicuna_lit.config.base import other_keys
 from vicuna_lit.config.texts import folder_name
 from vicuna_lit.config.train import Recipe, TokensRecipe, TrainConfig
 from vicuna_lit.hub import fetched
@@ -94,7 +94,7 @@ def other_recipes(configs: Sequence[TrainConfig], folder: Path) -> Iterator[str]
         if str(run.folder.absolute()) in own or "experiment" in run.swept:
             continue
         aside = (*NO_RECIPE, *run.swept, *(key for config in configs for key in config.run.swept))
-        lines = [line for line in differences(run.config, wanted) if not is_below(line.partition(":")[0], aside)]
+        lines = differences(run.config, wanted, aside)
         if lines and tuple(lines) not in told:
             told.add(tuple(lines))
             more = f" and {len(lines) - 3} more" if len(lines) > 3 else ""

@@ -8,8 +8,12 @@ from vicuna_lit.config.base import Config
 
 
 class StrategyFacts(Config):
-    """What the config of any strategy says of it."""
+    """What the config of any strategy says of it. `TrainChecks` goes by these, so a new strategy needs no new check."""
 
+    one_process: ClassVar[bool] = False
+    """Whether it knows one device alone."""
+    keeps_fp32: ClassVar[bool] = False
+    """Whether it has fp32 master weights whatever the config says."""
     shards_state: ClassVar[bool] = False
     """Whether a device holds a part of the optimizer's state alone, of rows or stretches of a matrix."""
 
@@ -17,6 +21,11 @@ class StrategyFacts(Config):
     def label(self) -> str:
         """As in `conf/strategy`."""
         return str(getattr(self, "kind", ""))
+
+    @property
+    def shards_weights(self) -> bool:
+        """Whether a device holds a part of each weight alone."""
+        return False
 
     @property
     def gathers_by_hooks(self) -> bool:
@@ -28,6 +37,7 @@ class SingleConfig(StrategyFacts):
     """One process on one device."""
 
     kind: Literal["single"]
+    one_process: ClassVar[bool] = True
 
 
 class DDPConfig(StrategyFacts):
@@ -49,6 +59,11 @@ class FSDPConfig(StrategyFacts):
         """As in `conf/strategy`."""
         return f"fsdp{'_offload' * self.offload}"
 
+    @property
+    def shards_weights(self) -> bool:
+        """By layer."""
+        return True
+
 
 class ZeroConfig(StrategyFacts):
     """DeepSpeed's ZeRO (Rajbhandari et al. 2020)."""
@@ -58,6 +73,7 @@ class ZeroConfig(StrategyFacts):
     """1 shards the optimizer state, 2 the gradients too, 3 the weights too."""
     offload: bool
     """Keep weights and optimizer state in CPU memory (stage 3)."""
+    keeps_fp32: ClassVar[bool] = True
     shards_state: ClassVar[bool] = True
 
     @property
@@ -66,9 +82,18 @@ class ZeroConfig(StrategyFacts):
         return f"zero{self.stage}{'_offload' * self.offload}"
 
     @property
+    def shards_weights(self) -> bool:
+        """Stage 3 does."""
+        return self.stage == 3
+
+    @property
     def gathers_by_hooks(self) -> bool:
         """Stage 3 does."""
         return self.stage == 3
+
+
+StrategyConfig = Annotated[SingleConfig | DDPConfig | FSDPConfig | ZeroConfig, Field(discriminator="kind")]
+"""One of them; the type checker names each `match` that lacks a case (`strategy_of`, `residence`)."""
 
 
 class FullConfig(Config):
@@ -108,5 +133,4 @@ class LoraConfig(Config):
     """Last names of the linear layers that get one; all-linear: every one of the decoder's layers, but no router."""
 
 
-StrategyConfig = Annotated[SingleConfig | DDPConfig | FSDPConfig | ZeroConfig, Field(discriminator="kind")]
 FinetuneConfig = Annotated[FullConfig | PartialConfig | LastLayersConfig | LoraConfig, Field(discriminator="kind")]

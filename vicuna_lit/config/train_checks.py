@@ -122,12 +122,12 @@ class TrainChecks(Config):
     def _suits_the_recipe(cls, strategy: Any, info: ValidationInfo) -> Any:
         known, problems = info.data, []
         trainer, finetune, optimizer = (known.get(key) for key in ("trainer", "finetune", "optimizer"))
-        if strategy.kind == "zero" and _bare(info):
+        if strategy.keeps_fp32 and _bare(info):
             problems.append("ZeRO always keeps fp32 master weights: master_weights=true, or another strategy")
-        if trainer and trainer.devices > 1 and strategy.kind == "single":
+        if trainer and trainer.devices > 1 and strategy.one_process:
             several = "strategy=ddp, fsdp, fsdp_offload, zero1, zero2, zero3 or zero3_offload"
             problems.append(f"{cls.DEVICES}={trainer.devices} needs a strategy for several processes: {several}")
-        if finetune and finetune.kind == "qlora" and (strategy.kind == "fsdp" or strategy.gathers_by_hooks):
+        if finetune and finetune.kind == "qlora" and strategy.shards_weights:
             problems.append("qlora's 4-bit weights are not sharded: strategy=single, ddp, zero1 or zero2")
         if optimizer and optimizer.kind != "adamw" and strategy.shards_state:
             shards = "keeps its state by whole matrices or blocks of them; shards would change what it computes"

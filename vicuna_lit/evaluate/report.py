@@ -1,7 +1,7 @@
 """What an evaluation has found: on one screen, and as `report.html` with every answer and what was said of it."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,11 @@ MOST = 12
 """Rows of a table on the screen; the page has them all."""
 EXAMPLES = 3
 """Reviews without a verdict that are shown."""
+FILES = {
+    "report.html": "the page: figures, every answer, what the judge said",
+    "table.json": "and table.csv: each pair, each category; statistics.json: judges, ratings, doubts",
+}
+"""Of an evaluation's folder: what each is."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -49,6 +54,11 @@ class Evaluation:
         return [row for row in self.totals if row.opponent is not None]
 
     @property
+    def alone(self) -> list[RatingRow]:
+        """A model that was rated without an opponent, over all questions and turns."""
+        return [row for row in self.totals if row.opponent is None]
+
+    @property
     def totals(self) -> list[RatingRow]:
         """The rows over all questions and turns."""
         return [row for row in self.table if row.category == "all" and row.turn is None]
@@ -72,29 +82,56 @@ class Evaluation:
 def show(found: Evaluation, folder: str) -> None:
     """Prints who is better, how sure that is, and where everything lies."""
     console = Console(highlight=False)
-    pairs, alone = ([row for row in found.totals if (row.opponent is None) == single] for single in (False, True))
-    for row in pairs[:MOST]:
+    _show_models(found, console)
+    for judge in found.judges:
+        console.print(*_of_judge(judge), markup=False, soft_wrap=True)
+    _show_unread(found, console)
+    for pair in found.agreements[:MOST]:
+        kappa = "undefined (one verdict only)" if pair["kappa"] is None else f"{pair['kappa']:.3f}"
+        console.print(f"{' and '.join(pair['judges'])}: kappa {kappa} on {pair['shared']}", markup=False)
+    for note in found.notes:
+        console.print(f"note: {note}", markup=False, soft_wrap=True)
+    if doubts := sum(review.parsed for review in found.flagged_reviews):
+        console.print(f"note: {doubts} reviews say another thing than what is stored of them; the stored one counts")
+    for name, what in FILES.items():
+        console.print(f"  {Path(folder) / name}  {what}", markup=False, soft_wrap=True)
+
+
+def _show_models(found: Evaluation, console: Console) -> None:
+    """Each pair, and each model that was rated alone."""
+    for row in found.pairs[:MOST]:
         by = f", judged by {row.judge}" if len(found.judges) > 1 else ""
         console.print(f"[bold]{escape(row.model)}[/bold] against [bold]{escape(row.opponent or '')}[/bold]{escape(by)}")
-        parts = [] if row.score is None else [f"score {score(row.score)} : {score(row.opponent_score)}"]
-        parts += [f"= {share(row.ratio)}{_brackets(row.ratio_interval)};"] if row.ratio is not None else []
-        undecided = f" ({row.undecided} undecided)" if row.undecided else ""
-        parts += [f"won {row.wins}, tied {row.ties}{undecided}, lost {row.losses}:"]
-        parts += [f"win rate {share(row.win_rate)}{_brackets(row.win_rate_interval)}"]
-        console.print("  " + " ".join(parts), markup=False, soft_wrap=True)
-    for row in alone[:MOST]:
+        console.print("  " + " ".join(_of_pair(row)), markup=False, soft_wrap=True)
+    for row in found.alone[:MOST]:
         interval = _brackets(row.mean_score_interval, percent=False)
         console.print(f"{row.model}: mean rating {score(row.mean_score)}{interval} of {row.judgments}", markup=False)
     if len(found.totals) > MOST:
         console.print(f"… {len(found.totals)} rows in all")
-    for judge in found.judges:
-        parts = [f"judge {judge.judge}:"]
-        if judge.both_orders:
-            parts.append(f"same winner in both orders {share(judge.consistent)},")
-            parts.append(f"always the first {share(judge.prefers_first)}, the second {share(judge.prefers_second)};")
-        if judge.decided:
-            parts.append(f"the longer answer won {share(judge.longer_won)} of {judge.decided};")
-        console.print(*parts, f"{judge.unparsed} reviews without a verdict", markup=False, soft_wrap=True)
+
+
+def _of_pair(row: RatingRow) -> Iterator[str]:
+    if row.score is not None:
+        yield f"score {score(row.score)} : {score(row.opponent_score)}"
+    if row.ratio is not None:
+        yield f"= {share(row.ratio)}{_brackets(row.ratio_interval)};"
+    undecided = f" ({row.undecided} undecided)" if row.undecided else ""
+    yield f"won {row.wins}, tied {row.ties}{undecided}, lost {row.losses}:"
+    yield f"win rate {share(row.win_rate)}{_brackets(row.win_rate_interval)}"
+
+
+def _of_judge(judge: Judge) -> Iterator[str]:
+    yield f"judge {judge.judge}:"
+    if judge.both_orders:
+        yield f"same winner in both orders {share(judge.consistent)},"
+        yield f"always the first {share(judge.prefers_first)}, the second {share(judge.prefers_second)};"
+    if judge.decided:
+        yield f"the longer answer won {share(judge.longer_won)} of {judge.decided};"
+    yield f"{judge.unparsed} reviews without a verdict"
+
+
+def _show_unread(found: Evaluation, console: Console) -> None:
+    """Some of the reviews without a verdict."""
     unread = [review for review in found.flagged_reviews if not review.parsed]
     for review in unread[:EXAMPLES]:
         said = " ".join(review.text.split())
@@ -103,18 +140,6 @@ def show(found: Evaluation, folder: str) -> None:
         console.print(f"  {about}: {review.problem}; it says: {said!r}", markup=False, soft_wrap=True)
     if len(unread) > EXAMPLES:
         console.print(f"  … {len(unread) - EXAMPLES} more without a verdict, in statistics.json under doubts")
-    for pair in found.agreements[:MOST]:
-        kappa = "undefined (one verdict only)" if pair["kappa"] is None else f"{pair['kappa']:.3f}"
-        console.print(f"{' and '.join(pair['judges'])}: kappa {kappa} on {pair['shared']}", markup=False)
-    for note in found.notes:
-        console.print(f"note: {note}", markup=False, soft_wrap=True)
-    if doubts := sum(review.parsed for review in found.flagged_reviews):
-        console.print(f"note: {doubts} reviews say another thing than what is stored of them; the stored one counts")
-    for name, what in {
-        "report.html": "the page: figures, every answer, what the judge said",
-        "table.json": "and table.csv: each pair, each category; statistics.json: judges, ratings, doubts",
-    }.items():
-        console.print(f"  {Path(folder) / name}  {what}", markup=False, soft_wrap=True)
 
 
 def _brackets(interval: Interval | None, percent: bool = True) -> str:
@@ -136,7 +161,7 @@ def render(evaluation: Evaluation) -> str:
         {"share": share, "score": score, "between": between, "cut": _cut},
         it=evaluation,
         pairs=pairs,
-        alone=[row for row in evaluation.totals if row.opponent is None],
+        alone=evaluation.alone,
         most=max((s for row in pairs for s in (row.score, row.opponent_score) if s), default=0),
         by_pair=by_pair,
         reviews=reviews,

@@ -5,9 +5,12 @@ from collections.abc import Sequence
 import numpy as np
 
 Array = np.ndarray
+MOST_ITERATIONS = 2000
+TOLERANCE = 1e-9
+"""Of the logarithm of a strength, from one iteration to the next."""
 
 
-def bradley_terry(wins: Array, iterations: int = 2000, tolerance: float = 1e-9) -> Array:
+def bradley_terry(wins: Array) -> Array:
     """Ratings on Elo's scale with mean 1000: [..., models] from wins [..., models, models], ties half to each.
 
     Maximum likelihood by Hunter's (2004) minorisation, all samples at once. Every pair that met is given one more
@@ -17,13 +20,13 @@ def bradley_terry(wins: Array, iterations: int = 2000, tolerance: float = 1e-9) 
     wins = wins + 0.5 * (games > 0)
     games = wins + np.swapaxes(wins, -1, -2)
     strength = np.ones(wins.shape[:-1])
-    for _ in range(iterations):
+    for _ in range(MOST_ITERATIONS):
         pairs = games / (strength[..., :, None] + strength[..., None, :])
         new = wins.sum(-1) / np.maximum(pairs.sum(-1), 1e-300)
         new = new / np.exp(np.log(np.maximum(new, 1e-300)).mean(-1, keepdims=True))
         change = np.abs(np.log(np.maximum(new, 1e-300) / np.maximum(strength, 1e-300))).max()
         strength = new
-        if change < tolerance:
+        if change < TOLERANCE:
             break
     return 1000 + 400 * np.log10(np.maximum(strength, 1e-300))
 

@@ -31,6 +31,16 @@ MOST_REPLIES = 6
 """That are shown on the screen."""
 MOST_OF_A_REPLY = 160
 """Characters that are shown of one; a model that knows nothing repeats itself to the limit."""
+FILES = {
+    "hf": "the model: transformers opens this folder",
+    "adapter": "the adapters alone: PEFT opens this folder",
+    "result.json": "losses, speed, memory, replies",
+    "metrics.csv": "one row per step",
+    "validation.csv": "the validation loss of each held-out conversation",
+    "report.html": "what was run, curves, replies, where the time went",
+    "wandb": "the W&B run",
+}
+"""Of a run's folder: what each is."""
 
 
 def describe(
@@ -42,21 +52,25 @@ def describe(
         config: with a choice in the place of each `auto`.
         own: what a script has added, `Extensions.described`.
     """
-    plan, report = data.plan, data.report
+    rows = _of_every_run(config, data, model, proof) | _of_some_runs(config, data, model, own)
     table = Table.grid(padding=(0, 2))
+    for name, text in rows.items():
+        table.add_row(name, text)
+    console.print(table)
+    for line in notes(config, data, getattr(model.config, "max_position_embeddings", None)):
+        console.print(f"[yellow]note:[/] {escape(line)}", highlight=False)
+    return rows
+
+
+def _of_every_run(config: TrainConfig, data: PlannedData, model: PreTrainedModel, proof: Proof) -> dict[str, str]:
+    plan = data.plan
     adapters = sum(p.numel() for name, p in model.named_parameters() if ".lora_" in name)
     parameters, trained = model.num_parameters() - adapters, model.num_parameters(only_trainable=True)
     part = f"{trained:,} trained ({trained / parameters:.2%}), " if trained != parameters else ""
-    held, pieces = len(np.unique(data.validation.records)), len(data.validation)
     tokens, supervised = int(plan.step_tokens.sum()), int(plan.step_supervised.sum())
-    dropped = ", ".join(f"{n} {reason}" for reason, n in report.rejected_by_reason.items()) or "none"
-    lost = ", ".join(f"{n} {reason}" for reason, n in report.exchanges_rejected_by_reason.items())
-    first = next((f"; the first, {r.id}: {r.reason} ({r.detail})" for r in report.first_rejections if r.detail), "")
-    rows = {
+    return {
         "model": f"{parameters:,} parameters, {part}{type(model).__name__}, {config.precision}; {proof}",
-        "data": f"{report.records_kept:,} of {report.records_in:,} training records → {len(data.train):,} examples; "
-        f"{held:,} others held out{f' as {pieces:,} examples' if pieces != held else ''}",
-        "rejected": f"{dropped}; exchanges of kept records: {lost or 'none'}; turns cut: {report.turns_cut}{first}",
+        **_of_the_data(data),
         "steps": f"{plan.steps:,} steps of {config.conversations_per_step} {config.step_unit}s, {plan.epochs:g} epochs",
         "tokens": f"{tokens:,} tokens, {supervised:,} supervised ({supervised / tokens:.0%})",
         "recipe": _recipe(config),
@@ -64,8 +78,25 @@ def describe(
         "kernels": f"attention {config.attention}, layers {'by Liger' if config.kernels == 'liger' else 'of torch'}"
         f"{', compiled' * bool(config.compile)}; gradient checkpointing: {config.gradient_checkpointing}",
     }
-    if own:
-        rows["own"] = own
+
+
+def _of_the_data(data: PlannedData) -> dict[str, str]:
+    """What is trained on, and what was rejected."""
+    report = data.report
+    held, pieces = len(np.unique(data.validation.records)), len(data.validation)
+    dropped = ", ".join(f"{n} {reason}" for reason, n in report.rejected_by_reason.items()) or "none"
+    lost = ", ".join(f"{n} {reason}" for reason, n in report.exchanges_rejected_by_reason.items())
+    first = next((f"; the first, {r.id}: {r.reason} ({r.detail})" for r in report.first_rejections if r.detail), "")
+    return {
+        "data": f"{report.records_kept:,} of {report.records_in:,} training records → {len(data.train):,} examples; "
+        f"{held:,} others held out{f' as {pieces:,} examples' if pieces != held else ''}",
+        "rejected": f"{dropped}; exchanges of kept records: {lost or 'none'}; turns cut: {report.turns_cut}{first}",
+    }
+
+
+def _of_some_runs(config: TrainConfig, data: PlannedData, model: PreTrainedModel, own: str) -> dict[str, str]:
+    """What only some configs have."""
+    rows = {"own": own} if own else {}
     if config.model.add_tokens:
         rows["added"] = _added(config.model.add_tokens, data)
     if config.extends is not None:
@@ -79,11 +110,6 @@ def describe(
         )
     if isinstance(config.finetune, LoraConfig):
         rows["finetune"] = describe_adapters(model, config.finetune.targets)
-    for name, text in rows.items():
-        table.add_row(name, text)
-    console.print(table)
-    for line in notes(config, data, getattr(model.config, "max_position_embeddings", None)):
-        console.print(f"[yellow]note:[/] {escape(line)}", highlight=False)
     return rows
 
 
@@ -152,49 +178,56 @@ def say_stopped(config: TrainConfig, step: int) -> None:
 
 def conclude(result: Result, folder: Path, brief: bool = False) -> None:
     """Prints doubts (`notes`), the losses and, unless it shall be brief, the replies and where everything lies."""
-    for pair in () if brief else result.replies[:MOST_REPLIES]:
-        console.print(f"\n[bold]{escape(pair['question'])}[/]", highlight=False)
-        console.print(
-            f"  before: {_short(pair['before'])}", style="bright_black", markup=False, highlight=False, soft_wrap=True
-        )
-        console.print(
-            f"  after:  {_short(pair['after'])}", style="green", markup=False, highlight=False, soft_wrap=True
-        )
-    if not brief and (more := len(result.replies[MOST_REPLIES:])):
-        console.print(f"\n… {more} more replies in report.html", highlight=False)
+    if not brief:
+        _say_replies(result)
     for line in result.notes:
         console.print(f"[yellow]note:[/] {escape(line)}", highlight=False)
+    _say_losses(result)
+    _say_end(result, brief)
+    if not brief and result.status != "stopped":
+        _say_files(folder)
+
+
+def _say_replies(result: Result) -> None:
+    for pair in result.replies[:MOST_REPLIES]:
+        console.print(f"\n[bold]{escape(pair['question'])}[/]", highlight=False)
+        for when, colour in (("before", "bright_black"), ("after", "green")):
+            said = f"  {f'{when}:':<7} {_short(pair[when])}"
+            console.print(said, style=colour, markup=False, highlight=False, soft_wrap=True)
+    if more := len(result.replies[MOST_REPLIES:]):
+        console.print(f"\n… {more} more replies in report.html", highlight=False)
+
+
+def _say_losses(result: Result) -> None:
     if result.val_loss is not None and result.val_loss_before is not None:
         before, after = result.val_loss_before, result.val_loss
         console.print(f"\nvalidation loss {before:.4f} → {after:.4f} (perplexity {math.exp(min(20.0, after)):.2f})")
+
+
+def _say_end(result: Result, brief: bool) -> None:
+    """After which step, and what it has taken."""
     if result.lost_time.get("starts", 1) > 1:
         counts = {key: result.lost_time[key] for key in ("starts", "steps_replayed", "total")}
         shares = {k: seconds / counts["total"] for k, seconds in result.lost_time.items() if k not in counts}
         parts = ", ".join(f"{cause} {share:.0%}" for cause, share in shares.items() if share >= 0.005)
         console.print(f"{counts['starts']} starts, {counts['steps_replayed']} steps taken again; time: {parts}")
-    speed = f"{result.supervised_tokens_per_second:,.0f} supervised tokens/s"
-    steps = f"{result.steps} step{'s' * (result.steps != 1)}"
     if result.status == "stopped":
         how = "" if brief else ", as stop_after says: the same command without it goes on"
         console.print(f"stopped after step {result.steps} of {result.planned}{how}", highlight=False)
     if result.ended_early:
         console.print(f"ended after step {result.steps}: {escape(result.ended_early)}", highlight=False)
+    speed = f"{result.supervised_tokens_per_second:,.0f} supervised tokens/s"
+    steps = f"{result.steps} step{'s' * (result.steps != 1)}"
     training = sum(result.lost_time.get(what, 0.0) for what in ("useful", "data", "saving"))
     whole = f"; {result.seconds:.0f} s with start and validation" if 0 < training < result.seconds - 1 else ""
     console.print(f"{steps} in {training or result.seconds:.0f} s, {speed}{whole}", soft_wrap=True)
     console.print(f"peak memory {_size(result.peak_memory_bytes)} a process (the model: {_size(result.model_bytes)})")
-    if brief or result.status == "stopped":
-        return
+
+
+def _say_files(folder: Path) -> None:
+    """Where everything lies, and what to do with the model, where it is still there."""
     has_model = (folder / "hf" / "config.json").exists()
-    for name, what in {
-        "hf": "the model: transformers opens this folder",
-        "adapter": "the adapters alone: PEFT opens this folder",
-        "result.json": "losses, speed, memory, replies",
-        "metrics.csv": "one row per step",
-        "validation.csv": "the validation loss of each held-out conversation",
-        "report.html": "what was run, curves, replies, where the time went",
-        "wandb": "the W&B run",
-    }.items():
+    for name, what in FILES.items():
         if name == "hf" and not has_model:
             console.print(f"  {folder / name}", "the model is gone; run.dir=<another folder> trains it again", sep="  ",
                           style="yellow", highlight=False, soft_wrap=True)  # fmt: skip

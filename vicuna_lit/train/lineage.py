@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vicuna_lit.config.base import is_below
 from vicuna_lit.config.train import TrainConfig
 from vicuna_lit.file_hashes import Hashes, refuse_other_files
 from vicuna_lit.run_folder import RunError, differences, read_json
@@ -105,8 +104,7 @@ def _extended(config: TrainConfig, folder: Path, identity: Mapping[str, Any]) ->
     if other.resolve() == folder.resolve():
         raise RunError(f"{said}: is this run's own folder; run.dir=<another folder>")
     saved, done = finished_run(str(other))
-    changed = differences(saved, settings(config, identity))
-    if wrong := [line for line in changed if not is_below(line.partition(":")[0], MAY_DIFFER)]:
+    if wrong := differences(saved, settings(config, identity), MAY_DIFFER):
         lines = "\n  ".join(wrong)
         raise RunError(
             f"{said}: these must be as they are there, for this run takes over the optimizer's state and goes on in "

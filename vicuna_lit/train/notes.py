@@ -39,7 +39,7 @@ def notes(config: TrainConfig, data: PlannedData, positions: int | None) -> Iter
             "your data train the quickstart's toy, a tiny model with random weights; "
             "model=<folder> fine-tunes a model of yours"
         )
-    if config.strategy.kind != "single" and data.plan.world_size == 1:
+    if not config.strategy.one_process and data.plan.world_size == 1:
         yield f"strategy={config.strategy.kind} runs in one process; trainer.devices=auto takes every GPU, or a number"
     steps = data.plan.steps
     if steps < FEW_STEPS and config.trainer.max_steps is None:

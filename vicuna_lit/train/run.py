@@ -9,14 +9,15 @@ settings. What the files hold, and a script's own module, must stay too (`check_
 Where things go:
 
 - a key: a field with its docstring in the one of the three classes that it belongs to, and its default in
-  `conf/train.yaml`; what it must have of other keys is checked in `config/train_checks.py`. In folders of
-  earlier versions a new key counts as null: one of the recipe with another default refuses them. A layout key also
-  needs another value in `tests/proof/test_invariance.py`, which shows that the losses stay;
+  `conf/train.yaml`; what it must have of other keys is checked in `config/train_checks.py`. A folder of an earlier
+  version lacks it, which counts as null: one of the recipe with another default refuses it, and says "absent". A layout
+  key also needs another value in `tests/proof/test_invariance.py`, which shows that the losses stay;
 - a loss: `SupervisedModule.loss` in a subclass, `fit(module=…)`; a validation still takes the cross-entropy;
-- a callback: `fit(callbacks=…)`; one with a name: `config/callbacks.py`, `conf/callbacks/` and its case in
-  `Extensions.and_configured`;
-- a strategy: a class in `config/choices.py`, `conf/strategy/`, a class in `train/strategies/` and its case in
-  `strategy_of`; its memory: `residence` in `estimate/strategies.py`;
+- a callback: `fit(callbacks=…)`; one with a name: its keys and a field in `config/callbacks.py` (`DecidingCallbacks`
+  where it changes the result), null in `conf/train.yaml`, `conf/callbacks/`, its case in `Extensions.and_configured`;
+- a strategy: a class in `config/choices.py` whose facts say what it suits, and its name in `StrategyConfig` there;
+  `conf/strategy/`; a class in `train/strategies/` and its case in `strategy_of`; its memory: `residence` in
+  `estimate/strategies.py`;
 - a template: a YAML file in `conf/template/`;
 - a figure of each step: `MetricsCallback.figures`; of a validation: `ValidationLoss.metrics`; or `self.log` in a module
   or callback of one's own, under any name that the run does not write itself.

@@ -1,7 +1,6 @@
 """How the work is spread over devices: `base.py` says what each strategy answers, each file has one family of them.
 
-A new one: its keys in `config/choices.py`, a YAML file in `conf/strategy/`, its class here and in `strategy_of`, and
-what it holds on a device in `estimate/strategies.py`.
+`train/run.py` says where the parts of a new one go.
 """
 
 from typing import Any
