@@ -11,7 +11,8 @@ from collections.abc import Iterator
 
 # Possessive, and begun only where a word begins: no text, however long, takes more than linear time.
 _LETTERS = {
-    "sk-": r"(?:proj-|ant-|svcacct-|or-v1-)?[A-Za-z0-9_-]{20,}+", "AKIA": r"[0-9A-Z]{16}", "ASIA": r"[0-9A-Z]{16}",
+    "sk-": r"(?!ssh-|ecdsa-)(?:proj-|ant-|svcacct-|or-v1-)?[A-Za-z0-9_-]{20,}+",  # none is the name of a cipher of SSH
+    "AKIA": r"[0-9A-Z]{16}", "ASIA": r"[0-9A-Z]{16}",
     "ABIA": r"[0-9A-Z]{16}", "ACCA": r"[0-9A-Z]{16}", "A3T": r"[0-9A-Z]{17}",
     "AC": r"(?=[a-z]*\d)[0-9a-z]{32}", "SK": r"(?=[a-z]*\d)[0-9a-z]{32}",
     "AIza": r"[\w-]{35}", "ya29.": r"[\w-]{20,}+", "GOCSPX-": r"[\w-]{20,}+",
@@ -29,7 +30,8 @@ _LETTERS = {
     "hvs.": r"[\w-]{24,}+", "r8_": r"[A-Za-z0-9]{30,}+", "gsk_": r"[A-Za-z0-9]{40,}+", "xai-": r"[A-Za-z0-9]{40,}+",
     "pplx-": r"[A-Za-z0-9]{32,}+", "pcsk_": r"\w{40,}+", "lsv2_": r"\w{32,}+", "sbp_": r"[a-f0-9]{40}",
     "ATATT3": r"[\w=-]{40,}+", "EAACEdEose0cBA": r"[A-Za-z0-9]{20,}+", "AGE-SECRET-KEY-1": r"[A-Z0-9]{40,}+",
-    "django-insecure-": r"[^\s'\"]{30,}+", "key-": r"[0-9a-f]{32}",
+    "django-insecure-": r"[^\s'\"]{30,}+", "key-": r"[0-9a-f]{32}", "AKCp": r"[A-Za-z0-9]{69}",
+    "cmVmd": r"[A-Za-z0-9]{59}",
 }  # fmt: skip
 _LINE = r"[\w-]{10,}+(?:\r?\n[\w-]{30,}+)*+"  # of a JWT that was broken into lines
 _FORMS = {
@@ -41,6 +43,7 @@ _FORMS = {
     r"-----END (?:[A-Z0-9]{1,20} ){0,3}PRIVATE KEY(?: BLOCK)?-----|(?:[\s\\rn]{0,4}[A-Za-z0-9+/=]{16,}+)++)",
     ":AA": r"(?<![\w-])\d{8,10}:AA[\w-]{32,34}(?![\w-])",
     "-us": r"[0-9a-f]{32}(?<![\w-].{32})-us\d{1,2}(?![\w-])",
+    "softlayer.com/soap": r"softlayer\.com/soap/v3(?:\.1)?/[0-9a-z]{64}(?![\w-])",
     "msh": r"(?<![\w-])[0-9a-f]{10}msh[0-9a-f]{15}p1[0-9a-f]{6}jsn[0-9a-f]{12}(?![\w-])",
 }
 PATTERNS = {
@@ -53,6 +56,8 @@ DISCORD_END = re.compile(r"\.[\w-]{6}\.[\w-]{27}")
 NAMES = ("secret", "pass", "pw")
 NAMES_OF_TOKENS = ("key", "token", "passphrase", "credential", "bearer", "authorization", "키", "密钥")
 """Names with a value that is a long row of characters, or else no secret."""
+NAMES_OF_KEYS = ("api_key", "apikey", "api-key", "private_key", "privatekey", "private-key")
+"""Names whose value may hold signs between its letters, as a password's does."""
 KEY_OF = re.compile(
     r"(?:api|access|secret|private|encrypt\w{0,5}|sign\w{0,4}|auth\w{0,12}|client|consumer|account|shared|master|license"
     r"|iam|ibm|cloud\w{0,3}|softlayer|\bsl|subscription|service|app|bot|admin|storage|session|deploy\w{0,5}|publish\w{0,5}|rapid\w{0,4})"
@@ -61,14 +66,16 @@ KEY_OF = re.compile(
 VALUE = re.compile(
     r"[\w-]{0,24}+(?![\w-])(?:(?:\[\w{0,8}\])?[\"'`\])>]{0,3}\s{0,4}(?:=>|:=|!?={1,3}|[:,>(]|\bis\b)|[\"'`]?)"
     r"[ \t]*(?:(?i:bearer|basic|token) )?"
-    r"(?:@?(?P<quote>[\"'`])(?P<quoted>[^\s\"'`]{8,200})(?P=quote)|(?P<bare>[A-Za-z0-9+/_=.~!-]{16,400}))"
+    r"(?:(?<!\w)@?(?P<quote>[\"'`])(?P<quoted>[^\s\"'`]{8,200})(?P=quote)|(?P<bare>[A-Za-z0-9+/_=.~!-]{16,400})"
+    r"|(?P<signs>[^\s\"'`]{10,200}))"
 )
 COMPARED = re.compile(r"([\"'`])(?P<quoted>[^\s\"'`]{8,200})\1 ?[!=]==? ?[\w.]{0,24}\Z")
 """A value that is compared with what bears the name."""
 MARKUP = re.compile(r"[(\[]\?|\\|\.\*|\]\(|://|=>|\(\)|</|/>|\{\d*,?\d*\}|\$\{[\w.]{3,}\}|\{\{[\w.]{3,}")
 """Of a value with brackets that is a pattern, a template or code."""
 FEWEST_SIGNS = 6
-"""Different signs in a secret that holds brackets."""
+"""Different signs in a secret that holds brackets, or hardly a letter."""
+PAIRS = {")": "(", "]": "[", "}": "{"}
 PLACEHOLDER = re.compile(
     r"(?i)your|example|placeholder|change.?me|insert|xxxx|\*\*\*|\.\.\.|process\.env|environ|getenv"
     r"|^https?:|^\w+\(|password|passwd|secret.?key|api.?key|access.?token|dummy|sample|redacted|^\$|^%|test_?key"
@@ -140,6 +147,8 @@ def _spans(text: str, lowered: str) -> Iterator[tuple[int, int]]:
         small = rows.lower()
         yield from _named(text, lowered, tuple(name for name in NAMES_OF_TOKENS if name in small))
     yield from _named(text, lowered, NAMES)
+    if "key" in lowered:
+        yield from _named(text, lowered, NAMES_OF_KEYS)
 
 
 def _rows(text: str) -> str:
@@ -190,17 +199,21 @@ def _is_name(lowered: str, name: str, at: int, end: int) -> bool:
 
 
 def _value(found: re.Match[str], name: str) -> tuple[int, int] | None:
-    group = "quoted" if found["quoted"] is not None else "bare"
-    value = found[group]
+    group = found.lastgroup or ""
+    value = found[group].rstrip(".!" if group == "bare" else ",;" if group == "signs" else "")
+    start = found.start(group)
     if PLACEHOLDER.search(value) or (len(value) < LONG and SEQUENCE.search(value)):
         return None
-    if any(c in value for c in "<>{}"):
-        return found.span(group) if _is_mixed(value) else None
-    password = name in ("pass", "pw", "passphrase") and group == "quoted" and _is_password(value)
-    if not password and not (len(value) >= RUN and is_random(value)):
-        return None
-    start, end = found.span(group)
-    return start, end - (len(value) - len(value.rstrip(".!")) if group == "bare" else 0)
+    if group == "signs":
+        right = _is_mostly_signs(value) or (_is_mixed(value) and _is_crossed(value))
+    elif any(c in value for c in "<>{}"):
+        right = _is_mixed(value)
+    else:
+        right = (len(value) >= RUN and is_random(value)) or (
+            group == "quoted"
+            and ((name in ("pass", "pw", "passphrase") and _is_password(value)) or _is_mostly_signs(value))
+        )
+    return (start, start + len(value)) if right else None
 
 
 def _is_password(value: str) -> bool:
@@ -211,6 +224,27 @@ def _is_mixed(value: str) -> bool:
     """Whether a value with brackets is one that nobody would write but as a secret."""
     signs = {c for c in value if not c.isalnum()}
     return len(signs) >= FEWEST_SIGNS and entropy(value) >= 3.3 and not MARKUP.search(value)
+
+
+def _is_mostly_signs(value: str) -> bool:
+    """Whether a value without brackets has more signs than letters, and many of them."""
+    signs = [c for c in value if not c.isalnum()]
+    return (
+        len(value) > len(signs) > len(value) / 2
+        and len(set(signs)) >= FEWEST_SIGNS
+        and not set(value) & set("()[]{}<>")
+    )
+
+
+def _is_crossed(value: str) -> bool:
+    """Whether one bracket is closed by another's: no code and no template does so."""
+    opened: list[str] = []
+    for c in value:
+        if c in "([{":
+            opened.append(c)
+        elif c in PAIRS and opened and opened.pop() != PAIRS[c]:
+            return True
+    return False
 
 
 def is_random(value: str) -> bool:
