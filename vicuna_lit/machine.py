@@ -37,6 +37,12 @@ def is_machine_fault(error: BaseException | None) -> bool:
     return is_machine_fault(error.__cause__)
 
 
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether a disk, or what a user may put on it, is full: the reason of an error or of what it was raised from."""
+    number = getattr(error, "errno", None)
+    return error is not None and (number in (errno.ENOSPC, errno.EDQUOT) or is_disk_full(error.__cause__))
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out, on a GPU or on the CPU."""
     words = ("can't allocate memory", "not enough memory", "out of memory")

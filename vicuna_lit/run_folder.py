@@ -1,5 +1,6 @@
 """A run is its folder: files that are whole or not there, and the same command finding its own results."""
 
+import csv
 import errno
 import fcntl
 import json
@@ -10,7 +11,7 @@ import shutil
 import sys
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -82,17 +83,55 @@ def write(path: Path, chunks: Iterable[Any], durable: bool = False) -> None:
     """
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with part.open("wb") as stream:
-            for chunk in chunks:
-                stream.write(chunk)
+        with naming(path):
+            with part.open("wb") as stream:
+                for chunk in chunks:
+                    stream.write(chunk)
+                if durable:
+                    stream.flush()
+                    os.fsync(stream.fileno())
+            part.replace(path)
             if durable:
-                stream.flush()
-                os.fsync(stream.fileno())
-        part.replace(path)
-        if durable:
-            sync_names(path.parent)
+                sync_names(path.parent)
     finally:
         part.unlink(missing_ok=True)
+
+
+_OF_RUST = re.compile(r"\(os error (\d+)\)")
+"""How tokenizers and safetensors end the message of the system's error, in exceptions of their own."""
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Around what writes a file or folder: the system's error becomes an `OSError` that names it. Of itself a full disk
+    says "No space left on device" alone.
+
+    Raises:
+        OSError: with the file that the error has named itself, or else this one.
+    """
+    try:
+        yield
+    except Exception as error:
+        found = None if isinstance(error, ValueError) else _OF_RUST.search(str(error))  # ours are ValueErrors
+        number = int(found[1]) if found else error.errno if isinstance(error, OSError) else None
+        if number is None or (isinstance(error, OSError) and error.filename is not None):
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from error
+
+
+def add_rows(path: Path, *rows: Sequence[Any]) -> None:
+    """Appends rows to a CSV file."""
+    with naming(path), path.open("a", newline="") as file:
+        csv.writer(file).writerows(rows)
+
+
+def add_line(path: Path, entry: Mapping[str, Any]) -> None:
+    """Appends a JSON object, on a line of its own whatever the last line has come to."""
+    with naming(path), path.open("ab+") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 1))
+        torn = file.read(1) not in (b"", b"\n")
+        file.write(b"\n" * torn + json.dumps(entry).encode() + b"\n")
 
 
 _hydra_files: dict[str, str] = {}
@@ -114,7 +153,9 @@ def write_hydra_files(folder: Path) -> None:
 
 
 def sync_names(folder: Path) -> None:
-    """Brings the names in a folder to the disk; without this a power loss may take a new file's name away."""
+    """Brings the names in a folder to the disk, or the bytes of a file; without this a power loss may take a new file's
+    name away.
+    """
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -123,6 +164,17 @@ def sync_names(folder: Path) -> None:
             raise
     finally:
         os.close(handle)
+
+
+def sync(folder: Path, names: Iterable[str]) -> None:
+    """Brings files and folders of a folder to the disk, with all that is in them; one that is not there is left out."""
+    for name in names:
+        place = (folder / name).resolve()
+        if place.is_dir():
+            sync(place, (child.name for child in place.iterdir()))
+        if place.exists():
+            sync_names(place)
+    sync_names(folder)
 
 
 @contextmanager
@@ -136,7 +188,8 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     try:
-        yield part
+        with naming(folder):
+            yield part
         shutil.rmtree(folder, ignore_errors=True)
         part.rename(folder)
     finally:

@@ -4,22 +4,33 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
 
 import pytest
+import tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.helpers.runs import COMMON
 from vicuna_lit import run_folder
+from vicuna_lit.cli.app import fail
+from vicuna_lit.compare.runs import FAILURES, failures_in
 from vicuna_lit.config.compose import load
+from vicuna_lit.machine import MACHINE_FAULT
 from vicuna_lit.run_folder import (
     RunError,
+    add_line,
+    add_rows,
     check_disk,
     check_replaceable,
     differences,
+    naming,
     refuse_other_settings,
     whole_folder,
 )
+from vicuna_lit.train.result import Result
 from vicuna_lit.train.resume import lacks_room
+from vicuna_lit.train.run_record import RunRecord
 
 
 @pytest.fixture
@@ -71,6 +82,59 @@ def test_a_disk_without_inodes_is_said_first(total, free, refused, tmp_path, mon
             check_disk(tmp_path / "run", 0, "the model")
     else:
         check_disk(tmp_path / "run", 0, "the model")
+
+
+@pytest.mark.promise("A full disk is one line: the file, that there is no room, and that the same command goes on")
+def test_a_full_disk_names_the_file(tmp_path, capsys):
+    """Python's own error does not, nor do those of tokenizers and safetensors, which are no `OSError`."""
+    full = Path("/dev/full")
+    for job in (lambda: add_rows(full, ("a", 1)), lambda: add_line(full, {"a": 1})):
+        with pytest.raises(OSError, match=r"No space left on device: '/dev/full'$"):
+            job()
+    with (
+        pytest.raises(OSError, match=rf"No space left on device: '{tmp_path}/hf'$") as caught,
+        whole_folder(tmp_path / "hf"),
+    ):
+        tokenizers.Tokenizer(tokenizers.models.WordLevel()).save(str(full))
+    assert not (tmp_path / "hf").exists()
+    with pytest.raises(SystemExit) as end:
+        fail(caught.value)
+    said = (
+        f"error: [Errno 28] No space left on device: '{tmp_path}/hf'; make room there, then give the same command again"
+    )
+    assert (end.value.code, capsys.readouterr().err) == (MACHINE_FAULT, said + "\n")
+    for other in (FileNotFoundError(2, "no", "mine"), RunError("quotes (os error 28)"), KeyError("a")):
+        with pytest.raises(type(other)) as same, naming(tmp_path):
+            raise other
+        assert same.value is other
+
+
+def test_a_line_stands_for_itself_whatever_the_last_one_has_come_to(tmp_path):
+    file = tmp_path / FAILURES
+    for torn in ("", '{"job": "b", "er', "\0\0\0"):
+        with file.open("a") as stream:
+            stream.write(torn)
+        add_line(file, {"job": "a", "error": "é"})
+    assert file.read_bytes().count(b"\n") == 5
+    said = [failure["job"] for failure in failures_in(tmp_path)]
+    assert said == ["a", f"line 2 of {FAILURES}", "a", f"line 4 of {FAILURES}", "a"]
+
+
+def test_what_a_result_vouches_for_is_on_the_disk_before_it(tmp_path, monkeypatch):
+    """Names too; behind a link, and in folders of folders."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "elsewhere/deeper").mkdir(parents=True)
+    (tmp_path / "run/hf").symlink_to(tmp_path / "elsewhere")
+    files = [tmp_path / "elsewhere/model", tmp_path / "elsewhere/deeper/file", tmp_path / "run/metrics.csv"]
+    for file in files:
+        file.write_text("a")
+    synced: list[int] = []
+    monkeypatch.setattr(run_folder.os, "fsync", lambda handle: synced.append(os.fstat(handle).st_ino))
+    record: Any = object.__new__(RunRecord)
+    record.folder, record.first, record.wandb, record.history = tmp_path / "run", True, None, Mock()
+    record.finish(Result("finished", "run"))
+    inodes = [path.stat().st_ino for path in (*files, files[1].parent, files[0].parent, tmp_path / "run")]
+    assert set(inodes) <= set(synced) and synced.index((tmp_path / "run/result.json").stat().st_ino) >= len(inodes)
 
 
 def test_checkpoints_must_fit_where_they_lie(tmp_path, monkeypatch):

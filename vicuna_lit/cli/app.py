@@ -3,7 +3,6 @@
 import copy
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -26,7 +25,7 @@ from vicuna_lit.config.from_run import OF_ONE_RUN, config_of, said_as
 from vicuna_lit.config.short_forms import Job
 from vicuna_lit.data.chat_template import TemplateError
 from vicuna_lit.data.conversation import DataError
-from vicuna_lit.machine import BAD_INPUT, exit_code, is_machine_fault, is_out_of_memory
+from vicuna_lit.machine import BAD_INPUT, exit_code, is_disk_full, is_machine_fault, is_out_of_memory
 from vicuna_lit.paths import MissingPackage, MissingPath, ModelError, packages_of
 from vicuna_lit.run_folder import HYDRA, RunError, differences, keep_hydra_files
 
@@ -61,8 +60,8 @@ class Sweep(Protocol):
         """
         ...
 
-    def end(self, folder: Path, since: float) -> int:
-        """Says what became of the jobs in the sweep's folder since a Unix time; returns the exit code."""
+    def end(self, folder: Path) -> int:
+        """Says what became of the jobs in the sweep's folder; returns the exit code."""
         ...
 
 
@@ -116,16 +115,23 @@ def main(job: Job, run: Callable[[Any], int], sweep: Sweep | None = None) -> Non
         with nullcontext() if line.checked else _in_one_line(line):
             command()
         return
-    since = time.time()
     plans = job == "estimate" or any(getattr(config, "dry_run", False) for config in configs[:1])
     with _without_a_trace(folder) if plans else nullcontext():
         sweep.before(configs, folder, grid_of(line))
-        more = True
-        while more:
-            with suppress(JobFailed):  # the job has said it, and the table says it again
-                command()
-            more = sweep.again()
-        sys.exit(sweep.end(folder, since))
+        failed = _all_jobs(command, sweep)
+        sys.exit(sweep.end(folder) or int(failed))
+
+
+def _all_jobs(command: Callable[[], Any], sweep: Sweep) -> bool:
+    """Runs the jobs of a multirun, as often as it asks for; whether one has failed."""
+    more, failed = True, False
+    while more:
+        try:
+            command()
+        except JobFailed:  # the job has said it, and the table says it again
+            failed = True
+        more = sweep.again()
+    return failed
 
 
 @contextmanager
@@ -208,6 +214,8 @@ def fail(error: Exception) -> NoReturn:
         SystemExit: caused by the error.
     """
     lines = error.problems if isinstance(error, ConfigError) else [str(error) or type(error).__name__]
+    if is_disk_full(error):
+        lines = [*lines[:-1], f"{lines[-1]}; make room there, then give the same command again"]
     print("\n".join(f"error: {line}" for line in lines), file=sys.stderr)
     raise SystemExit(exit_code(error)) from error
 

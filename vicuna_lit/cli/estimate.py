@@ -67,7 +67,7 @@ class Sweep(cli.Sweep):
             raise cli.JobFailed(config.run.name)
         return self._found[-1].usd and self._found[-1].usd[1]
 
-    def end(self, folder: Path, since: float) -> int:
+    def end(self, folder: Path) -> int:
         """Prints the table of the jobs."""
         from vicuna_lit.estimate.report import show_sweep
 

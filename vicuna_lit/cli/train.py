@@ -29,13 +29,16 @@ class Sweep:
     def __init__(self) -> None:
         self._dry_run: Any = None
         self._jobs, self._pace = 1, None
+        self._failures_before = 0
         self._halving: Any = None
 
     def before(self, configs: Sequence[Any], folder: Path, jobs: Mapping[str, Mapping[str, str]]) -> None:
         """Keeps what is claimed; says what the jobs need, how far they go, and what lies in their folder already."""
         from vicuna_lit.cli.command_line import MOST_CHECKED
         from vicuna_lit.cli.train_sweep import other_recipes
+        from vicuna_lit.compare.runs import failures_in
 
+        self._failures_before = len(failures_in(folder))
         whole = len(configs) < MOST_CHECKED  # else there may be more jobs than configs
         if configs and (claim := configs[0].claim):
             from vicuna_lit.compare.claims import keep_claim
@@ -84,14 +87,14 @@ class Sweep:
         self._jobs, self._pace = len(self._halving.going_on), None
         return True
 
-    def end(self, folder: Path, since: float) -> int:
+    def end(self, folder: Path) -> int:
         """Prints the table of the jobs; the exit code."""
         if self._dry_run:
             self._dry_run.show(folder)
             return 0
         from vicuna_lit.compare.terminal import show_sweep
 
-        code = _saying(lambda: show_sweep(folder, since))
+        code = _saying(lambda: show_sweep(folder, self._failures_before))
         return code or int(self._halving is not None and self._halving.nobody)
 
 

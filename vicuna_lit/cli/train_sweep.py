@@ -26,7 +26,7 @@ from vicuna_lit.config.texts import folder_name
 from vicuna_lit.config.train import Recipe, TokensRecipe, TrainConfig
 from vicuna_lit.hub import fetched
 from vicuna_lit.machine import BAD_INPUT, MACHINE_FAULT, OUT_OF_MEMORY, exit_code
-from vicuna_lit.run_folder import RunError, differences, read_json, write_json
+from vicuna_lit.run_folder import RunError, add_line, differences, read_json, write_json
 from vicuna_lit.train.preemption import PREEMPTED, Preempted, stop_signal
 
 console = Console(stderr=True, soft_wrap=True, highlight=False)
@@ -240,8 +240,6 @@ def _record(config: TrainConfig, code: int, cause: str | None, why: str) -> str:
     trained = mine and found.get("status") == "finished"
     if trained:  # what it found stays; only the evaluation has failed, and the same command tries it again
         error = f"trained, but evaluate_after failed: {how}"
-    elif mine and found.get("status") != "stopped" and not known:  # what was found up to a stop stays, too
-        write_json(folder / "result.json", {"status": "failed", "error": error, "cause": cause})
     entry = {
         "job": config.run.name,
         "error": error,
@@ -250,9 +248,13 @@ def _record(config: TrainConfig, code: int, cause: str | None, why: str) -> str:
         "time": time.time(),
         "another_run": not mine and (folder / "config.json").exists(),
     }
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with (folder.parent / FAILURES).open("a") as file:
-        file.write(json.dumps(entry) + "\n")
+    try:
+        if mine and not trained and found.get("status") != "stopped" and not known:  # what was found up to a stop stays
+            write_json(folder / "result.json", {"status": "failed", "error": error, "cause": cause})
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        add_line(folder.parent / FAILURES, entry)
+    except OSError as full:  # the sweep goes on, or ends, as it would have
+        print(f"note: the failure of {config.run.name} could not be written down: {full}", file=sys.stderr)
     return f"{config.run.name} failed: {error}"
 
 

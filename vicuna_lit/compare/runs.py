@@ -4,6 +4,7 @@ import csv
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -292,9 +293,18 @@ def numeric(values: Iterable[str]) -> bool:
 
 
 def failures_in(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a sweep's `failures.jsonl`; empty where no job has failed."""
+    """The lines of a sweep's `failures.jsonl`; empty where no job has failed. One that was torn says so."""
     path = folder / FAILURES
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    lines = path.read_bytes().splitlines() if path.exists() else ()
+    return [_failure(line, number) for number, line in enumerate(lines, 1)]
+
+
+def _failure(line: bytes, number: int) -> dict[str, Any]:
+    with suppress(ValueError):
+        found = json.loads(line)
+        if isinstance(found, dict) and "job" in found:
+            return found
+    return {"job": f"line {number} of {FAILURES}", "error": "the line is torn: a failure of which nothing is known"}
 
 
 def runs_below(folder: Path) -> Sequence[Run]:

@@ -10,9 +10,8 @@ from rich.text import Text
 
 from vicuna_lit.compare.claims import claim_in_words, claimed
 from vicuna_lit.compare.conclusions import in_words
-from vicuna_lit.compare.runs import Sweep, read_sweep
+from vicuna_lit.compare.runs import Sweep, failures_in, read_sweep, runs_below
 from vicuna_lit.compare.table import settings, table
-from vicuna_lit.run_folder import RunError
 
 console = Console(soft_wrap=True, highlight=False)
 
@@ -35,22 +34,24 @@ def show_lines(lines: list[str]) -> None:
         console.print(line, markup=False)
 
 
-def show_sweep(folder: Path, since: float) -> int:
-    """What became of the jobs of a sweep; the command's exit code: 1 where one failed since then.
+def show_sweep(folder: Path, before: int) -> int:
+    """What became of the jobs of a sweep; the command's exit code: 1 where one failed.
 
     Args:
-        since: Unix time; what failed before is history.
+        before: failures that stood in the folder when the sweep began; they are history.
+
+    Raises:
+        RunError: a run in it cannot be read.
     """
-    try:
-        sweep = read_sweep(folder)
-    except RunError:
+    if not folder.is_dir() or not (runs_below(folder) or failures_in(folder)):  # each job has a folder elsewhere
         return 0
+    sweep = read_sweep(folder)
     print()
     margin, baseline = claimed(sweep, None, None)
     if found := settings(sweep, baseline=baseline):
         show_table(table(found))
     show_lines([*in_words(sweep, found, margin, baseline=baseline), *claim_in_words(sweep)])
-    failed = [f for f in sweep.failures if f["time"] >= since]
+    failed = list(sweep.failures[before:])
     show_unfinished(sweep, failed)
     if found:
         console.print(f"all of it, with figures: vicuna-compare {folder}")

@@ -60,7 +60,7 @@ class StopSignal:
         self.grace_seconds = 60.0
         self.announces = True
         """Of several processes, one says that a signal has come."""
-        self.started = time.time()
+        self.started = time.monotonic()
         """When listening began: the start of the run's process, as far as the run knows."""
         self._first = self._last = 0.0
         self._listening = False
@@ -100,7 +100,7 @@ class StopSignal:
         if self._listening or threading.current_thread() is not threading.main_thread():
             yield self
             return
-        self.signals, self._listening, self.started = 0, True, time.time()
+        self.signals, self._listening, self.started = 0, True, time.monotonic()
         self._reading, writing = socket.socketpair()
         for end in (self._reading, writing):
             end.setblocking(False)

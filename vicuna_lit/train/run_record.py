@@ -5,7 +5,7 @@ import statistics
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ from vicuna_lit.machine import is_out_of_memory
 from vicuna_lit.models.automatic import on_gpu
 from vicuna_lit.models.causal_lm import SupervisedLM
 from vicuna_lit.models.export import export_dtype, exported_bytes
-from vicuna_lit.run_folder import RunError, flatten, write, write_json
+from vicuna_lit.paths import ModelError
+from vicuna_lit.run_folder import RunError, flatten, sync, write, write_json
 from vicuna_lit.tracking.session import Session, run_name
 from vicuna_lit.train import starts
 from vicuna_lit.train.callbacks.checkpointing import CheckpointCallback
@@ -52,6 +53,9 @@ from vicuna_lit.train.validation_loss import conversations_csv
 
 OF_AN_END = dict.fromkeys(("stop_after", "ended_early", "error", "cause"))
 """In W&B's summary of a run: what an earlier start has said of its end counts no longer."""
+VOUCHED_FOR = ("hf", "adapter", "metrics.csv", "validation.csv", "times.csv", "starts.jsonl", "report.html")
+"""Of the folder of a finished run: they are on the disk before `result.json` says so. A power loss would else leave a
+finished run whose model has no bytes."""
 
 
 class RunRecord:
@@ -144,7 +148,7 @@ class RunRecord:
             self._leave("preempted", steps=stop.step)
             raise
         except BaseException as error:
-            said = str(error) if isinstance(error, NotFiniteError | RunError) else repr(error)
+            said = str(error) if isinstance(error, NotFiniteError | RunError | ModelError | OSError) else repr(error)
             starts.end(self.folder, f"failed: {said[:200]}", None)
             self._leave("failed", error=said[:1000], cause=_cause(error))
             raise
@@ -163,13 +167,16 @@ class RunRecord:
                 log_model(self.wandb, self.config, self.data, self.fingerprint, result)
             self.wandb.finish()
             result = replace(result, wandb_missed=self.wandb.failed)
+        sync(self.folder, VOUCHED_FOR)
         write_json(self.folder / "result.json", asdict(result), durable=True)
         return result
 
     def _leave(self, status: str, **what: Any) -> None:
-        """Leaves the folder to the next start."""
-        self.times.close(what.get("steps", 0))
-        write_json(self.folder / "result.json", {"status": status, **what})
+        """Leaves the folder to the next start. A full disk does not hide what went wrong."""
+        with suppress(OSError):
+            self.times.close(what.get("steps", 0))
+        with suppress(OSError):
+            write_json(self.folder / "result.json", {"status": status, **what}, durable=True)
         if self.wandb is None:
             return
         self.history.drop()
@@ -245,7 +252,7 @@ class RunRecord:
             peak_memory_bytes=max(all_gather_object(metrics.memory.overall)),
             peak_memory_reserved_bytes=max(all_gather_object(metrics.memory.reserved)),
             model_bytes=exported_bytes(self.lm.model, export_dtype(self.config)),
-            seconds=lost.total if lost else time.time() - stop_signal.started,
+            seconds=lost.total if lost else time.monotonic() - stop_signal.started,
             val_loss_before=validation.losses.get(0, {}).get("val/loss"),
             val_loss=last.get("val/loss"),
             validation=last,

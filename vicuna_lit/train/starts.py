@@ -6,7 +6,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+
+from vicuna_lit.run_folder import add_line
 
 FILE = "starts.jsonl"
 LOST = "nothing says why: killed, or its machine was lost"
@@ -30,13 +31,13 @@ class Start:
 
 def begin(folder: Path, layout: str, step: int) -> None:
     """Writes down that the run starts here, before its next step."""
-    _add(folder, {"began": _now(), "where": platform.node(), "layout": layout, "step": step})
+    add_line(folder / FILE, {"began": _now(), "where": platform.node(), "layout": layout, "step": step})
 
 
 def end(folder: Path, why: str, step: int | None) -> None:
     """Writes down why the newest start ends; said twice, the last counts. A full disk does not hide what went wrong."""
     with suppress(OSError):
-        _add(folder, {"ended": _now(), "until": step, "why": why})
+        add_line(folder / FILE, {"ended": _now(), "until": step, "why": why})
 
 
 def forget(folder: Path) -> None:
@@ -57,14 +58,6 @@ def starts_of(folder: Path) -> list[Start]:
         except (ValueError, TypeError, IndexError):
             continue
     return found
-
-
-def _add(folder: Path, entry: dict[str, Any]) -> None:
-    """On a line of its own, whatever the last line has come to."""
-    path = folder / FILE
-    written = path.read_bytes() if path.exists() else b""
-    with path.open("a") as file:
-        file.write(("" if written.endswith(b"\n") or not written else "\n") + json.dumps(entry) + "\n")
 
 
 def _now() -> str:

@@ -4,9 +4,11 @@ import csv
 import time
 from collections import defaultdict
 from dataclasses import asdict, dataclass
+from itertools import groupby, pairwise
+from operator import itemgetter
 from pathlib import Path
 
-from vicuna_lit.run_folder import write
+from vicuna_lit.run_folder import add_rows, write
 
 COLUMNS = ("attempt", "step", "what", "seconds", "clock")
 """`attempt` counts the starts; `clock` is the Unix time at which the row's spans ended, the last of them at least."""
@@ -19,7 +21,11 @@ STOPPED = "stopped"
 
 
 class Opening:
-    """What a process did so far, before its run has a folder: `start/<what>`."""
+    """What a process did so far, before its run has a folder: `start/<what>`.
+
+    Args:
+        began: by the clock that no one sets (`time.monotonic`), as all durations are.
+    """
 
     def __init__(self, began: float):
         self.spans: dict[str, float] = {}
@@ -27,7 +33,7 @@ class Opening:
 
     def lap(self, what: str) -> None:
         """The time since the last lap went into this."""
-        now = time.time()
+        now = time.monotonic()
         self.spans[f"{START}/{what}"] = now - self.mark
         self.mark = now
 
@@ -43,25 +49,21 @@ class Times:
         self.attempt = 1 + max((int(row["attempt"]) for row in _rows(self.path)), default=0) if writes else 1
         if writes and self.path.exists():
             write(self.path, _whole_lines(self.path))
-        self._mark = opening.mark
+        self._mark, self._clock = opening.mark, time.time()
         self._spans: dict[str, float] = defaultdict(float, opening.spans)
 
     def lap(self, what: str) -> None:
         """The time since the last lap went into this: start (the rest of it), data, step, save or validation."""
-        now = time.time()
+        now = time.monotonic()
         self._spans[what] += now - self._mark
-        self._mark = now
+        self._mark, self._clock = now, time.time()
 
     def close(self, step: int) -> dict[str, float]:
         """Writes the laps down as those of a step; returns their seconds by cause."""
         spans, self._spans = self._spans, defaultdict(float)
         if self.writes and spans:
-            new = not self.path.exists()
-            with self.path.open("a", newline="") as file:
-                rows = csv.writer(file)
-                if new:
-                    rows.writerow(COLUMNS)
-                rows.writerows((self.attempt, step, what, f"{s:.6f}", f"{self._mark:.3f}") for what, s in spans.items())
+            rows = [(self.attempt, step, what, f"{s:.6f}", f"{self._clock:.3f}") for what, s in spans.items()]
+            add_rows(self.path, *([] if self.path.exists() else [COLUMNS]), *rows)
         return spans
 
     def stop(self, step: int) -> None:
@@ -119,18 +121,18 @@ def lost_time(folder: Path) -> LostTime | None:
             replayed.add((attempt, step))
         else:
             sums[what] += seconds
-    total = max(float(row["clock"]) for row in rows) - _began(rows) - _waited(rows)
+    away = _away(rows)
     return LostTime(
         starts=max(int(row["attempt"]) for row in rows),
         steps_replayed=len(replayed),
-        total=total,
+        total=sum(sums.values()) + away,
         useful=sums["step"],
         replayed=sums["replayed"],
         saving=sums["save"],
         data=sums["data"],
         starting=sum(seconds for what, seconds in sums.items() if what.partition("/")[0] == START),
         validation=sums["validation"],
-        interrupted=max(0.0, total - sum(sums.values())),
+        interrupted=away,
     )
 
 
@@ -140,14 +142,11 @@ def _began(rows: list[dict[str, str]]) -> float:
     return float(first) - sum(float(row["seconds"]) for row in rows if row["clock"] == first)
 
 
-def _waited(rows: list[dict[str, str]]) -> float:
-    """From planned stops to the next starts."""
-    waited = 0.0
-    for i, row in enumerate(rows):
-        later = [after for after in rows[i + 1 :] if after["attempt"] != row["attempt"]]
-        if row["what"] == STOPPED and later:
-            waited += max(0.0, _began(later) - float(row["clock"]))
-    return waited
+def _away(rows: list[dict[str, str]]) -> float:
+    """From interruptions to the next starts, by the clocks of their machines; of one that was set back, nothing."""
+    starts = [list(of_one) for _, of_one in groupby(rows, key=itemgetter("attempt"))]
+    gaps = ((before, _began(after) - float(before[-1]["clock"])) for before, after in pairwise(starts))
+    return sum(max(0.0, gap) for before, gap in gaps if all(row["what"] != STOPPED for row in before))
 
 
 def _rows(path: Path) -> list[dict[str, str]]:

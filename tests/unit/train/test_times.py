@@ -15,7 +15,9 @@ from vicuna_lit.train.times import LostTime, Opening, Times, lost_time
 class Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch):
         self.now = 1000.0
-        monkeypatch.setattr(times.time, "time", lambda: self.now)
+        self.set_back = 0.0
+        monkeypatch.setattr(times.time, "time", lambda: self.now - self.set_back)
+        monkeypatch.setattr(times.time, "monotonic", lambda: self.now)
 
     def lap(self, t: Times, what: str, seconds: float) -> None:
         self.now += seconds
@@ -67,6 +69,22 @@ def test_the_time_after_a_planned_stop_is_no_part_of_the_run(tmp_path, monkeypat
     lost = lost_time(tmp_path)
     assert lost is not None
     assert (lost.total, lost.useful, lost.starting, lost.saving, lost.interrupted) == (34, 20, 10, 4, 0)
+
+
+def test_a_clock_that_is_set_back_changes_no_duration(tmp_path, monkeypatch):
+    """Within a start, and between two: an hour that nobody knows of is no part of the run."""
+    clock = Clock(monkeypatch)
+    for attempt in (1, 2):
+        start = Times(tmp_path, Opening(clock.now))
+        clock.lap(start, "step", 10)
+        assert start.close(2 * attempt - 1) == {"step": 10}
+        clock.set_back += 3600
+        clock.lap(start, "step", 7)
+        assert start.close(2 * attempt) == {"step": 7}
+        clock.set_back += 3600
+    lost = lost_time(tmp_path)
+    assert lost is not None
+    assert (lost.total, lost.useful, lost.interrupted) == (34, 34, 0)
 
 
 def test_every_second_has_one_cause(tmp_path, monkeypatch):

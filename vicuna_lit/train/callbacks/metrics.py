@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from vicuna_lit.notebook import Line
+from vicuna_lit.run_folder import add_rows, naming
 from vicuna_lit.train.finite import check_step
 from vicuna_lit.train.memory import PeakMemory
 from vicuna_lit.train.throughput import Throughput
@@ -55,7 +56,7 @@ class MetricsCallback(L.Callback):
     def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Begins the file."""
         if self.times.writes:
-            with self.path.open("w", newline="") as file:
+            with naming(self.path), self.path.open("w", newline="") as file:
                 rows: Any = csv.DictWriter(file, COLUMNS)
                 rows.writeheader()
                 rows.writerows(self.rows)
@@ -100,8 +101,7 @@ class MetricsCallback(L.Callback):
         self.rows.append(dict(zip(COLUMNS, values, strict=True)))
         if not self.times.writes:
             return
-        with self.path.open("a", newline="") as file:
-            csv.writer(file).writerow(values)
+        add_rows(self.path, values)
         self.history.add(
             step,
             self.figures(self.rows[-1], plan)
