@@ -14,7 +14,7 @@ from vicuna_lit.compare.runs import Sweep, read_sweep
 from vicuna_lit.compare.table import settings, table
 from vicuna_lit.run_folder import RunError
 
-console = Console(soft_wrap=True, highlight=False)
+console = Console(emoji=False, soft_wrap=True, highlight=False)
 
 
 def show_table(rows: list[dict[str, str]]) -> None:
@@ -24,7 +24,7 @@ def show_table(rows: list[dict[str, str]]) -> None:
         grid.add_column(column, justify="right")
     for row in rows:
         grid.add_row(*map(Text, row.values()))
-    Console(width=max(120, console.width), highlight=False).print(grid)
+    Console(emoji=False, width=max(120, console.width), highlight=False).print(grid)
     if any("±" in cell for row in rows for cell in row.values()):
         show_lines(["±: for a mean one standard error over its runs, for a difference half its 95% interval"])
 

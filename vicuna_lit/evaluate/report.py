@@ -71,7 +71,7 @@ class Evaluation:
 
 def show(found: Evaluation, folder: str) -> None:
     """Prints who is better, how sure that is, and where everything lies."""
-    console = Console(highlight=False)
+    console = Console(emoji=False, highlight=False)
     pairs, alone = ([row for row in found.totals if (row.opponent is None) == single] for single in (False, True))
     for row in pairs[:MOST]:
         by = f", judged by {row.judge}" if len(found.judges) > 1 else ""
