@@ -6,10 +6,11 @@ from rich.console import Console
 
 
 def console(**options: Any) -> Console:
-    """A rich console that writes plain text to a notebook's cell.
+    """A rich console that writes plain text to a notebook's cell, and `:100:` as it stands.
 
     There rich makes a page element of every line, and takes the kernel, which asks for colours, for a terminal.
     """
+    options = {"emoji": False} | options
     usual = Console(**options)
     return Console(**options, force_jupyter=False, force_terminal=False, no_color=True) if usual.is_jupyter else usual
 

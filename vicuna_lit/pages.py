@@ -7,7 +7,17 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from vicuna_lit.config.base import PACKAGE
 
-CONTROL = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n\r"}
+CONTROL: dict[int, int | str] = {
+    **{code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n\r"},
+    0x7F: 0x2421,
+    **{code: f"\\x{code:02x}" for code in range(0x80, 0xA0)},
+}
+"""Characters that are seen nowhere, and which terminals obey, as pictures of themselves."""
+
+
+def visible(text: str) -> str:
+    """A text from outside that cannot steer a terminal: colours, titles, the cursor, or lines that are written over."""
+    return text.replace("\r\n", "\n").translate(CONTROL | {0x0D: 0x240D}).encode(errors="replace").decode()
 
 
 def render_page(template: str, filters: dict[str, Callable[..., str]], **values: Any) -> str:

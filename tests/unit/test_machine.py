@@ -12,6 +12,7 @@ import wandb
 
 from vicuna_lit.cli.app import guarded
 from vicuna_lit.config.compose import ConfigError, load
+from vicuna_lit.data.model_folder import told_as_model_error
 from vicuna_lit.evaluate.run import evaluate_models
 from vicuna_lit.inference.reply_cache import Cache
 from vicuna_lit.machine import BAD_INPUT, MACHINE_FAULT, OUT_OF_MEMORY, exit_code, is_machine_fault
@@ -26,6 +27,27 @@ def raised_from(cause: Exception) -> Exception:
         raise ModelError("no model could be loaded") from cause
     except ModelError as error:
         return error
+
+
+@pytest.mark.parametrize("reason", [MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate 2 GiB\nof")])
+def test_memory_that_ran_out_is_said_of_the_folder_that_took_it(reason, capsys):
+    def job() -> None:
+        with told_as_model_error("hf: no model could be loaded"):
+            raise reason
+
+    with pytest.raises(SystemExit) as end:
+        guarded(job, "runs/a")
+    assert end.value.code == OUT_OF_MEMORY
+    assert "error: out of memory: hf: no model could be loaded: " in capsys.readouterr().err
+
+
+def test_what_a_message_cites_does_not_steer_the_terminal(capsys):
+    def job() -> None:
+        raise RunError("the server says \x1b]0;title\x07\x9b2J\rok")
+
+    with pytest.raises(SystemExit):
+        guarded(job, "runs/a")
+    assert capsys.readouterr().err == "error: the server says ␛]0;title␇\\x9b2J␍ok\n"
 
 
 @pytest.mark.parametrize(

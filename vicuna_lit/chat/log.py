@@ -32,6 +32,18 @@ class ChatLog:
         for name in (VOTES, CONVERSATIONS, MODERATION):
             complete(self.folder / name)
 
+    @property
+    def kept(self) -> str:
+        """That something of what people say is written down, as the beginning of a sentence; empty: nothing is."""
+        if self._record:
+            return "Conversations are recorded"
+        return "What is moderated is recorded" if self._moderated and self._log_text else ""
+
+    @property
+    def files(self) -> list[str]:
+        """The names of the files that it writes."""
+        return [VOTES, CONVERSATIONS] * self._record + [MODERATION] * self._moderated
+
     def conversation(self, conversation: Conversation, model: str) -> None:
         """A conversation so far; it replaces the shorter ones of its id, and `vicuna-prepare` keeps the longest."""
         if self._record:

@@ -1,5 +1,7 @@
 """The page on a port: nothing but what the page needs is served, and nothing is fetched from elsewhere."""
 
+import errno
+import ipaddress
 import os
 import socket
 from contextlib import suppress
@@ -18,7 +20,6 @@ from vicuna_lit.chat.service import ChatService
 from vicuna_lit.chat.web import CSS, Page
 from vicuna_lit.run_folder import RunError
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 POLICY = {
     "Content-Security-Policy": "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' "
     "'unsafe-inline'; img-src 'self' data:; font-src 'self' data:; connect-src 'self'; frame-src 'none'; "
@@ -69,6 +70,14 @@ class SecurityMiddleware:
         return await self.app(scope, read, answer)
 
 
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine alone."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
 def make_app(service: ChatService) -> Any:
     """The ASGI application."""
     limits, app = service.config.limits, FastAPI(openapi_url=None)
@@ -86,20 +95,27 @@ def make_app(service: ChatService) -> Any:
         theme=theme, css=CSS, enable_monitoring=False,
     )  # fmt: skip
     fenced = SecurityMiddleware(app)
-    if service.config.host in LOOPBACK:  # else a web page could reach the chat under a name of its own
-        return TrustedHostMiddleware(fenced, allowed_hosts=["127.0.0.1", "localhost", "[::1]"])
+    host = service.config.host
+    if is_loopback(host):  # else a web page could reach the chat under a name of its own
+        return TrustedHostMiddleware(fenced, allowed_hosts=["127.0.0.1", "localhost", "[::1]", host])
     return fenced
 
 
 def listen(host: str, port: int) -> socket.socket:
     """
     Raises:
-        RunError: the port is taken.
+        RunError: the port is taken, or the host is none of this machine.
     """
     try:
+        socket.getaddrinfo(host, port)  # `create_server` would say the same as an error of the system
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=256)
+    except (socket.gaierror, UnicodeError):
+        raise RunError(f"host={host}: no such name or address; 127.0.0.1 is this machine alone") from None
     except OSError as error:
+        if error.errno == errno.EADDRNOTAVAIL:
+            said = "is no address of this machine; 0.0.0.0 is all that it has, 127.0.0.1 this machine alone"
+            raise RunError(f"host={host}: {said}") from None
         raise RunError(f"{host}:{port}: {os.strerror(error.errno or 0)}; choose another with port=…") from None
 
 

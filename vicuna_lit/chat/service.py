@@ -15,6 +15,7 @@ from vicuna_lit.config.chat import ChatConfig
 from vicuna_lit.data.conversation import Conversation, Turn
 from vicuna_lit.evaluate.reviews import Choice, Vote
 from vicuna_lit.inference.backend import Backend, Sent, Settings, Stream
+from vicuna_lit.inference.bodies import whole_characters
 
 
 class Refused(Exception):
@@ -75,6 +76,16 @@ class ChatService:
         self._voting = threading.Lock()
         self._pace = RateLimiter(config.limits.prompts_per_minute)
 
+    @property
+    def kept(self) -> str:
+        """That something of the conversations is written down, for those who have them; empty: nothing is."""
+        return self._journal.kept
+
+    @property
+    def files(self) -> list[str]:
+        """The names of the files in `run.dir` that grow while people talk."""
+        return self._journal.files
+
     def begin(self) -> ChatSession:
         """A new conversation; with `blind` the sides are drawn."""
         order = list(range(len(self.backends)))
@@ -103,9 +114,9 @@ class ChatService:
         if not talk.busy.acquire(blocking=False):
             raise Refused("The last prompt is still being answered; stop it first.")
         try:
-            text = text.strip()
-            self._admit(talk, text, settings, client)
+            text = whole_characters(text).strip()
             talk.stop.clear()
+            self._admit(talk, text, settings, client)
             talk.asked, talk.can_vote, talk.settings = text, False, settings
             streams = [self._stream(talk, side, settings) for side in talk.sides]
             for side in talk.sides:

@@ -25,8 +25,8 @@ class Page:
         two = len(names) == 2
         with gr.Blocks(title="vicuna_lit chat", analytics_enabled=False, fill_width=True) as self.blocks:
             self.talk = gr.State(None)
+            kept = f" {service.kept} on the server." if service.kept else ""
             about = "Two models, one prompt: which is better?" if two else names[0]
-            kept = " Conversations are recorded on the server." if config.record else ""
             gr.Markdown(markup.plain("vicuna_lit chat", "title") + markup.plain(about + kept, "about"))
             with gr.Row(elem_classes=["two"] if two else []):
                 self.chats = [

@@ -214,9 +214,13 @@ def fail(error: Exception) -> NoReturn:
         SystemExit: caused by the error.
     """
     lines = error.problems if isinstance(error, ConfigError) else [str(error) or type(error).__name__]
-    if is_disk_full(error):
+    if is_out_of_memory(error):
+        lines = [f"out of memory: {lines[0].splitlines()[0]}"]
+    elif is_disk_full(error):
         lines = [*lines[:-1], f"{lines[-1]}; make room there, then give the same command again"]
-    print("\n".join(f"error: {line}" for line in lines), file=sys.stderr)
+    from vicuna_lit.pages import visible  # a message may cite what a file or a server says
+
+    print("\n".join(f"error: {visible(line)}" for line in lines), file=sys.stderr)
     raise SystemExit(exit_code(error)) from error
 
 

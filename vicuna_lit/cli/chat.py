@@ -44,11 +44,15 @@ def _converse(config: ChatConfig) -> None:
         if find_spec(name) is None:
             said = "pip install -e '.[chat]', or talk in the terminal with --terminal"
             raise RunError(f"the page needs {name}, which is not installed: {said}")
-    from vicuna_lit.chat.server import listen, serve
+    from vicuna_lit.chat.server import is_loopback, listen, serve
 
     with listen(config.host, config.port) as place:
         service = ChatService(config, open_backends(config), make_moderator(config.moderation), ChatLog(config))
-        print(f"http://{config.host}:{config.port}  (Ctrl-C ends it)", flush=True)
-        if config.record:
-            print(f"  {config.run.dir}  votes.jsonl, conversations.jsonl", flush=True)
+        shown = f"[{config.host}]" if ":" in config.host else config.host
+        print(f"http://{shown}:{config.port}  (Ctrl-C ends it)", flush=True)
+        if not is_loopback(config.host):
+            print("note: whoever reaches this machine can use the page: it asks for no login, and is sent unencrypted; "
+                  "docs/chat.md says what to put in front", file=sys.stderr)  # fmt: skip
+        if service.files:
+            print(f"  {config.run.dir}  {', '.join(service.files)}", flush=True)
         serve(service, place)

@@ -24,7 +24,7 @@ from vicuna_lit.run_folder import RunError, write_json
 
 DIVERGED = "not_finite"
 """The cause in a `result.json` that says something of the setting itself."""
-console = Console(stderr=True, soft_wrap=True, highlight=False)
+console = Console(emoji=False, stderr=True, soft_wrap=True, highlight=False)
 
 
 class Halving:

@@ -23,7 +23,7 @@ def show_masks(config: TrainConfig) -> int:
     """
     config, tokenizer = template_and_tokenizer(config)
     encoder, sources = make_encoder(config, loaded=tokenizer), Sources(config)
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console(emoji=False, soft_wrap=True, highlight=False)
     for part in sources.parts.values():
         for record in islice(part.records(validation=False), config.show_masks):
             _show(record, encoder, config, console)

@@ -29,7 +29,7 @@ from vicuna_lit.machine import BAD_INPUT, MACHINE_FAULT, OUT_OF_MEMORY, exit_cod
 from vicuna_lit.run_folder import RunError, add_line, differences, read_json, write_json
 from vicuna_lit.train.preemption import PREEMPTED, Preempted, stop_signal
 
-console = Console(stderr=True, soft_wrap=True, highlight=False)
+console = Console(emoji=False, stderr=True, soft_wrap=True, highlight=False)
 NO_RECIPE = (*other_keys(TrainConfig, Recipe), "model", "template", "template_date", "data.path")
 """Keys in which the runs of a sweep may differ, and those of which a run folder holds what a name or `auto` stood for:
 before the jobs begin it is not known."""
@@ -320,7 +320,7 @@ class DryRun:
             table.add_column(column, justify="left" if column in ("a step", "state") else "right", no_wrap=True)
         for row in self.rows:
             table.add_row(*(Text(row.get(column, "")) for column in columns))
-        screen = Console(width=max(120, Console().width), soft_wrap=True)
+        screen = Console(emoji=False, width=max(120, Console().width), soft_wrap=True)
         screen.print(table)
         if len({row["judged by"] for row in self.rows}) > 1:
             screen.print("The jobs are judged by other texts: vicuna-compare does not compare such losses.")

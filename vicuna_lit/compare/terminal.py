@@ -13,7 +13,7 @@ from vicuna_lit.compare.conclusions import in_words
 from vicuna_lit.compare.runs import Sweep, failures_in, read_sweep, runs_below
 from vicuna_lit.compare.table import settings, table
 
-console = Console(soft_wrap=True, highlight=False)
+console = Console(emoji=False, soft_wrap=True, highlight=False)
 
 
 def show_table(rows: list[dict[str, str]]) -> None:
@@ -23,7 +23,7 @@ def show_table(rows: list[dict[str, str]]) -> None:
         grid.add_column(column, justify="right")
     for row in rows:
         grid.add_row(*map(Text, row.values()))
-    Console(width=max(120, console.width), highlight=False).print(grid)
+    Console(emoji=False, width=max(120, console.width), highlight=False).print(grid)
     if any("±" in cell for row in rows for cell in row.values()):
         show_lines(["±: for a mean one standard error over its runs, for a difference half its 95% interval"])
 

@@ -14,6 +14,7 @@ from vicuna_lit.data.conversation import Conversation
 from vicuna_lit.data.encoder import Encoder, Example, proven
 from vicuna_lit.data.tokenizer import bind, load_tokenizer
 from vicuna_lit.hub import fetched_path
+from vicuna_lit.pages import visible
 
 COLOURS = ("#bfe8c5", "#9fd8a9")
 """Two greens in turn, so that the tokens can be told apart."""
@@ -55,13 +56,13 @@ class MaskView:
 
     def print(self) -> None:
         """Writes it to the terminal: supervised tokens on green; between ⟦ ⟧ where there are no colours."""
-        console = Console(soft_wrap=True, highlight=False)
+        console = Console(emoji=False, soft_wrap=True, highlight=False)
         if console.color_system is None or console.no_color:
-            console.print(_shown(str(self)), markup=False, emoji=False)
+            console.print(visible(str(self)), markup=False, emoji=False)
             return
         line = Text()
         for i, (text, supervised) in enumerate(self.tokens):
-            line.append(_shown(text), style=f"black on {COLOURS[i % 2]}" if supervised else "bright_black")
+            line.append(visible(text), style=f"black on {COLOURS[i % 2]}" if supervised else "bright_black")
         console.print(line)
 
 
@@ -85,11 +86,6 @@ class MaskGrid:
         return "\n\n".join(f"{name}, {t}:\n{cell}" for name, row in self.rows.items() for t, cell in row.items())
 
     __repr__ = __str__
-
-
-def _shown(text: str) -> str:
-    """Data must not steer the terminal: its control characters stand as pictures of themselves."""
-    return "".join(chr(0x2400 + ord(c)) if c < " " and c not in "\n\t" else c for c in text)
 
 
 def _cell(cell: MaskView | str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 
+from vicuna_lit.machine import is_out_of_memory
 from vicuna_lit.paths import ModelError
 
 MOST_BYTES = 2**24
@@ -77,12 +78,15 @@ def told_as_model_error(what: str) -> Iterator[None]:
 
     Raises:
         ModelError: with the reason; one of ours goes through as it is.
+        MemoryError: there was not enough, on a GPU or on the CPU.
     """
     try:
         yield
     except ModelError:
         raise
     except Exception as error:
+        if is_out_of_memory(error):  # nothing is wrong with the folder
+            raise MemoryError(f"{what}: {said_by_transformers(error)}") from error
         raise ModelError(f"{what}: {said_by_transformers(error)}") from error
 
 

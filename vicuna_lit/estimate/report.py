@@ -16,7 +16,7 @@ from vicuna_lit.estimate.run import Estimate
 from vicuna_lit.pages import render_page
 from vicuna_lit.run_folder import write
 
-console = Console(soft_wrap=True, highlight=False)
+console = Console(emoji=False, soft_wrap=True, highlight=False)
 console.width = max(120, console.width)
 
 

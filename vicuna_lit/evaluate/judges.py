@@ -23,6 +23,7 @@ from vicuna_lit.evaluate.reviews import Review
 from vicuna_lit.evaluate.verdicts import LETTERS, Scores, without_thinking
 from vicuna_lit.inference.bodies import CUT
 from vicuna_lit.inference.paid_client import Client, Messages, together
+from vicuna_lit.pages import visible
 from vicuna_lit.paths import ModelError, locate_model, model_name
 
 Keep = Callable[[Review], None]
@@ -142,7 +143,7 @@ def by_human(
     from rich.markup import escape
     from rich.panel import Panel
 
-    console = Console()
+    console = Console(emoji=False)
     pair = judge.mode == "pairwise"
     keys: dict[str, Any] = (
         {"1": "first", "2": "second", "t": "tie"} if pair else {str(i): float(i) for i in range(1, 11)}
@@ -151,11 +152,11 @@ def by_human(
     for i, case in enumerate(cases):
         console.rule(f"{i + 1} of {len(cases)}: {case.question.category}")
         for turn in range(case.turn):
-            console.print(Panel(escape(case.question.turns[turn]), title="question"))
+            console.print(Panel(escape(visible(case.question.turns[turn])), title="question"))
             for number, answer in enumerate(case.answers, 1):
-                console.print(Panel(Markdown(answer.turns[turn] or "*(empty)*"), title=f"answer {number}"))
+                console.print(Panel(Markdown(visible(answer.turns[turn]) or "*(empty)*"), title=f"answer {number}"))
         if case.reference:
-            console.print(Panel(escape(case.question.references[case.turn - 1]), title="reference"))
+            console.print(Panel(escape(visible(case.question.references[case.turn - 1])), title="reference"))
         try:
             while (said := ask(question).strip().lower()) not in (*keys, "q"):
                 console.print("one of " + ", ".join([*keys, "q"]))

@@ -81,7 +81,7 @@ class Evaluation:
 
 def show(found: Evaluation, folder: str) -> None:
     """Prints who is better, how sure that is, and where everything lies."""
-    console = Console(highlight=False)
+    console = Console(emoji=False, highlight=False)
     _show_models(found, console)
     for judge in found.judges:
         console.print(*_of_judge(judge), markup=False, soft_wrap=True)

@@ -11,6 +11,9 @@ _OVERHEAD = 64
 
 CUT = "length"
 """Why a reply ended that has reached the most tokens, as OpenAI says it."""
+FILTERED = "content_filter"
+"""Why a reply ended that the server does not give."""
+THOUGHT_ALONE = "reasoning without an answer (more tokens may help)"
 _CUT = (CUT, "max_tokens", "model_length")
 """As Gemini, Anthropic and Mistral do."""
 
@@ -78,14 +81,43 @@ def read(body: Any) -> Read:
     said = choice.get("finish_reason")
     finish = CUT if is_cut(said) else said if isinstance(said, str) else ""
     text, refusal = _text(message.get("content")), message.get("refusal")
-    if refusal or finish == "content_filter":
+    text = text and whole_characters(text)
+    if refusal or finish == FILTERED:
         return Read("", finish, f"refused: {str(refusal or 'content filter')[:80]}")
     if text is None:
         return Read("", finish, f"content of an unknown form: {str(message.get('content'))[:60]}")
     if not text.strip():
-        thought = any(_text(message.get(name)) for name in ("reasoning_content", "reasoning"))
-        return Read("", finish, "reasoning without an answer (more tokens may help)" if thought else "empty content")
+        return Read("", finish, THOUGHT_ALONE if _has_thought(message) else "empty content")
     return Read(text.strip(), finish, "")
+
+
+class Piece(NamedTuple):
+    """What a chunk of a streamed reply says."""
+
+    text: str
+    finish: str
+    """Why the reply ends here; empty where it goes on."""
+    refusal: str
+    thinks: bool
+    """Whether it holds what is thought before the reply, which is not shown."""
+
+
+def piece(chunk: Any) -> Piece:
+    """A chunk of a stream, as it came: its first choice, whose content may be a text or a list of parts."""
+    choices = chunk.get("choices") if isinstance(chunk, dict) else None
+    choice: Any = choices[0] if isinstance(choices, list) and choices else None
+    if not isinstance(choice, dict):
+        return Piece("", "", "", False)
+    delta: dict[str, Any] = (
+        choice["delta"] if isinstance(choice.get("delta"), dict) else {"content": choice.get("text")}
+    )
+    text, said, refusal = _text(delta.get("content")), choice.get("finish_reason"), delta.get("refusal")
+    return Piece(text or "", str(said or ""), str(refusal or ""), _has_thought(delta))
+
+
+def whole_characters(text: str) -> str:
+    """A text in which two halves of a character that came apart are one, and a half without its other is U+FFFD."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def is_cut(finish: Any) -> bool:
@@ -99,7 +131,7 @@ def _text(content: Any) -> str | None:
         case None:
             return ""
         case str():
-            return content.encode(errors="replace").decode()
+            return content
         case list():
             parts = [part.get("text") if isinstance(part, dict) else part for part in content if not _thinks(part)]
             return "".join(_text(part) or "" for part in parts if isinstance(part, str))
@@ -107,6 +139,13 @@ def _text(content: Any) -> str | None:
             return None
         case _:
             return str(content)
+
+
+def _has_thought(message: dict[str, Any]) -> bool:
+    content = message.get("content")
+    return any(_text(message.get(name)) for name in ("reasoning_content", "reasoning")) or (
+        isinstance(content, list) and any(map(_thinks, content))
+    )
 
 
 def _thinks(part: Any) -> bool:

@@ -1,7 +1,9 @@
 """A model that answers, with exactly the prompt it was trained on."""
 
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, overload
 
@@ -194,12 +196,13 @@ def replies(
         return [Generated("", cut=True)]
     padded = [[tokenizer.eos_token_id] * (longest - len(ids)) + ids for ids in prompts]
     mask = [[0] * (longest - len(ids)) + [1] * len(ids) for ids in prompts]
-    output: torch.Tensor = model.generate(  # pyright: ignore[reportCallIssue]
-        torch.tensor(padded, device=model.device),
-        attention_mask=torch.tensor(mask, device=model.device),
-        use_cache=True,
-        **arguments(model, encoder, most, temperature),
-    )
+    with own_sampling_put_aside(model):
+        output: torch.Tensor = model.generate(  # pyright: ignore[reportCallIssue]
+            torch.tensor(padded, device=model.device),
+            attention_mask=torch.tensor(mask, device=model.device),
+            use_cache=True,
+            **arguments(model, encoder, most, temperature),
+        )
     found = []
     for ids in output[:, longest:].tolist():
         text, ended = said(encoder, ids)
@@ -218,32 +221,72 @@ def _refuse_without_room(model: PreTrainedModel, encoder: Encoder, conversation:
         raise ModelError(f"the prompt has {read} tokens, the model reads {read + room}")
 
 
+_own_sampling: dict[int, tuple[GenerationConfig, int]] = {}
+"""What was put aside of the models that answer now, by their `id`, and of how many replies each is in the middle."""
+_own_sampling_lock = threading.Lock()
+
+
+@contextmanager
+def own_sampling_put_aside(model: PreTrainedModel) -> Iterator[None]:
+    """Within it, a model has none of its folder's `generation_config.json`; behind it, also on errors, its own again.
+
+    A penalty or a top-p in that file would meet the published model, and not the one that was trained from it and is
+    compared with it. `generate` takes from it whatever it is not told otherwise. Several threads may be within it.
+    """
+    with _own_sampling_lock:
+        own, others = _own_sampling.get(id(model), (model.generation_config, 0))
+        _own_sampling[id(model)] = own, others + 1
+        model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        with _own_sampling_lock:
+            own, within = _own_sampling.pop(id(model))
+            if within > 1:
+                _own_sampling[id(model)] = own, within - 1
+            else:
+                model.generation_config = own
+
+
 def arguments(model: PreTrainedModel, encoder: Encoder, max_new_tokens: int, temperature: float) -> dict[str, Any]:
     """What `generate` is told of the template's stop string and of the sampling; it samples no id without a token.
 
-    The folder's own `generation_config.json` is put aside: a penalty or a top-p in it would meet the published model,
-    and not the one that was trained from it and is compared with it. For the same reason there is no top-k.
+    There is no top-k, which transformers would set: see `own_sampling_put_aside`.
     """
-    model.generation_config = GenerationConfig()
     tokenizer, stop = encoder.tokenizer, encoder.template.stop
     nameless = encoder.nameless_ids(model.config.get_text_config(decoder=True).vocab_size)
-    stop_id = tokenizer.get_vocab().get(stop)
     return {
         "max_new_tokens": max_new_tokens,
-        "eos_token_id": stop_id if stop_id is not None else tokenizer.eos_token_id,
+        "eos_token_id": list(_ending_ids(encoder)),
         "pad_token_id": tokenizer.eos_token_id,
         **({"suppress_tokens": nameless} if nameless else {}),
-        **({} if stop_id is not None else {"stop_strings": [stop], "tokenizer": tokenizer}),
+        **({} if _is_token(encoder, stop) else {"stop_strings": [stop], "tokenizer": tokenizer}),
         **({"do_sample": True, "temperature": temperature, "top_k": 0} if temperature > 0 else {"do_sample": False}),
     }
 
 
 def said(encoder: Encoder, ids: Sequence[int]) -> tuple[str, bool]:
-    """The text that generated ids say up to the stop string, blanks and all, and whether they have come to it."""
-    stop, eos = encoder.template.stop, encoder.tokenizer.eos_token
-    text = encoder.decode(ids)
-    ended = stop in text or encoder.tokenizer.eos_token_id in ids
-    return text.split(stop)[0].split(eos)[0], ended
+    """The text that generated ids say up to the stop, blanks and all, and whether they have come to it.
+
+    A stop that is a token ends a reply as that token alone: a model may write about `</s>`, in other tokens.
+    """
+    stop, ending = encoder.template.stop, _ending_ids(encoder)
+    end = next((place for place, id in enumerate(ids) if id in ending), len(ids))
+    text = encoder.decode(ids[:end])
+    if _is_token(encoder, stop):
+        return text, end < len(ids)
+    return text.split(stop)[0], end < len(ids) or stop in text
+
+
+def _ending_ids(encoder: Encoder) -> set[int]:
+    """The end of the text, and the template's stop where that is a token."""
+    tokenizer, stop = encoder.tokenizer, encoder.template.stop
+    return {tokenizer.eos_token_id, *([tokenizer.convert_tokens_to_ids(stop)] if _is_token(encoder, stop) else [])}
+
+
+def _is_token(encoder: Encoder, stop: str) -> bool:
+    """Whether a stop is a token that no text becomes by chance, as words like `###` do."""
+    return stop == encoder.tokenizer.eos_token or stop in encoder.tokenizer.get_added_vocab()
 
 
 @torch.no_grad()

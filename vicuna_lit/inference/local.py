@@ -13,7 +13,7 @@ from transformers.generation.streamers import BaseStreamer
 from vicuna_lit.data.chat_template import TemplateError
 from vicuna_lit.data.conversation import Conversation
 from vicuna_lit.inference.backend import BackendError, Sent, Settings, Stream
-from vicuna_lit.inference.generate import Chat, arguments, room_of, said
+from vicuna_lit.inference.generate import Chat, arguments, own_sampling_put_aside, room_of, said
 
 
 class LocalBackend:
@@ -93,14 +93,15 @@ class LocalBackend:
         try:
             cache = self._cache_for(id, ids)
             prompt = torch.tensor([ids], device=self.chat.model.device)
-            output: Any = self.chat.model.generate(  # pyright: ignore[reportCallIssue]
-                prompt,
-                attention_mask=torch.ones_like(prompt),
-                past_key_values=cache,
-                streamer=_Tokens(pieces),
-                stopping_criteria=StoppingCriteriaList([_Pass(self._baton, stopped)]),
-                **how,
-            )
+            with own_sampling_put_aside(self.chat.model):
+                output: Any = self.chat.model.generate(  # pyright: ignore[reportCallIssue]
+                    prompt,
+                    attention_mask=torch.ones_like(prompt),
+                    past_key_values=cache,
+                    streamer=_Tokens(pieces),
+                    stopping_criteria=StoppingCriteriaList([_Pass(self._baton, stopped)]),
+                    **how,
+                )
             self._keep(id, output[0].tolist()[: cache.get_seq_length()], cache)
             pieces.put(None)
         except Exception as error:  # a model may fail in any way, and somebody waits for the queue

@@ -157,15 +157,26 @@ class OpenAIClient:
             ServerError: while it is read: the server is silent, refuses or breaks off.
         """
         how: dict[str, Any] = self._request(messages, max_tokens, temperature)
-        finish = None
+        finish = text = refusal = ""
+        spoke = thought = False
         with self._errors(), self._sync.chat.completions.create(**how, stream=True) as chunks:
             for chunk in chunks:
-                choice = chunk.choices[0] if chunk.choices else None
-                if choice and choice.delta and choice.delta.content:
-                    yield self.key.hide(str(choice.delta.content))
-                finish = (choice and choice.finish_reason) or finish
-        if finish is None:  # a server that dies closes the stream as if all were said
+                piece = bodies.piece(chunk.model_dump(warnings=False))
+                finish, refusal, thought = piece.finish or finish, refusal + piece.refusal, thought or piece.thinks
+                text += piece.text
+                half = len(text) - bool(text and "\ud800" <= text[-1] <= "\udbff")  # the next piece has the other
+                if half:
+                    yield self.key.hide(bodies.whole_characters(text[:half]))
+                    text, spoke = text[half:], True
+        if text:
+            yield bodies.whole_characters(text)
+        if refusal or finish == bodies.FILTERED:
+            said = self.key.hide(bodies.whole_characters(refusal))[:200] or "content filter"
+            raise ServerError(f"{self.endpoint.model} refuses: {said}", again=False)
+        if not finish:  # a server that dies closes the stream as if all were said
             raise ServerError(f"{self.endpoint.url} broke off in the middle of its reply", "try again")
+        if thought and not spoke:
+            raise ServerError(f"{self.endpoint.model}: {bodies.THOUGHT_ALONE}", again=False)
         return bodies.is_cut(finish)
 
     def _request(self, messages: Messages, max_tokens: int, temperature: float) -> dict[str, Any]:
@@ -201,7 +212,9 @@ class OpenAIClient:
             return ServerError(f"{url} has said nothing for {self._silence:g} s", "try again")
         if isinstance(cause, httpx2.HTTPError) or isinstance(error, openai.APIConnectionError):
             return ServerError(f"{url} broke off: {self.key.said(cause or error)}", "try again")
-        return ServerError(f"{url} sends no JSON of the form that was asked for: {said}")
+        # An error of the library's that is none of its kinds came in the middle of a stream, whose status was good.
+        what = "breaks off" if isinstance(error, openai.APIError) else "sends no JSON of the form that was asked for"
+        return ServerError(f"{url} {what}: {said}")
 
     def _refused(self, error: openai.APIStatusError, said: str) -> ServerError:
         code, url = error.status_code, self.endpoint.url

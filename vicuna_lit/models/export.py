@@ -143,7 +143,7 @@ def _count(tensor: Any) -> int:
 def _describe(model: PreTrainedModel, encoder: Encoder, folder: Path, dtype: torch.dtype) -> None:
     tokenizer, template = encoder.tokenizer, encoder.template
     stop = tokenizer.get_vocab().get(template.stop)
-    model.generation_config = GenerationConfig(
+    generation = GenerationConfig(  # the model keeps its own: it may be the caller's
         bos_token_id=tokenizer.bos_token_id,
         pad_token_id=tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id if stop is None else stop,
@@ -155,5 +155,5 @@ def _describe(model: PreTrainedModel, encoder: Encoder, folder: Path, dtype: tor
     if hasattr(config, "quantization_config"):
         delattr(config, "quantization_config")  # the weights are written as plain numbers
     config.save_pretrained(folder)
-    model.generation_config.save_pretrained(folder)
+    generation.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from vicuna_lit.data.model_folder import said_by_transformers
+from vicuna_lit.data.model_folder import told_as_model_error
 from vicuna_lit.data.tokenizer import pretrained_kwargs
 from vicuna_lit.models.architecture import text_names
 from vicuna_lit.models.gguf import left_out
@@ -36,13 +36,8 @@ def load_weights(config: Any, path: str, device: str, dtype: torch.dtype, option
     files, renamed = pretrained_kwargs(place), text_names(place)
     how = {"dtype": torch.float32, "output_loading_info": True, "ignore_mismatched_sizes": True}  # we tell their names
     how |= {"device_map": {"": device}}
-    try:
-        with _weights_in(dtype):
-            loaded: Any = AutoModelForCausalLM.from_pretrained(**files, config=config, **how, **options, **renamed)
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:  # transformers raises many kinds
-        raise ModelError(f"{place}: no model could be loaded: {said_by_transformers(error)}") from error
+    with told_as_model_error(f"{place}: no model could be loaded"), _weights_in(dtype):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(**files, config=config, **how, **options, **renamed)
     model, report = loaded
     if "gguf_file" in files:  # its weights are plain numbers now, but it still calls itself quantised
         delattr(model.config, "quantization_config")

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from vicuna_lit.notebook import Line
 
 EVERY_SECONDS = 10
-console = Console(stderr=True)
+console = Console(emoji=False, stderr=True)
 
 
 class Advance(Protocol):

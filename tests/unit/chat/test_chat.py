@@ -2,12 +2,15 @@
 
 import itertools
 import json
+import os
 import random
 import re
+import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -595,8 +598,50 @@ def test_the_terminal(tmp_path, capsys):
     assert out.count("echo has heard: Hi!\n") == 2
     assert "Write something first." in out and "Refused by the moderation" in out and "nothing to take back" in out
     assert [len(c.turns) for c in model.asked] == [1, 1, 1]
-    model.pieces = lambda text: ["half", KeyboardInterrupt]
-    converse(found, lambda _: (_ for _ in ()).throw(EOFError))
+    assert f"Conversations are recorded in {tmp_path}." in out
+
+
+def test_the_terminal_obeys_nothing_in_a_reply_and_loses_nothing_of_it(tmp_path, capsys):
+    model = Scripted()
+    found = service(tmp_path, "limits.prompts_per_minute=3", backends=(model,))
+    long = "word " * 40
+    model.pieces = lambda text: [" a\x1b[31m", "b\x9b\x07\rc :smile: [bold]d ", long, "\nend ", text]
+    odd = UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
+    prompts: Iterator[Any] = iter([odd, "/hlep", "/help", "half \ud800", "two", "three", "/retry", "/retry"])
+
+    def read(_: str) -> str:
+        match next(prompts, EOFError()):
+            case Exception() as error:
+                raise error
+            case text:
+                return text
+
+    converse(found, read)
+    out = capsys.readouterr().out
+    assert f"a␛[31mb\\x9b␇␍c :smile: [bold]d {long}\nend half \ufffd\n" in out
+    assert "That is no utf-8 text" in out and "/hlep: no such command; /retry" in out
+    assert out.count("more than 3 prompts a minute") == 2, "a prompt that /retry took back can be taken again"
+    assert len(lines(tmp_path / "conversations.jsonl")) == 3
+
+
+def test_ctrl_c_stops_a_reply_which_stays_in_the_conversation(tmp_path, capsys):
+    model = Scripted()
+    found = service(tmp_path, backends=(model,))
+
+    def pieces(text: str) -> Iterator[str]:
+        yield "begun"
+        if text == "long":
+            time.sleep(0.3)
+            os.kill(os.getpid(), signal.SIGINT)
+            while not model.closed:  # the stream is closed behind the next piece
+                time.sleep(0.02)
+                yield "."
+
+    model.pieces, prompts = pieces, iter(["long", "short", "/quit"])
+    before = signal.getsignal(signal.SIGINT)
+    converse(found, lambda _: next(prompts))
+    assert signal.getsignal(signal.SIGINT) is before and "Stopped.\n" in capsys.readouterr().out
+    assert [turn.content[:5] for turn in model.asked[1].turns] == ["long", "begun", "short"]
 
 
 def test_bad_input_is_said_before_anything_is_imported():

@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from vicuna_lit.run_folder import RunError
+
 
 @pytest.fixture(scope="module")
 def server() -> Any:
@@ -56,3 +58,14 @@ def test_addresses_that_a_header_names_are_taken_from_named_proxies_alone(variab
     if variable:
         monkeypatch.setenv("FORWARDED_ALLOW_IPS", variable)
     assert server.settings_of(None).proxy_headers is trusts
+
+
+def test_a_host_is_this_machine_alone_or_it_is_said(server):
+    is_loopback, listen = server.is_loopback, server.listen
+    hosts = ["127.0.0.1", "127.8.9.1", "::1", "localhost", "LOCALHOST", "0.0.0.0", "::", "192.168.0.1", "host.example"]
+    assert [is_loopback(host) for host in hosts] == [True] * 5 + [False] * 4
+    for host, said in {"no.such.invalid": "no such name", "192.0.2.1": "no address of this machine"}.items():
+        with pytest.raises(RunError, match=f"host={host}: (is )?{said}"):
+            listen(host, 7860)
+    with listen("127.0.0.1", 0) as taken, pytest.raises(RunError, match="choose another with port"):
+        listen("127.0.0.1", taken.getsockname()[1])

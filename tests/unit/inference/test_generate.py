@@ -2,7 +2,9 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.helpers.families import save_tiny
 from vicuna_lit.data.conversation import Conversation
-from vicuna_lit.inference.generate import Chat, arguments, generate, replies, reply
+from vicuna_lit.inference.generate import Chat, arguments, generate, own_sampling_put_aside, replies, reply, said
 from vicuna_lit.models.load_weights import refuse_faults
 from vicuna_lit.paths import ModelError
 
@@ -33,14 +35,34 @@ def test_a_folders_own_sampling_is_put_aside(tmp_path: Path):
     plain = Chat.load(folder_of("llama", tmp_path / "plain"))
     habits = {"repetition_penalty": 1.5, "top_k": 1, "top_p": 0.1, "no_repeat_ngram_size": 2, "bad_words_ids": [[5]]}
     fussy = Chat.load(folder_of("llama", tmp_path / "fussy", **habits))
+    own = fussy.model.generation_config
     assert generate(plain, "hello there", 30) == generate(fussy, "hello there", 30)
+    assert fussy.model.generation_config is own and own.repetition_penalty == 1.5, "the caller's model stays its own"
+    with pytest.raises(ZeroDivisionError), own_sampling_put_aside(fussy.model), own_sampling_put_aside(fussy.model):
+        assert fussy.model.generation_config.repetition_penalty is None
+        raise ZeroDivisionError
+    assert fussy.model.generation_config is own
     told = arguments(fussy.model, fussy.encoder, 1, 1.0)
     prompt = torch.tensor([fussy.encoder.prompt_ids(Conversation.of("hello there"))] * 500)
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), own_sampling_put_aside(fussy.model):
         torch.manual_seed(0)
         sampled: Any = fussy.model.generate(prompt, **told)  # pyright: ignore[reportCallIssue]
         likely = fussy.model(prompt[:1]).logits[0, -1].topk(50).indices
     assert not set(sampled[:, -1].tolist()) <= set(likely.tolist()), "at temperature 1 there is no top-k"
+
+
+def test_a_stop_that_is_written_in_other_tokens_is_text(tmp_path: Path):
+    """Where the stop is a token; a stop of plain words is found in the text."""
+    encoder = Chat.load(folder_of("llama", tmp_path)).encoder
+    tokenizer, stop = encoder.tokenizer, encoder.template.stop
+    assert stop == tokenizer.eos_token
+    pieces = [i for c in f"say {stop} at the end" for i in tokenizer(c, add_special_tokens=False)["input_ids"]]
+    assert tokenizer.eos_token_id not in pieces
+    text = encoder.decode(pieces)
+    assert stop in text and said(encoder, pieces) == (text, False)
+    assert said(encoder, [*pieces, tokenizer.eos_token_id, *pieces]) == (text, True)
+    with mock.patch.object(encoder, "template", SimpleNamespace(stop="at")):
+        assert said(encoder, pieces) == (text.partition("at")[0], True)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])

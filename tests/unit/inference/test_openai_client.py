@@ -157,3 +157,36 @@ def test_a_look_at_the_server_finds_a_key_that_is_refused_and_costs_nothing():
         assert asked == ["/health", "/v1/models"]
     with serving(lambda handler: None, lambda handler: send(handler, 404, b"no such page")) as url:
         client(url).check()
+
+
+def streamed(*deltas: Any, finish: Any = "stop") -> Serve:
+    """A stream of these deltas; a text is sent as it stands."""
+    chunks = [d if isinstance(d, str) else json.dumps({"choices": [{"index": 0, "delta": d}]}) for d in deltas]
+    end = [json.dumps({"choices": [{"index": 0, "delta": {}, "finish_reason": finish}]}), '{"choices": []}', "[DONE]"]
+    body = "".join(f"data: {chunk}\n\n" for chunk in [*chunks, *end]).encode()
+    return lambda handler: send(handler, 200, body, Content_Type="text/event-stream")
+
+
+PARTS = [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "Yes"}, {"type": "image_url"}, ".", 7]
+
+
+@pytest.mark.parametrize(
+    ("serve", "expected"),
+    [
+        (streamed({"content": "a \ud83d"}, {"content": "\ude00 b"}, {"content": "\ud800"}), "a 😀 b\ufffd"),
+        (streamed({"role": "assistant", "content": None}, {"content": PARTS}), "Yes."),
+        (streamed('{"choices": [{"index": 0, "text": "plain"}]}', '{"choices": null}', '{"usage": {}}'), "plain"),
+        (streamed({"content": "No"}, {"refusal": "not "}, {"refusal": "that"}), "m refuses: not that"),
+        (streamed({"content": "No"}, finish="content_filter"), "m refuses: content filter"),
+        (streamed({"reasoning_content": "long"}, finish="length"), "m: reasoning without an answer"),
+        (streamed({"content": "No"}, '{"error": {"message": "too long a context"}}'), "breaks off: too long a context"),
+        (streamed({"content": "No"}, finish=None), "broke off in the middle"),
+        (streamed({"content": "No"}, "{not JSON"), "sends no JSON"),
+    ],
+)
+def test_a_stream_is_read_in_whole_characters_and_says_why_it_ends(serve, expected):
+    with serving(serve) as url:
+        try:
+            assert "".join(client(url).stream(ASKED, 9, 0.0)) == expected
+        except ServerError as error:
+            assert expected in str(error)

@@ -18,7 +18,7 @@ from vicuna_lit.train.times import WORK, Times
 from vicuna_lit.train.tracking.wandb_run import History
 
 COLUMNS = ("step", "loss", "grad_norm", "lr", "supervised_tokens", "conversations_hash")
-console = Console(stderr=True)
+console = Console(emoji=False, stderr=True)
 StepFigures = dict[str, Any]
 
 
