@@ -4,7 +4,8 @@
 """
 
 import re
-from contextlib import suppress
+from contextlib import nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -153,6 +154,25 @@ def test_the_proof_sees_neighbours_through_a_convolution(monkeypatch):
     monkeypatch.setattr(mixers, "_carries_state", lambda _: False)
     with pytest.raises(ModelError, match=r"see each other|another model than alone"):
         proof._compare(config)
+
+
+@pytest.mark.parametrize(
+    ("kind", "how"),
+    [
+        ("stablelm", "full"),
+        ("stablelm", "attention"),
+        pytest.param("mamba", "full", marks=pytest.mark.slow),
+        pytest.param("kimi_linear", "attention", marks=pytest.mark.slow),
+    ],
+)
+def test_what_is_computed_again_is_cut_alike(kind: str, how: str, monkeypatch):
+    """The layout reaches layers and attention whose family keeps it from them, in the backward pass too."""
+    recomputing = partial(proof.SupervisedLM, gradient_checkpointing=how)
+    recomputing.row_loss, recomputing.hidden = proof.SupervisedLM.row_loss, proof.SupervisedLM.hidden  # pyright: ignore
+    monkeypatch.setattr(proof, "SupervisedLM", recomputing)
+    monkeypatch.setattr(proof, "InFp64", nullcontext)  # torch leaves it in the backward pass
+    monkeypatch.setattr(proof, "TOLERANCE", 1e-5)
+    proof._compare(config_of(kind))
 
 
 def test_dropout_is_refused():

@@ -35,6 +35,15 @@ def refuse_typos(sweep: Sweep, metrics: Sequence[str], over: str) -> None:
 def main() -> None:
     """The command."""
     quiet_pipes()
+    given = _parser().parse_args()
+    try:
+        _compare(given)
+    except (RunError, MissingPackage, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(exit_code(error))
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="vicuna-compare",
         description="Many train runs as one table and one page (compare.html, runs.csv, figures/).",
@@ -51,27 +60,31 @@ def main() -> None:
         "--wandb-report", action="store_true", help="the page as a report in W&B too, where you are logged in"
     )
     parser.add_argument("--version", action="version", version=f"vicuna_lit {__version__}")
-    given = parser.parse_args()
+    return parser
+
+
+def _compare(given: argparse.Namespace) -> None:
+    """Prints the table and what follows from it; writes the page, and the report in W&B where it is asked for.
+
+    Raises:
+        RunError, MissingPackage, OSError: the folders cannot be read, or the page cannot be written.
+    """
     metrics, repeats = given.metrics.split(","), given.over.split(",")
-    try:
-        sweep = read_sweep(*given.folders)
-        refuse_typos(sweep, metrics if given.metrics != ",".join(METRICS) else (), given.over)
-        rows, lines = Table(), []
-        margin, baseline = claimed(sweep, given.margin, given.baseline)
-        if found := settings(sweep, metrics, repeats, baseline):
-            show_table(rows := table(found, metrics))
-        lines = [*in_words(sweep, found, margin, repeats, baseline), *claim_in_words(sweep)]
-        show_lines(lines)
-        show_unfinished(sweep, list(sweep.failures))
-        with packages_of("vicuna-compare"):
-            from vicuna_lit.compare.report import write_report
+    sweep = read_sweep(*given.folders)
+    refuse_typos(sweep, metrics if given.metrics != ",".join(METRICS) else (), given.over)
+    rows = Table()
+    margin, baseline = claimed(sweep, given.margin, given.baseline)
+    if found := settings(sweep, metrics, repeats, baseline):
+        show_table(rows := table(found, metrics))
+    lines = [*in_words(sweep, found, margin, repeats, baseline), *claim_in_words(sweep)]
+    show_lines(lines)
+    show_unfinished(sweep, list(sweep.failures))
+    with packages_of("vicuna-compare"):
+        from vicuna_lit.compare.report import write_report
 
-            out = given.out or given.folders[0]
-            print(write_report(sweep, out, metrics, repeats, baseline, margin))
-        if given.wandb_report:
-            from vicuna_lit.compare.wandb_report import save_report
+        out = given.out or given.folders[0]
+        print(write_report(sweep, out, metrics, repeats, baseline, margin))
+    if given.wandb_report:
+        from vicuna_lit.compare.wandb_report import save_report
 
-            print(save_report(sweep, rows, lines, out))
-    except (RunError, MissingPackage, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(exit_code(error))
+        print(save_report(sweep, rows, lines, out))

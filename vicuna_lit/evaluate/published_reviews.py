@@ -58,6 +58,22 @@ def read_reviews(path: str | Path, answers: Answers | None = None, judge: str | 
             found.answers = read_answers(folder) | found.answers
         except DataError as error:
             found.notes.append(f"{folder}: beside the reviews, but no answers: {error}")
+    _read_files(place, found)
+    kept = without_repeats(found.reviews)
+    if twice := len(found.reviews) - len(kept):
+        found.notes.append(
+            f"{twice} reviews are of answers that were reviewed before in the same order; the first counts"
+        )
+    found.reviews = kept if judge is None else [replace(review, judge=judge) for review in kept]
+    if (ours := place.parent / "statistics.json").exists() and place.name == "reviews.jsonl":
+        found.models = json.loads(ours.read_text()).get("models", [])
+    if not found.questions and (asked := _asked_beside(place)):
+        found.questions = q.read_questions(asked)
+    return found
+
+
+def _read_files(place: Path, found: Recorded) -> None:
+    """Adds all that the files say. Some forms give a model's reviews in rows that are read together, at the end."""
     models = {answer.id: m for m, given in found.answers.items() for answer in given.values() if answer.id}
     late: list[VoteRow] = []
     votes: list[VoteRow] = []
@@ -76,17 +92,6 @@ def read_reviews(path: str | Path, answers: Answers | None = None, judge: str | 
     given, asked, said = read_votes(votes)
     found.reviews, found.questions = found.reviews + given, found.questions + asked
     found.answers |= {model: found.answers.get(model, {}) | theirs for model, theirs in said.items()}
-    kept = without_repeats(found.reviews)
-    if twice := len(found.reviews) - len(kept):
-        found.notes.append(
-            f"{twice} reviews are of answers that were reviewed before in the same order; the first counts"
-        )
-    found.reviews = kept if judge is None else [replace(review, judge=judge) for review in kept]
-    if (ours := place.parent / "statistics.json").exists() and place.name == "reviews.jsonl":
-        found.models = json.loads(ours.read_text()).get("models", [])
-    if not found.questions and (asked := _asked_beside(place)):
-        found.questions = q.read_questions(asked)
-    return found
 
 
 def _nearby(place: Path, names: tuple[str, ...]) -> list[Path]:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,22 @@ def can_be_opened(paths: Sequence[str]) -> None:
             raise ModelError(f"{place}: holds no weights (*.safetensors)")
 
 
+@dataclass
+class Costs:
+    """Requests that are left, and the most that they can cost."""
+
+    usd: float = 0.0
+    requests: int = 0
+    unpriced: set[str] = field(default_factory=set)
+    """Models of which no price is known."""
+
+    def add(self, client: Client, usd: float) -> None:
+        """One request."""
+        self.usd, self.requests = self.usd + usd, self.requests + 1
+        if not client.priced:
+            self.unpriced.add(client.endpoint.model)
+
+
 def cost_estimate(
     config: EvaluateConfig,
     questions: Sequence[Question],
@@ -116,46 +133,56 @@ def cost_estimate(
 ) -> str | None:
     """How many requests are left and the most that they can cost; None: none are.
 
-    Verdicts count twice, since each may be asked for again. The clients of `payer` pay no more than this, also where
-    replies are empty or lost.
+    The clients of `payer` pay no more than this, also where replies are empty or lost.
     """
-    limit = config.answers.max_new_tokens
+    costs, limit = Costs(), config.answers.max_new_tokens
+    done = given | {model.name: model.answered() for model in models}
+    for model in models:
+        _add_answers(costs, model, [q for q in questions if q.id not in done[model.name]], limit, payer)
     longest = _longest(limit)
-    usd, requests, unknown = 0.0, 0, set[str]()
-    answers: Answers = {}
-    for name in names:
-        model = next((m for m in models if m.name == name), None)
-        done = model.answered() if model else given[name]
-        answers[name] = {q.id: done.get(q.id) or Answer(name, q.id, (longest,) * len(q.turns)) for q in questions}
-        if model and isinstance(model.source, EndpointSource):
-            client = payer.client(model.source)
-            for q in (q for q in questions if q.id not in done):
-                talk: list[dict[str, str]] = []
-                for turn in q.turns:
-                    talk += [{"content": longest}, {"content": turn}] if talk else [{"content": turn}]
-                    usd, requests = usd + client.most(talk, limit), requests + 1
-                    unknown |= set() if client.priced else {model.source.model}
-    judge = config.judge
-    if judge.kind == "endpoint":
-        client, prompt = payer.client(judge), judges.prompt_of(judge)
-        for case in cases(questions, answers, judge, config.baseline):
-            asked = messages(case, prompt)
-            if not client.cached(asked, judge.max_tokens, judge.temperature):
-                again = [*asked, {"content": _longest(judge.max_tokens)}, {"content": prompt.again}]
-                usd += client.most(asked, judge.max_tokens) + client.most(again, judge.max_tokens)
-                requests += 1
-                unknown |= set() if client.priced else {judge.model}
-    if not requests:
+    answers = {
+        name: {q.id: done[name].get(q.id) or Answer(name, q.id, (longest,) * len(q.turns)) for q in questions}
+        for name in names
+    }
+    _add_verdicts(costs, config, questions, answers, payer)
+    if not costs.requests:
         return None
-    if not unknown:
-        payer.promise(usd)
+    if not costs.unpriced:
+        payer.promise(costs.usd)
     cost = (
-        f"of unknown cost: no price is known for {', '.join(sorted(unknown))}"
-        if unknown
-        else f"at most {math.ceil(usd * 1e4) / 1e4:.4f} USD"
+        f"of unknown cost: no price is known for {', '.join(sorted(costs.unpriced))}"
+        if costs.unpriced
+        else f"at most {math.ceil(costs.usd * 1e4) / 1e4:.4f} USD"
     )
     budget = "" if config.budget_usd is None else f"; the budget is {config.budget_usd:g}"
-    return f"{requests:,} requests, {cost}{budget}"
+    return f"{costs.requests:,} requests, {cost}{budget}"
+
+
+def _add_answers(costs: Costs, model: Model, left: Sequence[Question], limit: int, payer: BudgetedClients) -> None:
+    """Each turn of the questions that a model behind an endpoint has not answered, behind replies of full length."""
+    if not isinstance(model.source, EndpointSource):
+        return
+    client = payer.client(model.source)
+    for question in left:
+        talk: list[dict[str, str]] = []
+        for turn in question.turns:
+            talk += [{"content": _longest(limit)}, {"content": turn}] if talk else [{"content": turn}]
+            costs.add(client, client.most(talk, limit))
+
+
+def _add_verdicts(
+    costs: Costs, config: EvaluateConfig, questions: Sequence[Question], answers: Answers, payer: BudgetedClients
+) -> None:
+    """Each counts twice, since it may be asked for again."""
+    judge = config.judge
+    if judge.kind != "endpoint":
+        return
+    client, prompt = payer.client(judge), judges.prompt_of(judge)
+    for case in cases(questions, answers, judge, config.baseline):
+        asked = messages(case, prompt)
+        if not client.cached(asked, judge.max_tokens, judge.temperature):
+            again = [*asked, {"content": _longest(judge.max_tokens)}, {"content": prompt.again}]
+            costs.add(client, client.most(asked, judge.max_tokens) + client.most(again, judge.max_tokens))
 
 
 def _longest(tokens: int) -> str:

@@ -14,7 +14,7 @@ from transformers.pytorch_utils import Conv1D
 from vicuna_lit.config.choices import FullConfig, LastLayersConfig, LoraConfig, PartialConfig
 from vicuna_lit.data.tokenizer import need_package
 from vicuna_lit.hub import hub_name
-from vicuna_lit.models.decoder import LINEAR, decoder_layers, has_fused_experts, linear_layers
+from vicuna_lit.models.decoder import LINEAR, decoder_layers, decoder_of, has_fused_experts, linear_layers
 from vicuna_lit.paths import ModelError
 from vicuna_lit.run_folder import whole_folder
 
@@ -76,7 +76,7 @@ def _train_last(model: PreTrainedModel, config: LastLayersConfig) -> None:
     embeddings = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
     embeddings |= {id(p) for name, p in model.named_parameters() if "embed" in name}  # norms and positions of theirs
     inside = {id(p) for p in layers.parameters()}
-    for parameter in model.base_model.parameters():
+    for parameter in decoder_of(model).parameters():
         parameter.requires_grad_(id(parameter) not in inside | embeddings)
     layers[-config.layers :].requires_grad_(True)
     assert head is not None
@@ -109,7 +109,7 @@ def _add_adapters(model: PreTrainedModel, config: LoraConfig) -> None:
 
 
 def _named(model: PreTrainedModel, targets: tuple[str, ...]) -> list[str]:
-    linear = {name.rpartition(".")[2] for name, m in model.base_model.named_modules() if isinstance(m, LINEAR)}
+    linear = {name.rpartition(".")[2] for name, m in decoder_of(model).named_modules() if isinstance(m, LINEAR)}
     if unknown := sorted(set(targets) - linear):
         raise ModelError(
             f"finetune.targets: no linear layer is called {', '.join(unknown)}; {', '.join(sorted(linear))}"

@@ -311,7 +311,7 @@ def attend(
             raise ModelError(f"attention={kernel} has no {part}; attention={ANYWHERE} or flex has")
     # Under autocast rotary positions leave queries and keys in fp32, and only some kernels would cast them back.
     query, key = query.to(value.dtype), key.to(value.dtype)
-    return KERNELS[kernel](query, key, value, layout, form).transpose(1, 2), None
+    return KERNELS[kernel](query, key, value, layout, form).transpose(1, 2).contiguous(), None
 
 
 def use(model: PreTrainedModel, kernel: str) -> None:

@@ -19,11 +19,11 @@ from vicuna_lit.models.adapters import choose_trained, quantised
 from vicuna_lit.models.architecture import model_config
 from vicuna_lit.models.attention import RowLayout
 from vicuna_lit.models.automatic import on_gpu
-from vicuna_lit.models.decoder import decoder_layers
+from vicuna_lit.models.decoder import decoder_layers, decoder_of
 from vicuna_lit.models.lm_head import Head
 from vicuna_lit.models.load_weights import load_weights
 from vicuna_lit.models.loss import loss_sum, token_losses
-from vicuna_lit.models.mixers import keep_within_conversations, token_mixers
+from vicuna_lit.models.mixers import current_row, keep_within_conversations, token_mixers
 from vicuna_lit.models.vocabulary import NewRows
 from vicuna_lit.paths import ModelError
 
@@ -110,7 +110,7 @@ class SupervisedLM(nn.Module):
         super().__init__()
         self.model, self.offload, self.autocast = model, offload_activations, autocast
         self.lm_head_kind = lm_head
-        self._takes_positions = "position_ids" in inspect.signature(model.base_model.forward).parameters
+        self._takes_positions = "position_ids" in inspect.signature(decoder_of(model).forward).parameters
         keep_within_conversations(self.layers)
         if compile:
             compile_layers(self.layers)
@@ -144,8 +144,8 @@ class SupervisedLM(nn.Module):
         """The decoder's last hidden states."""
         layout = RowLayout(batch.lengths, batch.input_ids.device, batch.bounds)
         positions = {"position_ids": batch.position_ids} if self._takes_positions else {}
-        with OnCpu(self.model.parameters()) if self.offload else nullcontext():
-            output = self.model.base_model(input_ids=batch.input_ids, use_cache=False, layout=layout, **positions)
+        with OnCpu(self.model.parameters()) if self.offload else nullcontext(), current_row(layout):
+            output = decoder_of(self.model)(input_ids=batch.input_ids, use_cache=False, layout=layout, **positions)
         return output.last_hidden_state
 
     def _predicting(self, batch: Batch) -> Float[Tensor, "S D"]:

@@ -1,6 +1,7 @@
 """What a decoder consists of, whatever its family calls it: its layers, and the linear ones in those."""
 
 import re
+from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -12,9 +13,17 @@ LINEAR = (nn.Linear, Conv1D)
 """Matrix products with a weight; GPT-2's `Conv1D` is one whose weight lies the other way round."""
 ATTENTION = ("self_attn", "attention", "self_attention", "attn")
 """What families call a layer's attention."""
+NO_MATRIX = re.compile(r"(^|[._])(bias|A_log|D)$")
+"""Names of weights that hold a number for each channel, however they lie: biases of experts, a state space's rates."""
 ROUTER = re.compile(r"(^|[._])(router|gate)(\.|$)")
 """The path of a module that chooses experts or weighs them, inside their block: `gate`, `router.layer`,
 `shared_expert_gate`, and not `shared_experts.gate_proj`."""
+
+
+def decoder_of(model: PreTrainedModel) -> Any:
+    """What turns ids into last hidden states: the model without its head, whatever that calls it."""
+    inner: Any = model.base_model
+    return getattr(model, "model", inner) if inner is model else inner  # Llama 4 names another than it has
 
 
 def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
@@ -24,7 +33,7 @@ def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
         ModelError: there is no list of as many modules as the config has layers.
     """
     count = model.config.get_text_config(decoder=True).num_hidden_layers
-    for module in model.base_model.modules():  # the outermost first
+    for module in decoder_of(model).modules():  # the outermost first
         if isinstance(module, nn.ModuleList) and len(module) == count:
             return module
     raise ModelError(f"{type(model).__name__}: no list of its {count} layers was found; it is not supported")
@@ -40,6 +49,17 @@ def attention_of(layer: nn.Module) -> nn.Module:
         if name in ATTENTION:
             return module
     raise ModelError(f"{type(layer).__name__} has no attention that could be recomputed alone")
+
+
+def beside_matrices(model: nn.Module) -> list[nn.Parameter]:
+    """The weights that multiply or shift each number by itself: norms, biases, rates. Some have two dimensions."""
+    found = []
+    for path, module in model.named_modules():
+        scales = "norm" in type(module).__name__.lower() and not isinstance(module, (nn.Embedding, *LINEAR))
+        for name, weight in module.named_parameters(recurse=False):
+            if scales or NO_MATRIX.search(f"{path}.{name}"):
+                found.append(weight)
+    return found
 
 
 def linear_layers(model: PreTrainedModel) -> dict[str, nn.Module]:

@@ -4,7 +4,10 @@ They carry a state from token to token along the whole row. Families take the bo
 names, most of them only in kernels of a GPU. So each conversation is run by itself inside the row: right for them all.
 """
 
+import inspect
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -14,7 +17,7 @@ from transformers import PreTrainedModel
 
 from vicuna_lit.config.train import Computation
 from vicuna_lit.models.attention import RowLayout
-from vicuna_lit.models.decoder import decoder_layers, linear_layers
+from vicuna_lit.models.decoder import attention_of, decoder_layers, linear_layers
 
 NAMES = re.compile(r"Mamba|DeltaNet|ShortConv|LightningAttention|RecurrentBlock|KimiDelta|LinearAttention|RgLru")
 """Classes of transformers that mix tokens and hold neither a convolution nor a decay of their own."""
@@ -56,18 +59,53 @@ def _carries_state(module: nn.Module) -> bool:
 
 
 def keep_within_conversations(layers: nn.ModuleList) -> None:
-    """Makes the layers' token mixers run one conversation at a time where a row's layout comes with it."""
+    """Makes the layers' token mixers run one conversation at a time where a row's layout comes with it.
+
+    The layout comes as a keyword. Some families' models keep it from their layers, and some layers from their
+    attention; `current_row` and hooks bring it there. Hooks run before what is computed again in the backward pass
+    (`checkpoint_layers`), so it is an argument of that too.
+    """
     for layer in layers:
-        if mixers := token_mixers(nn.ModuleList([layer])):
-            current: list[Any] = [None]  # the layout of the row that the layer is called with: not all hand it on
-            layer.forward = partial(_with_layout, layer.forward, current)
-            for module in mixers:
-                attends = hasattr(module, "is_causal")
-                module.forward = partial(_by_conversation, module.forward, current, attends)
+        mixers = token_mixers(nn.ModuleList([layer]))
+        told = mixers or ([] if _hands_on(layer) else [attention_of(layer)])
+        if not told:
+            continue
+        current: list[Any] = [None]  # the layout of the row that the layer is called with
+        takes = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(layer.forward).parameters.values())
+        layer.forward = partial(_with_layout, layer.forward, current, takes)
+        layer.register_forward_pre_hook(partial(_told, _ROW), with_kwargs=True)
+        for module in mixers:
+            module.forward = partial(_by_conversation, module.forward, hasattr(module, "is_causal"))
+        for module in told:
+            module.register_forward_pre_hook(partial(_told, current), with_kwargs=True)
 
 
-def _with_layout(forward: Any, current: list[Any], *args: Any, **kwargs: Any) -> Any:
+_ROW: list[Any] = [None]
+
+
+@contextmanager
+def current_row(layout: RowLayout) -> Iterator[None]:
+    """Inside the block layers that their model gives no layout have this one."""
+    _ROW[0] = layout
+    try:
+        yield
+    finally:
+        _ROW[0] = None
+
+
+def _hands_on(layer: nn.Module) -> bool:
+    """Whether a layer gives its attention the keywords that it does not know: those are named twice then."""
+    return inspect.getsource(type(layer).forward).count("**") > 1
+
+
+def _told(current: list[Any], _module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+    return (args, kwargs | {"layout": current[0]}) if kwargs.get("layout") is None and current[0] is not None else None
+
+
+def _with_layout(forward: Any, current: list[Any], takes: bool, *args: Any, **kwargs: Any) -> Any:
     current[0] = kwargs.get("layout")
+    if not takes:
+        kwargs.pop("layout", None)
     try:
         return forward(*args, **kwargs)
     finally:
@@ -75,10 +113,9 @@ def _with_layout(forward: Any, current: list[Any], *args: Any, **kwargs: Any) ->
 
 
 @torch.compiler.disable  # the lengths differ in every row
-def _by_conversation(forward: Any, current: list[Any], attends: bool, *args: Any, **kwargs: Any) -> Any:
+def _by_conversation(forward: Any, attends: bool, *args: Any, **kwargs: Any) -> Any:
     """Calls `forward` with each conversation's part of every argument that has the row's length."""
-    layout = current[0]
-    kwargs.pop("layout", None)
+    layout = kwargs.pop("layout", None)
     if layout is None:
         return forward(*args, **kwargs)
     row, outputs, start = sum(layout.lengths), [], 0

@@ -20,6 +20,7 @@ MOST: dict[str, float] = {
     experts.COUNT.pattern: 4,
     experts.CHOSEN.pattern: 2,
     r"(mamba_|ssm_)?(chunk_size|d_state|state_size|dstate)": 8,
+    r"floor_scale": 8,
     r"n_group|num_expert_group": 2,
     r"topk_group|n_shared_experts": 1,
 }

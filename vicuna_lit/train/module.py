@@ -18,6 +18,7 @@ from vicuna_lit.data.tokenizer import make_encoder
 from vicuna_lit.hub import fetched
 from vicuna_lit.models.automatic import on_gpu, resolved
 from vicuna_lit.models.causal_lm import SupervisedLM, build_model
+from vicuna_lit.models.decoder import beside_matrices
 from vicuna_lit.run_folder import RunError
 from vicuna_lit.train.distributed import all_reduce_sum
 from vicuna_lit.train.gradients import sum_in_fp32
@@ -214,7 +215,6 @@ class SupervisedModule(L.LightningModule):
         bf16 = self.strategy.bf16
         if bf16 != "elsewhere" and (self.plan.accumulation > 1 or self.strategy.sums_over_ranks):
             sum_in_fp32(trained)
-        biases = [p for name, p in self.lm.named_parameters() if name.endswith("bias")]
-        optimizer = build_optimizer(trained, c, bf16, self.config.seed, biases)
+        optimizer = build_optimizer(trained, c, bf16, self.config.seed, beside_matrices(self.lm))
         scheduler = LambdaLR(optimizer, lambda step: lr_factor(self.start + step, self.plan.steps, c))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

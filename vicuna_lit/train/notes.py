@@ -49,6 +49,18 @@ def notes(config: TrainConfig, data: PlannedData, positions: int | None) -> Iter
             "conversations_per_step=<fewer> or trainer.epochs=<more> makes more"
         )
     yield from _of_sources(config, data)
+    yield from _of_refusals(data)
+    yield from _of_held_out(config, data)
+    if positions and (far := int((data.validation.lengths > positions).sum())):
+        are = f"{far:,} held-out example{'s are' if far > 1 else ' is'} longer"
+        yield (
+            f"{are} than the {positions:,} tokens that the model was made for, and the validation loss counts "
+            f"positions that it has never seen; validation.context_length={positions} leaves none"
+        )
+
+
+def _of_refusals(data: PlannedData) -> Iterator[str]:
+    """Records that the template cannot write."""
     for name, account in data.reports.items():
         refused = account.rejected_by_reason["template refuses it"]
         detail = next((r.detail for r in account.first_rejections if r.reason == "template refuses it"), "")
@@ -56,6 +68,10 @@ def notes(config: TrainConfig, data: PlannedData, positions: int | None) -> Iter
             detail += TOOLS * detail.endswith("has no tool turn")
             of, why = f" of source {name}" if name else "", detail or "show_masks=3 says why"
             yield f"the template refuses {refused:,} of {account.records_in:,} records{of}: {why}"
+
+
+def _of_held_out(config: TrainConfig, data: PlannedData) -> Iterator[str]:
+    """Too few conversations for a validation loss."""
     for name, account in data.validation_reports.items():
         held_out, of = account.records_kept, f" of source {name}" if name else ""
         others = data.reports[name].records_kept if name in data.reports else 0
@@ -66,12 +82,6 @@ def notes(config: TrainConfig, data: PlannedData, positions: int | None) -> Iter
         elif held_out < FEW:
             are = f"{held_out} conversation{'s' if held_out > 1 else ''}{of} {'are' if held_out > 1 else 'is'}"
             yield f"{are} held out, too few for a validation loss that tells two runs apart; {more}"
-    if positions and (far := int((data.validation.lengths > positions).sum())):
-        are = f"{far:,} held-out example{'s are' if far > 1 else ' is'} longer"
-        yield (
-            f"{are} than the {positions:,} tokens that the model was made for, and the validation loss counts "
-            f"positions that it has never seen; validation.context_length={positions} leaves none"
-        )
 
 
 def unmoved(config: TrainConfig, losses: Mapping[int, float]) -> Iterator[str]:

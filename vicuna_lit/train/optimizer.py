@@ -23,16 +23,16 @@ def build_optimizer(
     config: OptimizerConfig,
     bf16: Bf16 = "elsewhere",
     seed: int = 0,
-    biases: Iterable[nn.Parameter] = (),
+    undecayed: Iterable[nn.Parameter] = (),
 ) -> Optimizer:
     """The optimizer; weight decay on matrices only.
 
     Args:
         bf16: how weights that are bf16 are stepped.
         seed: of the rounding by chance.
-        biases: those of the parameters that are; several experts' together look like a matrix.
+        undecayed: weights that may look like matrices and are none: several experts' biases, a state space's rates.
     """
-    trained, no_matrices = list(parameters), {id(bias) for bias in biases}
+    trained, no_matrices = list(parameters), {id(weight) for weight in undecayed}
     copied = [bf16 == "masters" and p.dtype == torch.bfloat16 for p in trained]
     masters = [nn.Parameter(p.detach().float()) if c else p for p, c in zip(trained, copied, strict=True)]
     decays = [p.ndim >= 2 and id(p) not in no_matrices for p in trained]

@@ -10,13 +10,16 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.profiler import ProfilerActivity, profile
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from tests.helpers.encoders import predicted
+from tests.helpers.families import BASE
 from tests.helpers.runs import COMMON, agree, curve, run_here, weights
 from vicuna_lit.config.compose import ConfigError, load
 from vicuna_lit.data.tokenizer import make_encoder
 from vicuna_lit.models import lm_head
 from vicuna_lit.models.causal_lm import build_model
+from vicuna_lit.models.decoder import beside_matrices
 from vicuna_lit.models.lm_head import Head
 from vicuna_lit.models.loss import loss_sum, token_losses
 from vicuna_lit.train.gradients import sum_in_fp32
@@ -260,3 +263,21 @@ def test_weight_decay_is_for_matrices_alone():
     assert names["gate_up_proj_bias"] == names["down_proj_bias"] == 2
     assert {name for name, ndim in names.items() if ndim > 1} == {"gate_up_proj_bias", "down_proj_bias"}
     assert len(decayed["params"]) + len(others["params"]) == len(list(module.lm.parameters()))
+
+
+@pytest.mark.parametrize(
+    ("family", "fields", "names"),
+    [
+        ("jamba", dict(mamba_d_state=4, mamba_dt_rank=4, attn_layer_period=2, attn_layer_offset=1), {"A_log", "D"}),
+        ("cohere", dict(use_qk_norm=True), {"weight"}),
+    ],
+)
+def test_rates_and_norms_of_two_dimensions_are_no_matrices(family: str, fields: dict[str, Any], names: set[str]):
+    """Jamba's rates and the norms of Command R+'s heads have two dimensions; the first are marked in Mamba's code."""
+    config = CONFIG_MAPPING[family](**BASE | dict(pad_token_id=0) | fields)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    beside = {id(p) for p in beside_matrices(model)}
+    found = {name for name, p in model.named_parameters() if p.ndim > 1 and id(p) in beside}
+    assert found and {name.rpartition(".")[2] for name in found} <= names
+    assert not any("proj" in name or "embed" in name or "conv" in name for name in found)
