@@ -26,6 +26,8 @@ MOST_OF_A_NAME = 128
 LOCK = ".lock"
 HYDRA = ".hydra"
 """Of a run's folder: what Hydra composed, as Hydra writes it."""
+GIVEN = ".data"
+"""Of a run's folder: the conversations that a script gave to `fit`, in files that are named by their hash."""
 RUN_ID = "WANDB_RUN_ID"
 """The variable that names one run of W&B's."""
 

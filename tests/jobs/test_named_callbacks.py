@@ -10,9 +10,11 @@ import pytest
 
 import vicuna_lit as vl
 from tests.helpers.runs import COMMON, curve
+from vicuna_lit.compare.runs import read_run
 from vicuna_lit.config.train import Layout, Recipe, TrainConfig
 from vicuna_lit.run_folder import RunError
 from vicuna_lit.tracking.wandb_file import history_rows
+from vicuna_lit.train.extensions import with_data
 from vicuna_lit.train.tracking.history_logger import HistoryLogger
 from vicuna_lit.train.tracking.wandb_run import History
 
@@ -72,7 +74,7 @@ class OwnFigures(L.Callback):
 
 def test_lr_monitor_and_own_figures_reach_the_wandb_history_and_the_profile_the_folder(tmp_path):
     watched = config(tmp_path, "callbacks=[lr_monitor,profiler]", "trainer.max_steps=3", "wandb.mode=offline")
-    vl.fit(watched, callbacks=[OwnFigures()])
+    result = vl.fit(watched, callbacks=[OwnFigures()])
     rows = dict(history_rows(next(tmp_path.glob("run/wandb/offline-run-*/*.wandb"))))
     with (tmp_path / "run/metrics.csv").open() as file:
         rates = {int(row["step"]): float(row["lr"]) for row in csv.DictReader(file)}
@@ -83,6 +85,9 @@ def test_lr_monitor_and_own_figures_reach_the_wandb_history_and_the_profile_the_
     )
     assert {step: row["val/how_many"] for step, row in rows.items() if "val/how_many" in row} == {0: 1, 2: 2, 3: 3}
     assert {step for step, row in rows.items() if "val/loss" in row} == {0, 2, 3} and set(rows) == {0, 1, 2, 3}
+    found = read_run(tmp_path / "run")
+    assert found.metric("train/loss_twice") == pytest.approx(2 * losses[3]) and found.metric("val/how_many") == 3
+    assert "val/how_many 3" in str(result) and not {"val/loss", "train/loss"} & set(result.logged)
     assert "run_training_batch" in (tmp_path / "run/fit-profile.txt").read_text()
 
 
@@ -98,9 +103,11 @@ class FakeRun:
 def test_figures_that_the_run_writes_are_not_written_twice():
     history = History(run := FakeRun())
     history.add(1, {"train/loss": 0.1 + 0.2})
-    HistoryLogger(history).log_metrics({"train/loss": 0.30000001192, "mine": 2.0, "epoch": 0.0}, 0)
+    logged = {"mine": 1.0}
+    HistoryLogger(history, logged).log_metrics({"train/loss": 0.30000001192, "mine": 2.0, "epoch": 0.0}, 0)
     history.flush()
     assert run.rows == {1: {"train/loss": 0.1 + 0.2, "mine": 2.0, "trainer/global_step": 1}}
+    assert logged == {"mine": 2.0}
 
 
 @pytest.mark.parametrize("name", ["fdr", "limit", "overfit", "profiler"])
@@ -150,6 +157,16 @@ def test_conversations_of_a_script_are_those_of_a_file(tmp_path):
     assert given.steps == read.steps == objects.steps == 3
     curves = [curve(tmp_path / name / "run", 3) for name in ("read", "given", "objects")]
     assert curves[0] == curves[1] == curves[2]
+
+
+def test_a_scripts_conversations_are_not_judged_by_the_quickstarts(tmp_path):
+    def data_of(*more: str) -> Any:
+        return with_data(vl.load("train", f"run.dir={tmp_path / 'run'}", *more), RECORDS).data
+
+    usual, own = data_of(), data_of("data.validation_fraction=0.3")
+    assert (usual.validation_path, usual.validation_fraction) == (None, 0.01), "as of a file"
+    assert (own.validation_path, own.validation_fraction) == (None, 0.3)
+    assert data_of("data.validation_path=mine.jsonl").validation_path == "mine.jsonl"
 
 
 def test_a_script_with_other_conversations_is_another_run(tmp_path):

@@ -24,7 +24,9 @@ def refuse_typos(sweep: Sweep, metrics: Sequence[str], over: str) -> None:
     """
     for metric in metrics:
         if sweep.finished and all(run.metric(metric) is None for run in sweep.finished):
-            known = ", ".join(key for key, value in sweep.finished[0].result.items() if isinstance(value, int | float))
+            result = sweep.finished[0].result
+            figures = [key for key, value in result.items() if isinstance(value, int | float)]
+            known = ", ".join([*(result.get("logged") or {}), *figures])
             raise RunError(
                 f"--metrics {metric}: no figure of any result.json; there are {known}, and others inside groups"
             )

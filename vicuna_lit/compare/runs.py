@@ -17,7 +17,7 @@ from vicuna_lit.compare.conversations import ConversationLosses, validation_of
 from vicuna_lit.config.base import is_below, other_keys
 from vicuna_lit.config.renamed import with_new_names
 from vicuna_lit.config.train import Computation, Recipe, RunSettings
-from vicuna_lit.run_folder import RunError, flatten
+from vicuna_lit.run_folder import GIVEN, RunError, flatten
 
 if TYPE_CHECKING:
     from vicuna_lit.compare.conclusions import Conclusion
@@ -63,6 +63,15 @@ class Run:
     def choices(self) -> dict[str, str]:
         """The name that was chosen in each group of the config: `{"template": "chatml", …}`."""
         return self.config["run"].get("choices") or {}
+
+    @cached_property
+    def values(self) -> dict[str, Any]:
+        """The config by dotted key. Conversations that a script gave are their hash, in whichever run's folder they are
+        kept."""
+        values = flatten(self.config)
+        path = values.get("data.path")
+        given = Path(path) if isinstance(path, str) else Path()
+        return values | ({"data.path": given.name} if given.parent.name == GIVEN else {})
 
     @cached_property
     def number(self) -> int | None:
@@ -159,7 +168,7 @@ class Sweep:
             return run.swept[key]
         if key in run.choices:
             return run.choices[key]
-        value = flatten(run.config).get(key, OURS.get(key, ""))
+        value = run.values.get(key, OURS.get(key, ""))
         return value.removeprefix(SCRIPT) if isinstance(value, str) else json.dumps(value)
 
     def choices(self, run: Run, keys: Iterable[str]) -> tuple[str, ...]:
@@ -233,7 +242,7 @@ def read_sweep(*folders: str | Path) -> Sweep:
 
 def _differing(runs: Sequence[Run]) -> tuple[str, ...]:
     """The groups and config keys with several values; not those that follow from a group's choice."""
-    flat = [{k: json.dumps(v) for k, v in flatten(run.config).items()} for run in runs]
+    flat = [{k: json.dumps(v) for k, v in run.values.items()} for run in runs]
     named = dict.fromkeys(key for one in flat for key in one if not is_below(key, RunSettings.model_fields))
     differing = [key for key in named if len({one.get(key) for one in flat}) > 1]
     losses = {(one.get("module"), one.get("module_sha256")) for one in flat}
@@ -266,9 +275,10 @@ def short_names(keys: Iterable[str]) -> dict[str, str]:
 
 
 def figure(result: dict[str, Any], name: str) -> float | None:
-    """A figure of a `result.json` by its dotted name; None where it has no such number."""
-    value: Any = result
-    for key in name.split("."):
+    """A figure of a `result.json` by its dotted name, or one that a callback has logged; None where there is none."""
+    logged = result.get("logged") or {}
+    value: Any = logged if name in logged else result
+    for key in [name] if name in logged else name.split("."):
         value = value.get(key) if isinstance(value, dict) else None
     return float(value) if isinstance(value, int | float) else None
 

@@ -3,6 +3,7 @@
 from collections import Counter
 from pathlib import Path
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -17,13 +18,17 @@ console = Console(emoji=False, soft_wrap=True, highlight=False)
 
 
 def show_table(rows: list[dict[str, str]]) -> None:
-    """Prints rows; numbers to the right."""
-    grid = Table(box=None, padding=(0, 2, 0, 0))
+    """Prints rows; numbers to the right. Where the screen is too narrow headings are broken, and no cell is: a name
+    that is cut would be nobody's."""
+    grid, width = Table(box=None, padding=(0, 2, 0, 0)), max(120, console.width)
+    cells = {column: max(cell_len(row[column]) for row in rows) for column in rows[0]}
+    whole = sum(max(cell_len(column), longest) + 2 for column, longest in cells.items()) <= width
+    least = {column: max(longest, *map(cell_len, column.split())) for column, longest in cells.items()}
     for column in rows[0]:
-        grid.add_column(column, justify="right")
+        grid.add_column(column, justify="right", width=None if whole else least[column])
     for row in rows:
         grid.add_row(*map(Text, row.values()))
-    Console(emoji=False, width=max(120, console.width), highlight=False).print(grid)
+    Console(emoji=False, width=max(width, sum(least.values()) + 2 * len(least)), highlight=False).print(grid)
     if any("±" in cell for row in rows for cell in row.values()):
         show_lines(["±: for a mean one standard error over its runs, for a difference half its 95% interval"])
 

@@ -132,7 +132,7 @@ ELSEWHERE = {
     "quantization_bit": "finetune=qlora, of 4 bits",
     "freeze_trainable_layers": "finetune=last_layers, of finetune.layers",
     "rope_scaling": "model.rope_scaling",
-    "enable_thinking": "template=tokenizer template.variables={enable_thinking: …}",
+    "enable_thinking": "template, by template.variables={enable_thinking: …}",
     "max_samples": "data.max_conversations",
     "preprocessing_num_workers": "nothing: conversations are tokenised once, before the first step",
     "overwrite_cache": "token_cache_gb=0, which keeps none",

@@ -160,9 +160,9 @@ def _asked(config: EvaluateConfig, folder: Path, settings: dict[str, Any]) -> Ev
         given_by = answers[model].values()
         if cut := sum(answer.cut for answer in given_by):
             most = f"{config.answers.max_new_tokens} tokens, or by the end of its context"
-            notes.append(f"{cut} replies of {model} were cut off at {most}")
+            notes.append(f"replies of {model} that were cut off at {most}: {cut}")
         if empty := sum(not turn.strip() for answer in given_by for turn in answer.turns):
-            notes.append(f"{empty} replies of {model} are empty")
+            notes.append(f"empty replies of {model}: {empty}")
     without = sum(not q.references for q in questions)
     if config.judge.kind == "rule" and without:
         told = f"rules judge the {len(questions) - without} questions with a reference answer; {without} have none"

@@ -162,9 +162,16 @@ def _short(reply: str) -> str:
 
 
 def say_done(result: Result, folder: Path) -> Result:
-    """Says that the run's result was there already; returns it."""
-    console.print(f"{folder} already holds this run's result; run.dir=<another folder> starts a new one.")
-    conclude(result, folder)
+    """Says in one line that the run's result was there already; returns it."""
+    before, after = result.val_loss_before, result.val_loss
+    losses = f", validation loss {before:.4f} → {after:.4f}" if before is not None and after is not None else ""
+    steps = f"{result.steps} step{'s' * (result.steps != 1)}"
+    model = f"the model is in {folder / 'hf'}; run.dir=<another folder> starts a new one"
+    if result.status == "stopped":
+        steps, model = f"step {result.steps} of {result.planned}", "it stopped there: without stop_after it goes on"
+    elif not (folder / "hf" / "config.json").exists():
+        model = "the model is gone; run.dir=<another folder> trains it again"
+    console.print(f"{folder} already holds this run's result: {steps}{losses}; {model}", highlight=False, markup=False)
     return result
 
 
@@ -225,16 +232,10 @@ def _say_end(result: Result, brief: bool) -> None:
 
 
 def _say_files(folder: Path) -> None:
-    """Where everything lies, and what to do with the model, where it is still there."""
-    has_model = (folder / "hf" / "config.json").exists()
+    """Where everything lies, and what to do with the model."""
     for name, what in FILES.items():
-        if name == "hf" and not has_model:
-            console.print(f"  {folder / name}", "the model is gone; run.dir=<another folder> trains it again", sep="  ",
-                          style="yellow", highlight=False, soft_wrap=True)  # fmt: skip
-        elif (folder / name).exists():
+        if (folder / name).exists():
             console.print(f"  {folder / name}", what, sep="  ", highlight=False, soft_wrap=True)
-    if not has_model:
-        return
     chat = shlex.join(["vicuna-chat", f"model={folder / 'hf'}", "--terminal"])
     console.print("next, talk to it, or train a real model (docs/quickstart.md):", highlight=False)
     console.print(f"  {chat}", highlight=False, markup=False, soft_wrap=True)

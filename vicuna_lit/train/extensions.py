@@ -16,10 +16,12 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import Profiler, PyTorchProfiler, SimpleProfiler
 
 from vicuna_lit.config.callbacks import CallbacksConfig
+from vicuna_lit.config.compose import load
 from vicuna_lit.config.train import TrainConfig
 from vicuna_lit.data.conversation import Conversation, to_record
-from vicuna_lit.run_folder import RunError, write
+from vicuna_lit.run_folder import GIVEN, RunError, write
 from vicuna_lit.train.module import SupervisedModule
+from vicuna_lit.train.notes import SHIPPED
 
 NOTHING_HELD_OUT = "no conversation is held out: data.validation_path=<file>, or a larger data.validation_fraction"
 
@@ -158,7 +160,8 @@ class Extensions:
 def with_data(config: TrainConfig, data: Iterable[Conversation | dict[str, Any]]) -> TrainConfig:
     """The config with conversations of a script as its data: they are kept in the run's folder, named by their hash.
 
-    Other conversations are thus another run, and a run that was stopped goes on with these.
+    Other conversations are thus another run, and a run that was stopped goes on with these. The quickstart's held-out
+    conversations say nothing of them: in their place a share of these is held out, as of a file.
 
     Args:
         data: conversations, or records in any form that `vicuna_lit.read` takes from a file.
@@ -173,14 +176,19 @@ def with_data(config: TrainConfig, data: Iterable[Conversation | dict[str, Any]]
     if not lines:
         raise RunError("fit(data=…): there is no conversation in it")
     digest = hashlib.sha256(b"".join(lines)).hexdigest()[:16]
-    path = Path(config.run.dir) / ".data" / f"{digest}.jsonl"  # hidden: a folder with other files is no run's
+    path = Path(config.run.dir) / GIVEN / f"{digest}.jsonl"  # hidden: a folder with other files is no run's
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
             write(path, lines)
     except OSError as error:
         raise RunError(f"{path}: cannot be written: {error}; run.dir=<another folder>") from None
-    return config.model_copy(update={"data": config.data.model_copy(update={"path": str(path), "sources": ()})})
+    given = config.data.model_copy(update={"path": str(path), "sources": ()})
+    if (config.data.validation_path or "").startswith(SHIPPED):
+        usual = load("train", "data=files", "data.path=-").data.validation_fraction
+        share = config.data.validation_fraction or usual
+        given = given.model_copy(update={"validation_path": None, "validation_fraction": share})
+    return config.model_copy(update={"data": given})
 
 
 def profiler_of(config: CallbacksConfig, folder: Path) -> Profiler | None:

@@ -44,8 +44,9 @@ def notes(config: TrainConfig, data: PlannedData, positions: int | None) -> Iter
     steps = data.plan.steps
     if steps < FEW_STEPS and config.trainer.max_steps is None:
         idle = " (the first at learning rate 0, by the warm-up)" * (not lr_factor(0, steps, config.optimizer))
+        few = "step" if steps == 1 else "steps"
         yield (
-            f"only {steps} optimizer steps{idle} of {config.conversations_per_step} {config.step_unit}s; "
+            f"only {steps} optimizer {few}{idle} of {config.conversations_per_step} {config.step_unit}s; "
             "conversations_per_step=<fewer> or trainer.epochs=<more> makes more"
         )
     yield from _of_sources(config, data)
@@ -130,17 +131,18 @@ def _more_held_out(config: TrainConfig, held_out: int, others: int, prepared: Pa
     if config.data.validation_path is not None:
         return "data.validation_path may hold more"
     if prepared is not None:
-        return "validation_fraction of vicuna-prepare, or data.validation_path=<file>"
+        return (
+            "vicuna-prepare has split them, so data.validation_fraction says nothing here; "
+            "validation_fraction=<more> of vicuna-prepare, or data.validation_path=<file>"
+        )
     now, path = config.data.validation_fraction, "data.validation_path=<file>"
     enough = math.ceil(100 * 1.5 * FEW / conversations) / 100 if conversations else 1.0
     many = enough <= MOST_HELD_OUT
     enough = enough if many else 0.2  # of few a fifth: still too few, but there is a loss
-    if now >= enough:
-        return (
-            f"a larger data.validation_fraction (now {now:g}), or {path}"
-            if many
-            else f"of {conversations} in all no share is enough; {path} names others"
-        )
+    if now >= enough and many:
+        return f"a larger data.validation_fraction (now {now:g}), or {path}"
+    if now >= enough or enough * conversations < 1:
+        return f"of {conversations} in all no share is enough; {path} names others"
     return f"data.validation_fraction={enough:g} (now {now:g}) holds out about {enough * conversations:.0f}, or {path}"
 
 

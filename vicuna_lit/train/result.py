@@ -51,6 +51,8 @@ class Result:
     """Split by turn, by position and, of a mixture, by source, after training."""
     val_by_step: dict[int, float] = field(default_factory=dict)
     """Validation loss; 0 is before training."""
+    logged: dict[str, float] = field(default_factory=dict)
+    """The last value of each figure that callbacks and an own module have logged by `self.log`."""
     replies: list[dict[str, str]] = field(default_factory=list)
     """Each sample question with the replies before and after."""
     data: dict[str, Any] = field(default_factory=dict)
@@ -67,19 +69,28 @@ class Result:
     wandb_missed: int = 0
     """Calls that W&B did not take; the folder has what they held."""
 
+    def __str__(self) -> str:
+        """How it ended, and where to look."""
+        rows = self._rows() | ({"W&B": self.wandb_url} if self.wandb_url else {})
+        return "\n".join(f"{name}: {said}" for name, said in rows.items())
+
     def _repr_html_(self) -> str:
-        """In a notebook: how it ended, and where to look."""
+        """The same in a notebook."""
+        cells = "".join(f"<tr><th>{name}</th><td>{escape(said)}</td></tr>" for name, said in self._rows().items())
+        page = f'<a href="{escape(self.wandb_url)}">{escape(self.wandb_url)}</a>' if self.wandb_url else ""
+        return f"<table>{cells}{f'<tr><th>W&amp;B</th><td>{page}</td></tr>' if page else ''}</table>"
+
+    def _rows(self) -> dict[str, str]:
         losses = [self.val_loss_before, self.val_loss]
         rows = {
             "status": self.status,
             "steps": f"{self.steps:,}",
             "validation loss": " → ".join(f"{loss:.4f}" for loss in losses if loss is not None),
             "lowest": f"{self.val_loss_best:.4f} at step {self.val_loss_best_step}" if self.val_loss_best else "",
+            "logged": ", ".join(f"{name} {value:.4g}" for name, value in self.logged.items()),
             "folder": self.run_dir,
         }
-        cells = "".join(f"<tr><th>{name}</th><td>{escape(said)}</td></tr>" for name, said in rows.items() if said)
-        page = f'<a href="{escape(self.wandb_url)}">{escape(self.wandb_url)}</a>' if self.wandb_url else ""
-        return f"<table>{cells}{f'<tr><th>W&amp;B</th><td>{page}</td></tr>' if page else ''}</table>"
+        return {name: said for name, said in rows.items() if said}
 
 
 def result_in(folder: Path, *statuses: str) -> Result | None:

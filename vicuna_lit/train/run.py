@@ -159,7 +159,7 @@ def _train(record: RunRecord, hashes: Hashes) -> Result:
         limit_train_batches=0 if over else None,
         check_val_every_n_epoch=2,  # never by Lightning: `ValidationCallback` knows the steps of the run
         num_sanity_val_steps=0, inference_mode=False, log_every_n_steps=1,
-        logger=[HistoryLogger(history), *extensions.loggers],
+        logger=[HistoryLogger(history, record.logged), *extensions.loggers],
         profiler=profiler_of(config.callbacks, record.folder),
         callbacks=[
             metrics, RestoreCallback(checkpoints.folder, record.env, record.start, record.origin),

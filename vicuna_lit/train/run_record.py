@@ -86,6 +86,8 @@ class RunRecord:
         self.attempt = broadcast_object(uuid.uuid4().hex)
         self.resumed: dict[str, Any] = {}
         """`state()` in the checkpoint that the run resumes from."""
+        self.logged: dict[str, float] = {}
+        """By callbacks and an own module; the last values."""
         self.wandb_id: str | None = None
         """The run's, whatever its W&B mode."""
         self.wandb: Session | None = None
@@ -94,6 +96,7 @@ class RunRecord:
         if start:
             self._check(start)
             self.resumed = with_new_names(start.about["run"])
+            self.logged = dict(self.resumed.get("logged", {}))
             extensions.restore(self.resumed.get("callbacks", {}))
         elif (self.folder / "metrics.csv").exists():
             console.print("nothing of the run in this folder is saved: starting from the first step", highlight=False)
@@ -159,7 +162,7 @@ class RunRecord:
             return result
         self.history.flush()
         if self.wandb is not None:
-            tables = ("data", "replies", "validation", "val_by_step", "notes", "wandb_url")
+            tables = ("data", "replies", "validation", "val_by_step", "logged", "notes", "wandb_url")
             figures = flatten({k: v for k, v in asdict(result).items() if k not in tables})
             found = {k: v for k, v in figures.items() if v not in (None, [])}
             self.wandb.summarize(OF_AN_END | found)
@@ -200,6 +203,7 @@ class RunRecord:
             "rows": metrics.rows,
             "validation": validation.state(),
             "callbacks": self.extensions.state(),
+            "logged": self.logged,
         }
         if ended:
             run["ended"] = {"step": ended, "why": self._why_ended()}
@@ -259,6 +263,7 @@ class RunRecord:
             val_loss_best=validation.losses[validation.best]["val/loss"] if validation.best else None,
             val_loss_best_step=validation.best,
             val_by_step=by_step,
+            logged=self.logged,
             replies=[{"question": q, "before": old, "after": new} for (q, old), (_, new) in replies],
             data=data.statistics(),
             lost_time=asdict(lost) if lost else {},

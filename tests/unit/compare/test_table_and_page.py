@@ -13,6 +13,7 @@ from vicuna_lit.cli import compare as command
 from vicuna_lit.compare.report import write_report
 from vicuna_lit.compare.runs import read_run, read_sweep
 from vicuna_lit.compare.table import REPEATS, Mean, baseline_of, settings, table
+from vicuna_lit.compare.terminal import show_table
 from vicuna_lit.config.compose import load
 from vicuna_lit.run_folder import RunError
 
@@ -107,7 +108,27 @@ def test_runs_started_one_by_one_differ_by_their_configs(tmp_path):
     assert list(table(settings(sweep))[0])[:2] == [k.split(".")[-1] for k in sweep.keys]
 
 
-def test_a_loss_of_ones_own_is_told_by_its_name_and_its_versions_by_their_hash(tmp_path):
+WIDE = [f"a heading of {words} words" for words in ("several", "some", "a few", "quite a few", "nearly no")]
+
+
+def shown(rows: list[dict[str, str]], capsys: pytest.CaptureFixture[str]) -> str:
+    """As on a screen that is too narrow for the headings."""
+    show_table(rows)
+    said = capsys.readouterr().out
+    assert all(cell in said for row in rows for cell in row.values()), "a cell is never broken"
+    assert not all(column in said for column in rows[0])
+    return said
+
+
+def test_conversations_that_a_script_gave_are_the_same_in_each_runs_folder(tmp_path):
+    for seed in (0, 1):
+        run(tmp_path / str(seed), 1.0 + seed, f"seed={seed}", f"data={tmp_path / str(seed) / '.data/ab12.jsonl'}")
+    assert read_sweep(tmp_path).keys == ("seed",)
+    run(tmp_path / "2", 1.0, "seed=0", f"data={tmp_path / '2/.data/cd34.jsonl'}")
+    assert [one.values["data.path"] for one in read_sweep(tmp_path).runs] == ["ab12.jsonl", "ab12.jsonl", "cd34.jsonl"]
+
+
+def test_a_loss_of_ones_own_is_told_by_its_name_and_its_versions_by_their_hash(tmp_path, capsys):
     def written(name: str, **own: str) -> None:
         (tmp_path / name).mkdir()
         config = {"conversations_per_step": 2, "run": {"name": name}} | own
@@ -119,6 +140,7 @@ def test_a_loss_of_ones_own_is_told_by_its_name_and_its_versions_by_their_hash(t
     assert sweep.keys == ("module",)
     assert {sweep.choice(run, "module") for run in sweep.runs} == {"SupervisedModule", "mine.Smoothed"}
     assert baseline_of(sweep, REPEATS, None) == ("SupervisedModule",), "a script names none first"
+    assert "mine.Smoothed" in shown([{"module": "mine.Smoothed"} | dict.fromkeys(WIDE, "0.1234 ± 0.5678")], capsys)
     written("edited", module="mine.Smoothed", module_sha256="b" * 64)
     assert read_sweep(tmp_path).keys == ("module", "module_sha256")
 

@@ -115,6 +115,7 @@ def test_what_is_advised_is_more_than_what_is_set():
 
     assert advice(0.01, 1, 39).startswith("data.validation_fraction=0.2 (now 0.01) holds out about 8, or data.")
     assert advice(0.05, 9, 191).startswith("data.validation_fraction=0.15 (now 0.05) holds out about 30, or")
+    assert advice(0.01, 0, 1) == "of 1 in all no share is enough; data.validation_path=<file> names others"
     assert advice(0.3, 7, 33) == "of 40 in all no share is enough; data.validation_path=<file> names others"
     assert advice(0.15, 19, 181).startswith("a larger data.validation_fraction (now 0.15), or")
 

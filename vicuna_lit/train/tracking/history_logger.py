@@ -13,13 +13,16 @@ class HistoryLogger(Logger):
     Lightning counts steps from 0, the history from 1. Figures that the run writes itself stay as they are there:
     Lightning's are the same in fp32. Those of a validation go to the step that it is of, and the run's own, which come
     after it, replace them.
+
+    Args:
+        logged: takes the last value of each figure that the run does not write itself.
     """
 
     WRITTEN = ("train/loss", "train/grad_norm", "epoch")
 
-    def __init__(self, history: History):
+    def __init__(self, history: History, logged: dict[str, float]):
         super().__init__()
-        self.history = history
+        self.history, self.logged = history, logged
 
     @property
     def name(self) -> str:
@@ -34,6 +37,7 @@ class HistoryLogger(Logger):
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Adds the figures that are not written yet to the step's row."""
         own = {name: value for name, value in metrics.items() if name not in self.WRITTEN}
+        self.logged |= {name: float(value) for name, value in own.items() if not name.startswith("val/loss")}
         if own and step is not None:
             self.history.add(step + 1 if self.history.validating is None else self.history.validating, own)
 
