@@ -88,8 +88,18 @@ def main(job: Job, run: Callable[[Any], int], sweep: Sweep | None = None) -> Non
             _say_differences(line.source, configs)
     except ConfigError as error:
         fail(error)
+    body = _body(job, run, sweep, line.source)
+    command = hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=job)(body)
+    if line.multirun and sweep and line.runs:
+        plans = job == "estimate" or any(getattr(config, "dry_run", False) for config in configs[:1])
+        with _without_a_trace(folder) if plans else nullcontext():
+            sys.exit(_multirun(command, sweep, configs, folder, grid_of(line)))
+    with nullcontext() if line.checked else _in_one_line(line):
+        command()
 
-    source = line.source  # a launcher may pickle what the body needs
+
+def _body(job: Job, run: Callable[[Any], int], sweep: Sweep | None, source: str | None) -> Callable[[DictConfig], Any]:
+    """What Hydra calls for each job. A launcher may pickle what it needs."""
 
     def body(node: DictConfig) -> Any:
         hydra_config = HydraConfig.get()
@@ -110,20 +120,18 @@ def main(job: Job, run: Callable[[Any], int], sweep: Sweep | None = None) -> Non
             sys.exit(code)
         return None
 
-    command = hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=job)(body)
-    if not (line.multirun and sweep and line.runs):
-        with nullcontext() if line.checked else _in_one_line(line):
-            command()
-        return
-    plans = job == "estimate" or any(getattr(config, "dry_run", False) for config in configs[:1])
-    with _without_a_trace(folder) if plans else nullcontext():
-        sweep.before(configs, folder, grid_of(line))
-        failed = _all_jobs(command, sweep)
-        sys.exit(sweep.end(folder) or int(failed))
+    return body
 
 
-def _all_jobs(command: Callable[[], Any], sweep: Sweep) -> bool:
-    """Runs the jobs of a multirun, as often as it asks for; whether one has failed."""
+def _multirun(
+    command: Callable[[], Any],
+    sweep: Sweep,
+    configs: Sequence[Any],
+    folder: Path,
+    jobs: Mapping[str, Mapping[str, str]],
+) -> int:
+    """Starts the jobs, once more as long as the sweep asks for it; the exit code."""
+    sweep.before(configs, folder, jobs)
     more, failed = True, False
     while more:
         try:
@@ -131,7 +139,7 @@ def _all_jobs(command: Callable[[], Any], sweep: Sweep) -> bool:
         except JobFailed:  # the job has said it, and the table says it again
             failed = True
         more = sweep.again()
-    return failed
+    return sweep.end(folder) or int(failed)
 
 
 @contextmanager

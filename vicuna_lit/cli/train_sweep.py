@@ -8,6 +8,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,18 @@ def other_recipes(configs: Sequence[TrainConfig], folder: Path) -> Iterator[str]
             )
 
 
+@dataclass(frozen=True)
+class Ending:
+    """How a job has ended."""
+
+    code: int = 0
+    """Its exit code."""
+    cause: str | None = None
+    """Of a failure, where it is known: `out_of_memory`, or `does_not_fit`."""
+    why: str = ""
+    """What was printed of it; empty: nothing, or elsewhere."""
+
+
 def run_job(config: TrainConfig) -> float | None:
     """Runs one job of a sweep, goes on with it, or finds its result.
 
@@ -114,17 +127,10 @@ def run_job(config: TrainConfig) -> float | None:
         JobFailed: the job failed (and was tried again under `on_failure=retry`); the next one may run.
         SystemExit: the sweep ends here: it was told to stop, or `on_failure=stop`.
     """
-    if config.halving is not None:
-        try:
-            told = standing(config, Path(HydraConfig.get().sweep.dir))
-        except RunError as error:
-            print(f"error: {error}", file=sys.stderr)
-            raise JobFailed(str(error)) from None
-        stopped, config = told is None, told or config
-    else:
-        stopped = False
     from vicuna_lit.data.auto_template import with_template
 
+    rung = _to_its_rung(config)
+    stopped, config = rung is None, rung or config
     try:
         config = with_template(fetched(config))
         if stopped:
@@ -135,16 +141,31 @@ def run_job(config: TrainConfig) -> float | None:
         if not is_expected(error):
             raise
         print(f"error: {of_a_sweep(error, config)}", file=sys.stderr)
-        return _end(config, BAD_INPUT, _record(config, BAD_INPUT, None, str(error)))
+        return _end(config, BAD_INPUT, _record(config, Ending(BAD_INPUT, why=str(error))))
     with stop_signal.listening():
         stop_signal.grace_seconds = config.checkpoint.grace_seconds
-        code, cause, why = _attempt(config)
-        failure = _record(config, code, cause, why) if code else ""
-        if code not in (0, BAD_INPUT) and cause is None and config.on_failure == "retry":
+        ending = _attempt(config)
+        failure = _record(config, ending) if ending.code else ""
+        if ending.code not in (0, BAD_INPUT) and ending.cause is None and config.on_failure == "retry":
             console.print(f"[red]{escape(failure)}[/]: trying once more")
-            code, cause, why = _attempt(config)
-            failure = _record(config, code, cause, why) if code else ""
-    return _end(config, code, failure)
+            ending = _attempt(config)
+            failure = _record(config, ending) if ending.code else ""
+    return _end(config, ending.code, failure)
+
+
+def _to_its_rung(config: TrainConfig) -> TrainConfig | None:
+    """The config up to where its halving goes now; None: its setting was stopped.
+
+    Raises:
+        JobFailed: the halving of its sweep cannot be read.
+    """
+    if config.halving is None:
+        return config
+    try:
+        return standing(config, Path(HydraConfig.get().sweep.dir))
+    except RunError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise JobFailed(str(error)) from None
 
 
 def of_a_sweep(error: Exception, config: TrainConfig) -> Exception:
@@ -173,8 +194,8 @@ def _end(config: TrainConfig, code: int, failure: str) -> float | None:
     raise JobFailed(failure)
 
 
-def _attempt(config: TrainConfig) -> tuple[int, str | None, str]:
-    """Exit code and, where they are known, the cause of a failure and what was said of it.
+def _attempt(config: TrainConfig) -> Ending:
+    """Trains, evaluates and uploads, whatever of it is left.
 
     Raises:
         SystemExit: told to stop.
@@ -194,68 +215,72 @@ def _attempt(config: TrainConfig) -> tuple[int, str | None, str]:
         if done:
             console.print(f"{config.run.name}: done before", markup=False)
             if config.evaluate_after is None or done.status == "stopped":
-                return 0, None, ""
+                return Ending()
         elif cannot_fit(config):
-            return OUT_OF_MEMORY, "does_not_fit", ""
+            return Ending(OUT_OF_MEMORY, "does_not_fit")
         with taken(config) as environment:
             if not done:
                 launch(config, environment)
             if config.stop_after is not None and result_in(Path(config.run.dir)) is None:
-                return 0, None, ""
+                return Ending()
             code = evaluate_result(config, environment)
         if not code:
             push_result(config)  # says itself what went wrong; the job is done
-        return code, None, ""
+        return Ending(code)
     except Preempted:
         console.print(f"sweep stopped in {config.run.name}: the same command goes on from there", markup=False)
         sys.exit(PREEMPTED)
     except ProcessesFailed as error:
         exhausted = error.code == OUT_OF_MEMORY or (error.code == -9 and kernel_kills() > killed)
-        return error.code, "out_of_memory" if exhausted else None, error.why
+        return Ending(error.code, "out_of_memory" if exhausted else None, error.why)
     except RunError as error:
         print(f"error: {of_a_sweep(error, config)}", file=sys.stderr)
-        return exit_code(error), None, str(error)
+        return Ending(exit_code(error), why=str(error))
 
 
-def _record(config: TrainConfig, code: int, cause: str | None, why: str) -> str:
-    """Writes a failure down, in the job's own folder where that is this run's; what there is to say about it.
-
-    Args:
-        why: what was printed of it; empty: nothing, or elsewhere.
-    """
-    from vicuna_lit.train.resume import already_done, changed_settings
-
+def _record(config: TrainConfig, ending: Ending) -> str:
+    """Writes a failure down, in the job's own folder where that is this run's; what there is to say about it."""
     folder = Path(config.run.dir)
-    try:
-        changed_settings(config, folder)  # stops where the folder is another run's, or nobody's
-        already_done(config, folder)  # or has read other files
-        mine, found = True, read_json(folder, "result.json") or {}
-    except ValueError:  # whatever is wrong with what it reads
-        mine, found = False, {}
+    own = _result_of_this_run(config)
+    found = own or {}
     said = {BAD_INPUT: "bad input, see above", MACHINE_FAULT: "a fault of the machine, see above", -9: "killed"}
-    short = " ".join(why.split())[:300]
-    how = cannot_fit(config) or short or said.get(code, f"exit code {code}")
-    error = "out of memory" if cause == "out_of_memory" else short or found.get("error", how)
-    known = found.get("status") == "failed" and why.strip()[:300] in found.get("error", "")  # else of an earlier try
-    trained = mine and found.get("status") == "finished"
-    if trained:  # what it found stays; only the evaluation has failed, and the same command tries it again
+    short = " ".join(ending.why.split())[:300]
+    how = cannot_fit(config) or short or said.get(ending.code, f"exit code {ending.code}")
+    error = "out of memory" if ending.cause == "out_of_memory" else short or found.get("error", how)
+    # Else it is of an earlier try.
+    known = found.get("status") == "failed" and ending.why.strip()[:300] in found.get("error", "")
+    if found.get("status") == "finished":  # what it found stays; the same command tries the evaluation again
         error = f"trained, but evaluate_after failed: {how}"
     entry = {
         "job": config.run.name,
         "error": error,
-        "cause": cause or (found.get("cause") if known else None),
-        "code": code,
+        "cause": ending.cause or (found.get("cause") if known else None),
+        "code": ending.code,
         "time": time.time(),
-        "another_run": not mine and (folder / "config.json").exists(),
+        "another_run": own is None and (folder / "config.json").exists(),
     }
     try:
-        if mine and not trained and found.get("status") != "stopped" and not known:  # what was found up to a stop stays
-            write_json(folder / "result.json", {"status": "failed", "error": error, "cause": cause})
+        if own is not None and not known and found.get("status") not in ("finished", "stopped"):  # what was found stays
+            write_json(folder / "result.json", {"status": "failed", "error": error, "cause": ending.cause})
         folder.parent.mkdir(parents=True, exist_ok=True)
         add_line(folder.parent / FAILURES, entry)
     except OSError as full:  # the sweep goes on, or ends, as it would have
         print(f"note: the failure of {config.run.name} could not be written down: {full}", file=sys.stderr)
     return f"{config.run.name} failed: {error}"
+
+
+def _result_of_this_run(config: TrainConfig) -> dict[str, Any] | None:
+    """What `result.json` of the job's folder says so far; None: the folder is another run's, or nobody's, or this run
+    has read other files there."""
+    from vicuna_lit.train.resume import already_done, changed_settings
+
+    folder = Path(config.run.dir)
+    try:
+        changed_settings(config, folder)
+        already_done(config, folder)
+        return read_json(folder, "result.json") or {}
+    except ValueError:  # whatever is wrong with what it reads
+        return None
 
 
 def _objective(config: TrainConfig) -> float | None:

@@ -13,7 +13,7 @@ class StrategyFacts(Config):
     one_process: ClassVar[bool] = False
     """Whether it knows one device alone."""
     keeps_fp32: ClassVar[bool] = False
-    """Whether it has fp32 master weights whatever the config says."""
+    """Whether it has fp32 master weights of its own, whatever the config says."""
     shards_state: ClassVar[bool] = False
     """Whether a device holds a part of the optimizer's state alone, of rows or stretches of a matrix."""
 

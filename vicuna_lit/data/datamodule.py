@@ -3,11 +3,12 @@
 A file's way to the loss: `vicuna-train data=x.jsonl` (`cli/train.py` and `cli/app.py`; `config/short_forms.py` makes it
 `data=files data.path=x.jsonl`, `config/compose.py` a `TrainConfig`) → `train/run.py` (`fit`), `train/setup.py` →
 `planned.py` (`read`: all that follows, up to the plan) → `source.py` (which files, which side of the held-out split) →
-`readers.py` (`Conversation`) → `dataset.py` (`tokenised`; kept in `token_cache.py`) → `splitting.py` (pieces) →
-`encoder.py` (`Example`: ids and mask) → `mixture.py` (`JoinedExamples`: all sources as one set) →
+`readers.py` (a `Conversation`; of a record of `files.py`, by `messages.py`) → `dataset.py` (`tokenised`; where
+`token_cache.py` has it, nothing up to `mixture.py` is done anew) → `splitting.py` (pieces) → `encoder.py` (`Example`:
+ids and mask; the text is `chat_template.py`'s) → `mixture.py` (`JoinedExamples`: all sources as one set) →
 `plan.py` (`plan_run`, `plan_steps`: which examples a step holds; `packing.py`: in which rows) →
-`batch.py` (`collate`: a row as a `Batch`) → `models/causal_lm.py` (`SupervisedLM.row_loss`: the sum over the row's
-supervised tokens) → `train/module.py`, which divides by `Batch.denominator`, the step's supervised tokens.
+`batch.py` (`collate`: a row as a `Batch`) → `models/causal_lm.py` (`SupervisedLM.row_loss`) → `models/loss.py`
+(`loss_sum`, over the row's supervised tokens) → `train/module.py`, which divides by `Batch.denominator`, the step's.
 
 - A *record* of a file is one conversation, or is rejected with a reason and counted.
 - An *example* is a conversation, or a *piece* of one that is longer than `context_length`: whole exchanges, cut by

@@ -78,11 +78,8 @@ def time_of(
     ]
     offloading = steps * _offloading(plan, memory)
     stepping = steps * memory.parts.get("optimizer", 0) * 2 / (gpu.bandwidth * 1e9)
-    every = config.validation.interval(int(steps))
-    validations = 2 + (steps // every if every else 0)
-    most = (config.data.max_validation or 0) * len(config.data.paths)
-    share = min(most, conversations) / conversations
-    examining = validations * share * computing[1] / (plan.epochs * times) / 3  # forward alone
+    passes = _validated_passes(config, steps, conversations)
+    examining = passes * computing[1] / (plan.epochs * times) / 3  # forward alone
     starting = STARTING + memory.weights.bytes / READING
     around = examining + starting + stepping + offloading
     low, likely, high = (max(a, b) + around for a, b in zip(computing, travelling, strict=True))
@@ -98,6 +95,14 @@ def time_of(
     causes = {"computing": computing[1], "the network": travelling[1], "offloading": offloading}
     bound = max(causes, key=lambda cause: causes[cause])
     return Time(low, likely, high, {k: v for k, v in parts.items() if v}, bound, work, speeds)
+
+
+def _validated_passes(config: EstimateConfig, steps: float, conversations: int) -> float:
+    """How often all that is trained on would have to be read to take every validation loss."""
+    every = config.validation.interval(int(steps))
+    count = 2 + (steps // every if every else 0)
+    most = (config.data.max_validation or 0) * len(config.data.paths)
+    return count * (min(most, conversations) / conversations)
 
 
 def _speeds(config: EstimateConfig, gpu: Gpu, peak: float) -> Speeds:

@@ -77,8 +77,9 @@ def build_model(
 
 
 def kept_in(config: Computation) -> torch.dtype:
-    """The dtype of the weights between steps; FSDP's fp32 masters are the sharded weights themselves."""
-    sharded_masters = config.strategy.kind == "fsdp" and config.master_weights
+    """The dtype of the weights between steps; where the shards themselves are the masters (FSDP), fp32."""
+    strategy = config.strategy
+    sharded_masters = config.master_weights and strategy.shards_weights and not strategy.keeps_fp32
     return torch.bfloat16 if config.precision == "bf16-true" and not sharded_masters else torch.float32
 
 

@@ -57,26 +57,14 @@ def read_questions(files: Sequence[Path], ngram: int) -> Questions:
     """
     grams: dict[tuple[str, ...], list[int]] = defaultdict(list)
     sizes, names, held_by = [], [], []
-    for file in files:
-        for number, line in enumerate(file.read_bytes().splitlines(), 1):
-            if not line.strip():
-                continue
-            try:
-                record = orjson.loads(line)
-                texts = [record["text"]] if "text" in record else record["turns"]
-                asked = [words_of(text) for text in texts]
-            except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
-                raise DataError(
-                    f"{file.name}, line {number}: not a question; expected JSON with text or turns"
-                ) from None
-            for i, words in enumerate(w for w in asked if w):
-                length = min(ngram, len(words))
-                unique = {tuple(words[k : k + length]) for k in range(len(words) - length + 1)}
-                for gram in unique:
-                    grams[gram].append(len(sizes))
-                sizes.append(len(unique))
-                held_by.append(frozenset(words))
-                names.append(f"{record.get('question_id', f'{file.name}:{number}')}, turn {i + 1}")
+    for name, words in _turns(files):
+        length = min(ngram, len(words))
+        unique = {tuple(words[k : k + length]) for k in range(len(words) - length + 1)}
+        for gram in unique:
+            grams[gram].append(len(sizes))
+        sizes.append(len(unique))
+        held_by.append(frozenset(words))
+        names.append(name)
     held = Counter(word for words in held_by for word in words)
     squares = {word: math.log(1 + len(names) / n) ** 2 for word, n in held.items()}
     holding = {
@@ -90,6 +78,24 @@ def read_questions(files: Sequence[Path], ngram: int) -> Questions:
         by_rarest[min(gram, key=lambda word: (held[word], word))].append((gram, of))
     weights = tuple(math.fsum(squares[word] for word in words) for words in held_by)
     return Questions(dict(by_rarest), tuple(sizes), tuple(names), squares, unknown, tuple(held_by), weights, holding)
+
+
+def _turns(files: Sequence[Path]) -> Iterator[tuple[str, list[str]]]:
+    """What each turn is called, and its words; turns without any are left out."""
+    for file in files:
+        for number, line in enumerate(file.read_bytes().splitlines(), 1):
+            if not line.strip():
+                continue
+            try:
+                record = orjson.loads(line)
+                texts = [record["text"]] if "text" in record else record["turns"]
+                asked = [words_of(text) for text in texts]
+            except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
+                raise DataError(
+                    f"{file.name}, line {number}: not a question; expected JSON with text or turns"
+                ) from None
+            question = record.get("question_id", f"{file.name}:{number}")
+            yield from ((f"{question}, turn {turn}", words) for turn, words in enumerate(asked, 1) if words)
 
 
 def words_of(text: str) -> list[str]:

@@ -24,7 +24,6 @@ from typing import Any
 
 import torch.distributed
 
-from vicuna_lit.config.choices import SingleConfig
 from vicuna_lit.config.train import Layout, TrainConfig
 from vicuna_lit.models.automatic import on_gpu
 from vicuna_lit.run_folder import RunError, read_json, write_hydra_files
@@ -77,26 +76,27 @@ class DistributedEnv:
 
 
 def join(config: TrainConfig) -> tuple[TrainConfig, DistributedEnv]:
-    """The world of this process; under torchrun `trainer.devices` becomes what torchrun started.
+    """The place of this process; under torchrun `trainer.devices` becomes what torchrun started.
 
     Raises:
         RunError: several processes, but a strategy for one.
     """
-    world = DistributedEnv.of_environment()
-    if world is None:
+    env = DistributedEnv.of_environment()
+    if env is None:
         return config, DistributedEnv(size=config.trainer.devices, local_size=config.trainer.devices)
-    if world.size > 1 and isinstance(config.strategy, SingleConfig):
+    if env.size > 1 and config.strategy.one_process:
         raise RunError(
-            f"torchrun started {world.size} processes, but strategy=single is for one; strategy=ddp or fsdp?"
+            f"torchrun started {env.size} processes, but strategy={config.strategy.label} is for one; "
+            "strategy=ddp or fsdp?"
         )
     _end_with_parent()
-    if not isinstance(config.strategy, SingleConfig) and not torch.distributed.is_initialized():
+    if not config.strategy.one_process and not torch.distributed.is_initialized():
         atexit.register(_leave)
         if on_gpu(config):  # else the first collective of every process would open a context on the first GPU
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         torch.distributed.init_process_group(backend(config), timeout=PATIENCE)
-    trainer = config.trainer.model_copy(update={"devices": world.local_size})
-    return config.model_copy(update={"trainer": trainer}), world
+    trainer = config.trainer.model_copy(update={"devices": env.local_size})
+    return config.model_copy(update={"trainer": trainer}), env
 
 
 @contextmanager

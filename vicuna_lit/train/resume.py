@@ -1,4 +1,8 @@
-"""Whether a run may begin or go on in its folder: the settings and files that it has there, or a finished run."""
+"""Whether a run may begin or go on in its folder: the settings and files that it has there, or a finished run.
+
+`changed_settings` compares `config.json` there with the config: a difference in a key of `Recipe` is refused, one in
+`MAY_CHANGE` is a line. `check_resume` asks the same of the files' hashes. `already_done` asks both of a finished run.
+"""
 
 from collections.abc import Mapping
 from contextlib import suppress
@@ -36,6 +40,82 @@ NOTHING: Mapping[str, Any] = MappingProxyType({})
 def settings(config: TrainConfig, extensions: Mapping[str, Any]) -> dict[str, Any]:
     """`config.json`: every value, and what a script adds that changes the result (`Extensions.identity`)."""
     return config.model_dump(mode="json") | dict(extensions)
+
+
+def changed_settings(config: TrainConfig, folder: Path, extensions: Mapping[str, Any] = NOTHING) -> list[str]:
+    """What differs from the settings of the run that goes on here, a line each.
+
+    Raises:
+        RunError: something differs that changes what is computed.
+    """
+    saved = read_json(folder, "config.json") or {}
+    ways = ", or start this one anew with resume=never"
+    return refuse_other_settings(folder, saved, settings(as_begun(config, folder), extensions), MAY_CHANGE, ways)
+
+
+def check_resume(config: TrainConfig, folder: Path, hashes: Hashes, extensions: Mapping[str, Any]) -> None:
+    """
+    Args:
+        hashes: what the run would read now, see `input_hashes`.
+
+    Raises:
+        RunError: a key of the recipe or the content of a file is not that of the run in the folder.
+    """
+    changed_settings(config, folder, extensions)
+    anew = "run.dir=<another folder>, or resume=never starts anew"
+    refuse_other_files(folder, hashes_at_start(folder), hashes, anew)
+
+
+def already_done(config: TrainConfig, folder: Path, extensions: Mapping[str, Any] = NOTHING) -> Result | None:
+    """The result in the folder, if it is of this very run, settings and files; the layout may be another.
+
+    Raises:
+        RunError: the folder holds another config's run, or the files that it read have changed; each is named.
+        DataError, MissingPath: the result is there, and what it was computed from has gone.
+    """
+    if not _holds_a_result(folder):
+        return None
+    wanted = settings(as_begun(config, folder), extensions)
+    refuse_other_settings(folder, read_json(folder, "config.json") or {}, wanted, MAY_CHANGE)
+    done = result_in(folder, "finished", "stopped")
+    if done is None or (done.status == "stopped" and done.stop_after != config.stop_after):
+        return None
+    other = "run.dir=<another folder> trains on them as they are now"
+    refuse_other_files(folder, hashes_at_start(folder), input_hashes(config), other)
+    return done
+
+
+def _holds_a_result(folder: Path) -> bool:
+    """Of whatever run; one that cannot be read may be another run's, too, and counts."""
+    if read_json(folder, "config.json") is None:
+        return False
+    with suppress(RunError):
+        return (read_json(folder, "result.json") or {}).get("status") in ("finished", "stopped")
+    return True
+
+
+def input_hashes(config: Computation) -> Hashes:
+    """The sha256 of conversations, validation conversations, weights, tokenizer and template, as they are now.
+
+    They decide a run besides its settings. The losses of the run that it extends stand for that one's weights.
+
+    Raises:
+        DataError, MissingPath: a path leads nowhere.
+    """
+    files = Sources(config).files_as_given
+    for path in (config.model.path, config.model.tokenizer):
+        files |= model_files(path) if path else {}
+    return hashes_of(files | losses_of(config.extends))
+
+
+def losses_of(extended: str | None) -> dict[str, Path]:
+    """`metrics.csv` of a run that is extended, by its name among the files of the run that extends it."""
+    return {f"{extended}/metrics.csv": Path(extended) / "metrics.csv"} if extended else {}
+
+
+def hashes_at_start(folder: Path) -> Hashes | None:
+    """What the run in a folder read when it began; None: it was begun by a version that did not write it down."""
+    return (read_json(folder, "run.json") or {}).get("files")
 
 
 def as_begun(config: TrainConfig, folder: Path) -> TrainConfig:
@@ -81,82 +161,6 @@ def finished_run(extended: str) -> tuple[dict[str, Any], Result]:
     if (done := result_in(folder)) is None:
         raise RunError(f"extends={extended}: this run has not finished; its own command goes on with it")
     return saved, done
-
-
-def already_done(config: TrainConfig, folder: Path, extensions: Mapping[str, Any] = NOTHING) -> Result | None:
-    """The result in the folder, if it is of this very run, settings and files; the layout may be another.
-
-    Raises:
-        RunError: the folder holds another config's run, or the files that it read have changed; each is named.
-        DataError, MissingPath: the result is there, and what it was computed from has gone.
-    """
-    if not _holds_a_result(folder):
-        return None
-    wanted = settings(as_begun(config, folder), extensions)
-    refuse_other_settings(folder, read_json(folder, "config.json") or {}, wanted, MAY_CHANGE)
-    done = result_in(folder, "finished", "stopped")
-    if done is None or (done.status == "stopped" and done.stop_after != config.stop_after):
-        return None
-    other = "run.dir=<another folder> trains on them as they are now"
-    refuse_other_files(folder, hashes_at_start(folder), input_hashes(config), other)
-    return done
-
-
-def input_hashes(config: Computation) -> Hashes:
-    """The sha256 of conversations, validation conversations, weights, tokenizer and template, as they are now.
-
-    They decide a run besides its settings. The losses of the run that it extends stand for that one's weights.
-
-    Raises:
-        DataError, MissingPath: a path leads nowhere.
-    """
-    files = Sources(config).files_as_given
-    for path in (config.model.path, config.model.tokenizer):
-        files |= model_files(path) if path else {}
-    return hashes_of(files | losses_of(config.extends))
-
-
-def losses_of(extended: str | None) -> dict[str, Path]:
-    """`metrics.csv` of a run that is extended, by its name among the files of the run that extends it."""
-    return {f"{extended}/metrics.csv": Path(extended) / "metrics.csv"} if extended else {}
-
-
-def hashes_at_start(folder: Path) -> Hashes | None:
-    """What the run in a folder read when it began; None: it was begun by a version that did not write it down."""
-    return (read_json(folder, "run.json") or {}).get("files")
-
-
-def _holds_a_result(folder: Path) -> bool:
-    """Of whatever run; one that cannot be read may be another run's, too, and counts."""
-    if read_json(folder, "config.json") is None:
-        return False
-    with suppress(RunError):
-        return (read_json(folder, "result.json") or {}).get("status") in ("finished", "stopped")
-    return True
-
-
-def changed_settings(config: TrainConfig, folder: Path, extensions: Mapping[str, Any] = NOTHING) -> list[str]:
-    """What differs from the settings of the run that goes on here, a line each.
-
-    Raises:
-        RunError: something differs that changes what is computed.
-    """
-    saved = read_json(folder, "config.json") or {}
-    ways = ", or start this one anew with resume=never"
-    return refuse_other_settings(folder, saved, settings(as_begun(config, folder), extensions), MAY_CHANGE, ways)
-
-
-def check_resume(config: TrainConfig, folder: Path, hashes: Hashes, extensions: Mapping[str, Any]) -> None:
-    """
-    Args:
-        hashes: what the run would read now, see `input_hashes`.
-
-    Raises:
-        RunError: a key of the recipe or the content of a file is not that of the run in the folder.
-    """
-    changed_settings(config, folder, extensions)
-    anew = "run.dir=<another folder>, or resume=never starts anew"
-    refuse_other_files(folder, hashes_at_start(folder), hashes, anew)
 
 
 def open_folder(

@@ -147,7 +147,7 @@ def test_a_job_that_waits_can_be_told_to_stop(machine, monkeypatch):
 
 def test_a_job_of_a_sweep_and_its_evaluation_see_their_gpus(machine, monkeypatch, tmp_path):
     from vicuna_lit.cli import evaluate_after as afterwards
-    from vicuna_lit.cli.train_sweep import _attempt
+    from vicuna_lit.cli.train_sweep import Ending, _attempt
     from vicuna_lit.train import distributed as world
 
     machine(2)
@@ -157,7 +157,7 @@ def test_a_job_of_a_sweep_and_its_evaluation_see_their_gpus(machine, monkeypatch
     monkeypatch.setattr(world, "launch", lambda config, environment: seen.append(environment))
     monkeypatch.setattr(afterwards, "evaluate_result", lambda config, environment: seen.append(environment) or 0)
     before = time.monotonic()
-    assert _attempt(load("train", *COMMON, f"run.dir={tmp_path / 'run'}")) == (0, None, "")
+    assert _attempt(load("train", *COMMON, f"run.dir={tmp_path / 'run'}")) == Ending()
     assert time.monotonic() - before < 20
     free = {"0", "1"} - {other.gpus}
     assert seen == [{"CUDA_VISIBLE_DEVICES": free.pop()}] * 2

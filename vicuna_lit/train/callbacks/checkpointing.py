@@ -38,13 +38,13 @@ class RestoreCallback(L.Callback):
         origin: of a run that extends another one: where it begins.
     """
 
-    def __init__(self, folder: Path, world: DistributedEnv, start: Checkpoint | None, origin: Origin | None):
-        self.folder, self.world, self.start, self.origin = folder, world, start, origin
+    def __init__(self, folder: Path, env: DistributedEnv, start: Checkpoint | None, origin: Origin | None):
+        self.folder, self.env, self.start, self.origin = folder, env, start, origin
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Puts the state of the checkpoint in place; newer ones are damaged or incomplete."""
         done = self.start.step if self.start else 0
-        if self.world.rank == 0:
+        if self.env.rank == 0:
             found = checkpoint_files.find(self.folder)
             for path in [*(c.path for c in found.complete if c.step > done), *found.half_written]:
                 checkpoint_files.remove(path)
@@ -69,13 +69,13 @@ class CheckpointCallback(L.Callback):
         self,
         folder: Path,
         config: CheckpointConfig,
-        world: DistributedEnv,
+        env: DistributedEnv,
         start: Checkpoint | None,
         times: Times,
         about: Callable[[], dict[str, Any]],
         best: Callable[[], int | None],
     ):
-        self.folder, self.config, self.world, self.times = folder, config, world, times
+        self.folder, self.config, self.env, self.times = folder, config, env, times
         self.about, self.best = about, best
         self.saves_failed = 0
         self.ended: int | None = None
@@ -106,7 +106,7 @@ class CheckpointCallback(L.Callback):
         if trainer.should_stop and step < pl_module.plan.steps:
             self.ended = step  # saved with the step: a callback that has seen it does not end the run once more
         minutes = self.config.every_minutes
-        late = self.world.rank == 0 and minutes and time.monotonic() - self._clock > 60 * minutes
+        late = self.env.rank == 0 and minutes and time.monotonic() - self._clock > 60 * minutes
         told, late = any_rank(stop_signal.requested, bool(late))
         if told:
             self._stop_preempted(trainer, pl_module, step)
@@ -151,7 +151,7 @@ class CheckpointCallback(L.Callback):
 
     def _describe(self, step: int) -> None:
         """What was found since a step was saved: its validation, or that a callback has ended the run there."""
-        if self.world.rank:
+        if self.env.rank:
             return
         try:
             checkpoint_files.describe(self.folder, step, self.about())
@@ -169,7 +169,7 @@ class CheckpointCallback(L.Callback):
         """Begins to write this rank's shard; `wait` ends it."""
         self.times.lap("step")
         about, pieces = self.about(), list(module.strategy.local_shards(module.lm, trainer.optimizers[0]))
-        rank, size, on_its_stream = self.world.rank, self.world.size, aside(piece.data for piece in pieces)
+        rank, size, on_its_stream = self.env.rank, self.env.size, aside(piece.data for piece in pieces)
 
         def write() -> None:
             try:
@@ -205,7 +205,7 @@ class CheckpointCallback(L.Callback):
         """Keeps the last complete ones and the best. What other ranks still write, or this one will try again, is not
         complete yet.
         """
-        if self.world.rank:
+        if self.env.rank:
             return
         found = checkpoint_files.find(self.folder)
         old = [c.path for c in found.complete[: -self.config.keep] if c.step != self.best()]
@@ -230,7 +230,7 @@ class CheckpointCallback(L.Callback):
         self.wait()
 
 
-def find_resume_point(folder: Path, resume: str, world: DistributedEnv) -> Checkpoint | None:
+def find_resume_point(folder: Path, resume: str, env: DistributedEnv) -> Checkpoint | None:
     """The newest checkpoint that can be trusted, or None: from the start. All ranks share the reading.
 
     Raises:
@@ -241,7 +241,7 @@ def find_resume_point(folder: Path, resume: str, world: DistributedEnv) -> Check
         return None
     damaged = []
     for candidate in reversed(found.complete):
-        problems = all_gather_object(checkpoint_files.find_damage(candidate, world.rank, world.size))
+        problems = all_gather_object(checkpoint_files.find_damage(candidate, env.rank, env.size))
         problem = next((p for p in problems if p), None)
         if problem is None:
             for line in damaged:
