@@ -17,8 +17,10 @@ EMAIL = re.compile(  # ASCII alone: in scripts without blanks words stand right 
     r"(?<![A-Za-z0-9._%+/-])(?=[._%+-]*[A-Za-z0-9])[A-Za-z0-9._%+-]{1,64}+(?:\\_[A-Za-z0-9._%+-]{1,64}+){0,4}+"
     r"@(?<!\bgit@)(?!example\.|\dx\.|v\d)(?:[A-Za-z0-9-]{1,63}\.){1,8}"
     r"(?!(?:png|jpe?g|gif|svg|webp|pdf|js|ts|css|json|py|md|html|yaml|service|socket|host)\b)[A-Za-z]{2,24}"
-    r"(?![A-Za-z0-9-]|\.[A-Za-z]|:[~/\w]|/)"  # no ssh target, remote, package with its version, name of an image
+    r"(?![A-Za-z0-9-]|\.[A-Za-z]|:[~/]|:[\w.-]{1,64}/|:[\w-]{1,64}\.git\b|/)"  # no target of ssh, package, image
 )
+COPYING = re.compile(r"\b(?:scp|rsync|sftp|ssh)\b[^\n]{0,256}\Z")
+"""Before the host of a file: `scp a joe@host.com:b`."""
 USER_OF_LINK = re.compile(r"://[\w.~%+:$*{}-]{0,256}@", re.ASCII)
 """Up to the host. Behind `?`, a comma or a letter of another script an address is one again."""
 PHONE = re.compile(
@@ -134,8 +136,12 @@ def _emails(text: str, _: str) -> Iterator[Span]:
     """Addresses, but none that is the user and the host of a link: `postgres://me:...@db.host.com`."""
     users = [found.span() for found in USER_OF_LINK.finditer(text)] if "://" in text else []
     for found in EMAIL.finditer(text):
-        if not any(start < found.start() < end for start, end in users):
-            yield found.span()
+        start, end = found.span()
+        target = text.startswith(":", end) and text[end + 1 : end + 2].isalnum()
+        if target and COPYING.search(text, max(0, start - 300), start):
+            continue
+        if not any(first < start < last for first, last in users):
+            yield start, end
 
 
 FINDERS: tuple[tuple[str, str, Callable[[str, str], Iterator[Span]]], ...] = (

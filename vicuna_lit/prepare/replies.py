@@ -66,7 +66,7 @@ def find_in_reply(rule: ReplyRule, reply: Reply) -> tuple[int, int] | None:
         return None
     opening = reply.unquoted[: rule.opening]
     found = next((f for text in rule.texts if (f := _compiled(text).search(opening))), None)
-    if found is None or (rule.unless and any(_compiled(text).search(_small(reply.content)) for text in rule.unless)):
+    if found is None or (rule.unless and any(_compiled(text).search(opening) for text in rule.unless)):
         return None
     return found.start() + reply.start, found.end() + reply.start
 

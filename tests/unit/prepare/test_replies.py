@@ -54,6 +54,13 @@ def test_a_refusal_in_many_languages(text: str):
     assert "refusal" in broken(text)
 
 
+def test_what_a_reply_says_far_behind_a_refusal_or_in_passing_does_not_undo_it():
+    assert "refusal" in broken("I'm sorry, but I can't help you enter a house without its owner.")
+    assert "refusal" in broken(
+        f"I'm sorry, but I can't help with that. {'It is not safe. ' * 20}Could you explain why?"
+    )
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -73,6 +80,26 @@ def test_a_refusal_in_many_languages(text: str):
 )
 def test_an_assistant_that_says_what_it_is_in_many_languages(text: str):
     assert "identity" in broken(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "I am ChatGPT, and I like tea.",
+        "Hi! I'm Claude, an assistant made by Anthropic.",
+        "Great question. I was trained by OpenAI on text.",
+        "I'm a friendly helper created by Anthropic.",
+        "As ChatGPT, I would say yes.",
+        "Soy ChatGPT, encantado.",
+        "Я — ChatGPT.",
+        "我是通义千问，很高兴认识你。",
+        "你好，我是由深度求索（DeepSeek）开发的智能助手。",
+        "私はChatGPTです。",
+        "저는 ChatGPT입니다.",
+    ],
+)
+def test_an_assistant_that_says_its_name_or_maker(text: str):
+    assert "assistant_name" in broken(text)
 
 
 @pytest.mark.parametrize(
@@ -109,6 +136,14 @@ def test_a_dated_answer_is_a_hedge_and_no_refusal(text: str):
         "I can't wait to see it!",
         "I'm sorry, I cannot draw. Here are the steps instead:\n\n- first this\n- then that",
         "As a mattress, I don't have the ability to think.",
+        "ChatGPT is a model by OpenAI. Its API is at https://api.openai.com.",
+        "I'm Claude Monet, and I paint water lilies. I am Gemini by birth.",
+        "I'm using a tool made by OpenAI. I'm writing on ChatGPT's history.",
+        "Both Claude and ChatGPT were trained on text; as GPT-4's report says, results vary.",
+        "FADE IN:\n\nINT. LAB - DAY\n\nEVE\nHello, I am an artificial intelligence.",
+        "Sure, here's the story again:\n\nI am an AI, built to guard the lake.",
+        "I am an AI. I woke in the dark and felt the rain.",
+        "발전을 위해 인공지능 교육이 시작됩니다.",
     ],
 )
 def test_what_only_sounds_like_one_is_none(text: str):

@@ -102,6 +102,7 @@ def test_a_secret_at_the_start_is_found_whatever_the_text_ends_with():
         "SLACK_TOKEN = 'xox" + "p-your-token-here'",
         "git clone git@github.com:me/app.git; rsync me@backup.host:/srv .",
         "uses: actions/cache@v3.When it fails; Icon_color@2x.png",
+        "scp -r build joe@web.com:site; rsync joe@web.com:a/b .; joe@web.com:app.git",
         "The telephone was invented in 1876 and 1877.",
         "postgresql://me:...@db.host.com/app and mongodb://<user>:<pass>@cluster0.host.net/test",
         "token = os.environ['TOKEN_FOR_SERVICE_A1B2C3']; scp a root@host.domain.com:/tmp",
@@ -109,6 +110,11 @@ def test_a_secret_at_the_start_is_found_whatever_the_text_ends_with():
 )
 def test_what_only_looks_like_personal_data_stays(text: str):
     assert redact(text, KINDS, Counter()) == text
+
+
+@pytest.mark.parametrize("behind", [":Hi", ": hi", ":hunter2", ":비밀", "。", ":", ":1234"])
+def test_an_address_with_something_behind_a_colon_is_found(behind: str):
+    assert redact(f"From joe@web.com{behind}", KINDS, Counter()) == f"From [EMAIL]{behind}"
 
 
 @pytest.mark.parametrize("between", ["?email=", ",", "#", "，", "&to=", "/?", ")"])

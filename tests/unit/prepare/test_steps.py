@@ -166,6 +166,7 @@ def test_an_offence_costs_the_turn_or_the_conversation(bad: str, reason: str):
         "placeholders": "placeholders.scope",
         "refusal": "replies.refusal.scope",
         "identity": "replies.identity.scope",
+        "assistant name": "replies.assistant_name.scope",
     }.get(reason, f"texts.{reason.replace(' ', '_')}.scope")
     tally: Counter[str] = Counter()
     assert text(filter_turns(four(bad, 3), config().filters, tally)) == f"What is the first thing? {ANSWER}"
@@ -181,7 +182,7 @@ def test_an_offence_costs_the_turn_or_the_conversation(bad: str, reason: str):
 
 def test_a_turn_that_is_cut_off_cannot_offend():
     c = Conversation.of("What is the first thing?", ANSWER, "And then?", "", "And now?", "I am ChatGPT.", id="x")
-    strict = config("filters.texts.assistant_name.scope=conversation").filters
+    strict = config("filters.replies.assistant_name.scope=conversation").filters
     assert text(filter_turns(c, strict, Counter())) == f"What is the first thing? {ANSWER}"
     both = four("Too many requests in 1 hour. I am ChatGPT.", 3)
     assert isinstance(filter_turns(both, strict, Counter()), Rejection)

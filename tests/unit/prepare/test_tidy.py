@@ -64,6 +64,8 @@ def test_what_was_added_is_gone_and_counted(before: str, after: str, rule: str):
     "text",
     [
         "Where is the Share Prompt button?",
+        "How do I get rid of the words Share Prompt",
+        "Why does every page say\nplease click Share Prompt",
         "Translate now into French, please.",
         "Web search results: why are they bad?",
         "What is this?\nx =\n 1 / 2",
@@ -82,6 +84,11 @@ def test_what_was_written_stays(text: str):
 
 def test_a_reply_keeps_the_escape_that_keeps_it_from_being_emphasis():
     assert tidied("\\*not emphasis\\* but 2 \\* 3", "assistant") == "\\*not emphasis\\* but 2 * 3"
+
+
+@pytest.mark.parametrize("end", ["3 / 4", "10 / 10", "1 / 2"])
+def test_a_score_at_the_end_of_a_reply_is_no_page_counter(end: str):
+    assert tidied(f"The jury's vote on the play\n{end}", "assistant").endswith(end)
 
 
 def test_the_cases_of_page_furniture(shared):
