@@ -1,8 +1,8 @@
 """Writes the generated pages: `python docs/generate.py`. A test says whether they are up to date.
 
 reference.md holds every key of every job, from the config classes and `conf/`; coming_from.md the names of other
-tools, from `vicuna_lit/config/renamed.py`; api.md the public names with their first sentence; evidence.md and
-the README the figures of results.yaml.
+tools, from `vicuna_lit/config/renamed.py`; data.md the columns that are known, from `vicuna_lit/data/columns.py`;
+api.md the public names with their first sentence; evidence.md and the README the figures of results.yaml.
 """
 
 import re
@@ -15,6 +15,7 @@ import vicuna_lit
 from vicuna_lit.config.compose import JOBS
 from vicuna_lit.config.reference import Entry, entries
 from vicuna_lit.config.renamed import ELSEWHERE, RENAMED
+from vicuna_lit.data.columns import FORMS
 
 DOCS = Path(__file__).parent
 MOST_OF_A_DEFAULT = 44
@@ -121,6 +122,16 @@ def results(part: str) -> str:
     return "\n".join(lines)
 
 
+def columns() -> str:
+    """The pairs of columns that are read without being named."""
+    lines = ["| question | what it is about | answer |", "|---|---|---|"]
+    for form in FORMS:
+        others = (f"{code(form[key])} ({key})" for key in ("reasoning", "calls", "tools") if key in form)
+        answer = ", ".join(filter(None, (code(form.get("response", "")), *others)))
+        lines.append(f"| {code(form['prompt'])} | {code(form.get('context', ''))} | {answer} |")
+    return "\n".join(lines)
+
+
 def between(text: str, name: str, content: str) -> str:
     """The text with other content between the marks of that name."""
     begin, end = f"<!-- generated: {name} -->", "<!-- /generated -->"
@@ -130,12 +141,13 @@ def between(text: str, name: str, content: str) -> str:
 
 def pages() -> dict[Path, str]:
     """Every generated page with its content."""
-    coming, public, evidence = (DOCS / f"{name}.md" for name in ("coming_from", "api", "evidence"))
+    coming, public, data, evidence = (DOCS / f"{name}.md" for name in ("coming_from", "api", "data", "evidence"))
     readme = DOCS.parent / "README.md"
     return {
         DOCS / "reference.md": reference(),
         coming: between(coming.read_text(), "names", names()),
         public: between(public.read_text(), "names", api()),
+        data: between(data.read_text(), "columns", columns()),
         evidence: between(evidence.read_text(), "results", results("evidence")),
         readme: between(readme.read_text(), "results", results("readme")),
     }

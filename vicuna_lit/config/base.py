@@ -258,6 +258,21 @@ def source_name(name: str) -> str:
     return name
 
 
+def _make_a_conversation(columns: dict[str, str]) -> dict[str, str]:
+    if ("messages" in columns) == ("prompt" in columns):
+        raise ValueError("give messages (a list of turns) or prompt with response, each the name of a column")
+    if "prompt" in columns and not columns.keys() & {"response", "calls"}:
+        raise ValueError("prompt has no answer: give response, the name of its column (or calls, of tools)")
+    if "context" in columns and "prompt" not in columns:
+        raise ValueError("context belongs to a prompt, and messages are given")
+    return columns
+
+
+ColumnRole = Literal["messages", "system", "prompt", "context", "reasoning", "response", "calls", "tools"]
+Columns = Annotated[dict[ColumnRole, Annotated[str, Field(min_length=1)]], AfterValidator(_make_a_conversation)]
+"""Which column of a record holds what; `a.b` looks inside."""
+
+
 class SourceConfig(Config):
     """One source of a mixture, with one of the three shares, see `DataConfig.sources`."""
 
@@ -267,6 +282,8 @@ class SourceConfig(Config):
     """In the results: letters, digits, `_`, `.` and `-`."""
     from_source: str | None = None
     """As `data.from_source`."""
+    columns: Columns | None = None
+    """As `data.columns`."""
     weight: Share | None = None
     epochs: Share | None = None
     conversations: Annotated[int, Field(ge=0)] | None = None
@@ -293,6 +310,11 @@ class DataConfig(Config):
     `sources` names several."""
     from_source: str | None
     """The records of this source alone, in what `vicuna-prepare` wrote of several (its `raw` with names); null: all."""
+    columns: Columns | None = None
+    """Which column of a record is what, where its keys do not say it: `{prompt: question, response: answer}`, with
+    `context` (stands behind the prompt), `system`, `reasoning`, `tools` and `calls` (of tools, as JSON). Or `{messages:
+    request.messages, response: reply}`: turns whose last reply may stand beside them; `a.b` looks inside. Of other
+    columns only id and weight are read. null: the keys say it."""
     sources: tuple[SourceConfig, ...]
     """A mixture, `[{path: …, name: …, weight: 1}, …]`; all have the same kind of share, counted as `step_unit` counts.
     epochs: how often one pass sees each conversation of the source (0.5: a half of them, the other half in the next
@@ -327,6 +349,8 @@ class DataConfig(Config):
             raise ValueError(f"a mixture has its paths in its sources: data.path=null, it is {path}")
         if (only := info.data.get("from_source")) is not None:
             raise ValueError(f"a mixture has from_source in its sources: data.from_source=null, it is {only}")
+        if info.data.get("columns") is not None:
+            raise ValueError("a mixture has columns in its sources: data.columns=null")
         if again := [name for name, count in Counter(source.name for source in sources).items() if count > 1]:
             raise ValueError(f"two are called {again[0]}; each has a name of its own")
         kinds = {source.name: source.share[0] for source in sources}
@@ -341,7 +365,8 @@ class DataConfig(Config):
         """Each source as data of its own, by its name; without sources all of it, under an empty name."""
         if not self.sources:
             return {"": self}
-        parts = {s.name: {"path": s.path, "from_source": s.from_source, "sources": ()} for s in self.sources}
+        own = {"path", "from_source", "columns"}
+        parts = {s.name: {name: getattr(s, name) for name in own} | {"sources": ()} for s in self.sources}
         return {name: self.model_copy(update=part) for name, part in parts.items()}
 
     @property

@@ -4,9 +4,17 @@ import re
 from importlib import import_module
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PositiveInt,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
-from vicuna_lit.config.base import AddedTokens, Config, Fraction, Role, RunConfig, source_name
+from vicuna_lit.config.base import AddedTokens, ColumnRole, Columns, Config, Fraction, Role, RunConfig, source_name
 from vicuna_lit.config.template import TemplateConfig
 
 Scope = Literal["turn", "conversation", "count", "off"]
@@ -286,6 +294,8 @@ class RawSource(Config):
     """File, folder or glob."""
     name: Annotated[str, AfterValidator(source_name)]
     """In the results: letters, digits, `_`, `.` and `-`."""
+    columns: Columns | None = None
+    """As `columns`."""
 
 
 class PrepareRecipe(Config):
@@ -295,6 +305,8 @@ class PrepareRecipe(Config):
     """File, folder or glob of raw conversations, or a list of these; `package://name/file` works too. A list of
     `{path: …, name: …}` names sources: each record written has its `source`, each source its account, and of copies in
     several sources that of the one named first stays."""
+    columns: Columns | None = None
+    """Which column of a record is what, as `data.columns` of train; named sources have their own. null: keys say it."""
     html: HtmlConfig
     tidy: TidyConfig
     roles: RolesConfig
@@ -326,6 +338,17 @@ class PrepareRecipe(Config):
         if again := [name for name in names if names.count(name) > 1]:
             raise ValueError(f"two are called {again[0]}; each has a name of its own")
         return raw
+
+    @model_validator(mode="after")
+    def _has_columns_once(self) -> "PrepareRecipe":
+        if self.columns is not None and "" not in self.raw_by_source:
+            raise ValueError("columns: named sources have columns of their own: raw=[{path: …, name: …, columns: …}]")
+        return self
+
+    @property
+    def columns_by_source(self) -> dict[str, dict[ColumnRole, str] | None]:
+        """As `raw_by_source`."""
+        return {one.name: one.columns for one in self.raw if isinstance(one, RawSource)} or {"": self.columns}
 
     @property
     def raw_by_source(self) -> dict[str, tuple[str, ...]]:

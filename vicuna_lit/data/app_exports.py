@@ -1,4 +1,4 @@
-"""What chat applications export besides ChatGPT: Claude's `conversations.json` and Open WebUI's chats → messages.
+"""What chat applications export besides ChatGPT: Claude, Open WebUI, DeepSeek, Google's AI Studio → messages.
 
 The messages are OpenAI's, for `turns_of`. What cannot be read is refused by its name: an answer to a question about a
 file that nobody shows the model would teach it to invent.
@@ -27,6 +27,10 @@ def app_messages(record: dict[str, Any]) -> list[dict[str, Any]] | None:
     """
     if is_claude(record):
         return claude_messages(record)
+    if isinstance(chunked := record.get("chunkedPrompt"), dict):
+        return studio_messages(chunked)
+    if isinstance(nodes := record.get("mapping"), dict) and any(_is_deepseek(node) for node in nodes.values()):
+        return deepseek_messages(record)
     chat = webui_chat(record)
     return None if chat is None else webui_messages(chat)
 
@@ -162,3 +166,52 @@ def _webui_message(message: dict[str, Any], id: str) -> dict[str, Any]:
         return ""
 
     return {"role": "assistant", "content": _DETAILS.sub(taken, content), "reasoning_content": "\n\n".join(thoughts)}
+
+
+def studio_messages(chunked: dict[str, Any]) -> list[dict[str, Any]]:
+    """Of a prompt saved by AI Studio; the chunks of one speaker in a row are one message, thoughts its reasoning.
+
+    Raises:
+        Unusable: a chunk is no text, such as a file of Drive, or a reply failed.
+    """
+    messages: list[dict[str, Any]] = []
+    for number, value in enumerate(typed(chunked.get("chunks"), list, "chunkedPrompt.chunks"), 1):
+        where = f"chunk {number}"
+        chunk = typed(value, dict, where)
+        if chunk.get("errorMessage"):
+            raise Unusable("bad answer", f"{where}: the reply failed")
+        if not isinstance(chunk.get("text"), str):
+            raise Unusable("images and other media", f"{where}: no text, but {', '.join(map(repr, chunk)):.80}")
+        if not messages or messages[-1]["role"] != chunk.get("role"):
+            messages.append({"role": chunk.get("role"), "content": "", "reasoning_content": ""})
+        messages[-1]["reasoning_content" if chunk.get("isThought") is True else "content"] += chunk["text"]
+    return messages
+
+
+def _is_deepseek(node: Any) -> bool:
+    message = node.get("message") if isinstance(node, dict) else None
+    return isinstance(message, dict) and isinstance(message.get("fragments"), list)
+
+
+def deepseek_messages(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """The branch of DeepSeek's export that was written last.
+
+    Raises:
+        Unusable: the tree is broken, or a message has what is no text: files, or results of a search.
+    """
+    shown = branch(record["mapping"], record.get("current_node"))
+    return [_deepseek_message(typed(node["message"], dict, f"node {id!r:.40}"), id) for id, node in shown.items()]
+
+
+def _deepseek_message(message: dict[str, Any], id: str) -> dict[str, Any]:
+    where, texts = f"node {id!r:.40}", {"REQUEST": "", "RESPONSE": "", "THINK": ""}
+    if message.get("files"):
+        raise Unusable("images and other media", f"{where}: files: what they hold is not in the export")
+    for fragment in typed(message.get("fragments"), list, f"{where}: fragments"):
+        kind = typed(fragment, dict, f"{where}: fragment").get("type")
+        if kind not in texts:
+            raise Unusable("unknown content type", f"{where}: a fragment of type {kind!r:.40}")
+        texts[kind] += typed(fragment.get("content"), str, f"{where}: {kind}")
+    if texts["REQUEST"]:
+        return {"role": "user", "content": texts["REQUEST"]}
+    return {"role": "assistant", "content": texts["RESPONSE"], "reasoning_content": texts["THINK"]}

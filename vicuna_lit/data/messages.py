@@ -1,4 +1,4 @@
-"""Lists of messages, in the forms that are in use → turns and the schemas of their tools.
+"""Lists of messages, in the forms that are in use → turns.
 
 A field that changes what is trained is read, or the record is refused with the field's name: calls of tools,
 reasoning, flags that take a turn out of the loss, pictures and other media.
@@ -81,7 +81,7 @@ def turns_of(messages: Any) -> list[Turn]:
         Unusable: a message is not what it should be, or holds what nothing here can train on.
     """
     if isinstance(messages, str):
-        messages = _loaded(messages, list) or messages
+        messages = loaded(messages, list) or messages
     if not isinstance(messages, list):
         raise Unusable("wrong type", f"the turns are a {type(messages).__name__}, not a list")
     turns: list[Turn] = []
@@ -106,6 +106,8 @@ def _turns(message: dict[str, Any], where: str) -> Iterator[tuple[Turn, bool]]:
         yield plain, False
         return
     role_key = present(message, "from", "role") or ("from" if "from" in message else "role")
+    if is_absent(message.get(role_key)):
+        raise Unusable("unknown role", f"{where} has no role; its keys are {', '.join(map(repr, message)):.120}")
     role, is_call = _role(message.get(role_key), f"{where} has {role_key}")
     refuse_media(message, where)
     weight = _weight(message, role, where)
@@ -117,7 +119,7 @@ def _turns(message: dict[str, Any], where: str) -> Iterator[tuple[Turn, bool]]:
     reasoning = "\n\n".join(filter(None, (_reasoning(message, where), parts.reasoning)))
     if (calls or reasoning) and role != "assistant":
         raise Unusable("wrong type", f"{where}: {'a call of a tool' if calls else 'reasoning'} in a turn of {role}")
-    called = _loaded(content or "", (list, dict)) if is_call else None
+    called = loaded(content or "", (list, dict)) if is_call else None
     if called is not None:
         content, calls = "", calls + tuple(_call(c, where) for c in (called if isinstance(called, list) else [called]))
     if content is None and calls:
@@ -210,13 +212,13 @@ def _calls(message: dict[str, Any], where: str) -> Iterator[ToolCall]:
         if is_absent(calls) or calls in ("", [], {}):
             continue
         if isinstance(calls, str):
-            calls = _loaded(calls, list)
+            calls = loaded(calls, list)
         if not isinstance(calls, list):
             raise Unusable("wrong type", f"{where}: {key} is not a list")
         yield from (_call(call, f"{where}: {key}") for call in calls)
     legacy = message.get("function_call")
     if not is_absent(legacy) and legacy not in ("", {}):
-        yield _call(_loaded(legacy, dict) if isinstance(legacy, str) else legacy, f"{where}: function_call")
+        yield _call(loaded(legacy, dict) if isinstance(legacy, str) else legacy, f"{where}: function_call")
 
 
 def _call(call: Any, where: str) -> ToolCall:
@@ -231,7 +233,7 @@ def _call(call: Any, where: str) -> ToolCall:
     arguments = inner[key] if key else {}
     if not isinstance(arguments, str):
         arguments = as_json(arguments, f"{where}: {key}")
-    id = call.get("id")
+    id = call.get("id", call.get("toolUseId"))
     return ToolCall(
         text(inner["name"], f"{where}: name"),
         text(arguments.strip() or "{}", f"{where}: arguments"),
@@ -306,11 +308,16 @@ def _part(part: Any, where: str, found: _Parts) -> str | None:
             found.reasoning += text(part["text"], where)
         case None if isinstance(part.get("text"), str):
             return text(part["text"], where)
-        case None if key := present(part, "functionCall", "function_call"):
+        case None if key := present(part, "functionCall", "function_call", "toolUse"):
             found.calls += (_call(part[key], f"{where}: {key}"),)
         case None if (key := present(part, *_RESULTS)) and isinstance(part[key], dict):
             said, name = as_json(part[key].get("response"), where), part[key].get("name")
             found.results += (Turn("tool", said, name=name if isinstance(name, str) else ""),)
+        case None if isinstance(part.get("toolResult"), dict):
+            found.results += (_bedrock_result(part["toolResult"], where),)
+        case None if isinstance(part.get("reasoningContent"), dict):
+            thought = part["reasoningContent"].get("reasoningText")
+            found.reasoning += _thought(thought, f"{where}: reasoningContent")
         case "refusal":
             return text(part.get("refusal"), where)
         case "thinking" | "reasoning":
@@ -329,31 +336,17 @@ def _part(part: Any, where: str, found: _Parts) -> str | None:
     return None
 
 
-def schemas(record: dict[str, Any], where: str = "") -> tuple[str, str]:
-    """The tools of a record as JSON of a list, or the text of a field that holds no JSON.
-
-    Raises:
-        Unusable: the tools are neither a list nor text.
-    """
-    for key in ("tools", "functions"):
-        tools = record.get(key)
-        if is_absent(tools) or tools in ("", [], {}):
-            continue
-        if isinstance(tools, str):
-            loaded = _loaded(tools, (list, dict))
-            if loaded is None:
-                return "", text(tools, f"{where}{key}")
-            tools = loaded
-        tools = [tools] if isinstance(tools, dict) else tools
-        if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
-            raise Unusable("wrong type", f"{where}{key} is no list of schemas")
-        tools = [{"parameters" if key == "input_schema" else key: t[key] for key in t} for t in tools]  # Anthropic's
-        wrapped = [{"type": "function", "function": t} if "name" in t and "type" not in t else t for t in tools]
-        return (text(as_json(wrapped, key), f"{where}{key}") if wrapped else ""), ""
-    return "", ""
+def _bedrock_result(result: dict[str, Any], where: str) -> Turn:
+    parts = result.get("content") if isinstance(result.get("content"), list) else [result.get("content")]
+    said = [_part({"text": as_json(p["json"], where)} if _has_json(p) else p, where, _Parts()) for p in parts or ()]
+    return Turn("tool", "".join(filter(None, said)), call_id=str(result.get("toolUseId") or ""))
 
 
-def _loaded(value: Any, kind: Any) -> Any:
+def _has_json(part: Any) -> bool:
+    return isinstance(part, dict) and "json" in part
+
+
+def loaded(value: Any, kind: Any) -> Any:
     """JSON of a kind in a text; None where it is none."""
     if not isinstance(value, str) or value.lstrip()[:1] not in ("[", "{"):
         return None

@@ -5,13 +5,25 @@ Readers stream: memory stays flat however large the file. A record that cannot b
 """
 
 import json
+import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from vicuna_lit.data.app_exports import app_messages, is_claude
+from vicuna_lit.data.columns import (
+    BAD,
+    PROMPTS,
+    Columns,
+    answer_messages,
+    as_messages,
+    by_columns,
+    form_of,
+    ready_line,
+    unknown,
+)
 from vicuna_lit.data.conversation import ALPACA_INPUT, SOURCE, Conversation, DataError, Rejection, Turn, said_by_user
 from vicuna_lit.data.exports import Unusable, chatgpt_messages, oasst_messages, without_marks
 from vicuna_lit.data.files import find_files, skipped_files, values
@@ -19,23 +31,29 @@ from vicuna_lit.data.messages import (
     REASONING,
     filled,
     is_absent,
+    loaded,
     present,
     refuse_media,
-    schemas,
     system_of,
     text,
     turns_of,
     weight_of,
 )
+from vicuna_lit.data.tool_schemas import schemas
 from vicuna_lit.hub import fetched_path
 
-SYSTEM = ("system", "system_prompt", "systemInstruction", "system_instruction")
+SYSTEM = ("system", "system_prompt", "system_message", "systemInstruction", "system_instruction", "meta_instruction")
 """Keys of a record that may hold its system prompt."""
+TURNS = ("conversations", "messages", "items", "conversation")
+"""Keys of a record that may hold its turns as a list."""
+_TRANSCRIPT = re.compile(r"(?:^|\n)\s*(?:Human|User)\s*[:：].*\n\s*(?:Assistant|AI|Bot)\s*[:：]\s*$", re.DOTALL)
+"""A question that is a conversation so far, as BELLE's and HH's are."""
+NO_FORM: Mapping[str, str] = {}
 Paths = str | Path | Sequence[str | Path]
 
 
 def read(
-    path: Paths, score_field: str | None = None, from_source: str | None = None
+    path: Paths, score_field: str | None = None, from_source: str | None = None, columns: Columns = None
 ) -> Iterator[Conversation | Rejection]:
     """Reads files, see `records`; each record becomes a conversation or says why not, see `parse`.
 
@@ -45,6 +63,7 @@ def read(
         path: files, folders, patterns, or names on the Hub.
         score_field: key of a number that becomes the conversation's score; None: there is none.
         from_source: of records that are objects, those alone that `vicuna-prepare` wrote of this source; None: all.
+        columns: which column of a record is what, as `data.columns`; None: its keys say it.
 
     Raises:
         DataError, MissingPath: there is no such file, or a conversation has no such number.
@@ -53,7 +72,7 @@ def read(
     for id, record in records(path):
         if from_source is not None and isinstance(record, dict) and record.get(SOURCE) != from_source:
             continue
-        found = record if isinstance(record, Rejection) else parse(record, id)
+        found = record if isinstance(record, Rejection) else parse(record, id, columns)
         if score_field is not None and isinstance(found, Conversation):
             found = replace(found, score=_score(record, score_field, id))
         yield found
@@ -96,14 +115,17 @@ def _several(path: Paths) -> Sequence[str | Path]:
     return [path] if isinstance(path, str | Path) else path
 
 
-def parse(record: Any, default_id: str) -> Conversation | Rejection:
+def parse(record: Any, default_id: str, columns: Columns = None) -> Conversation | Rejection:
     """Reads one record, its form told by its keys; null keys are absent.
 
     ShareGPT (`conversations`, `conversation` or `items`), OpenAI's `messages`, a bare list of turns, Alpaca
-    with its `history`, prompt and completion, the exports of ChatGPT (`mapping`), Claude (`chat_messages`) and
-    Open WebUI (`chat.history`), of which the branch that the user ended on is read, or an
-    Open-Assistant tree (`prompt`: the best-ranked path). A record's `system` becomes its system turn, `tools` and
+    with its `history`, prompt and completion, the columns of `FORMS`, the exports of applications (ChatGPT,
+    Claude, Open WebUI, …), of which the branch that the user ended on is read, or an Open-Assistant tree (`prompt`:
+    the best-ranked path). A record's `system` becomes its system turn, `tools` and
     `functions` its schemas; flags such as a turn's `weight` say how much it counts in the loss. Raises nothing.
+
+    Args:
+        columns: which column is what; None: the keys say it.
     """
     if isinstance(record, list) and record and isinstance(record[0], dict) and {"from", "role"} & record[0].keys():
         record = {"messages": record}
@@ -114,7 +136,7 @@ def parse(record: Any, default_id: str) -> Conversation | Rejection:
     wanted = (id for id in ids if isinstance(id, str | int | float) and not is_absent(id) and id != "")
     id = next((str(id).encode(errors="replace").decode() for id in wanted), None)
     try:
-        conversation = _conversation(record, id or default_id)
+        conversation = _conversation(by_columns(record, columns) if columns else record, id or default_id)
         return conversation if id else replace(conversation, said=said_by_user(conversation))
     except Unusable as bad:
         return Rejection(id or default_id, bad.reason, bad.detail)
@@ -175,52 +197,115 @@ def _with_template_arguments(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _refuse_preferences(record: dict[str, Any]) -> None:
-    if present(record, "chosen") and present(record, "rejected"):
-        raise Unusable("pair of answers", "chosen and rejected: a preference, not a conversation to imitate")
+    kinds = (str, list, dict)
+    if pair := [
+        key for key in ("chosen", "rejected", "corrected") if record.get(key) and isinstance(record[key], kinds)
+    ]:
+        why = "a preference, not a conversation to imitate"
+        raise Unusable("pair of answers", f"{' and '.join(pair)}: {why}{_chosen_line(record)}")
     if key := filled(record, "rejected_response", "rejected_messages", "non_preferred_output"):
         raise Unusable("pair of answers", f"{key}: a preference, not a conversation to imitate")
     if filled(record, "documents"):
         raise Unusable("documents beside the turns", "documents: the answer is drawn from what is in no turn")
-    for key in ("label", "kto_tag"):
+    for key in BAD:
         if record.get(key) is False:
             raise Unusable("bad answer", f"{key} is false: an answer that is not to be imitated")
 
 
+def _chosen_line(record: dict[str, Any]) -> str:
+    """How the better one of two answers is trained on, where the record says which that is."""
+    if not present(record, "chosen"):
+        return ""
+    if isinstance(record["chosen"], list) and len(record["chosen"]) > 1:
+        return "; data.columns='{messages: chosen}' trains on the chosen one"
+    if key := present(record, *TURNS):
+        return f"; data.columns='{{messages: {key}, response: chosen}}' trains on the chosen one"
+    prompt = present(record, *PROMPTS)
+    return f"; data.columns='{{prompt: {prompt}, response: chosen}}' trains on the chosen one" if prompt else ""
+
+
 def _turns_of(record: dict[str, Any]) -> list[Turn]:
-    if (messages := app_messages(record)) is not None:
+    if (messages := _exported(record)) is not None:
         return turns_of(messages)
-    if key := present(record, "conversations", "messages", "items", "conversation", "contents"):
-        return turns_of(record[key])
-    if present(record, "mapping"):
-        return turns_of(chatgpt_messages(record))
-    if isinstance(record.get("prompt"), dict):
-        return turns_of(oasst_messages(record))
+    if key := present(record, *TURNS, "contents"):
+        return _listed(record, key)
     if present(record, "instruction") and present(record, "output"):
         return _history(record) + _answered(record, _parse_alpaca(record))
     answer = present(record, "completion", "response")
     if present(record, "prompt") and answer:
-        return _answered(record, [*_side(record, "prompt", "user"), *_side(record, answer, "assistant")])
-    keys = ", ".join(f"{key!r:.40}" for key in list(record)[:8])
-    known = "conversations, messages, items, instruction, prompt with completion, mapping or prompt with replies"
-    raise Unusable("unknown record format", f"keys {keys}; expected {known}")
+        if answer == "completion" and filled(record, "response") and record["response"] != record[answer]:
+            raise Unusable("several answers", f"completion and response; {ready_line(record)}")
+        return _answered(record, [*_asked(record), *turns_of(answer_messages(record[answer], answer))])
+    if form := form_of(record):
+        return _history(record) + _answered(record, turns_of(by_columns(record, form)["messages"]), form)
+    raise unknown(record, "conversations, messages, instruction, prompt with completion, or an export of docs/data.md")
 
 
-def _answered(record: dict[str, Any], turns: list[Turn]) -> list[Turn]:
+def _exported(record: dict[str, Any]) -> list[dict[str, Any]] | None:
+    """The messages of a tree, of an application's export, or of a list under no other name; None: it is none."""
+    if (messages := app_messages(record)) is not None or present(record, *TURNS):
+        return messages
+    if present(record, "mapping"):
+        return chatgpt_messages(record)
+    if isinstance(record.get("prompt"), dict):
+        return oasst_messages(record)
+    lists = (as_messages(record.get(key)) for key in ("data", "internal"))  # UltraChat's, text-generation-webui's
+    return next((messages for messages in lists if isinstance(messages, list)), None)
+
+
+def _listed(record: dict[str, Any], key: str) -> list[Turn]:
+    """The turns of a list, with the last reply where it stands beside them.
+
+    Raises:
+        Unusable: two lists differ, there is more beside them than a reply, or several things may be it.
+    """
+    turns = turns_of(as_messages(loaded(record[key], list) or record[key]))
+    said = [(turn.role, turn.content) for turn in turns]
+    for other in (other for other in TURNS if other not in (key, "items") and isinstance(record.get(other), list)):
+        if record[other] and said != [(turn.role, turn.content) for turn in turns_of(as_messages(record[other]))]:
+            why = f"data.columns='{{messages: {other}}}' takes one of them"
+            raise Unusable("two lists of turns", f"{key} and {other} differ; {why}")
+    for beside in ("context", "instructions"):
+        text_beside = record.get(beside)
+        if isinstance(text_beside, str) and not any(text_beside.strip() in turn.content for turn in turns):
+            raise Unusable("context beside the turns", f"{beside}: put it into a turn, or into system")
+    if not turns or turns[-1].role not in ("user", "tool"):
+        return turns
+    if reply := filled(record, "choices", "response", "completion"):
+        return _answered(record, turns + turns_of(answer_messages(record[reply], reply)))
+    if reply := filled(record, "answer", "output", "solution", "target", "reply"):
+        line = f"data.columns='{{messages: {key}, response: {reply}}}' takes it for the last reply"
+        raise Unusable("answer beside the turns", f"{reply}; {line}")
+    return turns
+
+
+def _answered(record: dict[str, Any], turns: list[Turn], form: Mapping[str, str] = NO_FORM) -> list[Turn]:
     """A question and its answer, with the reasoning that a column of its own holds.
 
     Raises:
         Unusable: a column holds what the question is about.
     """
-    if isinstance(record.get("context"), str) and record["context"].strip():
-        raise Unusable("context beside the question", "context: put it into the question, or into input")
-    if turns and (key := filled(record, *REASONING)):
+    for key in ("context", "suffix", "instructions"):
+        if key not in form.values() and isinstance(record.get(key), str) and record[key].strip():
+            raise Unusable("context beside the question", f"{key}: put it into the question; {ready_line(record)}")
+    if any(turn.role == "user" and _TRANSCRIPT.search(turn.content) for turn in turns):
+        raise Unusable("several turns in one text", "the question ends with 'Assistant:'; make them a list of messages")
+    key = filled(record, *REASONING)
+    if turns and key and "reasoning" not in form and not _is_switch(record[key]):
         turns[-1] = replace(turns[-1], reasoning=text(record[key], key))
     return turns
 
 
-def _side(record: dict[str, Any], key: str, role: str) -> list[Turn]:
-    value = record[key]
-    return turns_of(value) if isinstance(value, list) else turns_of([{"role": role, "content": text(value, key)}])
+def _is_switch(value: Any) -> bool:
+    """Whether a column says that there is reasoning, as Nemotron's do, and not what was thought."""
+    return isinstance(value, bool) or (
+        isinstance(value, str) and value.strip().lower() in ("on", "off", "true", "false")
+    )
+
+
+def _asked(record: dict[str, Any]) -> list[Turn]:
+    prompt = record["prompt"]
+    return turns_of(prompt if isinstance(prompt, list) else [{"role": "user", "content": text(prompt, "prompt")}])
 
 
 def _history(record: dict[str, Any]) -> list[Turn]:
@@ -239,6 +324,6 @@ def _history(record: dict[str, Any]) -> list[Turn]:
 
 def _parse_alpaca(record: dict[str, Any]) -> list[Turn]:
     instruction, output = text(record["instruction"], "instruction"), text(record["output"], "output")
-    if record.get("input"):
+    if filled(record, "input"):
         instruction += ALPACA_INPUT + text(record["input"], "input")
     return [Turn("user", instruction), Turn("assistant", output)]

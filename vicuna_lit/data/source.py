@@ -84,12 +84,12 @@ class ConversationFiles:
         if self.config.data.validation_path is None and self.prepared is None:
             return self._side(validation)
         if validation and self.config.data.validation_path is not None:
-            return read(self._file(validation))
+            return read(self._file(validation), columns=self.config.data.columns)
         return self._read(self._file(validation), validation)
 
     def _read(self, file: Path, validation: bool) -> Iterator[Conversation | Rejection]:
         data = self.config.data
-        return read(file, None if validation else data.score_field, data.from_source)
+        return read(file, None if validation else data.score_field, data.from_source, data.columns)
 
     def _file(self, validation: bool) -> Path:
         """Training or held-out conversations, where they are files of their own."""
@@ -148,6 +148,13 @@ class Sources:
         }
 
     @property
+    def _validation(self) -> ConversationFiles:
+        """The set of `data.validation_path`; in a mixture no source's columns are those of that file."""
+        data = next(iter(self.parts.values())).config.data
+        columns = None if self.config.data.sources else data.columns
+        return ConversationFiles(self.config.model_copy(update={"data": data.model_copy(update={"columns": columns})}))
+
+    @property
     def prepared(self) -> Path | None:
         """The folder of a single source that `vicuna-prepare` wrote."""
         return None if self.config.data.sources else self.parts[""].prepared
@@ -160,7 +167,7 @@ class Sources:
         """
         shares, parts = Shares.of_config(self.config.data).amounts, self.parts
         if validation and self.config.data.validation_path:  # one set for all
-            parts = {"": next(iter(parts.values()))}
+            parts = {"": self._validation}
         examples, accounts = {}, {}
         for (name, part), share in zip(parts.items(), shares, strict=False):
             examples[name], accounts[name] = part.examples(encoder, validation)

@@ -18,6 +18,7 @@ from typing import Any
 import orjson
 
 from vicuna_lit.config.prepare import PrepareConfig, PrepareRecipe, is_function
+from vicuna_lit.data.columns import Columns
 from vicuna_lit.data.conversation import Conversation, DataError, Rejection
 from vicuna_lit.data.files import find_files
 from vicuna_lit.data.readers import parse, records, skipped
@@ -86,7 +87,7 @@ def _with_sample(config: PrepareConfig, prepared: Prepared) -> Prepared:
         check_disk(folder, 2 * size + 1e7, "the review of these files")
         pairs = [(item.record, review.kept_of(item)) for item in review.copies(folder, most)[0]]
         write_json(work / "wanted.json", sorted({source for pair in pairs for source in pair}))
-        counts = _read(_places(config), work, size)
+        counts = _read(config, work, size)
         job = _job(config, work, _files_of_steps(config))
         _stage("review", review.collect, config, job, counts, config.workers or cores())
         review.merge(folder, work, len(counts), most)
@@ -113,7 +114,7 @@ def _prepare(config: PrepareConfig, folder: Path) -> Prepared:
     if config.engine == "local":
         warm_up(workers, modules)
     list(run_all(config.engine, check, [job], workers))
-    counts = _read(raw, work, size)
+    counts = _read(config, work, size)
     _stage("clean", clean, config, job, counts, workers)
     _write_copies(config, work, len(counts))
     _stage("cut", cut, config, job, counts, workers)
@@ -225,15 +226,17 @@ def _open(folder: Path, identity: dict[str, Any], size: int) -> Path:
     return work
 
 
-def _read(raw: Raw, work: Path, size: int) -> list[int]:
+def _read(config: PrepareConfig, work: Path, size: int) -> list[int]:
     """Writes the raw shards, each of one source; records in each."""
+    raw, columns = _places(config), config.columns_by_source
     marker = work / "raw" / "done.json"
     if marker.exists():
         return orjson.loads(marker.read_bytes())
     counts: list[int] = []
     sources: list[str] = []
     with progress("read", size, "MB", 1e6) as advance:
-        for source, (items, read) in ((name, batch) for name, paths in raw.items() for batch in _batches(name, paths)):
+        batches = ((name, batch) for name, paths in raw.items() for batch in _batches(name, paths, columns[name]))
+        for source, (items, read) in batches:
             shards.write_items(work / "raw" / shards.name(len(counts), "jsonl"), items)
             counts.append(len(items))
             sources.append(source)
@@ -244,12 +247,12 @@ def _read(raw: Raw, work: Path, size: int) -> list[int]:
     return counts
 
 
-def _batches(source: str, paths: list[str]) -> Iterator[tuple[list[Item], int]]:
+def _batches(source: str, paths: list[str], columns: Columns) -> Iterator[tuple[list[Item], int]]:
     """Records of a source in shards, and about how many bytes of input each took."""
     items: list[Item] = []
     characters = 0
     for place, record in chain(records(paths), ((rejection.id, rejection) for rejection in skipped(paths))):
-        item = _item(source, place, record)
+        item = _item(source, place, record, columns)
         items.append(item)
         if isinstance(item.conversation, Conversation):
             characters += sum(len(t.content) for t in item.conversation.turns)
@@ -260,12 +263,12 @@ def _batches(source: str, paths: list[str]) -> Iterator[tuple[list[Item], int]]:
         yield items, characters
 
 
-def _item(source: str, place: str, record: Any) -> Item:
+def _item(source: str, place: str, record: Any, columns: Columns) -> Item:
     """The record as a conversation; one without an id gets one from its content, which no other data moves."""
     where = f"{source}/{place}" if source else place
     if isinstance(record, Rejection):
         return Item(where, record)
-    parsed = parse(record, place)
+    parsed = parse(record, place, columns)
     if isinstance(parsed, Conversation):
         parsed = replace(parsed, source=source)
     if isinstance(parsed, Conversation) and parsed.id == place:

@@ -68,7 +68,7 @@ def test_system_tools_and_parts():
         ([1], "not an object"),
         ({"text": "hi"}, "unknown record format"),
         ({"conversations": "hi"}, "wrong type"),
-        ({"conversations": ["hi"]}, "wrong type"),
+        ({"conversations": [3]}, "wrong type"),
         ({"conversations": [{"from": "human", "value": 3}]}, "wrong type"),
         ({"conversations": [{"from": "human"}]}, "wrong type"),
         ({"conversations": [{"from": "alien", "value": "hi"}]}, "unknown role"),

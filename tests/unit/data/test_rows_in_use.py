@@ -17,13 +17,21 @@ def said(*turns: tuple[str, str]) -> list[dict[str, str]]:
     return [{"from": role, "value": text} for role, text in turns]
 
 
+def two(question: str, answer: str, /, **others: Any) -> dict[str, Any]:
+    return {question: "Q", answer: "A", **others}
+
+
+def parts(*turns: tuple[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{"role": role, "content": [part]} for role, part in turns]
+
+
 def gemini(*turns: tuple[str, dict[str, Any]]) -> list[dict[str, Any]]:
     return [{"role": role, "parts": [part]} for role, part in turns]
 
 
-def shown(record: Any) -> str:
+def shown(record: Any, columns: dict[str, str] | None = None) -> str:
     """A conversation in one line: `a(thought) text call{}`, out of the loss in brackets; or why it is refused."""
-    found = parse(record, "x")
+    found = parse(record, "x", columns)
     found = trim(found)[0] if isinstance(found, Conversation) else found
     if isinstance(found, Rejection):
         return f"refused: {found.reason}: {found.detail}"
@@ -164,6 +172,98 @@ READ: dict[str, tuple[Any, str]] = {
     "a number for an id": ({"id": 7, "messages": [Q, A]}, "u Q | a A"),
     "names": ({"messages": [Q | {"name": "Bo"}, A | {"name": "Amy"}]}, "u Q | a A"),
     "a weight that is no number": ({"messages": [Q, A | {"weight": False}]}, "u Q | [a A]"),
+    "OpenOrca": (two("question", "response", id="niv.1", system_prompt="S"), "s S | u Q | a A"),
+    "Dolly": (two("instruction", "response", context="C"), "u Q\n\n### Input:\nC | a A"),
+    "Dolly, no context": (two("instruction", "response", context="", category="open_qa"), "u Q | a A"),
+    "GPTeacher": (two("instruction", "response", input="I"), "u Q\n\n### Input:\nI | a A"),
+    "Airoboros": (two("instruction", "response", system="S"), "s S | u Q | a A"),
+    "MetaMathQA": (two("query", "response", original_question="O", type="t"), "u Q | a A"),
+    "ms-swift": (two("query", "response", history=[["P", "B"]], system="S"), "s S | u P | a B | u Q | a A"),
+    "GSM8K": (two("question", "answer"), "u Q | a A"),
+    "Magicoder": (two("problem", "solution", lang="python"), "u Q | a A"),
+    "OpenMathInstruct": (two("problem", "generated_solution", expected_answer="1"), "u Q | a A"),
+    "Aya": (two("inputs", "targets", language="English"), "u Q | a A"),
+    "Natural Instructions": (two("definition", "targets", inputs="I"), "u Q\n\n### Input:\nI | a A"),
+    "P3": (two("inputs_pretokenized", "targets_pretokenized", inputs=[1], targets=[2]), "u Q | a A"),
+    "Firefly": (two("input", "target", kind="k"), "u Q | a A"),
+    "Camel": (two("message_1", "message_2", role_1="r"), "u Q | a A"),
+    "PaLM": (two("input_text", "output_text"), "u Q | a A"),
+    "medical-o1": (two("Question", "Response", Complex_CoT="T"), "u Q | a(T) A"),
+    "Nemotron": (
+        {"input": [Q], "output": "A", "reasoning": "on", "system_prompt": "S", "generator": "g"},
+        "s S | u Q | a A",
+    ),
+    "Langfuse": ({"input": [Q], "output": A}, "u Q | a A"),
+    "xLAM": ({"query": "Q", "answers": json.dumps([CALL]), "tools": TOOLS}, f'u Q | a  f{{"a": 1}} ; {TOOLS}'),
+    "stored completions": (
+        {"messages": [Q, A, Q], "choices": [{"message": A, "finish_reason": "stop"}]},
+        "u Q | a A | u Q | a A",
+    ),
+    "a server's log": ({"messages": [Q], "response": {"choices": [{"message": A}]}}, "u Q | a A"),
+    "UltraChat, raw": ({"id": "0", "data": ["Q", "A", "Q", "A"]}, "u Q | a A | u Q | a A"),
+    "LIMA": ({"conversations": ["Q", "A"], "source": "s"}, "u Q | a A"),
+    "Capybara": ({"conversation": [two("input", "output")]}, "u Q | a A"),
+    "XTuner": (
+        {"conversation": [two("input", "output", system="S"), two("input", "output")]},
+        "s S | u Q | a A | u Q | a A",
+    ),
+    "Firefly's chats": ({"conversation": [two("human", "assistant", weight=0)]}, "u Q | [a A]"),
+    "text-generation-webui": ({"internal": [["Q", "A"]], "visible": [["Q", "<p>A</p>"]]}, "u Q | a A"),
+    "Bedrock": (
+        {
+            "schemaVersion": "bedrock-conversation-2024",
+            "system": [{"text": "S"}],
+            "toolConfig": {"tools": [{"toolSpec": {"name": "f", "inputSchema": {"json": {}}}}]},
+            "messages": parts(
+                ("user", {"text": "Q"}),
+                ("assistant", {"toolUse": {"toolUseId": "t", "name": "f", "input": {"a": 1}}}),
+                ("user", {"toolResult": {"toolUseId": "t", "content": [{"json": {"r": 1}}]}}),
+                ("assistant", {"text": "A"}),
+            ),
+        },
+        f's S | u Q | a  f{{"a": 1}} | t {{"r": 1}} | a A ; {TOOLS}',
+    ),
+    "Gemini's tools": (
+        {
+            "tools": [{"functionDeclarations": [{"name": "f", "parameters": {}}]}],
+            "contents": gemini(("user", {"text": "Q"}), ("model", {"text": "A"})),
+        },
+        f"u Q | a A ; {TOOLS}",
+    ),
+    "AI Studio": (
+        {
+            "systemInstruction": {"text": "S"},
+            "chunkedPrompt": {
+                "chunks": [
+                    {"role": "user", "text": "Q"},
+                    {"role": "model", "text": "T", "isThought": True},
+                    {"role": "model", "text": "A"},
+                ]
+            },
+        },
+        "s S | u Q | a(T) A",
+    ),
+    "DeepSeek": (
+        {
+            "mapping": {
+                "root": {"parent": None, "children": ["1"], "message": None},
+                "1": {
+                    "parent": "root",
+                    "children": ["2"],
+                    "message": {"fragments": [{"type": "REQUEST", "content": "Q"}], "files": []},
+                },
+                "2": {
+                    "parent": "1",
+                    "children": [],
+                    "message": {"fragments": [{"type": "THINK", "content": "T"}, {"type": "RESPONSE", "content": "A"}]},
+                },
+            }
+        },
+        "u Q | a(T) A",
+    ),
+    "a lacking input": (two("instruction", "output", input=float("nan")), "u Q | a A"),
+    "two lists alike": ({"conversations": said(("human", "Q"), ("gpt", "A")), "messages": [Q, A]}, "u Q | a A"),
+    "a context that is in a turn": ({"context": "Q", "messages": [Q, A]}, "u Q | a A"),
     "null columns of a struct": (
         {
             "messages": [
@@ -176,13 +276,8 @@ READ: dict[str, tuple[Any, str]] = {
 }
 """What each becomes."""
 REFUSED: dict[str, tuple[Any, str]] = {
-    "Dolly": (
-        {"instruction": "Q", "context": "C", "response": "A"},
-        "unknown record format: keys 'instruction', 'context'",
-    ),
-    "a context": ({"instruction": "Q", "context": "C", "output": "A"}, "context beside the question"),
+    "a context": ({"instruction": "Q", "context": "C", "output": "A"}, "context beside the question: context"),
     "documents": ({"messages": [Q, A], "documents": [{"text": "x"}]}, "documents: the answer is drawn from"),
-    "xLAM": ({"query": "Q", "answers": "[]", "tools": "[]"}, "unknown record format: keys 'query', 'answers', 'tools'"),
     "Glaive": ({"system": "SYSTEM: S", "chat": "USER: Q ASSISTANT: A"}, "unknown record format: keys 'system', 'chat'"),
     "R1 distilled": ({"problem": "Q", "generations": ["A"]}, "unknown record format: keys 'problem', 'generations'"),
     "OASST2, flat": ({"message_id": "m", "parent_id": None, "text": "Q", "role": "prompter"}, "unknown record format"),
@@ -195,7 +290,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     ),
     "Responses": (
         {"instructions": "S", "input": [Q], "output": [{"type": "message"}]},
-        "unknown record format: keys 'instructions'",
+        "unknown role: turn 2 has no role; its keys are 'type'",
     ),
     "items of Responses": ({"messages": [Q, {"type": "function_call", "name": "f"}]}, "unknown role: turn 2"),
     "Copilot": ({"requests": [{"message": {"text": "Q"}}]}, "unknown record format: keys 'requests'"),
@@ -237,6 +332,62 @@ REFUSED: dict[str, tuple[Any, str]] = {
         {"messages": [Q, {"role": "user", "content": ["B", {"type": "tool_result", "content": "1"}]}, A]},
         "parts out of order: turn 2: content: a thought or a tool's result behind text",
     ),
+    "a question's context": (
+        two("question", "answer", context="C"),
+        "context beside the question: context; data.columns='{prompt: question, context: context, response: answer}'",
+    ),
+    "choices": (two("question", "answer", options=["A", "B"]), "context beside the question: options"),
+    "the rest of the code": (two("prompt", "completion", suffix="S"), "context beside the question: suffix"),
+    "a context of turns": ({"context": "C", "messages": [Q, A]}, "context beside the turns: context"),
+    "NuminaMath 1.5": (
+        two("problem", "solution", answer="1"),
+        "data.columns='{prompt: problem, response: solution}' reads it, or another of answer",
+    ),
+    "two completions": (two("prompt", "completion", response="B"), "several answers: completion and response"),
+    "a list of answers": ({"prompt": "Q", "response": ["A", "B"]}, "several answers: response is a list of 2"),
+    "two choices": (
+        {"messages": [Q], "choices": [{"message": A}, {"message": A}]},
+        "several answers: choices: 2 choices; keep one",
+    ),
+    "an answer cut off": (
+        {"messages": [Q], "choices": [{"message": A, "finish_reason": "length"}]},
+        "bad answer: choices: finish_reason is length",
+    ),
+    "dolphin-r1": (
+        {"messages": [Q, A, Q], "reasoning": "T", "answer": "A"},
+        "answer beside the turns: answer; data.columns='{messages: messages, response: answer}'",
+    ),
+    "two lists": (
+        {"conversations": said(("human", "Q"), ("gpt", "B")), "messages": [Q, A]},
+        "two lists of turns: conversations and messages differ",
+    ),
+    "UltraFeedback": (
+        {"prompt": "Q", "messages": [Q, A], "chosen": [Q, A], "rejected": [Q, A]},
+        "data.columns='{messages: chosen}' trains on the chosen one",
+    ),
+    "a rejected answer": (two("instruction", "output", rejected="B"), "pair of answers: rejected"),
+    "a corrected answer": (two("instruction", "output", corrected="B"), "pair of answers: corrected"),
+    "a wrong solution": (two("question", "generated_solution", is_correct=False), "bad answer: is_correct is false"),
+    "BELLE's turns": (
+        {"instruction": "Human: Q\nAssistant: A\nHuman: Q\nAssistant:", "output": "A"},
+        "several turns in one text",
+    ),
+    "SHP": (
+        {"history": "Q", "human_ref_A": "A", "human_ref_B": "B", "labels": 1},
+        "unknown record format: keys 'history', 'human_ref_A'",
+    ),
+    "SillyTavern": ({"name": "Bo", "is_user": True, "mes": "Q"}, "each record is one message"),
+    "Claude Code": ({"type": "user", "message": Q, "uuid": "u", "parentUuid": None}, "each record is one message"),
+    "one text": ({"text": "### Human: Q### Assistant: A"}, "one text without turns"),
+    "LibreChat": ({"messages": [{"sender": "User", "text": "Q"}]}, "turn 1 has no role; its keys are 'sender', 'text'"),
+    "a search of DeepSeek": (
+        {"mapping": {"1": {"parent": None, "message": {"fragments": [{"type": "SEARCH"}]}}}},
+        "unknown content type: node '1': a fragment of type 'SEARCH'",
+    ),
+    "a file of Drive": (
+        {"chunkedPrompt": {"chunks": [{"role": "user", "driveImage": {"id": "1"}}]}},
+        "images and other media: chunk 1: no text, but 'role', 'driveImage'",
+    ),
     "tools in words": (
         {"messages": [Q, A], "chat_template_kwargs": {"xml_tools": ["f()"]}},
         "chat_template_kwargs.xml_tools",
@@ -256,3 +407,54 @@ def test_a_row_that_cannot_be_read_is_refused_by_name(kind):
     record, reason = REFUSED[kind]
     assert shown(record).startswith("refused: ")
     assert reason in shown(record)
+
+
+BY_COLUMNS: dict[str, tuple[dict[str, str], Any, str]] = {
+    "texts": ({"prompt": "question", "response": "solution"}, two("question", "solution", answer="1"), "u Q | a A"),
+    "all of them": (
+        {"prompt": "p", "context": "c", "system": "s", "reasoning": "t", "response": "r"},
+        {"p": "Q", "c": "C", "s": "S", "t": "T", "r": "A"},
+        "s S | u Q\n\n### Input:\nC | a(T) A",
+    ),
+    "calls": (
+        {"prompt": "q", "calls": "c", "tools": "t"},
+        {"q": "Q", "c": CALL, "t": json.loads(TOOLS)},
+        f'u Q | a  f{{"a": 1}} ; {TOOLS}',
+    ),
+    "the chosen one": ({"messages": "chosen"}, {"chosen": [Q, A], "rejected": [Q, Q]}, "u Q | a A"),
+    "inside": (
+        {"messages": "request.messages", "response": "response.choices"},
+        {"request": {"messages": [Q]}, "response": {"choices": [{"message": A}]}, "messages": [A]},
+        "u Q | a A",
+    ),
+    "one of a list": ({"prompt": "p", "response": "all.1"}, {"p": "Q", "all": ["B", "A"]}, "u Q | a A"),
+    "a weight": ({"prompt": "p", "response": "r"}, {"p": "Q", "r": "A", "weight": 0}, "u Q | [a A]"),
+    "an empty context": (
+        {"prompt": "p", "context": "c", "response": "r"},
+        {"p": "Q", "c": None, "r": "A"},
+        "u Q | a A",
+    ),
+    "a typing error": (
+        {"prompt": "promt", "response": "r"},
+        two("prompt", "r"),
+        "refused: missing column: promt, which columns name for prompt; the record has 'prompt', 'r'",
+    ),
+    "no answer": ({"prompt": "p", "response": "r"}, {"p": "Q", "r": None}, "refused: wrong type: r is null, not text"),
+    "a reply after a reply": (
+        {"messages": "m", "response": "r"},
+        {"m": [Q, A], "r": "B"},
+        "refused: roles do not alternate: turn 3 is assistant after assistant",
+    ),
+    "a picture": (
+        {"prompt": "p", "response": "r"},
+        {"p": "Q", "r": "A", "image": "x"},
+        "refused: images and other media: the record: image",
+    ),
+}
+"""What `data.columns` makes of a record."""
+
+
+@pytest.mark.parametrize("kind", BY_COLUMNS)
+def test_columns_say_what_is_what(kind):
+    columns, record, expected = BY_COLUMNS[kind]
+    assert shown(record, columns) == expected

@@ -1,0 +1,228 @@
+"""Records that keep question and answer in columns of their own, and other lists of turns than messages → messages.
+
+Sets in use are told by the names of their columns (`FORMS`); of others the user says them (`data.columns`). Which of
+several answers is trained on is never guessed.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from vicuna_lit.data.conversation import ALPACA_INPUT
+from vicuna_lit.data.exports import Unusable, typed
+from vicuna_lit.data.messages import MEDIA, filled, is_absent, present, text
+
+Columns = Mapping[Any, str] | None
+"""As `data.columns`; None: the record's keys say what it is."""
+FORMS: tuple[dict[str, str], ...] = (
+    {"prompt": "instruction", "context": "context", "response": "response"},
+    {"prompt": "instruction", "context": "input", "response": "response"},
+    {"prompt": "instruction", "response": "response"},
+    {"prompt": "question", "response": "response"},
+    {"prompt": "query", "response": "response"},
+    {"prompt": "query", "calls": "answers", "tools": "tools"},
+    {"prompt": "question", "response": "generated_solution"},
+    {"prompt": "question", "response": "answer"},
+    {"prompt": "problem", "response": "generated_solution"},
+    {"prompt": "problem", "response": "solution"},
+    {"prompt": "Question", "reasoning": "Complex_CoT", "response": "Response"},
+    {"prompt": "inputs_pretokenized", "response": "targets_pretokenized"},
+    {"prompt": "definition", "context": "inputs", "response": "targets"},
+    {"prompt": "inputs", "response": "targets"},
+    {"prompt": "input", "response": "output"},
+    {"prompt": "input", "response": "target"},
+    {"prompt": "input_text", "response": "output_text"},
+    {"prompt": "message_1", "response": "message_2"},
+)
+"""The columns of sets in use; the first whose columns a record has all is its form."""
+PROMPTS = ("prompt", "question", "query", "problem", "instruction", "inputs", "input")
+ANSWERS = (
+    "response", "answer", "output", "completion", "solution", "target", "targets", "generated_solution", "answers",
+    "responses", "outputs", "completions", "generations", "attempt", "chosen", "rejected", "corrected",
+)  # fmt: skip
+"""A record with two of them has two answers, and a form that names one of them says too little."""
+BESIDE = (
+    "context",
+    "passage",
+    "article",
+    "document",
+    "documents",
+    "choices",
+    "options",
+    "definition",
+    "suffix",
+    "hint",
+)
+"""What a question is about, where it is no part of the form."""
+PAIRS = (
+    ("input", "output"), ("human", "assistant"), ("user", "assistant"), ("user", "bot"), ("question", "answer"),
+    ("prompt", "response"), ("query", "response"), ("instruction", "output"),
+)  # fmt: skip
+"""The keys of a question and its answer in lists of exchanges."""
+ONE_MESSAGE = (
+    {"role", "content"}, {"from", "value"}, {"is_user", "mes"}, {"message_id", "parent_id", "text"},
+    {"uuid", "parentUuid"}, {"type", "payload"},
+)  # fmt: skip
+"""Keys of files that hold one message in each record."""
+BAD = ("label", "kto_tag", "is_correct", "is_safe")
+"""Flags of an answer that is not to be imitated, where they are false."""
+KEPT = ("id", "conversation_id", "message_tree_id", "weight", *MEDIA, *BAD)
+
+
+def form_of(record: dict[str, Any]) -> dict[str, str] | None:
+    """The columns of a set in use; None: it is of none.
+
+    Raises:
+        Unusable: the record has a second answer, or what its question is about in a column besides.
+    """
+    form = next((form for form in FORMS if present_all(record, form)), None)
+    if form is None:
+        return None
+    own = set(form.values())
+    said = record[form["response"]] if "response" in form else None
+    others = [key for key in ANSWERS if key not in own and _is_said(record.get(key)) and record[key] != said]
+    if others:
+        raise Unusable("several answers", f"{', '.join((*own & set(ANSWERS), *others))}; {ready_line(record, form)}")
+    if beside := filled(record, *(key for key in BESIDE if key not in own)):
+        raise Unusable("context beside the question", f"{beside}; {ready_line(record)}")
+    return form
+
+
+def present_all(record: dict[str, Any], form: Mapping[str, str]) -> bool:
+    """Whether the record has all columns of a form, with something in them."""
+    return all(present(record, name) for name in form.values())
+
+
+def _is_said(value: Any) -> bool:
+    """Whether a column may be an answer: no number, no flag, no ids of tokens."""
+    return bool(value) and (
+        isinstance(value, str | dict) or (isinstance(value, list) and not isinstance(value[0], int))
+    )
+
+
+def ready_line(record: dict[str, Any], form: Mapping[str, str] | None = None) -> str:
+    """What the user may give, by the names in the record; first by those of its form."""
+    by_small = {str(key).lower(): key for key, value in record.items() if not is_absent(value)}
+    prompt = next((by_small[name] for name in PROMPTS if name in by_small), None)
+    answers = [str(by_small[name]) for name in ANSWERS if name in by_small]
+    answers.sort(key=lambda name: name != (form or {}).get("response"))
+    if prompt is None or not answers:
+        return "data.columns='{prompt: …, response: …}' names the columns"
+    context = next((f", context: {by_small[name]}" for name in BESIDE if name in by_small), "")
+    more = f", or another of {', '.join(answers[1:])}" if answers[1:] else ""
+    return f"data.columns='{{prompt: {prompt}{context}, response: {answers[0]}}}' reads it{more}"
+
+
+def unknown(record: dict[str, Any], known: str) -> Unusable:
+    """Of a record whose form no one knows: its keys, and what to do."""
+    keys = ", ".join(f"{key!r:.40}" for key in list(record)[:8])
+    if any(one <= record.keys() for one in ONE_MESSAGE):
+        advice = (
+            "each record is one message; put those of a conversation into one, {'messages': [{'role', 'content'}, …]}"
+        )
+    elif "input_ids" in record:
+        advice = "tokens are not read, texts are"
+    elif set(record) <= {"text", "id", "meta", "source"}:
+        advice = "one text without turns; there is nothing to say what is the answer"
+    else:
+        advice = f"expected {known}; {ready_line(record)}"
+    return Unusable("unknown record format", f"keys {keys}; {advice}")
+
+
+def by_columns(record: dict[str, Any], columns: Mapping[Any, str]) -> dict[str, Any]:
+    """The record as one with `messages`, by the columns that the user names; others are left out.
+
+    Raises:
+        Unusable: it has no such column, or no such text in it.
+    """
+    found = {role: _at(record, name, role) for role, name in columns.items()}
+    out = {key: record[key] for key in KEPT if key in record}
+    out |= {key: found[key] for key in ("system", "tools") if key in found}
+    name = columns.get("messages") or columns["prompt"]
+    if "messages" in columns:
+        messages = as_messages(found["messages"])
+        messages = messages if isinstance(messages, list) else typed(messages, list, name)
+    else:
+        messages = _asked(found["prompt"], name, found.get("context"), columns.get("context", ""))
+    if "response" in columns or "calls" in columns:
+        messages = [*messages, *_reply(found, columns)]
+    return out | {"messages": messages}
+
+
+def _at(record: Any, name: str, role: str) -> Any:
+    """The value of a column; `a.b.0` looks inside where no column is called so."""
+    value = record
+    for step in (name,) if name in record else name.split("."):
+        if isinstance(value, dict) and step in value:
+            value = value[step]
+        elif isinstance(value, list) and step.isdecimal() and int(step) < len(value):
+            value = value[int(step)]
+        else:
+            keys = ", ".join(f"{key!r:.40}" for key in list(record)[:8])
+            raise Unusable("missing column", f"{name}, which columns name for {role}; the record has {keys}")
+    return value
+
+
+def _asked(prompt: Any, name: str, context: Any, context_name: str) -> list[Any]:
+    if isinstance(prompt, list) and is_absent(context):
+        return prompt
+    said = text(prompt, name)
+    if not is_absent(context) and context != "":
+        said += ALPACA_INPUT + text(context, context_name)
+    return [{"role": "user", "content": said}]
+
+
+def _reply(found: Mapping[str, Any], columns: Mapping[Any, str]) -> list[dict[str, Any]]:
+    calls, thought = found.get("calls"), found.get("reasoning")
+    answer = found.get("response")
+    if is_absent(answer) and "calls" in columns:
+        answer = None if is_absent(calls) or calls in ("", "[]", []) else ""
+    messages = answer_messages(answer, columns.get("response") or columns["calls"])
+    if not is_absent(calls):
+        messages[-1] = messages[-1] | {"tool_calls": [calls] if isinstance(calls, dict) else calls}
+    if not is_absent(thought) and thought != "":
+        messages[-1] = messages[-1] | {"reasoning_content": text(thought, columns["reasoning"])}
+    return messages
+
+
+def answer_messages(answer: Any, where: str) -> list[dict[str, Any]]:
+    """An answer as messages: a text, a message, a list of messages, or what a server answers (`choices`).
+
+    Raises:
+        Unusable: it is none, several to choose from, or was cut off.
+    """
+    if isinstance(answer, dict) and isinstance(answer.get("choices"), list):
+        answer, where = answer["choices"], f"{where}.choices"
+    if isinstance(answer, list) and answer and all(isinstance(one, dict) and "message" in one for one in answer):
+        if len(answer) > 1:
+            raise Unusable("several answers", f"{where}: {len(answer)} choices; keep one")
+        if answer[0].get("finish_reason") == "length":
+            raise Unusable("bad answer", f"{where}: finish_reason is length: the answer was cut off")
+        answer = answer[0]["message"]
+    if isinstance(answer, dict) and present(answer, "role", "from"):
+        return [answer]
+    if isinstance(answer, list) and answer and all(isinstance(one, dict) for one in answer):
+        return list(answer)
+    if isinstance(answer, list) and answer:
+        raise Unusable("several answers", f"{where} is a list of {len(answer)}; {where}.0 names the first")
+    return [{"role": "assistant", "content": text(answer, where)}]
+
+
+def as_messages(turns: Any) -> Any:
+    """A list of texts (the user's first), or of exchanges, as messages; anything else as it is."""
+    if not isinstance(turns, list) or not turns:
+        return turns
+    if all(isinstance(one, str) for one in turns):
+        return [{"role": ("user", "assistant")[number % 2], "content": one} for number, one in enumerate(turns)]
+    if all(isinstance(one, list) and len(one) == 2 and all(isinstance(side, str) for side in one) for one in turns):
+        return as_messages([side for one in turns for side in one])
+    for question, answer in PAIRS:
+        if all(isinstance(one, dict) and {question, answer} <= one.keys() and "role" not in one for one in turns):
+            return [message for one in turns for message in _exchange(one, question, answer)]
+    return turns
+
+
+def _exchange(one: dict[str, Any], question: str, answer: str) -> list[dict[str, Any]]:
+    system = [{"role": "system", "content": one["system"]}] if filled(one, "system") else []
+    flags = {key: value for key, value in one.items() if key not in (question, answer, "system")}
+    reply = {**flags, "role": "assistant", "content": one[answer]}
+    return [*system, {"role": "user", "content": one[question]}, reply]
