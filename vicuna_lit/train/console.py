@@ -4,7 +4,7 @@ import logging
 import math
 import shlex
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -135,9 +135,11 @@ def _short(reply: str) -> str:
     return reply if len(reply) <= MOST_OF_A_REPLY else f"{reply[:MOST_OF_A_REPLY].rstrip()} … (whole in report.html)"
 
 
-def say_done(result: Result, folder: Path) -> Result:
-    """Says that the run's result was there already; returns it."""
+def say_done(result: Result, folder: Path, doubts: Iterable[str] = ()) -> Result:
+    """Says that the run's result was there already, and what it was computed with otherwise; returns it."""
     console.print(f"{folder} already holds this run's result; run.dir=<another folder> starts a new one.")
+    for line in doubts:
+        console.print(f"note: it was computed otherwise: {line}", style="yellow", markup=False, highlight=False)
     conclude(result, folder)
     return result
 
