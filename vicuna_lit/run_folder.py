@@ -12,7 +12,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any
@@ -45,7 +45,12 @@ class MachineError(RunError):
     """The machine has failed, not the input: the same command may succeed later, or on another one."""
 
 
-_MEND = "bring it back from a copy, or choose another folder with run.dir=<folder>"
+class ForeignResult(RunError):
+    """A `result.json` that came out of another run than the one whose folder it lies in."""
+
+
+RESULT, CONFIG, RUN = "result.json", "config.json", "run.json"
+MEND = "bring it back from a copy, or choose another folder with run.dir=<folder>"
 
 
 def read_json(folder: Path, name: str) -> dict[str, Any] | None:
@@ -53,19 +58,52 @@ def read_json(folder: Path, name: str) -> dict[str, Any] | None:
 
     Raises:
         RunError: the folder holds something else, or the file is damaged.
+        ForeignResult: it is the result of another run.
     """
     if (folder / name).exists():
         try:
             values = json.loads((folder / name).read_bytes())
         except (ValueError, RecursionError) as error:
-            raise RunError(f"{folder / name}: is damaged ({error}); {_MEND}") from None
+            raise RunError(f"{folder / name}: is damaged ({error}); {MEND}") from None
         if not isinstance(values, dict):
-            raise RunError(f"{folder / name}: is damaged (no object); {_MEND}")
+            raise RunError(f"{folder / name}: is damaged (no object); {MEND}")
+        if name == RESULT:
+            refuse_foreign(folder, values)
         return with_new_names(values)
     foreign = folder.exists() and (not folder.is_dir() or any(p.name[0] != "." for p in folder.iterdir()))
     if foreign and not (folder / "config.json").exists():
         raise RunError(f"{folder}: exists and is no run folder; choose another with run.dir=<folder>")
     return None
+
+
+def identity_of(folder: Path) -> dict[str, str]:
+    """Names the run in a folder: the sha256 of the values in `config.json` and `run.json`; a file that is missing or
+    damaged has none."""
+    found = {}
+    for name in (CONFIG, RUN):
+        with suppress(OSError, ValueError):
+            text = json.dumps(json.loads((folder / name).read_bytes()), sort_keys=True)
+            found[name] = sha256(text.encode()).hexdigest()
+    return found
+
+
+def refuse_foreign(folder: Path, result: Mapping[str, Any]) -> None:
+    """A result is that of the run whose config lies beside it; one of an earlier version does not say whose it is.
+
+    Args:
+        result: what `result.json` in the folder says.
+
+    Raises:
+        ForeignResult: it is of another run.
+    """
+    stated = result.get("identity") or {}
+    beside = identity_of(folder) if stated else {}
+    if other := [name for name, found in beside.items() if stated.get(name) != found]:
+        raise ForeignResult(
+            f"{folder / RESULT}: is the result of another run than the one that {' and '.join(other)} beside it "
+            "describe; bring the files of one run back from a copy, or move the result away: the same command then "
+            "goes on from the last checkpoint, or begins anew"
+        )
 
 
 def cell(text: str) -> str:

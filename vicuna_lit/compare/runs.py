@@ -17,7 +17,7 @@ from vicuna_lit.compare.conversations import ConversationLosses, validation_of
 from vicuna_lit.config.base import is_below, other_keys
 from vicuna_lit.config.renamed import with_new_names
 from vicuna_lit.config.train import Computation, Recipe, RunSettings
-from vicuna_lit.run_folder import GIVEN, RunError, flatten
+from vicuna_lit.run_folder import GIVEN, RunError, flatten, refuse_foreign
 
 if TYPE_CHECKING:
     from vicuna_lit.compare.conclusions import Conclusion
@@ -333,9 +333,12 @@ def runs_below(folder: Path) -> Sequence[Run]:
 def _read(folder: Path) -> Run | None:
     try:
         config = with_new_names(json.loads((folder / "config.json").read_text()))
-        result = (folder / "result.json").read_text() if (folder / "result.json").exists() else "{}"
-        return Run(folder, config, with_new_names(json.loads(result))) if "conversations_per_step" in config else None
+        result = json.loads((folder / "result.json").read_text() if (folder / "result.json").exists() else "{}")
+        refuse_foreign(folder, result)
+        return Run(folder, config, with_new_names(result)) if "conversations_per_step" in config else None
     except FileNotFoundError:
         return None
+    except RunError:
+        raise
     except (ValueError, TypeError) as error:
         raise RunError(f"{folder}: config.json or result.json cannot be read: {error}") from error

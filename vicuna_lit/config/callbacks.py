@@ -6,6 +6,9 @@ from pydantic import PositiveInt
 
 from vicuna_lit.config.base import Config, NonNegative
 
+OWN_CALLBACKS = "own_callbacks"
+"""In a run's `config.json`: the callbacks that a script has given, each in words (`Extensions.identity`)."""
+
 
 class EarlyStoppingConfig(Config):
     """Lightning's `EarlyStopping`: ends the run when a figure falls no more; its last weights are exported."""

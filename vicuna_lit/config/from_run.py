@@ -14,6 +14,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
 from vicuna_lit.config.base import ConfigError
+from vicuna_lit.config.callbacks import OWN_CALLBACKS
 from vicuna_lit.config.renamed import with_new_names
 from vicuna_lit.config.texts import folder_name, parts, quoted, unquoted
 from vicuna_lit.config.train import TrainConfig
@@ -49,7 +50,7 @@ def from_run(overrides: Sequence[str], multirun: bool) -> list[str]:
     name = folder_name(name) if multirun else name  # a part of the sweep's folder
     if values["run"].get("swept"):
         values["wandb"]["group"] = None  # of the sweep that it was a job of
-    for key in OF_ONE_RUN:
+    for key in (*OF_ONE_RUN, OWN_CALLBACKS):
         values.pop(key, None)
     if any(override.startswith(EXTENDS) for override in others):
         values.pop("taken_before", None)  # of the run that the old one has extended
@@ -93,7 +94,7 @@ def config_of(folder: str) -> dict[str, Any]:
     lacks = [key for key in ("run", *GROUPS) if not isinstance(values.get(key), dict)]
     if lacks:
         raise ConfigError([f"{FROM}{folder}: is no folder of a train run (its config has no {', '.join(lacks)})"])
-    if unknown := sorted(values.keys() - TrainConfig.model_fields.keys()):
+    if unknown := sorted(values.keys() - TrainConfig.model_fields.keys() - {OWN_CALLBACKS}):
         raise ConfigError(
             [
                 f"{FROM}{folder}: its config has {', '.join(unknown)}, which no config has: a script has run it with "

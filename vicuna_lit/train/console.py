@@ -4,7 +4,7 @@ import logging
 import math
 import shlex
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -161,8 +161,8 @@ def _short(reply: str) -> str:
     return reply if len(reply) <= MOST_OF_A_REPLY else f"{reply[:MOST_OF_A_REPLY].rstrip()} … (whole in report.html)"
 
 
-def say_done(result: Result, folder: Path) -> Result:
-    """Says in one line that the run's result was there already; returns it."""
+def say_done(result: Result, folder: Path, doubts: Iterable[str] = ()) -> Result:
+    """Says in one line that the run's result was there already, and what it was computed with otherwise; returns it."""
     before, after = result.val_loss_before, result.val_loss
     losses = f", validation loss {before:.4f} → {after:.4f}" if before is not None and after is not None else ""
     steps = f"{result.steps} step{'s' * (result.steps != 1)}"
@@ -172,6 +172,8 @@ def say_done(result: Result, folder: Path) -> Result:
     elif not (folder / "hf" / "config.json").exists():
         model = "the model is gone; run.dir=<another folder> trains it again"
     console.print(f"{folder} already holds this run's result: {steps}{losses}; {model}", highlight=False, markup=False)
+    for line in doubts:
+        console.print(f"note: it was computed otherwise: {line}", style="yellow", markup=False, highlight=False)
     return result
 
 

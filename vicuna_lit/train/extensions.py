@@ -4,7 +4,9 @@ import ast
 import hashlib
 import inspect
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import Profiler, PyTorchProfiler, SimpleProfiler
 
-from vicuna_lit.config.callbacks import CallbacksConfig
+from vicuna_lit.config.callbacks import OWN_CALLBACKS, CallbacksConfig
 from vicuna_lit.config.compose import load
 from vicuna_lit.config.train import TrainConfig
 from vicuna_lit.data.conversation import Conversation, to_record
@@ -74,17 +76,20 @@ class Extensions:
         }
         return "; ".join(f"{what} {', '.join(names)}" for what, names in parts.items() if names)
 
-    @property
+    @cached_property
     def identity(self) -> dict[str, Any]:
         """Of what changes the result and stands in no key of the config, for `config.json`.
 
         That is a module that is not ours (its name, and a hash of what is written in it), and a script's
-        `EarlyStopping`.
+        `EarlyStopping`. A script's callbacks may change it, or look on alone: other ones are said, and not refused.
 
         Raises:
-            RunError: its source cannot be read, as that of a class from Python's prompt (a notebook's can).
+            RunError: a module's source cannot be read, as that of a class from Python's prompt (a notebook's can).
         """
-        return self._stopping() | self._module()
+        return self._stopping() | self._module() | self._callbacks()
+
+    def _callbacks(self) -> dict[str, Any]:
+        return {OWN_CALLBACKS: [_described(one) for one in self.callbacks]} if self.callbacks else {}
 
     def _stopping(self) -> dict[str, Any]:
         what = ("monitor", "patience", "min_delta", "mode", "stopping_threshold", "divergence_threshold")
@@ -198,6 +203,24 @@ def profiler_of(config: CallbacksConfig, folder: Path) -> Profiler | None:
     if config.profiler.kind == "simple":
         return SimpleProfiler(folder, "profile")
     return PyTorchProfiler(folder, "profile")
+
+
+def _described(callback: L.Callback) -> str:
+    """A callback as it is given: its name, its values and a mark of its source, as `mine.Ema(decay=0.9) 3f8ebeb0`.
+
+    Values are those that can be read, but for its state. Lightning's own classes are known by their names.
+    """
+    kind, state = type(callback), {}
+    with suppress(Exception):  # some have a state only once they are set up
+        state = callback.state_dict()
+    plain = {k: v for k, v in vars(callback).items() if isinstance(v, str | int | float | bool | None)}
+    values = ", ".join(f"{k}={v!r:.60}" for k, v in plain.items() if not k.startswith("_") and k not in state)
+    mark = ""
+    own = [part for part in kind.__mro__[:-1] if not part.__module__.startswith(("lightning.", "pytorch_lightning."))]
+    if own:
+        with suppress(OSError, TypeError, SyntaxError):  # from Python's prompt
+            mark = " " + hashlib.sha256("".join(map(_source, own)).encode()).hexdigest()[:8]
+    return f"{kind.__module__}.{kind.__qualname__}({values}){mark}"
 
 
 def _source(part: type) -> str:

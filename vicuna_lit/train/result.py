@@ -6,7 +6,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from vicuna_lit.run_folder import read_json
+from vicuna_lit.run_folder import ForeignResult, read_json
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,8 @@ class Result:
     """What the user may not have meant, such as a validation loss of one conversation."""
     wandb_url: str | None = None
     """The run's page in W&B; null: offline, or without W&B."""
+    identity: dict[str, str] = field(default_factory=dict)
+    """Whose result it is: the sha256 of what `config.json` and `run.json` hold (`run_folder.identity_of`)."""
     wandb_missed: int = 0
     """Calls that W&B did not take; the folder has what they held."""
 
@@ -97,6 +99,9 @@ def result_in(folder: Path, *statuses: str) -> Result | None:
     """The result of whatever run has finished in a folder, or has one of these statuses.
 
     One that cannot be read is none, and said: what a checkpoint holds is not needed from elsewhere.
+
+    Raises:
+        ForeignResult: it came out of another run.
     """
     if read_json(folder, "config.json") is None:
         return None
@@ -107,6 +112,8 @@ def result_in(folder: Path, *statuses: str) -> Result | None:
         # JSON's keys are texts.
         values["val_by_step"] = {int(step): loss for step, loss in values.get("val_by_step", {}).items()}
         return Result(**values)
+    except ForeignResult:
+        raise
     except (TypeError, ValueError, AttributeError):  # RunError is a ValueError
         said = f"note: {folder / 'result.json'} is damaged; the run goes on from its last checkpoint, or begins anew"
         print(said, file=sys.stderr)

@@ -13,12 +13,16 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from vicuna_lit.config.base import other_keys
+from vicuna_lit.config.callbacks import OWN_CALLBACKS
 from vicuna_lit.config.train import Computation, Recipe, TrainConfig
 from vicuna_lit.data.source import Sources
 from vicuna_lit.data.template_date import fixed_date
 from vicuna_lit.file_hashes import Hashes, hashes_of, model_files, refuse_other_files
 from vicuna_lit.models.export import STATE_BYTES, export_dtype, exported_bytes
 from vicuna_lit.run_folder import (
+    CONFIG,
+    MEND,
+    RUN,
     RunError,
     check_disk,
     check_replaceable,
@@ -30,9 +34,10 @@ from vicuna_lit.run_folder import (
 )
 from vicuna_lit.train import starts
 from vicuna_lit.train.checkpoint import format as checkpoint_files
+from vicuna_lit.train.console import console
 from vicuna_lit.train.result import Result, result_in
 
-MAY_CHANGE = other_keys(TrainConfig, Recipe)
+MAY_CHANGE = (*other_keys(TrainConfig, Recipe), OWN_CALLBACKS)
 """Between two starts of one run."""
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
@@ -81,8 +86,17 @@ def already_done(config: TrainConfig, folder: Path, extensions: Mapping[str, Any
     if done is None or (done.status == "stopped" and done.stop_after != config.stop_after):
         return None
     other = "run.dir=<another folder> trains on them as they are now"
-    refuse_other_files(folder, hashes_at_start(folder), input_hashes(config), other)
+    known = hashes_at_start(folder)
+    if known is None and RUN in done.identity:
+        raise RunError(f"{folder / RUN}: has gone, which says what the run read; {MEND}")
+    refuse_other_files(folder, known, input_hashes(config), other)
     return done
+
+
+def other_callbacks(config: TrainConfig, folder: Path, extensions: Mapping[str, Any], done: Result) -> list[str]:
+    """What to say where a result was found that was computed with other callbacks of a script than it has now."""
+    changed = changed_settings(config, folder, extensions) if done.identity else []  # else it is not known
+    return [line for line in changed if line.startswith(OWN_CALLBACKS)]
 
 
 def _holds_a_result(folder: Path) -> bool:
@@ -193,7 +207,10 @@ def open_folder(
         with suppress(RunError):
             changed_settings(config, folder, extensions)
             known = saved.get("wandb_id")
-    identity = new_wandb_id(folder, known)
+    if copied := known is not None and _lives_elsewhere(folder):
+        console.print(f"{folder} is a copy: in W&B it goes on as a run of its own", markup=False, highlight=False)
+    # A checkpoint may be older than the id: that of a copy is still the other run's.
+    identity = new_wandb_id(folder, None if copied or known is None else saved.get("wandb_id", known))
     if known is None:
         checkpoint_files.remove_all(folder / "checkpoints")
         (folder / "times.csv").unlink(missing_ok=True)
@@ -204,6 +221,17 @@ def open_folder(
     write_json(folder / "config.json", settings(config, extensions), durable=True)
     write_json(folder / "run.json", {"wandb_id": identity, **read}, durable=True)
     return identity
+
+
+def _lives_elsewhere(folder: Path) -> bool:
+    """Whether the folder is a copy of one that is still there: both would write into one run of W&B's."""
+    with suppress(RunError):
+        begun = Path(((read_json(folder, CONFIG) or {}).get("run") or {}).get("dir") or folder)
+        same = begun.exists() and folder.exists() and begun.samefile(folder)
+        if begun.is_dir() and not same:
+            mine, theirs = (read_json(one, RUN) or {} for one in (folder, begun))
+            return "wandb_id" in mine and mine["wandb_id"] == theirs.get("wandb_id")
+    return False
 
 
 def lacks_room(config: TrainConfig, folder: Path, model: PreTrainedModel) -> str | None:

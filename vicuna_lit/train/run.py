@@ -53,7 +53,7 @@ from vicuna_lit.train.loss_before import loss_before_cache
 from vicuna_lit.train.module import SupervisedModule
 from vicuna_lit.train.preemption import Stopped, stop_signal
 from vicuna_lit.train.result import Result
-from vicuna_lit.train.resume import already_done, changed_settings, check_resume, input_hashes
+from vicuna_lit.train.resume import already_done, changed_settings, check_resume, input_hashes, other_callbacks
 from vicuna_lit.train.run_record import RunRecord
 from vicuna_lit.train.seeding import seeded
 from vicuna_lit.train.setup import join_run, load_run, preemptible, say_plan
@@ -97,7 +97,7 @@ def _fit(config: TrainConfig, extensions: Extensions) -> Result:
     if config.dry_run:
         return say_plan(process, extensions.described, extensions.identity)
     if done := already_done(config, folder, extensions.identity):
-        return say_done(done, folder)
+        return say_done(done, folder, other_callbacks(config, folder, extensions.identity, done))
     refuse_early(config)
     if config.trainer.accelerator == "gpu" and not on_gpu(config):
         raise RunError("trainer.accelerator=gpu: torch finds no GPU here; trainer.accelerator=auto trains on the CPU")
@@ -109,7 +109,7 @@ def _fit(config: TrainConfig, extensions: Extensions) -> Result:
     with locked(folder, stop_signal.check) if env.rank == 0 else nullcontext(), seeded(config.seed):
         # Whoever held the lock may have finished the run.
         if done := broadcast_object(already_done(config, folder, extensions.identity) if env.rank == 0 else None):
-            return say_done(done, folder)
+            return say_done(done, folder, other_callbacks(config, folder, extensions.identity, done))
         start = find_resume_point(folder / "checkpoints", config.resume, env)
         hashes = broadcast_object(input_hashes(config) if env.rank == 0 else None)
         if start:

@@ -21,7 +21,7 @@ from vicuna_lit.models.automatic import on_gpu
 from vicuna_lit.models.causal_lm import SupervisedLM
 from vicuna_lit.models.export import export_dtype, exported_bytes
 from vicuna_lit.paths import ModelError
-from vicuna_lit.run_folder import RunError, flatten, sync, write, write_json
+from vicuna_lit.run_folder import RunError, flatten, identity_of, sync, write, write_json
 from vicuna_lit.tracking.session import Session, run_name
 from vicuna_lit.train import starts
 from vicuna_lit.train.callbacks.checkpointing import CheckpointCallback
@@ -170,6 +170,7 @@ class RunRecord:
                 log_model(self.wandb, self.config, self.data, self.fingerprint, result)
             self.wandb.finish()
             result = replace(result, wandb_missed=self.wandb.failed)
+        result = replace(result, identity=identity_of(self.folder))
         sync(self.folder, VOUCHED_FOR)
         write_json(self.folder / "result.json", asdict(result), durable=True)
         return result

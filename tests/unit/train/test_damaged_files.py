@@ -1,11 +1,17 @@
 """A damaged file of a run's folder is one line with its name, or is not needed."""
 
 import json
+import shutil
 
 import pytest
+from transformers import LlamaConfig, LlamaForCausalLM
 
-from vicuna_lit.run_folder import RunError, read_json
+from tests.helpers.runs import COMMON
+from vicuna_lit.compare.runs import read_run
+from vicuna_lit.config.compose import load
+from vicuna_lit.run_folder import ForeignResult, RunError, identity_of, read_json, write_json
 from vicuna_lit.train.result import result_in
+from vicuna_lit.train.resume import already_done, open_folder
 
 DAMAGED = [b"", b"\x00\xff\x13", b"[]", b"null", b'{"status": "fin', b"[" * 100_000]
 
@@ -34,3 +40,70 @@ def test_a_result_of_another_form_is_none(change, tmp_path, capsys):
     (tmp_path / "result.json").write_text(json.dumps(whole | change))
     assert result_in(tmp_path) is None
     assert "result.json is damaged" in capsys.readouterr().err
+
+
+def finished(folder, config, **about):
+    """A folder as a run leaves it."""
+    folder.mkdir()
+    write_json(folder / "config.json", config)
+    write_json(folder / "run.json", {"wandb_id": folder.name, "files": {}} | about)
+    write_json(folder / "result.json", {"status": "finished", "run_dir": "a", "identity": identity_of(folder)})
+
+
+@pytest.mark.promise("A result beside the config of another run, or of another run of the same config, is refused")
+def test_the_result_of_another_run_is_refused(tmp_path):
+    """Of the same config, too: by training, comparing and all that reads it; one of an earlier version says nothing."""
+    config = load("train", *COMMON, f"run.dir={tmp_path / 'a'}")
+    values = config.model_dump(mode="json")
+    for name in ("a", "b"):
+        finished(tmp_path / name, values)
+    for name in ("run.json", "config.json"):
+        (tmp_path / "a" / name).write_text(json.dumps(json.loads((tmp_path / "a" / name).read_text())))  # laid out anew
+    assert result_in(tmp_path / "a") is not None and read_run(tmp_path / "a").status == "finished"
+    whole = (tmp_path / "a/result.json").read_text()
+    (tmp_path / "a/result.json").write_bytes((tmp_path / "b/result.json").read_bytes())
+    readers = (
+        lambda: read_json(tmp_path / "a", "result.json"),
+        lambda: result_in(tmp_path / "a"),
+        lambda: read_run(tmp_path / "a"),
+        lambda: already_done(config, tmp_path / "a"),
+    )
+    for reader in readers:
+        with pytest.raises(
+            ForeignResult, match=r"a/result\.json: is the result of another run than .* run\.json beside"
+        ):
+            reader()
+    (tmp_path / "a/result.json").write_text(json.dumps(json.loads(whole) | {"identity": {}}))
+    assert result_in(tmp_path / "a") is not None
+    (tmp_path / "a/result.json").write_text(whole)
+    write_json(tmp_path / "a/config.json", values | {"seed": 7})
+    with pytest.raises(ForeignResult, match=r"than the one that config\.json beside"):
+        result_in(tmp_path / "a")
+    write_json(tmp_path / "a/config.json", values)
+    (tmp_path / "a/run.json").unlink()
+    with pytest.raises(RunError, match=r"run\.json: has gone, which says what the run read; bring it back"):
+        already_done(config, tmp_path / "a")
+
+
+@pytest.mark.promise("A copied run folder goes on as a W&B run of its own; a moved one keeps its run")
+def test_a_copied_folder_is_a_run_of_its_own(tmp_path, capsys):
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=8, hidden_size=8, num_hidden_layers=1, num_attention_heads=1))
+
+    def opened(name: str, known: str | None) -> str:
+        config = load("train", *COMMON, f"run.dir={tmp_path / name}")
+        return open_folder(config, tmp_path / name, model, {"files": {}}, known)
+
+    first = opened("a", None)
+    assert opened("a", first) == first
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    second = opened("b", first)
+    assert second != first and "b is a copy: in W&B it goes on as a run of its own" in " ".join(
+        capsys.readouterr().out.split()
+    )
+    assert opened("b", first) == second, "the checkpoint is older than the copy"
+    assert opened("a", first) == first
+    (tmp_path / "a").rename(tmp_path / "c")
+    assert opened("c", first) == first
+    (tmp_path / "d").symlink_to(tmp_path / "c")
+    assert opened("d", first) == first
+    assert "copy" not in capsys.readouterr().out

@@ -1,13 +1,22 @@
 """A loss that is written in a notebook, as most are first: known by its source as one in a file is."""
 
 import linecache
+import re
 from typing import Any
 
+import lightning as L
 import pytest
+from lightning.pytorch.callbacks import EarlyStopping
 
 import vicuna_lit as vl
-from vicuna_lit.run_folder import RunError
+from vicuna_lit.config.callbacks import OWN_CALLBACKS
+from vicuna_lit.config.compose import load
+from vicuna_lit.config.from_run import config_of, from_run
+from vicuna_lit.run_folder import RunError, write_json
+from vicuna_lit.train.console import say_done
 from vicuna_lit.train.extensions import Extensions
+from vicuna_lit.train.result import Result
+from vicuna_lit.train.resume import changed_settings, other_callbacks, settings
 
 CELL = """
 class Scaled(vl.SupervisedModule):
@@ -21,7 +30,7 @@ class Scaled(vl.SupervisedModule):
 def run_cell(code: str, name: str) -> type[Any]:
     """As IPython does: a file that is none, whose lines are remembered."""
     linecache.cache[name] = (len(code), None, code.splitlines(keepends=True), name)
-    names: dict[str, Any] = {"vl": vl, "__name__": "__main__"}
+    names: dict[str, Any] = {"vl": vl, "L": L, "__name__": "__main__"}
     exec(compile(code, name, "exec"), names)
     return names["Scaled"]
 
@@ -41,3 +50,41 @@ def test_a_class_without_a_source_is_refused():
     exec(CELL, names)
     with pytest.raises(RunError, match="put it into a file"):
         _ = Extensions(module=names["Scaled"]).identity
+
+
+WATCHER = """
+class Scaled(L.Callback):
+    def __init__(self, factor):
+        self.factor, self._hidden, self.steps, self.model = factor, 1, 0, object()
+
+    def state_dict(self):
+        return {"steps": self.steps}
+"""
+
+
+@pytest.mark.promise("Other callbacks of a script, their values or source are said where a run goes on or is found")
+def test_a_callback_is_recorded_by_name_values_and_source(tmp_path, capsys):
+    def recorded(number: int, old: str = "", new: str = "", factor: float = 0.5) -> str:
+        kind = run_cell(WATCHER.replace(old, new) if old else WATCHER, f"<callback {number}>")
+        return Extensions(callbacks=(kind(factor),)).identity[OWN_CALLBACKS][0]
+
+    first = recorded(0)
+    assert re.fullmatch(r"__main__\.Scaled\(factor=0\.5\) [0-9a-f]{8}", first)
+    assert first == recorded(1)
+    assert recorded(2, "self.steps}", "self.steps + 1}").partition(" ")[0] == first.partition(" ")[0]
+    assert len({first, recorded(2, "self.steps}", "self.steps + 1}"), recorded(3, factor=1.0)}) == 3
+    assert Extensions(callbacks=(EarlyStopping("val/loss"),)).identity[OWN_CALLBACKS][0].endswith(")")
+    assert Extensions().identity == {}
+
+    config = vl.load("train", f"run.dir={tmp_path}")
+    before = {OWN_CALLBACKS: [first]}
+    write_json(tmp_path / "config.json", settings(config, before))
+    assert changed_settings(config, tmp_path, before) == []
+    line = f"{OWN_CALLBACKS}: {[first]!r} → None"
+    assert changed_settings(config, tmp_path, {}) == [line]
+    known, unknown = Result("finished", "a", identity={"config.json": "0"}), Result("finished", "a")
+    assert [other_callbacks(config, tmp_path, {}, one) for one in (known, unknown)] == [[line], []]
+    say_done(known, tmp_path, [line])
+    assert f"note: it was computed otherwise: {OWN_CALLBACKS}: " in " ".join(capsys.readouterr().out.split())
+    assert OWN_CALLBACKS in config_of(str(tmp_path))
+    assert load("train", *from_run([f"from={tmp_path}"], multirun=False)).seed == config.seed
