@@ -7,12 +7,14 @@ from typing import Any
 
 from vicuna_lit.models import experts
 
-ALIKE, LAYERS = 3, 8
-"""Layers of a small copy where all are alike, and at most: the patterns of published families repeat within so many."""
+ALIKE, LAYERS, MOST_LAYERS = 3, 8, 16
+"""Layers of a small copy where all are alike; within which the patterns of published families repeat; at most, where
+there are many kinds."""
+KV = "num_key_value_heads"
 WIDTH, HEAD = 128, 256
 """Hidden size where heads do not fix it; size of a head at most."""
 MOST: dict[str, float] = {
-    r"vocab_size": 160,
+    r"vocab_size(_per_layer_input)?": 160,
     r".*_token_id": 1,
     r"(.*_)?(intermediate_size(_mlp)?|ffn_hidden_size|ffn_dim|d_ff|n_inner)|intermediate_size_.*": 64,
     r"sliding_window(_size)?|attention_chunk_size|attention_window_size|local_attention|window_size": 8,
@@ -41,10 +43,18 @@ def small_copy(config: Any) -> Any:
     """
     small = copy.deepcopy(config)
     for part in _parts(small):
-        _layers(part)
+        of_layers = _taken_apart(part)
+        kept = _layers(part)
         _sizes(part)
         _heads(part)
         _mixers(part)
+        if of_layers:
+            few = part.num_key_value_heads
+            part.per_layer_config = {
+                kept.index(i): own | ({KV: min(own[KV], few)} if KV in own else {})
+                for i, own in of_layers.items()
+                if i in kept
+            }
     small.tie_word_embeddings = getattr(config, "tie_word_embeddings", False)
     return small
 
@@ -57,21 +67,32 @@ def _parts(config: Any) -> Iterator[Any]:
         yield text
 
 
+def _taken_apart(config: Any) -> dict[int, dict[str, Any]]:
+    """What single layers have of their own (Gemma 4: the size of heads), by layer; the config has none of it then."""
+    spec = getattr(config, "_heterogeneity_spec", None)
+    if spec is None:
+        return {}
+    config._heterogeneity_spec = None
+    return spec.per_layer_overrides
+
+
 def _fields(config: Any) -> dict[str, Any]:
     """Plain values by name, without those that are another's alias."""
     return {k: v for k, v in vars(config).items() if not k.startswith("_")}
 
 
-def _layers(config: Any) -> None:
-    """Keeps the first layers, and two of each kind where kinds are listed."""
+def _layers(config: Any) -> list[int]:
+    """Keeps the first layers, and two of each kind where kinds are listed, or one; returns which."""
     count = getattr(config, "num_hidden_layers", None)
     if not isinstance(count, int):
-        return
+        return []
     lists = {k: v for k, v in _fields(config).items() if isinstance(v, list | tuple) and len(v) == count}
-    kinds = [tuple(repr(v[i]) for v in lists.values()) for i in range(count)]
+    shared = getattr(config, "num_kv_shared_layers", None) or 0  # the last ones have keys of earlier layers
+    kinds = [(*(repr(v[i]) for v in lists.values()), i >= count - shared) for i in range(count)]
+    each = 2 if 2 * len(set(kinds)) <= LAYERS else 1
     kept: list[int] = []
     for i, kind in enumerate(kinds):
-        if lists and sum(kinds[k] == kind for k in kept) < 2 and len(kept) < LAYERS:
+        if lists and sum(kinds[k] == kind for k in kept) < each and len(kept) < MOST_LAYERS:
             kept.append(i)
     repeats = any(isinstance(v, int) and v > 1 and PERIOD.search(k) for k, v in _fields(config).items())
     least = LAYERS if repeats else 0 if lists else ALIKE
@@ -79,18 +100,29 @@ def _layers(config: Any) -> None:
     config.num_hidden_layers = len(kept)
     for name, values in lists.items():
         setattr(config, name, type(values)(values[i] for i in kept))
+    if shared:
+        config.num_kv_shared_layers = sum(i >= count - shared for i in kept)
     for name in FIRST_OF_A_KIND:
         if isinstance(first := getattr(config, name, None), int) and first >= len(kept):
             setattr(config, name, 1)
+    return kept
 
 
 def _sizes(config: Any) -> None:
     for name, value in _fields(config).items():
-        if not isinstance(value, bool) and isinstance(value, int | float):
-            most = next((most for names, most in MOST.items() if re.fullmatch(names, name)), value)
+        most = next((most for names, most in MOST.items() if re.fullmatch(names, name)), None)
+        if most is None:
+            continue
+        if _is_number(value):
             setattr(config, name, min(value, most))
+        elif isinstance(value, list) and all(map(_is_number, value)):  # one for each layer
+            setattr(config, name, [min(v, most) for v in value])
     if isinstance(getattr(config, "eos_token_id", None), list):
         config.eos_token_id = 1
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _heads(config: Any) -> None:
