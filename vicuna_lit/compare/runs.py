@@ -65,12 +65,21 @@ class Run:
 
     @cached_property
     def number(self) -> int | None:
-        """Of the job in its sweep, from 0: the order in which the command names the choices; None outside one."""
+        """Of the job in its sweep, from 0: the order in which the command names the choices; None outside one.
+
+        Raises:
+            RunError: the file that says it cannot be read.
+        """
         path = self.folder / ".hydra" / "hydra.yaml"
         if not (self.swept and path.is_file()):
             return None
-        job = (yaml.safe_load(path.read_text()) or {}).get("hydra", {}).get("job", {})
-        return job["num"] if isinstance(job.get("num"), int) else None
+        try:
+            number = yaml.safe_load(path.read_text())["hydra"]["job"]["num"]
+        except (KeyError, TypeError):
+            return None
+        except (ValueError, yaml.YAMLError) as error:
+            raise RunError(f"{path}: cannot be read: {' '.join(str(error).split())[:200]}") from error
+        return number if isinstance(number, int) else None
 
     @cached_property
     def conversations(self) -> ConversationLosses | None:
@@ -113,6 +122,19 @@ class Run:
     def metric(self, name: str) -> float | None:
         """A figure of the result by its name, or None: `val_loss`, `lost_time.saving`, `data.train.tokens`."""
         return figure(self.result, name)
+
+    @property
+    def judged_on(self) -> tuple[float | None, ...]:
+        """Examples, exchanges and supervised tokens of the validation set: runs that differ in them read other texts,
+        or the same in other tokens."""
+        names = ("examples", "exchanges_kept", "supervised_tokens")
+        return tuple(self.metric(f"data.validation.{name}") for name in names)
+
+    @property
+    def tokenizer(self) -> str:
+        """Where its tokenizer lies, as the config has it."""
+        model = self.config.get("model") or {}
+        return str(model.get("tokenizer") or model.get("path") or "")
 
     @property
     def val_by_step(self) -> dict[int, float]:
@@ -269,7 +291,7 @@ def figure(result: dict[str, Any], name: str) -> float | None:
     value: Any = result
     for key in name.split("."):
         value = value.get(key) if isinstance(value, dict) else None
-    return float(value) if isinstance(value, int | float) else None
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def in_order(value: str) -> tuple[int, float, str]:
@@ -292,13 +314,29 @@ def numeric(values: Iterable[str]) -> bool:
 
 
 def failures_in(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a sweep's `failures.jsonl`; empty where no job has failed."""
+    """The lines of a sweep's `failures.jsonl`; empty where no job has failed. A line that a stop has cut is left out.
+
+    Raises:
+        RunError: a line is no failure.
+    """
     path = folder / FAILURES
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    if not path.is_file():
+        return []
+    try:
+        found = [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    except ValueError as error:
+        raise RunError(f"{path}: cannot be read: {error}") from error
+    for number, failure in enumerate(found, 1):
+        if not isinstance(failure, dict) or not {"job", "error", "time"} <= failure.keys():
+            raise RunError(f"{path}:{number}: is no failed job: {str(failure)[:60]}")
+    return found
 
 
-def runs_below(folder: Path) -> Sequence[Run]:
+def runs_below(folder: Path, above: frozenset[Path] = frozenset()) -> Sequence[Run]:
     """All runs in a folder, which may be a run's own.
+
+    Args:
+        above: the folders that it lies in: a link to one of them is not followed.
 
     Raises:
         RunError: there is no such folder, or a run cannot be read.
@@ -307,15 +345,31 @@ def runs_below(folder: Path) -> Sequence[Run]:
         return [run]
     if not folder.is_dir():
         raise RunError(f"{folder}: no such folder")
-    return [run for child in sorted(folder.iterdir()) if child.is_dir() for run in runs_below(child)]
+    above |= {folder.resolve()}
+    inside = [child for child in sorted(folder.iterdir()) if child.is_dir() and child.resolve() not in above]
+    return [run for child in inside for run in runs_below(child, above)]
 
 
 def _read(folder: Path) -> Run | None:
     try:
-        config = with_new_names(json.loads((folder / "config.json").read_text()))
+        config = json.loads((folder / "config.json").read_text())
+        if not isinstance(config, dict) or "conversations_per_step" not in config:
+            return None  # of another job, or of another program
         result = (folder / "result.json").read_text() if (folder / "result.json").exists() else "{}"
-        return Run(folder, config, with_new_names(json.loads(result))) if "conversations_per_step" in config else None
-    except FileNotFoundError:
+        run = Run(folder, with_new_names(config), with_new_names(_object(json.loads(result), "result.json")))
+        about = _object(run.config.get("run"), "run, in config.json,")
+        _object(about.get("swept", {}), "run.swept, in config.json,")
+        _object(about.get("choices") or {}, "run.choices, in config.json,")
+        if not isinstance(about.get("name"), str):
+            raise ValueError("run.name, in config.json, is no text")
+        return run
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OSError) as error:
         raise RunError(f"{folder}: config.json or result.json cannot be read: {error}") from error
+
+
+def _object(value: Any, what: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{what} is no object, but {str(value)[:60]!r}")
+    return value
