@@ -14,7 +14,6 @@ from typing import Any
 from rich.console import Console
 
 from vicuna_lit.cli.command_line import name_of
-from vicuna_lit.compare.conclusions import judged_on
 from vicuna_lit.compare.rungs import FILE, read_rungs
 from vicuna_lit.compare.runs import Run, failures_in, runs_below
 from vicuna_lit.compare.table import setting_of
@@ -213,7 +212,7 @@ def _say(rung: Mapping[str, Any]) -> None:
 
 
 def _refuse_other_texts(runs: list[Run]) -> None:
-    texts = {judged_on(run): run.name for run in runs}
+    texts = {run.judged_on: run.name for run in runs}
     if len(texts) > 1:
         names = " and ".join(list(texts.values())[:2])
         raise RunError(

@@ -6,7 +6,7 @@ from shlex import quote
 from typing import Literal
 
 from vicuna_lit.compare.rungs import rungs_in_words
-from vicuna_lit.compare.runs import Run, Sweep, names_of
+from vicuna_lit.compare.runs import Sweep, names_of
 from vicuna_lit.compare.table import NAMES, REPEATS, Setting, baseline_of, copies, decimals, is_named, named
 from vicuna_lit.intervals import (
     LEVEL,
@@ -227,23 +227,7 @@ def _incomparable(setting: Setting, base: Setting) -> str:
         return "no repetition of both has finished"
     if lacking := len(setting.pairs) - len(setting.differences):
         return f"{lacking} of {len(setting.pairs)} pairs lack a finite validation loss"
-    for run, other in setting.pairs:
-        if (one := judged_on(run)) != (two := judged_on(other)):
-            return (
-                f"they are judged on other texts ({_said(one)} against {_said(two)}); over context lengths "
-                "validation.context_length=<the longest> makes them alike"
-            )
-    return ""
-
-
-def judged_on(run: Run) -> tuple[float | None, ...]:
-    """Examples, exchanges and supervised tokens of the validation set: runs that differ in them read other texts."""
-    return tuple(run.metric(f"data.validation.{name}") for name in ("examples", "exchanges_kept", "supervised_tokens"))
-
-
-def _said(judged: tuple[float | None, ...]) -> str:
-    examples, exchanges, tokens = (f"{value:,.0f}" if value is not None else "unknown" for value in judged)
-    return f"{examples} examples of {exchanges} exchanges, {tokens} supervised tokens"
+    return setting.incomparable
 
 
 def _design(pairs: int, conversations: int) -> str:

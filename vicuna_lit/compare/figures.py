@@ -122,7 +122,7 @@ def _by(axes: Axes, found: Sequence[Setting], what: str, label: str) -> bool:
 
 def _apart(axes: Axes, found: Sequence[Setting], what: str, label: str) -> bool:
     """How the validation loss differs from the first setting's within each repetition, by reply or by position."""
-    others = [setting for setting in found if setting.pairs]
+    others = [setting for setting in found if setting.pairs and not setting.incomparable]
     base = next((setting.label for setting in found if setting.baseline), "")
     names = list(dict.fromkeys(name for s in others for run, _ in s.pairs for name in run.val_by(what)))
     if len(names) < 2:

@@ -75,12 +75,21 @@ class Run:
 
     @cached_property
     def number(self) -> int | None:
-        """Of the job in its sweep, from 0: the order in which the command names the choices; None outside one."""
+        """Of the job in its sweep, from 0: the order in which the command names the choices; None outside one.
+
+        Raises:
+            RunError: the file that says it cannot be read.
+        """
         path = self.folder / ".hydra" / "hydra.yaml"
         if not (self.swept and path.is_file()):
             return None
-        job = (yaml.safe_load(path.read_text()) or {}).get("hydra", {}).get("job", {})
-        return job["num"] if isinstance(job.get("num"), int) else None
+        try:
+            number = yaml.safe_load(path.read_text())["hydra"]["job"]["num"]
+        except (KeyError, TypeError):
+            return None
+        except (ValueError, yaml.YAMLError) as error:
+            raise RunError(f"{path}: cannot be read: {' '.join(str(error).split())[:200]}") from error
+        return number if isinstance(number, int) else None
 
     @cached_property
     def conversations(self) -> ConversationLosses | None:
@@ -123,6 +132,19 @@ class Run:
     def metric(self, name: str) -> float | None:
         """A figure of the result by its name, or None: `val_loss`, `lost_time.saving`, `data.train.tokens`."""
         return figure(self.result, name)
+
+    @property
+    def judged_on(self) -> tuple[float | None, ...]:
+        """Examples, exchanges and supervised tokens of the validation set: runs that differ in them read other texts,
+        or the same in other tokens."""
+        names = ("examples", "exchanges_kept", "supervised_tokens")
+        return tuple(self.metric(f"data.validation.{name}") for name in names)
+
+    @property
+    def tokenizer(self) -> str:
+        """Where its tokenizer lies, as the config has it."""
+        model = self.config.get("model") or {}
+        return str(model.get("tokenizer") or model.get("path") or "")
 
     @property
     def val_by_step(self) -> dict[int, float]:
@@ -280,7 +302,7 @@ def figure(result: dict[str, Any], name: str) -> float | None:
     value: Any = logged if name in logged else result
     for key in [name] if name in logged else name.split("."):
         value = value.get(key) if isinstance(value, dict) else None
-    return float(value) if isinstance(value, int | float) else None
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def in_order(value: str) -> tuple[int, float, str]:
@@ -317,8 +339,11 @@ def _failure(line: bytes, number: int) -> dict[str, Any]:
     return {"job": f"line {number} of {FAILURES}", "error": "the line is torn: a failure of which nothing is known"}
 
 
-def runs_below(folder: Path) -> Sequence[Run]:
+def runs_below(folder: Path, above: frozenset[Path] = frozenset()) -> Sequence[Run]:
     """All runs in a folder, which may be a run's own.
+
+    Args:
+        above: the folders that it lies in: a link to one of them is not followed.
 
     Raises:
         RunError: there is no such folder, or a run cannot be read.
@@ -327,18 +352,35 @@ def runs_below(folder: Path) -> Sequence[Run]:
         return [run]
     if not folder.is_dir():
         raise RunError(f"{folder}: no such folder")
-    return [run for child in sorted(folder.iterdir()) if child.is_dir() for run in runs_below(child)]
+    above |= {folder.resolve()}
+    inside = [child for child in sorted(folder.iterdir()) if child.is_dir() and child.resolve() not in above]
+    return [run for child in inside for run in runs_below(child, above)]
 
 
 def _read(folder: Path) -> Run | None:
     try:
-        config = with_new_names(json.loads((folder / "config.json").read_text()))
-        result = json.loads((folder / "result.json").read_text() if (folder / "result.json").exists() else "{}")
-        refuse_foreign(folder, result)
-        return Run(folder, config, with_new_names(result)) if "conversations_per_step" in config else None
-    except FileNotFoundError:
+        config = json.loads((folder / "config.json").read_text())
+        if not isinstance(config, dict) or "conversations_per_step" not in config:
+            return None  # of another job, or of another program
+        result = (folder / "result.json").read_text() if (folder / "result.json").exists() else "{}"
+        found = _object(json.loads(result), "result.json")
+        refuse_foreign(folder, found)
+        run = Run(folder, with_new_names(config), with_new_names(found))
+        about = _object(run.config.get("run"), "run, in config.json,")
+        _object(about.get("swept", {}), "run.swept, in config.json,")
+        _object(about.get("choices") or {}, "run.choices, in config.json,")
+        if not isinstance(about.get("name"), str):
+            raise ValueError("run.name, in config.json, is no text")
+        return run
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except RunError:
         raise
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OSError) as error:
         raise RunError(f"{folder}: config.json or result.json cannot be read: {error}") from error
+
+
+def _object(value: Any, what: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{what} is no object, but {str(value)[:60]!r}")
+    return value

@@ -94,6 +94,23 @@ class Setting:
         return [difference for difference in found if math.isfinite(difference)]
 
     @property
+    def incomparable(self) -> str:
+        """Why the losses of the pairs cannot be held against each other; empty where they can."""
+        for run, other in self.pairs:
+            one, two = run.judged_on, other.judged_on
+            if one != two and run.tokenizer != other.tokenizer:
+                return (
+                    f"their losses are by token of other tokenizers ({run.tokenizer}: {_said(one)}; "
+                    f"{other.tokenizer}: {_said(two)}); vicuna-evaluate compares what they answer"
+                )
+            if one != two:
+                return (
+                    f"they are judged on other texts ({_said(one)} against {_said(two)}); over context lengths "
+                    "validation.context_length=<the longest> makes them alike"
+                )
+        return ""
+
+    @property
     def difference(self) -> Mean | None:
         """The mean of `differences`."""
         return Mean.of(self.differences)
@@ -267,10 +284,17 @@ def _difference(setting: Setting) -> str:
     """`-0.0021 ± 0.0025`: the mean and half its 95% interval (Student's t); without one `-0.0021`."""
     if not setting.differences:
         return "–"
+    if setting.incomparable:
+        return "not comparable"
     test = setting.test
     if test.interval is None:
         return f"{test.mean:.4g}" + (" in each pair" if test.pairs > 1 else "")
     return str(Mean(test.mean, (test.interval.high - test.interval.low) / 2, test.pairs))
+
+
+def _said(judged: tuple[float | None, ...]) -> str:
+    examples, exchanges, tokens = (f"{value:,.0f}" if value is not None else "unknown" for value in judged)
+    return f"{examples} examples of {exchanges} exchanges, {tokens} supervised tokens"
 
 
 def _scaled(mean: Mean | None, scale: float) -> str:

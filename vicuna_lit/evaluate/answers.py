@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from vicuna_lit.data.conversation import DataError
-from vicuna_lit.evaluate.questions import Question, choices, field, rows, texts
+from vicuna_lit.evaluate.questions import Question, choices, field, named, rows, texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ def read_answers(path: str | Path, model: str | None = None) -> Answers:
     for where, record in rows(path, "answer"):
         stem = Path(where.rpartition(":")[0]).name.partition(".jsonl")[0].removeprefix("answer_")
         name = model or str(record.get("model_id") or record.get("model") or stem)
-        question = str(field(where, record, "question_id"))
+        question = named(where, record, "question_id")
         if record.get("choices"):
             turns = choices(where, record)
         else:

@@ -66,8 +66,24 @@ def texts(where: str, value: Any) -> tuple[str, ...]:
 
 def choices(where: str, record: dict[str, Any]) -> tuple[str, ...]:
     """The turns of MT-bench's `choices`; the first choice."""
-    first = record["choices"][0] if record.get("choices") else {}
-    return texts(where, field(where, first, "turns"))
+    found = field(where, record, "choices")
+    if not isinstance(found, list) or not found or not isinstance(found[0], dict):
+        raise DataError(f'{where}: choices is no list of {{"turns": [...]}}, but {str(found)[:60]!r}')
+    return texts(where, field(where, found[0], "turns"))
+
+
+def named(where: str, record: dict[str, Any], name: str) -> str:
+    """A field that names something: a text, or a whole number.
+
+    Raises:
+        DataError: it is missing, or names nothing.
+    """
+    value = field(where, record, name)
+    if isinstance(value, float) and value.is_integer():  # as pandas writes a column of numbers
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
+        raise DataError(f"{where}: {name} is a text or a whole number, not {str(value)[:60]!r}")
+    return str(value)
 
 
 def read_questions(path: str | Path = BUNDLED) -> list[Question]:
@@ -83,17 +99,24 @@ def read_questions(path: str | Path = BUNDLED) -> list[Question]:
     place = locate(str(path))
     file = place / "question.jsonl" if place.is_dir() else place
     beside = file.parent / REFERENCES
-    given = {str(r["question_id"]): choices(w, r) for w, r in rows(beside, "reference")} if beside.is_dir() else {}
+    given: dict[str, tuple[str, ...]] = {}
+    for where, record in rows(beside, "reference") if beside.is_dir() else ():
+        id = named(where, record, "question_id")
+        if id in given:
+            raise DataError(f"{where}: question {id} has a reference before this one; leave one file in {beside}")
+        given[id] = choices(where, record)
     questions: dict[str, Question] = {}
     for where, record in rows(file, "question"):
-        id = str(field(where, record, "question_id"))
+        id = named(where, record, "question_id")
         if id in questions:
             raise DataError(f"{where}: question_id {id} occurs twice")
         turns = texts(where, field(where, record, "turns", "text"))
+        if not all(turn.strip() for turn in turns):
+            raise DataError(f"{where}: question {id} has an empty turn, which asks nothing")
         references = texts(where, record["reference"]) if record.get("reference") else given.get(id, ())
         if references and len(references) != len(turns):
             raise DataError(f"{where}: question {id} has {len(turns)} turns and {len(references)} references")
-        questions[id] = Question(id, str(field(where, record, "category")), turns, references)
+        questions[id] = Question(id, named(where, record, "category"), turns, references)
     if not questions:
         raise DataError(f"{file}: holds no question")
     return list(questions.values())

@@ -75,7 +75,7 @@ class BudgetedClients:
             self.client(endpoint).server.check()
 
     def notes(self, models: Sequence[Model]) -> list[str]:
-        """What was paid, over all starts of the evaluation."""
+        """What was paid and who has answered, over all starts of the evaluation."""
         if self._cache is None:
             return []
         bill, unknown = self._cache.spent(self.run), [e.model for e in self.endpoints(models) if price_of(e) is None]
@@ -84,7 +84,12 @@ class BudgetedClients:
         aside = (
             f"; {lost:.4f} USD are set aside for requests without a reply, which may have been billed" if lost else ""
         )
-        return [f"paid: {cost}, for {bill.input_tokens:,} tokens sent and {bill.output_tokens:,} received{aside}"]
+        others = [(asked, said, count) for asked, said, count in self._cache.models(self.run) if said != asked]
+        served = [f"{count:,} replies of {asked} are by what its server calls {said}" for asked, said, count in others]
+        return [
+            *served,
+            f"paid: {cost}, for {bill.input_tokens:,} tokens sent and {bill.output_tokens:,} received{aside}",
+        ]
 
 
 def can_be_opened(paths: Sequence[str]) -> None:

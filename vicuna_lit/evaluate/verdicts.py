@@ -45,12 +45,16 @@ class Scores(NamedTuple):
 
 
 def pair_scores(text: str) -> Scores | None:
-    """Two scores: on the first line, as a tuple or with a label at the end, or named ("Assistant 1: 7/10")."""
+    """Two scores: on the first line, as a tuple or with a label at the end, or named ("Assistant 1: 7/10").
+
+    A last line with a label that says another thing than the first leaves no verdict.
+    """
     lines = [line for line in plain(text).splitlines() if line.strip()]
     if not lines:
         return None
     if found := _LINE.fullmatch(lines[0]):
-        return _scores(*found.groups()[1:])
+        scores, last = _scores(*found.groups()[1:]), _LINE.fullmatch(lines[-1])
+        return scores if not (last and last["label"]) or _scores(*last.groups()[1:]) == scores else None
     text = "\n".join(lines)
     forms = {_by_assistant(_NAMED, text), _by_assistant(_SPOKEN, text)}
     announced, last = _ANNOUNCED.findall(text), _LAST.findall(lines[-1])
@@ -78,6 +82,10 @@ def _scores(first: str, second: str) -> Scores | None:
 
 
 _LETTER = re.compile(r"\[\[[\s*_`]*(?:Assistant\s+)?([ABC])[\s*_`]*\]\]")
+_DENIES = re.compile(
+    r"(?:\b(?:not|never|nor|neither|than|instead of|cannot)|n't)(?:[\s*_`\"'(]+\w+){0,2}[\s*_`\"'(]*$", re.I
+)
+"""Before a letter that is not chosen: "do not choose [[A]]", "better than [[B]]"."""
 _IN_BRACKETS = rf"[\s*_`]*(?:rating|score)?[\s:*_`]*{_NUMBER}(?:\s*/\s*10)?[\s*_`]*"
 _RATED = re.compile(rf"\[\[{_IN_BRACKETS}\]\]", re.I)
 _ONCE_BRACKETED = re.compile(rf"(?<!\[)\[{_IN_BRACKETS}\](?!\]|\()", re.I)
@@ -100,8 +108,10 @@ _ANNOUNCES = re.compile(
 
 
 def letter(text: str) -> Winner | None:
-    """`[[A]]`, `[[B]]` or `[[C]]`, the tie."""
-    return _only([LETTERS[found] for found in _LETTER.findall(plain(text))])
+    """`[[A]]`, `[[B]]` or `[[C]]`, the tie; "not [[A]]" is none."""
+    text = plain(text)
+    found = [match for match in _LETTER.finditer(text) if not _DENIES.search(text[: match.start()][-80:])]
+    return _only([LETTERS[match[1]] for match in found])
 
 
 def rating(text: str) -> float | None:

@@ -69,6 +69,10 @@ def _count(said: Any, most: int) -> int:
 
 def read(body: Any) -> Read:
     """The text of the first choice: a text, a list of parts, or the form of plain completions."""
+    return Read(*map(whole_characters, _read(body)))
+
+
+def _read(body: Any) -> Read:
     choices = body.get("choices") if isinstance(body, dict) else None
     choice: Any = choices[0] if isinstance(choices, list) and choices else None
     if isinstance(choice, str):
@@ -81,7 +85,6 @@ def read(body: Any) -> Read:
     said = choice.get("finish_reason")
     finish = CUT if is_cut(said) else said if isinstance(said, str) else ""
     text, refusal = _text(message.get("content")), message.get("refusal")
-    text = text and whole_characters(text)
     if refusal or finish == FILTERED:
         return Read("", finish, f"refused: {str(refusal or 'content filter')[:80]}")
     if text is None:

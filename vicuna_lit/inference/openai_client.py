@@ -6,6 +6,7 @@ the health check, and the error messages.
 
 import asyncio
 import math
+import re
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -25,6 +26,14 @@ _LONGEST_PAUSE = 60.0
 _TIMES_SILENCE = 10
 """Times the limit to silence: how long a reply of a chat may take as a whole."""
 
+_OF_THE_REQUEST = re.compile(
+    r"context[ _](?:length|size|window)|(?:prompt|input|request)\b[^.]{0,40}\btoo (?:long|large)|too large for model|"
+    r"input token count|exceed\w* the (?:maximum|available)|inputs` tokens|content[ _](?:filter|management|policy)",
+    re.I,
+)
+"""How servers say that a prompt is longer than a model reads, or holds what they do not answer: OpenAI, Azure, vLLM,
+llama.cpp, TGI, Anthropic, Mistral, Gemini. That `max_tokens` is too large is said of all requests."""
+
 Messages = Sequence[dict[str, str]]
 
 
@@ -38,6 +47,9 @@ class ServerError(BackendError):
         billed: whether the request may have been billed.
         pause: seconds that the server asks its clients to wait.
     """
+
+    of_the_request = False
+    """Whether it is what this request holds that the server does not take, so that others may be answered."""
 
     def __init__(
         self, said: str, advice: str = "", again: bool = True, billed: bool = True, pause: float | None = None
@@ -225,9 +237,11 @@ class OpenAIClient:
         again = code in (408, 409, 429) or code >= 500
         hint = "" if again else _wanted_parameters(self.endpoint, said)
         billed = code in (408, 502, 504)  # the model may have answered
-        return ServerError(
+        found = ServerError(
             f"{url} answers {code}: {said}{hint}", "", again, billed, _asked_pause(error.response.headers)
         )
+        found.of_the_request = code in (400, 413, 422) and bool(_OF_THE_REQUEST.search(said))
+        return found
 
 
 class EndpointBackend:

@@ -111,7 +111,7 @@ class Client:
         await self.server.aclose()
 
     async def ask(self, messages: Messages, limit: int, temperature: float | None, **parameters: Any) -> Reply:
-        """The reply to a chat, of at most `limit` tokens.
+        """The reply to a chat, of at most `limit` tokens; one without text where the server does not take this request.
 
         Raises:
             EndpointError: the budget would be exceeded, or no attempt was answered.
@@ -125,6 +125,8 @@ class Client:
                 if self.cache.claim(key, lease):
                     try:
                         return Reply(**await self._pay(key, request))
+                    except ServerError as error:  # not kept: another server of the same name may read more
+                        return Reply("", error.said)
                     finally:
                         self.cache.release(key)
             await asyncio.sleep(_POLL)
@@ -177,6 +179,8 @@ class Client:
             except ServerError as error:
                 is_lost, said = error.billed, error.said
                 pause = pause if error.pause is None else error.pause
+                if error.of_the_request:
+                    raise
                 if not error.again:
                     raise self._stopped(f"{said}; {GOES_ON}") from None
             finally:

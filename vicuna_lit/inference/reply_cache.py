@@ -7,6 +7,7 @@ import sqlite3
 import sys
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -217,9 +218,25 @@ class Cache:
             row = self._db.execute(_TOTAL, (run,)).fetchone() or self._db.execute(_SUM, (run,)).fetchone()
         return Bill(row[0], int(row[1]), int(row[2]))
 
+    def models(self, run: str) -> list[tuple[str, str, int]]:
+        """Of a run's replies: the model that was asked, what the server calls the one that answered, and how many."""
+        with self._errors():
+            rows = self._db.execute(
+                "SELECT replies.request, bodies.body FROM bodies JOIN replies USING (key) WHERE run = ?", (run,)
+            )
+            pairs = [tuple(_model_in(text) for text in row) for row in rows]
+        return [(asked, said, count) for (asked, said), count in Counter(pairs).items() if said]
+
     def close(self) -> None:
         """Frees the file."""
         self._db.close()
+
+
+def _model_in(text: str) -> str:
+    """What a request or a body calls its model; empty where it says none."""
+    value = json.loads(text)
+    name = value.get("model") if isinstance(value, dict) else None
+    return name if isinstance(name, str) else ""
 
 
 def _dead(owner: str) -> bool:

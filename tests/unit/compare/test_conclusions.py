@@ -120,6 +120,12 @@ def test_other_validation_texts_are_not_compared(tmp_path):
     assert "judged on other texts (45 examples of 40 exchanges, 900 supervised tokens against 30 examples of" in str(
         said
     )
+    config = json.loads((tmp_path / "other/config.json").read_text())
+    config["model"]["tokenizer"] = "another"
+    (tmp_path / "other/config.json").write_text(json.dumps(config))
+    found = settings(read_sweep(tmp_path))
+    assert "their losses are by token of other tokenizers (another: 45 examples of" in str(conclude(found)[0])
+    assert [row["difference, paired"] for row in table(found)] == ["not comparable", "–"]
 
 
 def test_a_run_that_diverged_breaks_no_table_and_is_left_out_of_no_mean_in_silence(tmp_path):

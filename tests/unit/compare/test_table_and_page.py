@@ -189,3 +189,32 @@ def test_two_keys_with_one_last_part_are_two_columns(tmp_path):
     run(tmp_path / "b", 2.0, swept={"finetune.kind": "lora", "optimizer.kind": "adamw", "seed": "0"})
     rows = table(settings(read_sweep(tmp_path)))
     assert [(row["finetune.kind"], row["optimizer.kind"]) for row in rows] == [("full", "adamw"), ("lora", "adamw")]
+
+
+def test_files_of_a_run_that_are_odd_are_said_and_cut_lines_and_loops_are_passed_over(tmp_path):
+    swept = {"seed": "0"}
+    folder = run(tmp_path / "s" / "a", 1.0, swept=swept).parent
+    (folder / "loop").symlink_to(folder)
+    (folder / "failures.jsonl").write_text('{"job": "b", "error": "x", "time": 1.0}\n{"job": "c", "err')
+    found = read_sweep(folder)
+    assert ([one.name for one in found.runs], [failure["job"] for failure in found.failures]) == (["a"], ["b"])
+    config = json.loads((folder / "a/config.json").read_text())
+    for name, text, said in (
+        ("failures.jsonl", "[]\n", "failures.jsonl:1: is no failed job"),
+        ("a/result.json", "null", "result.json is no object, but 'None'"),
+        ("a/config.json", json.dumps(config | {"run": None}), "run, in config.json, is no object"),
+        ("a/config.json", json.dumps(config | {"run": {"name": "a", "swept": [1]}}), "run.swept, in config.json"),
+    ):
+        before = (folder / name).read_text()
+        (folder / name).write_text(text)
+        with pytest.raises(RunError, match=said):
+            read_sweep(folder)
+        (folder / name).write_text(before)
+    (folder / "a/.hydra").mkdir()
+    (folder / "a/.hydra/hydra.yaml").write_text("{bad: [")
+    with pytest.raises(RunError, match=r"hydra.yaml: cannot be read"):
+        _ = read_sweep(folder).runs[0].number
+    (folder / "a/.hydra/hydra.yaml").write_text("[1]")
+    assert read_sweep(folder).runs[0].number is None
+    with pytest.raises(RunError, match="no such folder"):
+        read_sweep(folder / "a/result.json")

@@ -132,6 +132,15 @@ def test_marks_around_a_verdict():
     assert number("so\n-1") is None
 
 
+def test_what_is_denied_or_said_otherwise_at_the_end_is_no_verdict():
+    for text in ("Do not choose [[A]].", "It isn't **[[B]]**", "I would never say [[C]]", "[[A]] or [[B]]"):
+        assert letter(text) is None, text
+    assert letter("My verdict is [[B]], not [[A]].") == letter("A is worse than [[A]]? No: [[B]]") == "second"
+    assert letter("This is not close: [[A]]") == "first"
+    assert pair_scores("8 7\nFinal scores: 3 9") is None
+    assert pair_scores("8 7\nFinal scores: 8, 7") == (8, 7)
+
+
 def test_what_cannot_be_judged_has_no_verdict():
     """A number at the end of a reply that was cut off may be the begin of "10"; a reference without a word to look for
     would give every answer the same score."""

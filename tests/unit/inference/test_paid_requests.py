@@ -304,6 +304,46 @@ def test_any_json_as_a_reply_is_kept_billed_and_not_asked_for_again(tmp_path):
         holds()
 
 
+TOO_LONG = [
+    "This model's maximum context length is 2048 tokens. However, you requested 4000.",
+    "the request exceeds the available context size, try increasing it",
+    "prompt is too long: 210000 tokens > 200000 maximum",
+    "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 2048. Given: 4000",
+    "The input token count (70000) exceeds the maximum number of tokens allowed (32768).",
+    "The response was filtered due to the prompt triggering Azure's content management policy.",
+]
+
+
+def test_a_request_that_a_server_does_not_take_stops_no_other(tmp_path):
+    """A prompt that is too long for a judge is one review without a verdict, and is asked for again later."""
+    with Server(answers_and_judges) as server:
+        usual = server.serve
+
+        def serve(handler: Any, body: bytes) -> None:
+            said = json.loads(body)["messages"][-1]["content"]
+            return usual(handler, body) if said == "Hi?" else handler.reply(400, {"error": {"message": said}})
+
+        server.serve = serve
+        for said in TOO_LONG:
+            refused = ask(client(server, tmp_path / "run", retries=0), said)
+            assert isinstance(refused, Reply) and refused.text == "" and said[:30] in refused.finish
+        one = client(server, tmp_path / "run")
+        assert (one.cache.reserved("a run"), one.cache.spent("a run").usd) == (0, 0)
+        assert isinstance(ask(one), Reply)
+        again = [{"role": "user", "content": TOO_LONG[0]}]
+        assert not one.cached(again, 16, 0.0)
+        for said in ("max_tokens is too large: 5000", "no such model"):
+            assert said in str(ask(client(server, tmp_path / "run", retries=0), said)), "this is of all requests"
+
+
+def test_who_has_answered_is_known(tmp_path):
+    with Server(answers_and_judges) as server:
+        server.body = json.dumps({"model": "m0-2026-01", "choices": [{"text": "\ud83d\ude00 \ud800"}]}).encode()
+        one = client(server, tmp_path / "run", timeout_seconds=30)
+        assert ask(one) == Reply("😀 \ufffd", "")
+        assert one.cache.models("a run") == [("m0", "m0-2026-01", 1)]
+
+
 def test_shapes_that_have_a_meaning_are_read():
     parts = [{"type": "thinking", "text": "[[A]]"}, {"type": "text", "text": "Yes"}, {"type": "text", "text": "."}]
     for message, text in (
