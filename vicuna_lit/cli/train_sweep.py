@@ -135,7 +135,7 @@ def run_job(config: TrainConfig) -> float | None:
         if not is_expected(error):
             raise
         print(f"error: {of_a_sweep(error, config)}", file=sys.stderr)
-        return _end(config, BAD_INPUT, _record(config, BAD_INPUT, None, str(error)))
+        return _end(config, BAD_INPUT, _record(config, BAD_INPUT, None, str(error)), str(error))
     with stop_signal.listening():
         stop_signal.grace_seconds = config.checkpoint.grace_seconds
         code, cause, why = _attempt(config)
@@ -144,7 +144,7 @@ def run_job(config: TrainConfig) -> float | None:
             console.print(f"[red]{escape(failure)}[/]: trying once more")
             code, cause, why = _attempt(config)
             failure = _record(config, code, cause, why) if code else ""
-    return _end(config, code, failure)
+    return _end(config, code, failure, why)
 
 
 def of_a_sweep(error: Exception, config: TrainConfig) -> Exception:
@@ -163,11 +163,15 @@ def _refuse_another_run(config: TrainConfig) -> None:
         changed_settings(config, Path(config.run.dir))
 
 
-def _end(config: TrainConfig, code: int, failure: str) -> float | None:
-    """The objective of a job that ran; a failure, otherwise."""
+def _end(config: TrainConfig, code: int, failure: str, printed: str) -> float | None:
+    """The objective of a job that ran; a failure, otherwise.
+
+    Args:
+        printed: what was said of it already; it stands once more only in the sweep's last lines.
+    """
     if not code:
         return _objective(config)
-    console.print(f"[red]{escape(failure)}[/]")
+    console.print(f"[red]{escape(f'{config.run.name} failed' if printed else failure)}[/]")
     if config.on_failure == "stop":
         sys.exit(code if code > 0 else MACHINE_FAULT)
     raise JobFailed(failure)

@@ -1,6 +1,7 @@
 """What of a run the user may not have meant: said before it starts, and kept with its result."""
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -20,6 +21,10 @@ FEW_STEPS = 10
 GROWN = 2.0
 """Times the first training loss that the last one is where something is wrong."""
 TOOLS = "; template=hermes writes tools for any model, and docs/model.md#templates names others"
+OF_TOOLS = re.compile(r"has no tool turn|a call stands in the content|no tools? ")
+"""In what a template says of a conversation that it refuses."""
+MANY_LOST = 0.05
+"""A share of the records whose loss the user may not have meant."""
 NO_CHANGE = 1e-5
 """Of a validation loss: below the decimals that are printed, above what rounding alone makes of it."""
 
@@ -54,9 +59,16 @@ def notes(config: TrainConfig, data: PlannedData, positions: int | None) -> Iter
         refused = account.rejected_by_reason["template refuses it"]
         detail = next((r.detail for r in account.first_rejections if r.reason == "template refuses it"), "")
         if refused:
-            detail += TOOLS * detail.endswith("has no tool turn")
+            detail += TOOLS * bool(OF_TOOLS.search(detail))
             of, why = f" of source {name}" if name else "", detail or "show_masks=3 says why"
             yield f"the template refuses {refused:,} of {account.records_in:,} records{of}: {why}"
+        long = account.rejected_by_reason["longer than the context"]
+        if long > MANY_LOST * account.records_in:
+            of = f" of source {name}" if name else ""
+            yield (
+                f"{long:,} of {account.records_in:,} records{of} hold no exchange that fits into "
+                f"context_length={config.context_length}; a longer one takes them{_positions(config, positions)}"
+            )
     for name, account in data.validation_reports.items():
         held_out, of = account.records_kept, f" of source {name}" if name else ""
         others = data.reports[name].records_kept if name in data.reports else 0
@@ -73,6 +85,13 @@ def notes(config: TrainConfig, data: PlannedData, positions: int | None) -> Iter
             f"{are} than the {positions:,} tokens that the model was made for, and the validation loss counts "
             f"positions that it has never seen; validation.context_length={positions} leaves none"
         )
+
+
+def _positions(config: TrainConfig, positions: int | None) -> str:
+    """What a longer context needs besides, of a model from scratch."""
+    if config.model.kind != "scratch" or positions is None or positions > config.context_length:
+        return ""
+    return ", with as many model.architecture.max_position_embeddings"
 
 
 def unmoved(config: TrainConfig, losses: Mapping[int, float]) -> Iterator[str]:
