@@ -3,6 +3,7 @@
 import ast
 import csv
 import importlib.util
+import os
 import re
 import shlex
 import subprocess
@@ -20,6 +21,8 @@ from tests.helpers import commands as forked
 from vicuna_lit.config.compose import JOBS, load
 from vicuna_lit.config.reference import entries
 from vicuna_lit.config.renamed import ELSEWHERE
+from vicuna_lit.train.console import conclude
+from vicuna_lit.train.result import Result
 
 ROOT = Path(__file__).resolve().parents[1]
 while not (ROOT / "pyproject.toml").exists():
@@ -97,6 +100,29 @@ def test_the_readmes_commands_plan_what_they_say(command: str, tmp_path: Path):
     done = forked.run("vicuna_lit.train", *words, *more, "dry_run=true", "context_length=512", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "steps" in done.stdout
+
+
+def test_the_readmes_and_the_quickstarts_output_is_what_the_command_prints(tmp_path: Path, capsys: Any):
+    """Its plan by a dry run, and its end in the words and forms of the end of a run; the loss is the machine's."""
+    (shown,) = (block for block in blocks(README, "") if block.startswith("data "))
+    plan, end = shown.split("…\n", 1)
+    (whole,) = (block for block in blocks(PAGES["quickstart.md"], "") if block.startswith("model "))
+    done = forked.run("vicuna_lit.train", "dry_run=true", cwd=tmp_path, env=os.environ | {"COLUMNS": "300"})
+    printed = [line.rstrip() for line in done.stdout.splitlines()]
+    for line in (*plan.splitlines(), *whole.splitlines()):
+        assert line in printed, line
+    found = re.search(r"validation loss ([\d.]+) → ([\d.]+) ", end)
+    assert found, end
+    reply = dict(re.findall(r"^  (before|after): +(.+)$", end, re.M)) | {"question": end.splitlines()[0]}
+    folder = tmp_path / "runs/quickstart"
+    (folder / "hf").mkdir(parents=True)
+    (folder / "hf/config.json").touch()
+    losses = {"val_loss_before": float(found[1]), "val_loss": float(found[2])}
+    conclude(Result("finished", str(folder), replies=[reply], **losses), folder)
+    said = capsys.readouterr().out.replace(f"{tmp_path}/", "").splitlines()
+    for line in end.splitlines():
+        assert line in said, line
+    assert reply["after"] in (ROOT / "vicuna_lit/quickstart/conversations.jsonl").read_text()
 
 
 @pytest.mark.slow

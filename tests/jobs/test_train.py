@@ -243,7 +243,9 @@ LONG = ("context_length=1200", "tokens_per_device=4096")
 
 def test_a_context_longer_than_the_models():
     config = load("train", *LONG)
-    with pytest.raises(ModelError, match=r"model\.rope_scaling=linear, which stretches its positions by 3"):
+    with pytest.raises(
+        ModelError, match=r"or model\.architecture\.max_position_embeddings=1200: a model that is made anew"
+    ):
         build_model(config, make_encoder(config))
 
 

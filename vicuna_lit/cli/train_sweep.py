@@ -141,7 +141,8 @@ def run_job(config: TrainConfig) -> float | None:
         if not is_expected(error):
             raise
         print(f"error: {of_a_sweep(error, config)}", file=sys.stderr)
-        return _end(config, BAD_INPUT, _record(config, Ending(BAD_INPUT, why=str(error))))
+        ending = Ending(BAD_INPUT, why=str(error))
+        return _end(config, ending, _record(config, ending))
     with stop_signal.listening():
         stop_signal.grace_seconds = config.checkpoint.grace_seconds
         ending = _attempt(config)
@@ -150,7 +151,7 @@ def run_job(config: TrainConfig) -> float | None:
             console.print(f"[red]{escape(failure)}[/]: trying once more")
             ending = _attempt(config)
             failure = _record(config, ending) if ending.code else ""
-    return _end(config, ending.code, failure)
+    return _end(config, ending, failure)
 
 
 def _to_its_rung(config: TrainConfig) -> TrainConfig | None:
@@ -184,13 +185,14 @@ def _refuse_another_run(config: TrainConfig) -> None:
         changed_settings(config, Path(config.run.dir))
 
 
-def _end(config: TrainConfig, code: int, failure: str) -> float | None:
+def _end(config: TrainConfig, ending: Ending, failure: str) -> float | None:
     """The objective of a job that ran; a failure, otherwise."""
-    if not code:
+    if not ending.code:
         return _objective(config)
-    console.print(f"[red]{escape(failure)}[/]")
+    said = f"{config.run.name} failed" if ending.why else failure  # the rest is on the screen, and in the last lines
+    console.print(f"[red]{escape(said)}[/]")
     if config.on_failure == "stop":
-        sys.exit(code if code > 0 else MACHINE_FAULT)
+        sys.exit(ending.code if ending.code > 0 else MACHINE_FAULT)
     raise JobFailed(failure)
 
 

@@ -205,6 +205,11 @@ def _stretch(hf: Any, config: Computation) -> None:
     if rope is None:
         raise ModelError(f"{too_long}, and the positions of {hf.model_type} cannot be stretched")
     kind = rope["rope_type"]
+    if how == "none" and config.model.kind == "scratch":
+        raise ModelError(
+            f"{too_long}; context_length={longest}, or model.architecture.max_position_embeddings="
+            f"{config.context_length}: a model that is made anew may have as many"
+        )
     if how == "none" and kind in STRETCHED_FROM["linear"]:
         raise ModelError(
             f"{too_long}; context_length={longest}, or model.rope_scaling=linear, which stretches its positions by "

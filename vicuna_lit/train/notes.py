@@ -1,6 +1,7 @@
 """What of a run the user may not have meant: said before it starts, and kept with its result."""
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -20,6 +21,10 @@ FEW_STEPS = 10
 GROWN = 2.0
 """Times the first training loss that the last one is where something is wrong."""
 TOOLS = "; template=hermes writes tools for any model, and docs/model.md#templates names others"
+OF_TOOLS = re.compile(r"has no tool turn|a call stands in the content|no tools? ")
+"""In what a template says of a conversation that it refuses."""
+MANY_LOST = 0.05
+"""A share of the records whose loss the user may not have meant."""
 NO_CHANGE = 1e-5
 """Of a validation loss: below the decimals that are printed, above what rounding alone makes of it."""
 
@@ -50,7 +55,7 @@ def notes(config: TrainConfig, data: PlannedData, positions: int | None) -> Iter
             "conversations_per_step=<fewer> or trainer.epochs=<more> makes more"
         )
     yield from _of_sources(config, data)
-    yield from _of_refusals(data)
+    yield from _of_rejections(config, data, positions)
     yield from _of_held_out(config, data)
     if positions and (far := int((data.validation.lengths > positions).sum())):
         are = f"{far:,} held-out example{'s are' if far > 1 else ' is'} longer"
@@ -60,15 +65,22 @@ def notes(config: TrainConfig, data: PlannedData, positions: int | None) -> Iter
         )
 
 
-def _of_refusals(data: PlannedData) -> Iterator[str]:
-    """Records that the template cannot write."""
+def _of_rejections(config: TrainConfig, data: PlannedData, positions: int | None) -> Iterator[str]:
+    """Records that the template cannot write, and those that the context cannot hold."""
     for name, account in data.reports.items():
         refused = account.rejected_by_reason["template refuses it"]
         detail = next((r.detail for r in account.first_rejections if r.reason == "template refuses it"), "")
         if refused:
-            detail += TOOLS * detail.endswith("has no tool turn")
+            detail += TOOLS * bool(OF_TOOLS.search(detail))
             of, why = f" of source {name}" if name else "", detail or "show_masks=3 says why"
             yield f"the template refuses {refused:,} of {account.records_in:,} records{of}: {why}"
+        long = account.rejected_by_reason["longer than the context"]
+        if long > MANY_LOST * account.records_in:
+            of = f" of source {name}" if name else ""
+            yield (
+                f"{long:,} of {account.records_in:,} records{of} hold no exchange that fits into "
+                f"context_length={config.context_length}; a longer one takes them{_positions(config, positions)}"
+            )
 
 
 def _of_held_out(config: TrainConfig, data: PlannedData) -> Iterator[str]:
@@ -83,6 +95,13 @@ def _of_held_out(config: TrainConfig, data: PlannedData) -> Iterator[str]:
         elif held_out < FEW:
             are = f"{held_out} conversation{'s' if held_out > 1 else ''}{of} {'are' if held_out > 1 else 'is'}"
             yield f"{are} held out, too few for a validation loss that tells two runs apart; {more}"
+
+
+def _positions(config: TrainConfig, positions: int | None) -> str:
+    """What a longer context needs besides, of a model from scratch."""
+    if config.model.kind != "scratch" or positions is None or positions > config.context_length:
+        return ""
+    return ", with as many model.architecture.max_position_embeddings"
 
 
 def unmoved(config: TrainConfig, losses: Mapping[int, float]) -> Iterator[str]:
