@@ -6,6 +6,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 
 from vicuna_lit.chat.exchange import ModelPane, stream_replies
@@ -111,24 +112,22 @@ class ChatService:
         Raises:
             Refused: before the first item.
         """
-        if not talk.busy.acquire(blocking=False):
-            raise Refused("The last prompt is still being answered; stop it first.")
-        try:
-            text = whole_characters(text).strip()
-            talk.stop.clear()
-            self._admit(talk, text, settings, client)
-            talk.asked, talk.can_vote, talk.settings = text, False, settings
-            streams = [self._stream(talk, side, settings) for side in talk.sides]
-            for side in talk.sides:
-                side.begin(talk.hidden)
-            yield from stream_replies(talk.sides, streams, talk.stop, self.config.limits.timeout_seconds)
-            self._finish(talk)
-            yield
-        finally:
-            talk.stop.set()
-            for side in talk.sides:
-                side.running = False
-            talk.busy.release()
+        with _busy(talk):
+            try:
+                text = whole_characters(text).strip()
+                talk.stop.clear()
+                self._admit(talk, text, settings, client)
+                talk.asked, talk.can_vote, talk.settings = text, False, settings
+                streams = [self._stream(talk, side, settings) for side in talk.sides]
+                for side in talk.sides:
+                    side.begin(talk.hidden)
+                yield from stream_replies(talk.sides, streams, talk.stop, self.config.limits.timeout_seconds)
+                self._finish(talk)
+                yield
+            finally:
+                talk.stop.set()
+                for side in talk.sides:
+                    side.running = False
 
     def take_back(self, talk: ChatSession) -> str:
         """Removes the last exchange, and returns its prompt to be asked again or changed.
@@ -136,9 +135,7 @@ class ChatService:
         Raises:
             Refused: there is none, or it is being answered.
         """
-        if not talk.busy.acquire(blocking=False):
-            raise Refused("The last prompt is still being answered; stop it first.")
-        try:
+        with _busy(talk):
             text, talk.asked = talk.asked, ""
             if not text and not talk.turns:
                 raise Refused("There is nothing to take back yet.")
@@ -150,8 +147,6 @@ class ChatService:
                     side.conversation = replace(side.conversation, turns=side.conversation.turns[:-2])
             talk.branch, talk.can_vote = talk.branch + 1, False
             return text
-        finally:
-            talk.busy.release()
 
     def vote(self, talk: ChatSession, choice: Choice) -> None:
         """Keeps a vote on the last exchange, and shows the names.
@@ -230,3 +225,18 @@ class ChatService:
                 kept = replace(done, id=f"{talk.id}-{talk.branch}-{side.model}")
                 self._journal.conversation(kept, self.backends[side.model].name)
         talk.asked, talk.can_vote = "", len(talk.sides) == 2 and not stopped
+
+
+@contextmanager
+def _busy(talk: ChatSession) -> Iterator[None]:
+    """One thing at a time is done with a conversation.
+
+    Raises:
+        Refused: a prompt is being answered.
+    """
+    if not talk.busy.acquire(blocking=False):
+        raise Refused("The last prompt is still being answered; stop it first.")
+    try:
+        yield
+    finally:
+        talk.busy.release()

@@ -49,22 +49,26 @@ class Sweep:
             print(f"note: {line}", file=sys.stderr)
         self._jobs = len(configs) if whole else 1
         if configs and configs[0].halving:
-            from vicuna_lit.cli.halving import Halving
-
-            halving = _saying(lambda: Halving(folder, configs[0].halving, jobs))
-            print(halving.plan(), file=sys.stderr)
-            if configs[0].claim:
-                said = "halving may stop the claim's baseline early; then nothing is compared with it"
-                print(f"note: {said}", file=sys.stderr)
-            if not configs[0].dry_run:
-                self._halving = halving
-                _saying(halving.begin)
-                self._jobs = len(halving.going_on)
+            self._begin_halving(configs[0], folder, jobs)
         if any(config.estimate and not config.dry_run for config in configs):
             from vicuna_lit.cli.fit_check import mark
             from vicuna_lit.hub import fetched
 
             _saying(lambda: mark([fetched(config, weights=False) for config in configs], folder))
+
+    def _begin_halving(self, config: Any, folder: Path, jobs: Mapping[str, Mapping[str, str]]) -> None:
+        """Says its rungs, and of a sweep that is not only planned, which jobs go on to the next one."""
+        from vicuna_lit.cli.halving import Halving
+
+        halving = _saying(lambda: Halving(folder, config.halving, jobs))
+        print(halving.plan(), file=sys.stderr)
+        if config.claim:
+            said = "halving may stop the claim's baseline early; then nothing is compared with it"
+            print(f"note: {said}", file=sys.stderr)
+        if not config.dry_run:
+            self._halving = halving
+            _saying(halving.begin)
+            self._jobs = len(halving.going_on)
 
     def job(self, config: Any) -> float | None:
         """Runs or plans one job."""

@@ -139,9 +139,6 @@ def by_human(
 ) -> None:
     """Shows the answers without names; `q` stops, and the same command goes on."""
     from rich.console import Console
-    from rich.markdown import Markdown
-    from rich.markup import escape
-    from rich.panel import Panel
 
     console = Console(emoji=False)
     pair = judge.mode == "pairwise"
@@ -151,12 +148,7 @@ def by_human(
     question = "better: 1, 2, t (tie), or q to stop > " if pair else "rating 1 to 10, or q to stop > "
     for i, case in enumerate(cases):
         console.rule(f"{i + 1} of {len(cases)}: {case.question.category}")
-        for turn in range(case.turn):
-            console.print(Panel(escape(visible(case.question.turns[turn])), title="question"))
-            for number, answer in enumerate(case.answers, 1):
-                console.print(Panel(Markdown(visible(answer.turns[turn]) or "*(empty)*"), title=f"answer {number}"))
-        if case.reference:
-            console.print(Panel(escape(visible(case.question.references[case.turn - 1])), title="reference"))
+        _show(case, console)
         try:
             while (said := ask(question).strip().lower()) not in (*keys, "q"):
                 console.print("one of " + ", ".join([*keys, "q"]))
@@ -166,3 +158,17 @@ def by_human(
             raise KeyboardInterrupt
         verdict = keys[said]
         keep(case.review(judge.name, "", None if pair else (verdict,), verdict if pair else None))
+
+
+def _show(case: JudgeTask, console: Any) -> None:
+    """The question and the answers up to the turn that is judged, and the reference, where there is one."""
+    from rich.markdown import Markdown
+    from rich.markup import escape
+    from rich.panel import Panel
+
+    for turn in range(case.turn):
+        console.print(Panel(escape(visible(case.question.turns[turn])), title="question"))
+        for number, answer in enumerate(case.answers, 1):
+            console.print(Panel(Markdown(visible(answer.turns[turn]) or "*(empty)*"), title=f"answer {number}"))
+    if case.reference:
+        console.print(Panel(escape(visible(case.question.references[case.turn - 1])), title="reference"))

@@ -9,7 +9,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from hashlib import blake2b, file_digest
+from hashlib import blake2b
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
@@ -22,7 +22,7 @@ from vicuna_lit.data.columns import Columns
 from vicuna_lit.data.conversation import Conversation, DataError, Rejection
 from vicuna_lit.data.files import find_files
 from vicuna_lit.data.readers import parse, records, skipped
-from vicuna_lit.file_hashes import model_files
+from vicuna_lit.file_hashes import model_files, sha256_of
 from vicuna_lit.hub import fetched
 from vicuna_lit.paths import locate, place_of
 from vicuna_lit.prepare import review, shards
@@ -155,7 +155,7 @@ def _fingerprint(config: PrepareConfig, raw: Raw, folder: Path) -> dict[str, Any
             raise RunError(f"{folder}: lies inside raw={one}; choose a run.dir outside it")
         for file, name in find_files(one):
             path = f"{source}/{name}" if source else name
-            inputs.append({"path": path, "bytes": file.stat().st_size, "sha256": _sha256(file)})
+            inputs.append({"path": path, "bytes": file.stat().st_size, "sha256": sha256_of(file)})
     return {"inputs": inputs, "files": _files_of_steps(config)}
 
 
@@ -170,7 +170,7 @@ def _files_of_steps(config: PrepareConfig) -> dict[str, str]:
         others |= _of_scorer(config.moderation.scorer)
     if config.tokenizer is not None:
         others |= _of_tokenizer(config.tokenizer)
-    return {k: _sha256(path) for k, path in others.items() if path.is_file()}
+    return {k: sha256_of(path) for k, path in others.items() if path.is_file()}
 
 
 def _of_scorer(scorer: str) -> dict[str, Path]:
@@ -198,11 +198,6 @@ def _as_kept(identity: dict[str, Any], done: dict[str, Any]) -> dict[str, Any]:
     if "tokenizer.json" in kept:
         files["tokenizer.json"] = now.get(f"{_TOKENIZER}tokenizer.json")
     return identity | {"files": files}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return file_digest(stream, "sha256").hexdigest()
 
 
 def _open(folder: Path, identity: dict[str, Any], size: int) -> Path:
