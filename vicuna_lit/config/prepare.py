@@ -85,8 +85,8 @@ class TextRule(Config):
     scope: Scope
     roles: tuple[Role, ...]
     match: Literal["begins", "contains", "regex", "phrases"]
-    """begins ignores punctuation in front; regex is Python's, case-sensitive; phrases finds whole phrases as the chat's
-    list of words does, however they are spaced."""
+    """begins ignores punctuation in front, and a text's end is a line's end to it; regex is Python's, case-sensitive;
+    phrases finds whole phrases as the chat's list of words does, however they are spaced."""
     texts: tuple[str, ...]
     """With `match: phrases` the files of these, one a line; `package://name/file` looks inside an installed package."""
 
