@@ -92,7 +92,8 @@ class TextRule(Config):
 
 
 class ReplyRule(Config):
-    """What an assistant says of itself, told by the opening and the shape of its reply, outside code and quotations."""
+    """What an assistant says of itself, told by the opening and the shape of its reply: outside code and quotations,
+    and not where the reply is a letter, verse, a screenplay, or a text that it announces."""
 
     scope: Literal["sentence", "turn", "conversation", "count", "off"]
     """As elsewhere; `sentence` cuts the sentence alone, and the turn where nothing else is in it."""
@@ -107,7 +108,7 @@ class ReplyRule(Config):
     texts: tuple[str, ...]
     """Python's regular expressions, for the opening in small letters with straight apostrophes."""
     unless: tuple[str, ...]
-    """A reply in which one of these is found does not count, such as one that asks for what is missing."""
+    """A reply in whose opening one of these is found does not count, such as one that asks for what is missing."""
 
     @field_validator("texts", "unless")
     @classmethod
