@@ -93,14 +93,15 @@ class TextRule(Config):
     scope: Scope
     roles: tuple[Role, ...]
     match: Literal["begins", "contains", "regex", "phrases"]
-    """begins ignores punctuation in front; regex is Python's, case-sensitive; phrases finds whole phrases as the chat's
-    list of words does, however they are spaced."""
+    """begins ignores punctuation in front, and a text's end is a line's end to it; regex is Python's, case-sensitive;
+    phrases finds whole phrases as the chat's list of words does, however they are spaced."""
     texts: tuple[str, ...]
     """With `match: phrases` the files of these, one a line; `package://name/file` looks inside an installed package."""
 
 
 class ReplyRule(Config):
-    """What an assistant says of itself, told by the opening and the shape of its reply, outside code and quotations."""
+    """What an assistant says of itself, told by the opening and the shape of its reply: outside code and quotations,
+    and not where the reply is a letter, verse, a screenplay, or a text that it announces."""
 
     scope: Literal["sentence", "turn", "conversation", "count", "off"]
     """As elsewhere; `sentence` cuts the sentence alone, and the turn where nothing else is in it."""
@@ -115,7 +116,7 @@ class ReplyRule(Config):
     texts: tuple[str, ...]
     """Python's regular expressions, for the opening in small letters with straight apostrophes."""
     unless: tuple[str, ...]
-    """A reply in which one of these is found does not count, such as one that asks for what is missing."""
+    """A reply in whose opening one of these is found does not count, such as one that asks for what is missing."""
 
     @field_validator("texts", "unless")
     @classmethod

@@ -33,6 +33,8 @@ INVISIBLE = re.compile(r"[\s\u00ad\u200b-\u200f\u2028-\u202f\u2060-\u2064\ufeff\
 LEADING_PUNCTUATION = re.compile(r"[\W_]+")
 WITHOUT_STOP = re.compile(r"^\s*(?:[-*+•#|>]|\d{1,3}[.)] |[^\n]{1,40}:)|^[^\n]{0,60}$|\S+://\S+$")
 """Lines that end without a full stop: items, rows, headings, short lines (a signature, a verse), links."""
+SHORT_OPENING = 64
+"""Characters in which a rule with `match: begins` finds its text; the end of a shorter one counts as a line's end."""
 SHORTEST_REPETITION = 512
 """Characters; shorter replies compress too unevenly to tell."""
 
@@ -239,7 +241,11 @@ def _find(rule: TextRule, content: str, lowered: str) -> str | None:
                     return text
             return None
         case "begins":
-            opening = LEADING_PUNCTUATION.sub("", lowered[:64], count=1) if not lowered[:1].isalnum() else lowered
+            opening = (
+                LEADING_PUNCTUATION.sub("", lowered[:SHORT_OPENING], count=1) if not lowered[:1].isalnum() else lowered
+            )
+            if len(opening) < SHORT_OPENING:
+                opening += "\n"
             texts = _lowered(rule.texts)
             return next(filter(opening.startswith, texts), None) if opening.startswith(texts) else None
         case "regex":

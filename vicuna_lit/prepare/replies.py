@@ -24,6 +24,17 @@ STRUCTURED = re.compile(r"```|^[ \t]*(?:[-*+•]|\d{1,3}[.)]) |^[ \t]*\|.*\|", r
 """Code, a list or a table: a reply that holds one gives something."""
 THOUGHT = re.compile(r"\s*<(think|thinking)>.*?</\1>\s*", re.S)
 """What a model thought before its reply, where a dump has it in the text."""
+OTHER_VOICE = re.compile(
+    r"\A(?:(?:sure|certainly|of course|okay|absolutely|great)\W{1,3})?here(?:'s| is)[^:\n]{0,160}:\s*\n"
+    r"|\bfade in:|^\W{0,4}(?:int|ext)\. |\bonce upon a time\b"
+    r"|\A\W{0,6}(?:title|chapter|scene|act|prologue)\b[^\n]{0,80}\n"
+    r"|\A\W{0,4}(?:(?:dear|subject|querid|estimad|prezad|ch(?:er|ère)\b|liebe|sehr geehrte|geachte|beste |car[oa] "
+    r"|gentile|дорог|уважаем|亲爱|親愛|尊敬|件名|존경하는|사랑하는)[^\n]{0,60}\n|[^\n]{1,12}(?:様|さん|님께|에게|께),?\n)"
+    r"|\A[^\n.!?。！？:]{1,60}\n[^\n]{1,60}\n[^\n]{1,60}(?:\n|\Z)",
+    re.M,
+)
+"""In small letters, of an opening that is not the assistant's own: a text that is announced, a screenplay, a chapter, a
+letter behind its salutation, or verse."""
 SENTENCE_END = re.compile(r"[.!?…]+[\"')*_]*(?=\s|\Z)\s*|[。！？]+\s*|\n\s*")
 
 
@@ -66,7 +77,11 @@ def find_in_reply(rule: ReplyRule, reply: Reply) -> tuple[int, int] | None:
         return None
     opening = reply.unquoted[: rule.opening]
     found = next((f for text in rule.texts if (f := _compiled(text).search(opening))), None)
-    if found is None or (rule.unless and any(_compiled(text).search(opening) for text in rule.unless)):
+    if (
+        found is None
+        or OTHER_VOICE.search(opening)
+        or (rule.unless and any(_compiled(text).search(opening) for text in rule.unless))
+    ):
         return None
     return found.start() + reply.start, found.end() + reply.start
 

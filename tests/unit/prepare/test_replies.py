@@ -144,6 +144,12 @@ def test_a_dated_answer_is_a_hedge_and_no_refusal(text: str):
         "Sure, here's the story again:\n\nI am an AI, built to guard the lake.",
         "I am an AI. I woke in the dark and felt the rain.",
         "발전을 위해 인공지능 교육이 시작됩니다.",
+        "亲爱的小明：\n\n很抱歉，我不能按时还书。\n\n小红",
+        "田中様\n\n申し訳ございませんが、今週中の納品ができません。",
+        "Дорогой Иван,\n\nк сожалению, я не могу приехать.",
+        "Dear Maker,\n\nAs an artificial intelligence, I do not feel the cold.",
+        "I cannot count the stars tonight,\nI cannot hold the sea,\nBut every wave comes home to me.",
+        "私はAIを学ぶ学生に、まず数学を勧めます。",
     ],
 )
 def test_what_only_sounds_like_one_is_none(text: str):

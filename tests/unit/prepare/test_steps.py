@@ -180,6 +180,13 @@ def test_an_offence_costs_the_turn_or_the_conversation(bad: str, reason: str):
     assert filter_turns(four(bad, 3), config(f"filters.{key}='off'").filters, Counter()) == four(bad, 3)
 
 
+def test_an_explanation_of_an_error_is_no_error_text():
+    for said in ("Network error correction adds bits.", "An error occurred means that it failed: read on."):
+        assert filter_turns(four(said, 3), config().filters, Counter()) == four(said, 3)
+    for said in ("Network error", "network error\n", "An error occurred. If this persists, write to us."):
+        assert filter_turns(four(said, 3), config().filters, Counter()) != four(said, 3)
+
+
 def test_a_turn_that_is_cut_off_cannot_offend():
     c = Conversation.of("What is the first thing?", ANSWER, "And then?", "", "And now?", "I am ChatGPT.", id="x")
     strict = config("filters.replies.assistant_name.scope=conversation").filters
