@@ -338,7 +338,7 @@ def _part(part: Any, where: str, found: _Parts) -> str | None:
 
 def _bedrock_result(result: dict[str, Any], where: str) -> Turn:
     given = result.get("content")
-    parts = given if isinstance(given, list) else [given]
+    parts: list[Any] = given if isinstance(given, list) else [given]
     said = [_part({"text": as_json(p["json"], where)} if _has_json(p) else p, where, _Parts()) for p in parts]
     return Turn("tool", "".join(filter(None, said)), call_id=str(result.get("toolUseId") or ""))
 
