@@ -337,8 +337,9 @@ def _part(part: Any, where: str, found: _Parts) -> str | None:
 
 
 def _bedrock_result(result: dict[str, Any], where: str) -> Turn:
-    parts = result.get("content") if isinstance(result.get("content"), list) else [result.get("content")]
-    said = [_part({"text": as_json(p["json"], where)} if _has_json(p) else p, where, _Parts()) for p in parts or ()]
+    given = result.get("content")
+    parts: list[Any] = given if isinstance(given, list) else [given]
+    said = [_part({"text": as_json(p["json"], where)} if _has_json(p) else p, where, _Parts()) for p in parts]
     return Turn("tool", "".join(filter(None, said)), call_id=str(result.get("toolUseId") or ""))
 
 

@@ -48,6 +48,8 @@ class Shares:
         return cls(kind, tuple(source.share[1] for source in data.sources), data.shares)
 
 
+MOST_UNITS = 2**31 - 1
+"""Of one pass; a plan's indices are of 32 bits."""
 WHOLE = Shares("epochs", (1.0,), "conversations")
 """Of a single source: each conversation once."""
 
@@ -108,11 +110,13 @@ def apportion(total: int, weights: np.ndarray) -> np.ndarray:
 def _quotas(units: Units, shares: Shares, rounds: list[np.ndarray], taken: np.ndarray) -> np.ndarray:
     """int64 [sources]: how many units of each the next pass takes."""
     sizes, amounts = np.array([len(own) for own in rounds], dtype=np.int64), np.array(shares.amounts)
-    match shares.kind:
-        case "epochs":
-            return np.rint(sizes * amounts).astype(np.int64)
-        case "conversations":
-            return amounts.astype(np.int64)
+    if shares.kind != "weight":
+        wanted = np.rint(sizes * amounts if shares.kind == "epochs" else amounts.astype(np.float64))
+        if wanted.sum() > MOST_UNITS:
+            raise DataError(f"data.sources: one pass would hold {wanted.sum():.3g} conversations; smaller shares")
+        return wanted.astype(np.int64)
+    # By a power of two, which rounds nothing: sums of huge weights, and shares by tiny ones, would be infinite.
+    amounts = np.ldexp(amounts, -int(np.frexp(amounts.max())[1]))
     if shares.of == "conversations":
         return apportion(int(sizes.sum()), amounts)
     return _quotas_of_tokens(units, amounts, rounds, taken)

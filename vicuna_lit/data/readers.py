@@ -260,11 +260,10 @@ def _listed(record: dict[str, Any], key: str) -> list[Turn]:
         Unusable: two lists differ, there is more beside them than a reply, or several things may be it.
     """
     turns = turns_of(as_messages(loaded(record[key], list) or record[key]))
-    said = [(turn.role, turn.content) for turn in turns]
-    for other in (other for other in TURNS if other not in (key, "items") and isinstance(record.get(other), list)):
-        if record[other] and said != [(turn.role, turn.content) for turn in turns_of(as_messages(record[other]))]:
-            why = f"data.columns='{{messages: {other}}}' takes one of them"
-            raise Unusable("two lists of turns", f"{key} and {other} differ; {why}")
+    others = (other for other in TURNS if other not in (key, "items") and isinstance(record.get(other), list))
+    if other := next((other for other in others if _is_another(record[other], turns)), None):
+        why = f"data.columns='{{messages: {other}}}' takes one of them"
+        raise Unusable("two lists of turns", f"{key} and {other} differ; {why}")
     for beside in ("context", "instructions"):
         text_beside = record.get(beside)
         if isinstance(text_beside, str) and not any(text_beside.strip() in turn.content for turn in turns):
@@ -277,6 +276,15 @@ def _listed(record: dict[str, Any], key: str) -> list[Turn]:
         line = f"data.columns='{{messages: {key}, response: {reply}}}' takes it for the last reply"
         raise Unusable("answer beside the turns", f"{reply}; {line}")
     return turns
+
+
+def _is_another(messages: list[Any], turns: list[Turn]) -> bool:
+    """Whether a list holds turns too, and others."""
+    try:
+        others = turns_of(as_messages(messages))
+    except Unusable:
+        return False
+    return bool(others) and [(t.role, t.content) for t in others] != [(t.role, t.content) for t in turns]
 
 
 def _answered(record: dict[str, Any], turns: list[Turn], form: Mapping[str, str] = NO_FORM) -> list[Turn]:

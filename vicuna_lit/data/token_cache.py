@@ -117,6 +117,7 @@ class TokenCache:
         for folder in self.place.glob("[!.]*") if self.place.is_dir() else ():
             with suppress(OSError, ValueError, KeyError, TypeError):
                 said, used = json.loads((folder / ABOUT).read_text()), (folder / ABOUT).stat().st_mtime
+                used = 0.0 if used > time.time() + A_DAY else used  # of a clock that went wrong: it would stay for ever
                 found.append(Entry(folder, sum(said["bytes"].values()), used, said["about"], said["account"]))
         return found
 
@@ -180,7 +181,8 @@ def _read(entry: Path) -> tuple[Examples, DataReport] | None:
         if any(sha256_of(entry / name) != said["sha256"][name] for name in ARRAYS):
             return None
         arrays = {name: _mapped(entry / name, kind) for name, kind in ARRAYS.items()}
-        os.utime(entry / ABOUT)
+        with suppress(OSError):  # one that may only be read serves all the same
+            os.utime(entry / ABOUT)
         account = DataReport.of_json(said["account"])
     except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
         return None

@@ -3,7 +3,7 @@
 import ast
 import hashlib
 import inspect
-from collections.abc import Iterable
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -162,7 +162,7 @@ class Extensions:
                 callback.load_state_dict(_as_torch(states[callback.state_key]["of"]))
 
 
-def with_data(config: TrainConfig, data: Iterable[Conversation | dict[str, Any]]) -> TrainConfig:
+def with_data(config: TrainConfig, data: Any) -> TrainConfig:
     """The config with conversations of a script as its data: they are kept in the run's folder, named by their hash.
 
     Other conversations are thus another run, and a run that was stopped goes on with these. The quickstart's held-out
@@ -172,10 +172,13 @@ def with_data(config: TrainConfig, data: Iterable[Conversation | dict[str, Any]]
         data: conversations, or records in any form that `vicuna_lit.read` takes from a file.
 
     Raises:
-        RunError: a record is no JSON value, or the folder cannot be written.
+        RunError: it is no list of records, a record is no JSON value, or the folder cannot be written.
     """
+    table = hasattr(data, "columns") and not hasattr(data, "column_names")  # a set of `datasets` gives its rows
+    if isinstance(data, str | bytes | Path | Mapping) or table:
+        raise RunError(f"fit(data=…): a {type(data).__name__} is no list of conversations; {_ways(data)}")
     try:
-        lines = [orjson.dumps(to_record(one) if isinstance(one, Conversation) else one) + b"\n" for one in data]
+        lines = [_line(number, one) for number, one in enumerate(data, 1)]
     except TypeError as error:
         raise RunError(f"fit(data=…): a record cannot be kept as JSON: {error}") from None
     if not lines:
@@ -194,6 +197,32 @@ def with_data(config: TrainConfig, data: Iterable[Conversation | dict[str, Any]]
         share = config.data.validation_fraction or usual
         given = given.model_copy(update={"validation_path": None, "validation_fraction": share})
     return config.model_copy(update={"data": given})
+
+
+def _ways(data: Any) -> str:
+    """How what is given in place of a list of records becomes one, or is read from where it lies."""
+    if isinstance(data, str | bytes | Path):
+        return "a file is named in the config: data.path"
+    if isinstance(data, Mapping):
+        return f"data=[…] with it inside, or one of its values: {', '.join(map(repr, data)):.80}"
+    rows = "to_dicts()" if hasattr(data, "to_dicts") else "to_dict('records')"
+    return f"its rows are: data=<it>.{rows}"
+
+
+def _line(number: int, one: Any) -> bytes:
+    if isinstance(one, Conversation):
+        one = to_record(one)
+    if not isinstance(one, dict) and not (isinstance(one, list) and one and all(isinstance(t, dict) for t in one)):
+        kind = type(one).__name__
+        raise RunError(f"fit(data=…): record {number} is a {kind}, neither a Conversation nor a dict: {one!r:.60}")
+    return orjson.dumps(one, default=_plain) + b"\n"
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's arrays and numbers, which rows of Parquet files hold, as Python's."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"Type is not JSON serializable: {type(value).__name__}")
 
 
 def profiler_of(config: CallbacksConfig, folder: Path) -> Profiler | None:

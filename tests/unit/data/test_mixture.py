@@ -150,6 +150,33 @@ def test_a_validation_file_is_for_all_sources(sources, tmp_path):
     assert set(data.source.files) == {"sources/code/code.jsonl", "sources/chat/chat.jsonl", "validation/held.jsonl"}
 
 
+def test_each_source_has_its_own_columns(sources, tmp_path):
+    """Here two answers of one file; a validation file has none of them, and says by its keys what it is."""
+    lines = [json.dumps({"q": f"What is {n}?", "long": f"It is {n}.", "short": f"{n}."}) for n in range(20)]
+    (file := tmp_path / "both.jsonl").write_text("\n".join(lines))
+    held = write(tmp_path / "held.jsonl", ["Hello."])
+    both = ", ".join(
+        f"{{path: {file}, name: {name}, weight: 1, columns: {{prompt: q, response: {name}}}}}"
+        for name in ("long", "short")
+    )
+    data = module(f"data.sources=[{both}]", f"data.validation_path={held}", "data.validation_fraction=0")
+    found = texts(data, data.train)
+    assert ("It is 7." in found[7], "It is 7." in found[27], len(found)) == (True, False, 40)
+    assert len(data.validation) == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("epochs: 1e300", "one pass would hold 2.9e[+]301 conversations"),
+        (f"conversations: {10**30}", "one pass would hold 1e[+]30"),
+    ],
+)
+def test_a_pass_that_is_too_long_is_said(sources, given, said):
+    with pytest.raises(DataError, match=said):
+        module(f"data.sources=[{{path: {sources['code']}, name: a, {given}}}]", "data.validation_fraction=0.5")
+
+
 def test_the_estimate_counts_the_mixture_and_plans_it_alike(sources):
     data = module(mixture(sources, "weight", 1, 3))
     settings = [o for o in TINY if not o.startswith("experiment")]
@@ -181,6 +208,9 @@ A, B = "path: a.jsonl, name: a", "path: b.jsonl, name: b"
         ((f"[{{{A}, conversations: 1.5}}]",), "data.sources.0.conversations=1.5: "),
         (("[{path: a.jsonl, name: a/b, weight: 1}]",), "data.sources.0.name: 'a/b' is no name"),
         (("[]",), "data.sources: there are none, and data.path is null"),
+        ((f"[{{{A}, weight: 1}}]", "data.columns={messages: m}"), "a mixture has columns in its sources"),
+        ((f"[{{{A}, weight: 1, columns: {{prompt: q}}}}]",), "data.sources.0.columns: prompt has no answer"),
+        ((f"[{{{A}, weight: 1, columns: {{promt: q}}}}]",), "did you mean prompt?"),
     ],
 )
 def test_a_mixture_that_does_not_fit_is_said_in_one_line(overrides, said):

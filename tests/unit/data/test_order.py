@@ -175,3 +175,10 @@ def test_by_score_goes_from_the_least_within_each_pass_whatever_the_layout():
     ):
         with pytest.raises(DataError, match="order=by_score: these data have no scores"):
             next(passes(unscored, WHOLE, "by_score", 0))
+
+
+@pytest.mark.parametrize("of", ["conversations", "supervised_tokens"])
+def test_weights_count_by_their_ratios_however_large_or_small(of):
+    units = Units(np.full(30, 9), np.full(30, 5), np.arange(30) % 2)
+    drawn = [next(passes(units, Shares("weight", (3 * a, a), of), "shuffled", 0)) for a in (1.0, 2.0**1022, 2.0**-1021)]
+    assert all(np.array_equal(one, drawn[0]) for one in drawn)

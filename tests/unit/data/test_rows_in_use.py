@@ -263,6 +263,7 @@ READ: dict[str, tuple[Any, str]] = {
     ),
     "a lacking input": (two("instruction", "output", input=float("nan")), "u Q | a A"),
     "two lists alike": ({"conversations": said(("human", "Q"), ("gpt", "A")), "messages": [Q, A]}, "u Q | a A"),
+    "a list of something else": ({"conversations": said(("human", "Q"), ("gpt", "A")), "messages": [3]}, "u Q | a A"),
     "a context that is in a turn": ({"context": "Q", "messages": [Q, A]}, "u Q | a A"),
     "null columns of a struct": (
         {

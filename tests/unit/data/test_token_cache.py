@@ -224,6 +224,10 @@ def test_what_was_used_longest_ago_goes_first_and_stays_readable(data, cache):
     assert len(TokenCache(1e9).entries()) == 1
     assert not oldest.exists()
     assert same(first, asked(data, "token_cache_gb=0")[0])
+    (newer,) = cache.iterdir()
+    os.utime(newer / ABOUT, (4e9, 4e9))  # by a clock that went wrong: such an entry would never be the oldest
+    asked(data, f"token_cache_gb={1.5 * size / 1e9}")
+    assert not newer.exists()
     alone, _ = asked(data, "context_length=300", "token_cache_gb=1e-9")
     assert TokenCache(1e9).entries() == []
     assert same(alone, asked(data, "context_length=300", "token_cache_gb=0")[0])
@@ -239,6 +243,17 @@ def test_a_cache_that_cannot_be_written_is_one_line(data, tmp_path, monkeypatch,
     assert said.count("\n") == 1
     assert said.startswith("tokens    not kept (")
     assert account.records_kept == len(set(examples.records))
+
+
+def test_a_cache_that_can_only_be_read_is_read(data, monkeypatch):
+    asked(data)
+
+    def refused(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "utime", refused)
+    monkeypatch.setattr(source, "tokenised", None)
+    assert mapped(asked(data)[0])
 
 
 def test_a_full_disk_is_one_line(data, monkeypatch, capsys, cache):
