@@ -68,7 +68,9 @@ def read_json(folder: Path, name: str) -> dict[str, Any] | None:
         if name == RESULT:
             refuse_foreign(folder, values)
         return with_new_names(values)
-    foreign = folder.exists() and (not folder.is_dir() or any(p.name[0] != "." for p in folder.iterdir()))
+    foreign = folder.exists() and (
+        not folder.is_dir() or any(p.name[0] != "." and not p.is_symlink() for p in folder.iterdir())
+    )
     if foreign and not (folder / "config.json").exists():
         raise RunError(f"{folder}: exists and is no run folder; choose another with run.dir=<folder>")
     return None
@@ -379,8 +381,9 @@ def locked(
 
 def _lock(folder: Path) -> IO[str] | None:
     """The locked file, or None if another process holds it, or has just removed it."""
-    if folder.exists() and not folder.is_dir():
-        raise RunError(f"{folder}: exists and is no run folder; choose another with run.dir=<folder>")
+    if os.path.lexists(folder) and not folder.is_dir():
+        what = "is a link to a folder that is not there" if folder.is_symlink() else "exists and is no run folder"
+        raise RunError(f"{folder}: {what}; choose another with run.dir=<folder>")
     folder.mkdir(parents=True, exist_ok=True)
     file = (folder / LOCK).open("a+")
     try:

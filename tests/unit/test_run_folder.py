@@ -17,7 +17,17 @@ from vicuna_lit.cli.app import fail
 from vicuna_lit.compare.runs import FAILURES, failures_in
 from vicuna_lit.config.compose import load
 from vicuna_lit.machine import MACHINE_FAULT
-from vicuna_lit.run_folder import RunError, add_line, add_rows, check_disk, check_replaceable, naming, whole_folder
+from vicuna_lit.run_folder import (
+    RunError,
+    add_line,
+    add_rows,
+    check_disk,
+    check_replaceable,
+    locked,
+    naming,
+    read_json,
+    whole_folder,
+)
 from vicuna_lit.train.result import Result
 from vicuna_lit.train.resume import lacks_room
 from vicuna_lit.train.run_record import RunRecord
@@ -48,6 +58,22 @@ def test_a_folder_that_is_a_link_to_another_disk_is_replaced_there(tmp_path, els
     with pytest.raises(ZeroDivisionError), whole_folder(link):
         raise ZeroDivisionError
     assert [path.name for path in elsewhere.iterdir()] == ["hf"] and (link / "file").read_text() == "again"
+
+
+def test_parts_on_another_disk_may_be_linked_before_the_run(tmp_path, elsewhere):
+    """A link to a folder that is not there is said as such; other files are nobody's run."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/checkpoints").symlink_to(elsewhere)
+    assert read_json(tmp_path / "run", "config.json") is None
+    (tmp_path / "run/mine.txt").touch()
+    with pytest.raises(RunError, match="exists and is no run folder"):
+        read_json(tmp_path / "run", "config.json")
+    (tmp_path / "dangling").symlink_to(elsewhere / "nothing")
+    with (
+        pytest.raises(RunError, match=r"dangling: is a link to a folder that is not there; choose"),
+        locked(tmp_path / "dangling"),
+    ):
+        pass
 
 
 def test_what_cannot_be_replaced_in_the_end_is_said_first(tmp_path, monkeypatch):

@@ -323,7 +323,9 @@ def runs_below(folder: Path) -> Sequence[Run]:
 def _read(folder: Path) -> Run | None:
     try:
         config = with_new_names(json.loads((folder / "config.json").read_text()))
-        result = json.loads((folder / "result.json").read_text() if (folder / "result.json").exists() else "{}")
+        result: dict[str, Any] = {}
+        with suppress(FileNotFoundError):  # not yet, or not any more: a start takes away that of the one before
+            result = json.loads((folder / "result.json").read_text())
         refuse_foreign(folder, result)
         return Run(folder, config, with_new_names(result)) if "conversations_per_step" in config else None
     except FileNotFoundError:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from rich.markup import escape
 from rich.table import Table
+from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
@@ -187,7 +188,7 @@ def conclude(result: Result, folder: Path, brief: bool = False) -> None:
     console.print(f"peak memory {_size(result.peak_memory_bytes)} a process (the model: {_size(result.model_bytes)})")
     if brief or result.status == "stopped":
         return
-    has_model = (folder / "hf" / "config.json").exists()
+    has_model = _whole_model(folder / "hf")
     for name, what in {
         "hf": "the model: transformers opens this folder",
         "adapter": "the adapters alone: PEFT opens this folder",
@@ -198,8 +199,8 @@ def conclude(result: Result, folder: Path, brief: bool = False) -> None:
         "wandb": "the W&B run",
     }.items():
         if name == "hf" and not has_model:
-            console.print(f"  {folder / name}", "the model is gone; run.dir=<another folder> trains it again", sep="  ",
-                          style="yellow", highlight=False, soft_wrap=True)  # fmt: skip
+            said = "the model is gone, or not whole; run.dir=<another folder> trains it again"
+            console.print(f"  {folder / name}", said, sep="  ", style="yellow", highlight=False, soft_wrap=True)
         elif (folder / name).exists():
             console.print(f"  {folder / name}", what, sep="  ", highlight=False, soft_wrap=True)
     if not has_model:
@@ -208,6 +209,18 @@ def conclude(result: Result, folder: Path, brief: bool = False) -> None:
     console.print("next, talk to it, or train a real model (docs/quickstart.md):", highlight=False)
     console.print(f"  {chat}", highlight=False, markup=False, soft_wrap=True)
     console.print("  vicuna-train experiment=smollm2_sharegpt", highlight=False)
+
+
+def _whole_model(folder: Path) -> bool:
+    """Whether weights and configs have their bytes; of weights the headers are read, which say how many."""
+    files = [*folder.glob("*.safetensors"), folder / "config.json", folder / "tokenizer_config.json"]
+    try:
+        for file in files[:-2]:
+            with safe_open(file, framework="pt"):
+                pass
+    except (OSError, SafetensorError):
+        return False
+    return len(files) > 2 and all(file.is_file() and file.stat().st_size for file in files)
 
 
 LIBRARIES = tuple(map(logging.getLogger, ("lightning.pytorch", "lightning.fabric", "bitsandbytes")))

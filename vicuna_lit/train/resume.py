@@ -169,6 +169,8 @@ def check_resume(config: TrainConfig, folder: Path, hashes: Hashes, extensions: 
         RunError: a key of the recipe or the content of a file is not that of the run in the folder.
     """
     changed_settings(config, folder, extensions)
+    if not (folder / RUN).exists():  # the tokens are compared with the checkpoint's fingerprint nevertheless
+        console.print(f"[yellow]{RUN} has gone: whether the run's files are the same is not known[/]", highlight=False)
     anew = "run.dir=<another folder>, or resume=never starts anew"
     refuse_other_files(folder, hashes_at_start(folder), hashes, anew)
 
