@@ -96,8 +96,10 @@ def refuse_foreign(folder: Path, result: Mapping[str, Any]) -> None:
     Raises:
         ForeignResult: it is of another run.
     """
-    stated = result.get("identity") or {}
-    beside = identity_of(folder) if stated else {}
+    stated = result.get("identity")
+    if not isinstance(stated, dict) or not stated:
+        return
+    beside = identity_of(folder)
     if other := [name for name, found in beside.items() if stated.get(name) != found]:
         raise ForeignResult(
             f"{folder / RESULT}: is the result of another run than the one that {' and '.join(other)} beside it "

@@ -332,5 +332,5 @@ def _read(folder: Path) -> Run | None:
         return None
     except RunError:
         raise
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise RunError(f"{folder}: config.json or result.json cannot be read: {error}") from error

@@ -223,7 +223,7 @@ def open_folder(
 
 def _lives_elsewhere(folder: Path) -> bool:
     """Whether the folder is a copy of one that is still there: both would write into one run of W&B's."""
-    with suppress(RunError):
+    with suppress(RunError, OSError):
         begun = Path(((read_json(folder, CONFIG) or {}).get("run") or {}).get("dir") or folder)
         same = begun.exists() and folder.exists() and begun.samefile(folder)
         if begun.is_dir() and not same:
