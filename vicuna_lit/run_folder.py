@@ -70,7 +70,9 @@ def read_json(folder: Path, name: str) -> dict[str, Any] | None:
         if name == RESULT:
             refuse_foreign(folder, values)
         return with_new_names(values)
-    foreign = folder.exists() and (not folder.is_dir() or any(p.name[0] != "." for p in folder.iterdir()))
+    foreign = folder.exists() and (
+        not folder.is_dir() or any(p.name[0] != "." and not p.is_symlink() for p in folder.iterdir())
+    )
     if foreign and not (folder / "config.json").exists():
         raise RunError(f"{folder}: exists and is no run folder; choose another with run.dir=<folder>")
     return None
@@ -96,8 +98,10 @@ def refuse_foreign(folder: Path, result: Mapping[str, Any]) -> None:
     Raises:
         ForeignResult: it is of another run.
     """
-    stated = result.get("identity") or {}
-    beside = identity_of(folder) if stated else {}
+    stated = result.get("identity")
+    if not isinstance(stated, dict) or not stated:
+        return
+    beside = identity_of(folder)
     if other := [name for name, found in beside.items() if stated.get(name) != found]:
         raise ForeignResult(
             f"{folder / RESULT}: is the result of another run than the one that {' and '.join(other)} beside it "
@@ -391,8 +395,9 @@ def locked(
 
 def _lock(folder: Path) -> IO[str] | None:
     """The locked file, or None if another process holds it, or has just removed it."""
-    if folder.exists() and not folder.is_dir():
-        raise RunError(f"{folder}: exists and is no run folder; choose another with run.dir=<folder>")
+    if os.path.lexists(folder) and not folder.is_dir():
+        what = "is a link to a folder that is not there" if folder.is_symlink() else "exists and is no run folder"
+        raise RunError(f"{folder}: {what}; choose another with run.dir=<folder>")
     folder.mkdir(parents=True, exist_ok=True)
     file = (folder / LOCK).open("a+")
     try:

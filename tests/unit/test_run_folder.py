@@ -24,7 +24,9 @@ from vicuna_lit.run_folder import (
     check_disk,
     check_replaceable,
     differences,
+    locked,
     naming,
+    read_json,
     refuse_other_settings,
     whole_folder,
 )
@@ -58,6 +60,22 @@ def test_a_folder_that_is_a_link_to_another_disk_is_replaced_there(tmp_path, els
     with pytest.raises(ZeroDivisionError), whole_folder(link):
         raise ZeroDivisionError
     assert [path.name for path in elsewhere.iterdir()] == ["hf"] and (link / "file").read_text() == "again"
+
+
+def test_parts_on_another_disk_may_be_linked_before_the_run(tmp_path, elsewhere):
+    """A link to a folder that is not there is said as such; other files are nobody's run."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/checkpoints").symlink_to(elsewhere)
+    assert read_json(tmp_path / "run", "config.json") is None
+    (tmp_path / "run/mine.txt").touch()
+    with pytest.raises(RunError, match="exists and is no run folder"):
+        read_json(tmp_path / "run", "config.json")
+    (tmp_path / "dangling").symlink_to(elsewhere / "nothing")
+    with (
+        pytest.raises(RunError, match=r"dangling: is a link to a folder that is not there; choose"),
+        locked(tmp_path / "dangling"),
+    ):
+        pass
 
 
 def test_what_cannot_be_replaced_in_the_end_is_said_first(tmp_path, monkeypatch):

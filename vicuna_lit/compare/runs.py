@@ -362,8 +362,9 @@ def _read(folder: Path) -> Run | None:
         config = json.loads((folder / "config.json").read_text())
         if not isinstance(config, dict) or "conversations_per_step" not in config:
             return None  # of another job, or of another program
-        result = (folder / "result.json").read_text() if (folder / "result.json").exists() else "{}"
-        found = _object(json.loads(result), "result.json")
+        found: dict[str, Any] = {}
+        with suppress(FileNotFoundError):  # not yet, or not any more: a start takes away that of the one before
+            found = _object(json.loads((folder / "result.json").read_text()), "result.json")
         refuse_foreign(folder, found)
         run = Run(folder, with_new_names(config), with_new_names(found))
         about = _object(run.config.get("run"), "run, in config.json,")

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from rich.markup import escape
 from rich.table import Table
+from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
@@ -169,8 +170,8 @@ def say_done(result: Result, folder: Path, doubts: Iterable[str] = ()) -> Result
     model = f"the model is in {folder / 'hf'}; run.dir=<another folder> starts a new one"
     if result.status == "stopped":
         steps, model = f"step {result.steps} of {result.planned}", "it stopped there: without stop_after it goes on"
-    elif not (folder / "hf" / "config.json").exists():
-        model = "the model is gone; run.dir=<another folder> trains it again"
+    elif not _whole_model(folder / "hf"):
+        model = "the model is gone, or not whole; run.dir=<another folder> trains it again"
     console.print(f"{folder} already holds this run's result: {steps}{losses}; {model}", highlight=False, markup=False)
     for line in doubts:
         console.print(f"note: it was computed otherwise: {line}", style="yellow", markup=False, highlight=False)
@@ -242,6 +243,18 @@ def _say_files(folder: Path) -> None:
     console.print("next, talk to it, or train a real model (docs/quickstart.md):", highlight=False)
     console.print(f"  {chat}", highlight=False, markup=False, soft_wrap=True)
     console.print("  vicuna-train experiment=smollm2_sharegpt", highlight=False)
+
+
+def _whole_model(folder: Path) -> bool:
+    """Whether weights and configs have their bytes; of weights the headers are read, which say how many."""
+    files = [*folder.glob("*.safetensors"), folder / "config.json", folder / "tokenizer_config.json"]
+    try:
+        for file in files[:-2]:
+            with safe_open(file, framework="pt"):
+                pass
+    except (OSError, SafetensorError):
+        return False
+    return len(files) > 2 and all(file.is_file() and file.stat().st_size for file in files)
 
 
 LIBRARIES = tuple(map(logging.getLogger, ("lightning.pytorch", "lightning.fabric", "bitsandbytes")))

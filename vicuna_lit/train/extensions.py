@@ -242,7 +242,9 @@ def _described(callback: L.Callback) -> str:
     kind, state = type(callback), {}
     with suppress(Exception):  # some have a state only once they are set up
         state = callback.state_dict()
-    plain = {k: v for k, v in vars(callback).items() if isinstance(v, str | int | float | bool | None)}
+    plain = {
+        k: v for k, v in getattr(callback, "__dict__", {}).items() if isinstance(v, str | int | float | bool | None)
+    }
     values = ", ".join(f"{k}={v!r:.60}" for k, v in plain.items() if not k.startswith("_") and k not in state)
     mark = ""
     own = [part for part in kind.__mro__[:-1] if not part.__module__.startswith(("lightning.", "pytorch_lightning."))]

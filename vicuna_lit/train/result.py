@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import dataclass, field
+from functools import cache
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,11 @@ def result_in(folder: Path, *statuses: str) -> Result | None:
     except ForeignResult:
         raise
     except (TypeError, ValueError, AttributeError):  # RunError is a ValueError
-        said = f"note: {folder / 'result.json'} is damaged; the run goes on from its last checkpoint, or begins anew"
-        print(said, file=sys.stderr)
+        _say_damaged(folder / "result.json")
         return None
+
+
+@cache
+def _say_damaged(file: Path) -> None:
+    """Once."""
+    print(f"note: {file} is damaged; the run goes on from its last checkpoint, or begins anew", file=sys.stderr)

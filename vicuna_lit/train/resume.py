@@ -67,6 +67,8 @@ def check_resume(config: TrainConfig, folder: Path, hashes: Hashes, extensions: 
         RunError: a key of the recipe or the content of a file is not that of the run in the folder.
     """
     changed_settings(config, folder, extensions)
+    if not (folder / RUN).exists():  # the tokens are compared with the checkpoint's fingerprint nevertheless
+        console.print(f"[yellow]{RUN} has gone: whether the run's files are the same is not known[/]", highlight=False)
     anew = "run.dir=<another folder>, or resume=never starts anew"
     refuse_other_files(folder, hashes_at_start(folder), hashes, anew)
 
@@ -225,7 +227,7 @@ def open_folder(
 
 def _lives_elsewhere(folder: Path) -> bool:
     """Whether the folder is a copy of one that is still there: both would write into one run of W&B's."""
-    with suppress(RunError):
+    with suppress(RunError, OSError):
         begun = Path(((read_json(folder, CONFIG) or {}).get("run") or {}).get("dir") or folder)
         same = begun.exists() and folder.exists() and begun.samefile(folder)
         if begun.is_dir() and not same:

@@ -63,7 +63,8 @@ class Times:
         spans, self._spans = self._spans, defaultdict(float)
         if self.writes and spans:
             rows = [(self.attempt, step, what, f"{s:.6f}", f"{self._clock:.3f}") for what, s in spans.items()]
-            add_rows(self.path, *([] if self.path.exists() else [COLUMNS]), *rows)
+            begun = self.path.exists() and self.path.stat().st_size  # a power loss leaves files without bytes
+            add_rows(self.path, *([] if begun else [COLUMNS]), *rows)
         return spans
 
     def stop(self, step: int) -> None:

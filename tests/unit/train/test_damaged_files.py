@@ -3,14 +3,17 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.helpers.runs import COMMON
 from vicuna_lit.compare.runs import read_run
 from vicuna_lit.config.compose import load
 from vicuna_lit.run_folder import ForeignResult, RunError, identity_of, read_json, write_json
-from vicuna_lit.train.result import result_in
+from vicuna_lit.train.console import say_done
+from vicuna_lit.train.result import Result, result_in
 from vicuna_lit.train.resume import already_done, open_folder
 
 DAMAGED = [b"", b"\x00\xff\x13", b"[]", b"null", b'{"status": "fin', b"[" * 100_000]
@@ -107,3 +110,26 @@ def test_a_copied_folder_is_a_run_of_its_own(tmp_path, capsys):
     (tmp_path / "d").symlink_to(tmp_path / "c")
     assert opened("d", first) == first
     assert "copy" not in capsys.readouterr().out
+
+
+def test_a_model_that_is_not_whole_is_said(tmp_path, capsys):
+    """Where a finished run is found: its result stands, its model does not."""
+    hf = tmp_path / "hf"
+    hf.mkdir()
+    for name in ("config.json", "tokenizer_config.json"):
+        (hf / name).write_text("{}")
+    save_file({"a": np.zeros(9)}, hf / "model.safetensors")
+
+    def said() -> str:
+        say_done(Result("finished", "a"), tmp_path)
+        return " ".join(capsys.readouterr().out.split())
+
+    assert "the model: transformers opens this folder" in said()
+    for name in ("model.safetensors", "config.json"):
+        whole = (hf / name).read_bytes()
+        for damaged in (b"", whole[:-1] if name == "model.safetensors" else b""):
+            (hf / name).write_bytes(damaged)
+            assert "the model is gone, or not whole; run.dir=<another folder> trains it again" in said()
+        (hf / name).write_bytes(whole)
+    (hf / "model.safetensors").unlink()
+    assert "the model is gone" in said()

@@ -71,6 +71,18 @@ def test_the_time_after_a_planned_stop_is_no_part_of_the_run(tmp_path, monkeypat
     assert (lost.total, lost.useful, lost.starting, lost.saving, lost.interrupted) == (34, 20, 10, 4, 0)
 
 
+def test_a_file_without_bytes_is_begun_again(tmp_path, monkeypatch):
+    """As a power loss leaves it."""
+    clock = Clock(monkeypatch)
+    for damaged in (b"", b"\0\0", b"attempt,st"):
+        (tmp_path / "times.csv").write_bytes(damaged)
+        start = Times(tmp_path, Opening(clock.now))
+        clock.lap(start, "step", 10)
+        start.close(1)
+        lost = lost_time(tmp_path)
+        assert lost is not None and lost.useful == 10
+
+
 def test_a_clock_that_is_set_back_changes_no_duration(tmp_path, monkeypatch):
     """Within a start, and between two: an hour that nobody knows of is no part of the run."""
     clock = Clock(monkeypatch)
