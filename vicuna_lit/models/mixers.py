@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from vicuna_lit.config.train import Computation
 from vicuna_lit.models.attention import RowLayout
-from vicuna_lit.models.decoder import attention_of, decoder_layers, linear_layers
+from vicuna_lit.models.decoder import ATTENTION, decoder_layers, linear_layers
 
 NAMES = re.compile(r"Mamba|DeltaNet|ShortConv|LightningAttention|RecurrentBlock|KimiDelta|LinearAttention|RgLru")
 """Classes of transformers that mix tokens and hold neither a convolution nor a decay of their own."""
@@ -67,7 +67,7 @@ def keep_within_conversations(layers: nn.ModuleList) -> None:
     """
     for layer in layers:
         mixers = token_mixers(nn.ModuleList([layer]))
-        told = mixers or ([] if _hands_on(layer) else [attention_of(layer)])
+        told = mixers or ([] if _hands_on(layer) else [m for n, m in layer.named_children() if n in ATTENTION])
         if not told:
             continue
         current: list[Any] = [None]  # the layout of the row that the layer is called with
@@ -95,7 +95,10 @@ def current_row(layout: RowLayout) -> Iterator[None]:
 
 def _hands_on(layer: nn.Module) -> bool:
     """Whether a layer gives its attention the keywords that it does not know: those are named twice then."""
-    return inspect.getsource(type(layer).forward).count("**") > 1
+    try:
+        return inspect.getsource(type(layer).forward).count("**") > 1
+    except (OSError, TypeError):  # a class without a file
+        return True
 
 
 def _told(current: list[Any], _module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
