@@ -380,7 +380,5 @@ def test_the_rule_for_holes_is_that_of_the_package():
 def test_gpus_without_work_are_refused_and_not_planned():
     """A plan for 100,000 of them would take hours, and its bill would be one for waiting."""
     config: Any = vl.load("estimate", "experiment=vicuna_7b", "gpu=a100-80gb", "count=100000", "conversations=900")
-    with pytest.raises(
-        ConfigError, match=r"count=100000: a step of conversations_per_step=128 has about 128 examples"
-    ):
+    with pytest.raises(ConfigError, match=r"count=100000: a step of conversations_per_step=128 has about 128 examples"):
         Estimator().estimate(config)
