@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vicuna_lit.config.compose import ConfigError
 from vicuna_lit.config.estimate import EstimateConfig
 from vicuna_lit.data.conversation import DataError
 from vicuna_lit.data.order import apportion
@@ -100,6 +101,22 @@ def _repeated(sizes: ExampleLengths, count: int) -> ExampleLengths:
     return ExampleLengths(lengths, supervised, np.concatenate(records), sizes.sources[taken], scores)
 
 
+def refuse_idle(config: EstimateConfig, known: Known) -> None:
+    """
+    Raises:
+        ConfigError: a step has fewer examples than there are GPUs. The run would be possible, its bill senseless, and
+            its plan slow: each GPU has a part in each step.
+    """
+    of_one = len(known.sizes.lengths) / known.conversations if config.step_unit == "conversation" else 1.0
+    if config.count > (examples := of_one * config.conversations_per_step):
+        raise ConfigError(
+            [
+                f"count={config.count}: a step of conversations_per_step={config.conversations_per_step} has about "
+                f"{examples:.0f} examples, so the other GPUs would have none; fewer GPUs, or larger steps"
+            ]
+        )
+
+
 @contextmanager
 def planned_ahead(config: EstimateConfig) -> Iterator[Callable[[], Plan | None]]:
     """Plans the run in a process of its own while this one imports torch: both take seconds.
@@ -113,6 +130,8 @@ def planned_ahead(config: EstimateConfig) -> Iterator[Callable[[], Plan | None]]
 
 def _plan(config: EstimateConfig) -> Plan | None:
     try:
-        return plan_run(config, sizes_of(config).sizes, config.count)
+        known = sizes_of(config)
+        refuse_idle(config, known)
+        return plan_run(config, known.sizes, config.count)
     except Exception:
         return None

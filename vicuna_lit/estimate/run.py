@@ -21,7 +21,7 @@ from vicuna_lit.config.estimate import EstimateConfig
 from vicuna_lit.config.train import Layout, ModelRecipe, Recipe, StepsRecipe, TokensRecipe
 from vicuna_lit.data.plan import Plan, plan_run
 from vicuna_lit.estimate import spot
-from vicuna_lit.estimate.lengths import sizes_of
+from vicuna_lit.estimate.lengths import refuse_idle, sizes_of
 from vicuna_lit.estimate.memory import Memory, at_level, lightest, memory_of
 from vicuna_lit.estimate.strategies import Weights
 from vicuna_lit.estimate.tables import Gpu, NoPriceError, Price, gpu_named, price_of
@@ -192,7 +192,8 @@ class Estimator:
         """What a config needs.
 
         Raises:
-            ConfigError: the GPU, the cloud's price or the run to calibrate by is not known.
+            ConfigError: the GPU, the cloud's price or the run to calibrate by is not known, or most steps would leave
+                some GPUs without anything to do.
             DataError, MissingPath, ModelError, TemplateError: the data or the model cannot be read.
         """
         gpu = None if config.gpu == "cpu" else gpu_named(config.gpu)
@@ -201,6 +202,7 @@ class Estimator:
         self._ahead = None
         lengths = [TokensRecipe.values_of(config), config.tokenizer, config.conversations]
         known = self._once("lengths", lengths, lambda: sizes_of(config))
+        refuse_idle(config, known)
         steps = [*lengths, StepsRecipe.values_of(config), config.tokens_per_device, config.packing, config.count]
         plan = self._once("plan", steps, lambda: ahead or plan_run(self._shortened(config), known.sizes, config.count))
         prove(model_config(config))  # what the train job would refuse is refused here, in the same words

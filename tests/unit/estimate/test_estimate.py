@@ -14,6 +14,7 @@ import pytest
 import vicuna_lit as vl
 from tests.helpers import commands
 from tests.helpers.peaks import ROW, estimated_and_real
+from vicuna_lit.config.compose import ConfigError
 from vicuna_lit.data import source
 from vicuna_lit.data.plan import plan_run, plan_steps
 from vicuna_lit.estimate import memory as memory_module
@@ -374,3 +375,10 @@ def test_the_measured_peaks_are_met():
 def test_the_rule_for_holes_is_that_of_the_package():
     config = vl.load("estimate", *SMALL)
     assert memory_module._holes(config, 1000) == 22 * 1000 * 352 * 4
+
+
+def test_gpus_without_work_are_refused_and_not_planned():
+    """A plan for 100,000 of them would take hours, and its bill would be one for waiting."""
+    config: Any = vl.load("estimate", "experiment=vicuna_7b", "gpu=a100-80gb", "count=100000", "conversations=900")
+    with pytest.raises(ConfigError, match=r"count=100000: a step of conversations_per_step=128 has about 128 examples"):
+        Estimator().estimate(config)
