@@ -238,19 +238,21 @@ def _turns_of(record: dict[str, Any]) -> list[Turn]:
         return _answered(record, [*_asked(record), *turns_of(answer_messages(record[answer], answer))])
     if form := form_of(record):
         return _history(record) + _answered(record, turns_of(by_columns(record, form)["messages"]), form)
+    lists = (as_messages(record.get(key)) for key in ("data", "internal"))  # UltraChat's, text-generation-webui's
+    if messages := next((found for found in lists if isinstance(found, list) and found), None):
+        return turns_of(messages)
     raise unknown(record, "conversations, messages, instruction, prompt with completion, or an export of docs/data.md")
 
 
 def _exported(record: dict[str, Any]) -> list[dict[str, Any]] | None:
-    """The messages of a tree, of an application's export, or of a list under no other name; None: it is none."""
+    """The messages of a tree or of an application's export; None: it is none."""
     if (messages := app_messages(record)) is not None or present(record, *TURNS):
         return messages
     if present(record, "mapping"):
         return chatgpt_messages(record)
     if isinstance(record.get("prompt"), dict):
         return oasst_messages(record)
-    lists = (as_messages(record.get(key)) for key in ("data", "internal"))  # UltraChat's, text-generation-webui's
-    return next((messages for messages in lists if isinstance(messages, list)), None)
+    return None
 
 
 def _listed(record: dict[str, Any], key: str) -> list[Turn]:

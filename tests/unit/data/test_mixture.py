@@ -210,7 +210,7 @@ A, B = "path: a.jsonl, name: a", "path: b.jsonl, name: b"
         (("[]",), "data.sources: there are none, and data.path is null"),
         ((f"[{{{A}, weight: 1}}]", "data.columns={messages: m}"), "a mixture has columns in its sources"),
         ((f"[{{{A}, weight: 1, columns: {{prompt: q}}}}]",), "data.sources.0.columns: prompt has no answer"),
-        ((f"[{{{A}, weight: 1, columns: {{promt: q}}}}]",), "did you mean prompt?"),
+        ((f"[{{{A}, weight: 1, columns: {{prompts: q}}}}]",), "did you mean prompt?"),
     ],
 )
 def test_a_mixture_that_does_not_fit_is_said_in_one_line(overrides, said):

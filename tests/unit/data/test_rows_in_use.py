@@ -261,6 +261,7 @@ READ: dict[str, tuple[Any, str]] = {
         },
         "u Q | a(T) A",
     ),
+    "data beside them": (two("instruction", "output", data=["x", "y"]), "u Q | a A"),
     "a lacking input": (two("instruction", "output", input=float("nan")), "u Q | a A"),
     "two lists alike": ({"conversations": said(("human", "Q"), ("gpt", "A")), "messages": [Q, A]}, "u Q | a A"),
     "a list of something else": ({"conversations": said(("human", "Q"), ("gpt", "A")), "messages": [3]}, "u Q | a A"),
@@ -436,9 +437,9 @@ BY_COLUMNS: dict[str, tuple[dict[str, str], Any, str]] = {
         "u Q | a A",
     ),
     "a typing error": (
-        {"prompt": "promt", "response": "r"},
+        {"prompt": "asked", "response": "r"},
         two("prompt", "r"),
-        "refused: missing column: promt, which columns name for prompt; the record has 'prompt', 'r'",
+        "refused: missing column: asked, which columns name for prompt; the record has 'prompt', 'r'",
     ),
     "no answer": ({"prompt": "p", "response": "r"}, {"p": "Q", "r": None}, "refused: wrong type: r is null, not text"),
     "a reply after a reply": (
