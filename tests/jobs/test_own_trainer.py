@@ -31,11 +31,12 @@ import vicuna_lit as vl
 from tests.helpers.runs import COMMON, curve
 from tests.proof.test_preemption import told_at
 from vicuna_lit.data.batch import Batch
-from vicuna_lit.run_folder import RunError, write_json
+from vicuna_lit.run_folder import RunError
 from vicuna_lit.tracking.wandb_file import history_rows
 from vicuna_lit.train import resume
 from vicuna_lit.train.extensions import Extensions
 from vicuna_lit.train.strategies import strategy_of
+from vicuna_lit.whole_files import write_json
 
 STEPS = 6
 SHORT = (*COMMON, f"trainer.max_steps={STEPS}", "tokens_per_device=512", "validation.every_steps=2")

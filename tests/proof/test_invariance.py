@@ -17,10 +17,11 @@ from vicuna_lit.config.train import Computation, Layout, Recipe, RunSettings
 from vicuna_lit.data.datamodule import ConversationDataModule
 from vicuna_lit.data.tokenizer import make_encoder
 from vicuna_lit.models.causal_lm import build_model
-from vicuna_lit.run_folder import RunError, flatten, write_json
+from vicuna_lit.run_folder import RunError, flatten
 from vicuna_lit.train.module import lr_factor
 from vicuna_lit.train.resume import changed_settings
 from vicuna_lit.train.run import fit
+from vicuna_lit.whole_files import write_json
 
 LAYOUTS = {
     f"{factor}x-{'packed' if packing else 'one per row'}": (

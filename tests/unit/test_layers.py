@@ -13,8 +13,9 @@ PACKAGE = Path(vicuna_lit.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 ORDER = (
-    "paths", "config", "hub", "run_folder", "file_hashes", "machine", "intervals", "pages", "notebook", "tracking",
-    "data", "models", "inference", "prepare", "evaluate", "compare", "estimate", "train", "chat", "cli", "__main__",
+    "paths", "whole_files", "config", "hub", "run_folder", "file_hashes", "machine", "intervals", "pages", "notebook",
+    "tracking", "data", "models", "inference", "prepare", "evaluate", "compare", "estimate", "train", "chat", "cli",
+    "__main__",
 )  # fmt: skip
 """Rooms and loose modules, each of which imports those before it alone."""
 WITHOUT = {
@@ -22,6 +23,7 @@ WITHOUT = {
     "cli": {"torch", "transformers", "lightning"},
     "compare": {"torch", "transformers", "lightning"},
     "prepare": {"torch", "transformers", "lightning"},
+    "whole_files": {"vicuna_lit"},
     "run_folder": {"torch", "transformers", "lightning"},
     "hub": {"torch", "transformers", "lightning"},
     "machine": {"torch", "transformers", "lightning"},

@@ -12,27 +12,24 @@ import tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.helpers.runs import COMMON
-from vicuna_lit import run_folder
+from vicuna_lit import run_folder, whole_files
 from vicuna_lit.cli.app import fail
 from vicuna_lit.compare.runs import FAILURES, failures_in
 from vicuna_lit.config.compose import load
 from vicuna_lit.machine import MACHINE_FAULT
 from vicuna_lit.run_folder import (
     RunError,
-    add_line,
-    add_rows,
     check_disk,
     check_replaceable,
     differences,
     locked,
-    naming,
     read_json,
     refuse_other_settings,
-    whole_folder,
 )
 from vicuna_lit.train.result import Result
 from vicuna_lit.train.resume import lacks_room
 from vicuna_lit.train.run_record import RunRecord
+from vicuna_lit.whole_files import add_line, add_rows, naming, whole_folder
 
 
 @pytest.fixture
@@ -147,7 +144,7 @@ def test_what_a_result_vouches_for_is_on_the_disk_before_it(tmp_path, monkeypatc
     for file in files:
         file.write_text("a")
     synced: list[int] = []
-    monkeypatch.setattr(run_folder.os, "fsync", lambda handle: synced.append(os.fstat(handle).st_ino))
+    monkeypatch.setattr(whole_files.os, "fsync", lambda handle: synced.append(os.fstat(handle).st_ino))
     record: Any = object.__new__(RunRecord)
     record.folder, record.first, record.wandb, record.history = tmp_path / "run", True, None, Mock()
     record.finish(Result("finished", "run"))

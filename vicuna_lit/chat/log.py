@@ -13,7 +13,8 @@ from vicuna_lit.config.chat import ChatConfig
 from vicuna_lit.data.conversation import Conversation, to_record
 from vicuna_lit.evaluate.answers import complete
 from vicuna_lit.evaluate.reviews import Vote
-from vicuna_lit.run_folder import write_hydra_files, write_json
+from vicuna_lit.run_folder import write_hydra_files
+from vicuna_lit.whole_files import write_json
 
 VOTES, CONVERSATIONS, MODERATION = "votes.jsonl", "conversations.jsonl", "moderation.jsonl"
 

@@ -10,7 +10,7 @@ from vicuna_lit.config.train import TrainConfig
 from vicuna_lit.estimate.report import gib, row_of, say, show_all
 from vicuna_lit.estimate.run import Estimator
 from vicuna_lit.estimate.tables import gpu_here
-from vicuna_lit.run_folder import write_json
+from vicuna_lit.whole_files import write_json
 
 ESTIMATES = "estimates.json"
 

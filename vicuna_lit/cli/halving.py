@@ -19,7 +19,8 @@ from vicuna_lit.compare.runs import Run, failures_in, runs_below
 from vicuna_lit.compare.table import setting_of
 from vicuna_lit.config.halving import HalvingConfig, step_of
 from vicuna_lit.config.train import TrainConfig, ValidationConfig
-from vicuna_lit.run_folder import RunError, write_json
+from vicuna_lit.run_folder import RunError
+from vicuna_lit.whole_files import write_json
 
 DIVERGED = "not_finite"
 """The cause in a `result.json` that says something of the setting itself."""

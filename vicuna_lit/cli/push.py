@@ -14,7 +14,8 @@ from vicuna_lit.config.compose import ConfigError
 from vicuna_lit.config.train import Recipe, TrainConfig
 from vicuna_lit.hub import HubName, hub_name
 from vicuna_lit.paths import HUB, locate
-from vicuna_lit.run_folder import read_json, write
+from vicuna_lit.run_folder import read_json
+from vicuna_lit.whole_files import write
 
 CARD = "README.md"
 

@@ -27,8 +27,9 @@ from vicuna_lit.config.texts import folder_name
 from vicuna_lit.config.train import Recipe, TokensRecipe, TrainConfig
 from vicuna_lit.hub import fetched
 from vicuna_lit.machine import BAD_INPUT, MACHINE_FAULT, OUT_OF_MEMORY, exit_code
-from vicuna_lit.run_folder import RunError, add_line, differences, read_json, write_json
+from vicuna_lit.run_folder import RunError, differences, read_json
 from vicuna_lit.train.preemption import PREEMPTED, Preempted, stop_signal
+from vicuna_lit.whole_files import add_line, write_json
 
 console = Console(emoji=False, stderr=True, soft_wrap=True, highlight=False)
 NO_RECIPE = (*other_keys(TrainConfig, Recipe), "model", "template", "template_date", "data.path")

@@ -15,7 +15,8 @@ from vicuna_lit.compare.conclusions import conclude
 from vicuna_lit.compare.runs import Run, Sweep
 from vicuna_lit.compare.table import REPEATS, baseline_of, is_named, named, setting_of, settings
 from vicuna_lit.config.base import Config
-from vicuna_lit.run_folder import RunError, write, write_json
+from vicuna_lit.run_folder import RunError
+from vicuna_lit.whole_files import write, write_json
 
 FILE, RECORD = "claim.yaml", "claim.json"
 """In a sweep's folder: what the user wrote, to the letter, and its sha256 with the time at which it was kept."""

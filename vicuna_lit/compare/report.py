@@ -15,7 +15,7 @@ from vicuna_lit.compare.figures import SvgPlot, figures
 from vicuna_lit.compare.runs import Sweep, names_of
 from vicuna_lit.compare.table import METRICS, REPEATS, Setting, Table, settings, table
 from vicuna_lit.pages import render_page
-from vicuna_lit.run_folder import cell, write
+from vicuna_lit.whole_files import cell, write
 
 
 def write_report(

@@ -6,8 +6,9 @@ from urllib.parse import unquote, urlsplit
 
 from vicuna_lit import wandb_workspace
 from vicuna_lit.compare.runs import Run, Sweep
-from vicuna_lit.run_folder import RunError, read_json, write_json
+from vicuna_lit.run_folder import RunError, read_json
 from vicuna_lit.tracking.server import check_login, one_line
+from vicuna_lit.whole_files import write_json
 
 SAVED = "wandb_report.json"
 """In the folder of the page: which report it is, so that the next one takes its place."""

@@ -4,15 +4,7 @@ import re
 from importlib import import_module
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    Field,
-    PositiveInt,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, ValidationInfo, field_validator
 
 from vicuna_lit.config.base import AddedTokens, ColumnRole, Columns, Config, Fraction, Role, RunConfig, source_name
 from vicuna_lit.config.template import TemplateConfig
@@ -340,11 +332,12 @@ class PrepareRecipe(Config):
             raise ValueError(f"two are called {again[0]}; each has a name of its own")
         return raw
 
-    @model_validator(mode="after")
-    def _has_columns_once(self) -> "PrepareRecipe":
-        if self.columns is not None and "" not in self.raw_by_source:
-            raise ValueError("columns: named sources have columns of their own: raw=[{path: …, name: …, columns: …}]")
-        return self
+    @field_validator("columns")
+    @classmethod
+    def _of_no_named_sources(cls, columns: Columns | None, info: ValidationInfo) -> Columns | None:
+        if columns is not None and any(isinstance(one, RawSource) for one in info.data.get("raw", ())):
+            raise ValueError("named sources have columns of their own: raw=[{path: …, name: …, columns: …}]")
+        return columns
 
     @property
     def columns_by_source(self) -> dict[str, dict[ColumnRole, str] | None]:

@@ -27,7 +27,8 @@ import numpy as np
 
 from vicuna_lit.data.dataset import DataReport, Examples, Ids, NumberedExample
 from vicuna_lit.file_hashes import cache_folder, code_hash, sha256_of
-from vicuna_lit.run_folder import locked, whole_folder, write_json
+from vicuna_lit.run_folder import locked
+from vicuna_lit.whole_files import whole_folder, write_json
 
 ABOUT = "about.json"
 ARRAYS: dict[str, type] = {

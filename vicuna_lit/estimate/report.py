@@ -14,7 +14,7 @@ from vicuna_lit.compare.runs import short_names
 from vicuna_lit.estimate.advice import Change
 from vicuna_lit.estimate.run import Estimate
 from vicuna_lit.pages import render_page
-from vicuna_lit.run_folder import write
+from vicuna_lit.whole_files import write
 
 console = Console(emoji=False, soft_wrap=True, highlight=False)
 console.width = max(120, console.width)

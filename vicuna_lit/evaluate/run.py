@@ -23,17 +23,9 @@ from vicuna_lit.evaluate.stages import BudgetedClients, answers_of, can_be_opene
 from vicuna_lit.file_hashes import Hashes, hashes_of, model_files, refuse_other_files
 from vicuna_lit.hub import fetched
 from vicuna_lit.paths import locate
-from vicuna_lit.run_folder import (
-    RunError,
-    check_disk,
-    locked,
-    read_json,
-    refuse_other_settings,
-    write,
-    write_hydra_files,
-    write_json,
-)
+from vicuna_lit.run_folder import RunError, check_disk, locked, read_json, refuse_other_settings, write_hydra_files
 from vicuna_lit.tracking.server import check_wandb
+from vicuna_lit.whole_files import write, write_json
 
 MAY_CHANGE = other_keys(EvaluateConfig, EvaluateRecipe)
 """Keys that may differ between two starts."""

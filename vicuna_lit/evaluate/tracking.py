@@ -18,11 +18,12 @@ from vicuna_lit.evaluate.ratings import RatingRow
 from vicuna_lit.evaluate.report import Evaluation
 from vicuna_lit.evaluate.stages import console
 from vicuna_lit.paths import locate_model, model_name
-from vicuna_lit.run_folder import flatten, new_wandb_id, read_json, write_json
+from vicuna_lit.run_folder import flatten, new_wandb_id, read_json
 from vicuna_lit.tracking.about import about_run, nested
 from vicuna_lit.tracking.server import one_line
 from vicuna_lit.tracking.session import Session, open_session
 from vicuna_lit.tracking.wandb_file import state
+from vicuna_lit.whole_files import write_json
 
 FILES = ("table.json", "statistics.json", "report.html")
 """Of the run folder, in the evaluation's artifact; the page holds texts."""

@@ -16,7 +16,7 @@ from vicuna_lit.data.tokenizer import need_package
 from vicuna_lit.hub import hub_name
 from vicuna_lit.models.decoder import LINEAR, decoder_layers, decoder_of, has_fused_experts, linear_layers
 from vicuna_lit.paths import ModelError
-from vicuna_lit.run_folder import whole_folder
+from vicuna_lit.whole_files import whole_folder
 
 
 def choose_trained(model: PreTrainedModel, config: FullConfig | PartialConfig | LastLayersConfig | LoraConfig) -> None:

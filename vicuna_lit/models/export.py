@@ -20,7 +20,7 @@ from vicuna_lit.data.encoder import Encoder
 from vicuna_lit.models.adapters import Merged, merged
 from vicuna_lit.models.safetensors_stream import PIECE, as_bytes, header
 from vicuna_lit.paths import ModelError
-from vicuna_lit.run_folder import whole_folder, write_json
+from vicuna_lit.whole_files import whole_folder, write_json
 
 FILE = 4 * 2**30
 """Bytes of a safetensors file, unless one tensor is larger."""

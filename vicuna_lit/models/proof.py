@@ -26,7 +26,7 @@ from vicuna_lit.models.causal_lm import SupervisedLM
 from vicuna_lit.models.decoder import decoder_of
 from vicuna_lit.models.shrink import small_copy
 from vicuna_lit.paths import ModelError, locate_model
-from vicuna_lit.run_folder import write_json
+from vicuna_lit.whole_files import write_json
 
 LENGTHS = (21, 1, 30, 11)
 """Tokens of the conversations; some are longer than a small copy's window."""

@@ -20,7 +20,7 @@ from vicuna_lit.prepare import shards
 from vicuna_lit.prepare.card import with_review
 from vicuna_lit.prepare.hits import difference, ends_of, hits
 from vicuna_lit.prepare.stages import Job, pipeline_of
-from vicuna_lit.run_folder import write
+from vicuna_lit.whole_files import write
 
 FILE = "review.jsonl"
 Verdict = Literal["y", "n", "skip"]

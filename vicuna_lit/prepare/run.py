@@ -33,15 +33,8 @@ from vicuna_lit.prepare.manifest import assemble
 from vicuna_lit.prepare.progress import console, progress
 from vicuna_lit.prepare.shards import MOST_CHARACTERS, MOST_RECORDS, SOURCES, Item
 from vicuna_lit.prepare.stages import Job, check, clean, cut
-from vicuna_lit.run_folder import (
-    RunError,
-    check_disk,
-    locked,
-    read_json,
-    refuse_other_settings,
-    write_hydra_files,
-    write_json,
-)
+from vicuna_lit.run_folder import RunError, check_disk, locked, read_json, refuse_other_settings, write_hydra_files
+from vicuna_lit.whole_files import write_json
 
 Raw = dict[str, list[str]]
 """Places of the files by the name of the source; an empty name where sources have none."""

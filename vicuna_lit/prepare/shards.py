@@ -13,7 +13,7 @@ import orjson
 
 from vicuna_lit.config.base import Role
 from vicuna_lit.data.conversation import Conversation, Rejection, ToolCall, Turn
-from vicuna_lit.run_folder import write
+from vicuna_lit.whole_files import write
 
 MOST_RECORDS, MOST_CHARACTERS = 256, 2_000_000
 """Of a shard: many enough to be worth a process's while, few enough to stay small in memory."""

@@ -21,9 +21,10 @@ from vicuna_lit.config.callbacks import OWN_CALLBACKS, CallbacksConfig
 from vicuna_lit.config.compose import load
 from vicuna_lit.config.train import TrainConfig
 from vicuna_lit.data.conversation import Conversation, to_record
-from vicuna_lit.run_folder import GIVEN, RunError, write
+from vicuna_lit.run_folder import GIVEN, RunError
 from vicuna_lit.train.module import SupervisedModule
 from vicuna_lit.train.notes import SHIPPED
+from vicuna_lit.whole_files import write
 
 NOTHING_HELD_OUT = "no conversation is held out: data.validation_path=<file>, or a larger data.validation_fraction"
 

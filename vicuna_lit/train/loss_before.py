@@ -23,7 +23,7 @@ from vicuna_lit.config.train import Layout, ModelRecipe, TrainConfig
 from vicuna_lit.data.datamodule import ConversationDataModule
 from vicuna_lit.data.token_cache import VALIDATIONS
 from vicuna_lit.file_hashes import Hashes, cache_folder, code_hash, hashes_of, model_files
-from vicuna_lit.run_folder import write
+from vicuna_lit.whole_files import write
 
 MOST = 1000
 """Results that are kept, of some kilobytes each; what was asked for longest ago goes first."""

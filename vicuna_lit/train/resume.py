@@ -30,12 +30,12 @@ from vicuna_lit.run_folder import (
     read_json,
     refuse_other_settings,
     write_hydra_files,
-    write_json,
 )
 from vicuna_lit.train import starts
 from vicuna_lit.train.checkpoint import format as checkpoint_files
 from vicuna_lit.train.console import console
 from vicuna_lit.train.result import Result, result_in
+from vicuna_lit.whole_files import write_json
 
 MAY_CHANGE = (*other_keys(TrainConfig, Recipe), OWN_CALLBACKS)
 """Between two starts of one run."""

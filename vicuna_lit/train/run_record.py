@@ -21,7 +21,7 @@ from vicuna_lit.models.automatic import on_gpu
 from vicuna_lit.models.causal_lm import SupervisedLM
 from vicuna_lit.models.export import export_dtype, exported_bytes
 from vicuna_lit.paths import ModelError
-from vicuna_lit.run_folder import RunError, flatten, identity_of, sync, write, write_json
+from vicuna_lit.run_folder import RunError, flatten, identity_of
 from vicuna_lit.tracking.session import Session, run_name
 from vicuna_lit.train import starts
 from vicuna_lit.train.callbacks.checkpointing import CheckpointCallback
@@ -50,6 +50,7 @@ from vicuna_lit.train.tracking.wandb_run import (
     start_wandb,
 )
 from vicuna_lit.train.validation_loss import conversations_csv
+from vicuna_lit.whole_files import sync, write, write_json
 
 OF_AN_END = dict.fromkeys(("stop_after", "ended_early", "error", "cause"))
 """In W&B's summary of a run: what an earlier start has said of its end counts no longer."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from vicuna_lit.run_folder import add_line
+from vicuna_lit.whole_files import add_line
 
 FILE = "starts.jsonl"
 LOST = "nothing says why: killed, or its machine was lost"

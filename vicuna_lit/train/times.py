@@ -8,7 +8,7 @@ from itertools import groupby, pairwise
 from operator import itemgetter
 from pathlib import Path
 
-from vicuna_lit.run_folder import add_rows, write
+from vicuna_lit.whole_files import add_rows, write
 
 COLUMNS = ("attempt", "step", "what", "seconds", "clock")
 """`attempt` counts the starts; `clock` is the Unix time at which the row's spans ended, the last of them at least."""

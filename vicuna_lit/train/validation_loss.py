@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vicuna_lit.data.batch import Batch
 from vicuna_lit.data.mixture import JoinedExamples
-from vicuna_lit.run_folder import cell
+from vicuna_lit.whole_files import cell
 
 TURNS = 8
 """Replies from this one on are counted together."""

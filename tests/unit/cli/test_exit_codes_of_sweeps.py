@@ -6,7 +6,8 @@ from vicuna_lit.cli.app import JobFailed, _all_jobs
 from vicuna_lit.cli.train import Sweep
 from vicuna_lit.compare.runs import FAILURES
 from vicuna_lit.compare.terminal import show_sweep
-from vicuna_lit.run_folder import RunError, add_line
+from vicuna_lit.run_folder import RunError
+from vicuna_lit.whole_files import add_line
 
 
 @pytest.mark.promise("A sweep with a failed job ends with 1, whatever the clock says and could be written down")

@@ -7,7 +7,7 @@ from vicuna_lit.cli.explain import explain
 from vicuna_lit.config.compose import JOBS, ConfigError, Job, load
 from vicuna_lit.config.from_run import from_run
 from vicuna_lit.config.reference import entries
-from vicuna_lit.run_folder import write_json
+from vicuna_lit.whole_files import write_json
 
 
 @pytest.mark.parametrize("job", JOBS)

@@ -11,10 +11,11 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from tests.helpers.runs import COMMON
 from vicuna_lit.compare.runs import read_run
 from vicuna_lit.config.compose import load
-from vicuna_lit.run_folder import ForeignResult, RunError, identity_of, read_json, write_json
+from vicuna_lit.run_folder import ForeignResult, RunError, identity_of, read_json
 from vicuna_lit.train.console import say_done
 from vicuna_lit.train.result import Result, result_in
 from vicuna_lit.train.resume import already_done, open_folder
+from vicuna_lit.whole_files import write_json
 
 DAMAGED = [b"", b"\x00\xff\x13", b"[]", b"null", b'{"status": "fin', b"[" * 100_000]
 

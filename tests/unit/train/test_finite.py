@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from tests.helpers.runs import run_here
-from vicuna_lit.run_folder import write_json
 from vicuna_lit.train.checkpoint.format import find
 from vicuna_lit.train.finite import NotFiniteError, all_finite, check_step, check_validation
+from vicuna_lit.whole_files import write_json
 
 SMALL = [
     "data.max_conversations=24", "data.max_validation=4", "trainer.max_steps=4", "conversations_per_step=6",

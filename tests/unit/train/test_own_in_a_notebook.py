@@ -12,11 +12,12 @@ import vicuna_lit as vl
 from vicuna_lit.config.callbacks import OWN_CALLBACKS
 from vicuna_lit.config.compose import load
 from vicuna_lit.config.from_run import config_of, from_run
-from vicuna_lit.run_folder import RunError, write_json
+from vicuna_lit.run_folder import RunError
 from vicuna_lit.train.console import say_done
 from vicuna_lit.train.extensions import Extensions
 from vicuna_lit.train.result import Result
 from vicuna_lit.train.resume import changed_settings, other_callbacks, settings
+from vicuna_lit.whole_files import write_json
 
 CELL = """
 class Scaled(vl.SupervisedModule):

@@ -10,12 +10,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from vicuna_lit.notebook import Line
-from vicuna_lit.run_folder import add_rows, naming
 from vicuna_lit.train.finite import check_step
 from vicuna_lit.train.memory import PeakMemory
 from vicuna_lit.train.throughput import Throughput
 from vicuna_lit.train.times import WORK, Times
 from vicuna_lit.train.tracking.wandb_run import History
+from vicuna_lit.whole_files import add_rows, naming
 
 COLUMNS = ("step", "loss", "grad_norm", "lr", "supervised_tokens", "conversations_hash")
 console = Console(emoji=False, stderr=True)

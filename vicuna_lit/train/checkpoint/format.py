@@ -26,7 +26,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from vicuna_lit.models.safetensors_stream import header, host_bytes
-from vicuna_lit.run_folder import RunError, sync_names, write, write_json
+from vicuna_lit.run_folder import RunError
+from vicuna_lit.whole_files import sync_names, write, write_json
 
 SHARD = re.compile(r"shard-(\d{5})-of-(\d{5})\.json")
 
