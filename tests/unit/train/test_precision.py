@@ -274,7 +274,8 @@ def test_weight_decay_is_for_matrices_alone():
 )
 def test_rates_and_norms_of_two_dimensions_are_no_matrices(family: str, fields: dict[str, Any], names: set[str]):
     """Jamba's rates and the norms of Command R+'s heads have two dimensions; the first are marked in Mamba's code."""
-    config = CONFIG_MAPPING[family](**BASE | dict(pad_token_id=0) | fields)
+    given: dict[str, Any] = BASE | dict(pad_token_id=0) | fields
+    config = CONFIG_MAPPING[family](**given)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     beside = {id(p) for p in beside_matrices(model)}
