@@ -41,7 +41,7 @@ from vicuna_lit.paths import ModelError
 TABLE = Path(__file__).parents[2] / "docs" / "families.md"
 QUICK = ("llama", "qwen3", "mistral", "gemma3_text", "gpt2", "mixtral", "lfm2", "bloom")
 """Of each sort one; the others are slow tests."""
-KINDS = sorted(k for k in FAMILIES if "text_config" not in getattr(CONFIG_MAPPING[k], "sub_configs"))
+KINDS = sorted(k for k in FAMILIES if "text_config" not in getattr(CONFIG_MAPPING[k], "sub_configs", ()))
 """All of the installed transformers. Of a model of text and images the text part has a name of its own."""
 DROPOUT = re.compile(r".*(dropout|pdrop|jitter).*")
 
