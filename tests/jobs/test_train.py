@@ -153,7 +153,7 @@ def test_a_model_that_was_deleted_is_not_offered(run, capsys, tmp_path):
     assert result
     say_done(result, tmp_path)
     (said,) = capsys.readouterr().out.splitlines()
-    assert said.endswith("the model is gone; run.dir=<another folder> trains it again")
+    assert said.endswith("the model is gone, or not whole; run.dir=<another folder> trains it again")
 
 
 def test_another_config_in_the_same_folder_is_refused(run):
