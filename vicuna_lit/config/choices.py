@@ -93,7 +93,7 @@ class ZeroConfig(StrategyFacts):
 
 
 StrategyConfig = Annotated[SingleConfig | DDPConfig | FSDPConfig | ZeroConfig, Field(discriminator="kind")]
-"""One of them; the type checker names each `match` that lacks a case (`strategy_of`, `residence`)."""
+"""One of them; the type checker names each `match` that lacks a case (`strategy_of`, `residence`, `_traffic`)."""
 
 
 class FullConfig(Config):

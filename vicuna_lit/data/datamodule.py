@@ -2,19 +2,20 @@
 
 A file's way to the loss: `vicuna-train data=x.jsonl` (`cli/train.py` and `cli/app.py`; `config/short_forms.py` makes it
 `data=files data.path=x.jsonl`, `config/compose.py` a `TrainConfig`) → `train/run.py` (`fit`), `train/setup.py` →
-`planned.py` (`read`: all that follows, up to the plan) → `source.py` (which files, which side of the held-out split) →
-`readers.py` (a `Conversation`; of a record of `files.py`, by `messages.py`) → `dataset.py` (`tokenised`; where
-`token_cache.py` has it, nothing up to `mixture.py` is done anew) → `splitting.py` (pieces) → `encoder.py` (`Example`:
-ids and mask; the text is `chat_template.py`'s) → `mixture.py` (`JoinedExamples`: all sources as one set) →
-`plan.py` (`plan_run`, `plan_steps`: which examples a step holds; `packing.py`: in which rows) →
-`batch.py` (`collate`: a row as a `Batch`) → `models/causal_lm.py` (`SupervisedLM.row_loss`) → `models/loss.py`
-(`loss_sum`, over the row's supervised tokens) → `train/module.py`, which divides by `Batch.denominator`, the step's.
+`planned.py` (`read`: all that follows, up to the plan) → `source.py` (which files, which side of the held-out split;
+where `token_cache.py` has them tokenised, nothing up to `mixture.py` is done anew) → `readers.py` (a `Conversation`; of
+a record of `files.py`, by `messages.py`) → `dataset.py` (`tokenised`) → `splitting.py` (pieces) → `encoder.py`
+(`Example`: ids and mask; the text is `chat_template.py`'s) → `mixture.py` (`JoinedExamples`: all sources as one set) →
+`plan.py` (`plan_run`, `plan_steps`: which examples a step holds; `packing.py`: in which rows) → `batch.py` (`collate`:
+a row as a `Batch`) → `models/causal_lm.py` (`SupervisedLM.row_loss`) → `models/loss.py` (`loss_sum`, over the row's
+supervised tokens) → `train/module.py`, which divides by `Batch.denominator`, the step's.
 
 - A *record* of a file is one conversation, or is rejected with a reason and counted.
 - An *example* is a conversation, or a *piece* of one that is longer than `context_length`: whole exchanges, cut by
   `splitting.py`, each piece behind the system prompt. With `train_on=single_turns` each exchange is a piece. A template
   that rewrites earlier turns makes several examples of one piece (`encoder.py`).
-- A *row* is a micro-batch of one device: examples one after another, without padding, at most `tokens_per_device` long.
+- A *row* is a micro-batch of one device: examples one after another, without padding, at most `tokens_per_device` long;
+  a held-out example that is longer has a row of its own.
 - A *step* is an update of the weights: `conversations_per_step` examples (or whole conversations, see `step_unit`) on
   all devices together, in `plan.accumulation` rows on each. Which ones does not depend on how they lie in rows.
 """

@@ -30,7 +30,7 @@ set `expandable_segments` against it); not measured here."""
 CPU_PROCESS = 590 * 2**20
 """Resident memory of a train process besides its tensors: Python, torch, Lightning, a few conversations, the kernels'
 work space, measured by `experiments/007_estimate`; DeepSpeed and PEFT come on top."""
-CPU_DEEPSPEED, CPU_PEFT = 60 * 2**20, 55 * 2**20
+CPU_PEFT = 55 * 2**20
 HEAP_BLOCK = 32 * 2**20
 """glibc takes larger blocks from the kernel and gives them back; smaller ones lie in a heap with holes."""
 HOLES = 22
@@ -112,21 +112,21 @@ def memory_of(config: Computation, plan: Plan, weights: Weights, gpu: int | None
         ModelError: the model cannot be built.
     """
     layers, repeat = len(weights.kinds), _repeats(config, weights)
-    peak, moment, row, on_host = Counter(), "", ((1,), 0), 0
+    peak, moment, row, on_host, own_process = Counter(), "", ((1,), 0), 0, 0
     for place, longest, begun in _cases(plan):
         held = residence(config, weights, plan.world_size, place, gpu is None)
-        if not begun and config.strategy.kind != "zero":  # DeepSpeed makes its state before the first step
+        if not begun and not held.is_ready_at_once:
             held = replace(held, fixed=held.fixed - Counter(optimizer=held.fixed["optimizer"]))
         busy = simulate(lambda n: _shortened(config, n), layers, longest, held, repeat, "cuda" if gpu else "cpu")
         for when, this in ({"backward pass": busy} | held.after).items():
             if this.total() > peak.total():
                 peak, moment = this, when
-        row, on_host = max(row, longest, key=_size), held.on_host
+        row, on_host, own_process = max(row, longest, key=_size), held.on_host, held.process
     parts, tokens = {part: size for part, size in peak.items() if size}, _size(row)
     sum_, process, limit = sum(parts.values()), CUDA_CONTEXT, gpu
     lost = [int(sum_ * share) for share in (LEAST, USUAL, MOST)]
     if limit is None:
-        process = CPU_PROCESS + CPU_DEEPSPEED * (config.strategy.kind == "zero")
+        process = CPU_PROCESS + own_process
         process += CPU_PEFT * isinstance(config.finetune, LoraConfig)
         limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // plan.world_size
         holes = _holes(config, tokens[0])

@@ -7,7 +7,7 @@ The sources of the rules: torch 2.13's `fully_shard` and `DistributedDataParalle
 import re
 from collections import Counter
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from torch import nn
@@ -22,6 +22,8 @@ SENDING, STEP = "sending of gradients", "optimizer step"
 
 BUCKET = 500_000_000
 """Elements of DeepSpeed's bucket of gradients."""
+CPU_DEEPSPEED = 60 * 2**20
+"""Resident memory of its code, as measured by `experiments/007_estimate`."""
 LIVE = 1_000_000_000
 """Elements of gathered weights that ZeRO-3 keeps because they are needed again soon."""
 NUMBER = re.compile(r"layer_?(idx|id|index|number)$")
@@ -100,6 +102,10 @@ class StrategyMemory:
     """Of a gradient's element while it is sent, where a layer's leave together."""
     on_host: int = 0
     """Bytes in the CPU's memory, where the strategy offloads."""
+    process: int = 0
+    """Bytes of the process besides, where it runs on a CPU."""
+    is_ready_at_once: bool = False
+    """Whether the optimizer has its state before the first step, and not at its end."""
 
 
 def moments(config: Computation, bytes_each: int) -> float:
@@ -126,9 +132,10 @@ def residence(config: Computation, weights: Weights, world: int, row: Place, on_
         case FSDPConfig(offload=offload):
             return _fsdp(config, weights, world, row == "later", offload, on_cpu)
         case ZeroConfig(stage=3, offload=offload):
-            return _zero3(config, weights, world, offload and not on_cpu, on_cpu)
+            held = _zero3(config, weights, world, offload and not on_cpu, on_cpu)
         case ZeroConfig():
-            return _zero(config, weights, world, row == "later", on_cpu)
+            held = _zero(config, weights, world, row == "later", on_cpu)
+    return replace(held, process=CPU_DEEPSPEED, is_ready_at_once=True)
 
 
 def _replicated(config: Computation, w: Weights, row: Place) -> StrategyMemory:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vicuna_lit.config.choices import FSDPConfig, ZeroConfig
+from vicuna_lit.config.choices import DDPConfig, FSDPConfig, SingleConfig, ZeroConfig
 from vicuna_lit.config.compose import ConfigError
 from vicuna_lit.config.estimate import EstimateConfig
 from vicuna_lit.data.plan import Plan
@@ -153,7 +153,7 @@ def _traffic(config: EstimateConfig, plan: Plan, memory: Memory) -> float:
             return 2 * w.bytes * ring + gradients
         case ZeroConfig(stage=2):
             return gradients + w.bytes * ring / plan.accumulation
-        case _:
+        case SingleConfig() | DDPConfig() | ZeroConfig():
             return 2 * gradients / plan.accumulation
 
 

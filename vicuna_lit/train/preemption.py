@@ -12,7 +12,7 @@ shards of this step and raise `Preempted` with the last step that is on disk at 
 returns the result, and the process exits with `PREEMPTED`. So does the command, once all processes have ended.
 Rank 0 alone writes `result.json`. A rank whose grace is over saves its last finished step alone
 (`CheckpointCallback.on_train_batch_end`); `distributed._wait` kills what is there after twice the grace and
-`LAST_WORDS`.
+`LAST_WORDS`. Under torchrun that is torchrun's part: it kills 30 s after the signal, and has its own exit code.
 
 Python runs signal handlers between two bytecodes of the main thread: never while it is blocked in C, as in a
 collective whose other side is gone. So the signals are counted by what the interpreter's C handler writes, at once,

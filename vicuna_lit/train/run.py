@@ -3,8 +3,8 @@
 Two starts of one run may differ in every key that `Recipe` lacks (`resume.MAY_CHANGE`): those of `Layout` and
 `RunSettings`. All three are in `config/train.py`. Of `trainer`, `epochs` and `max_steps` are the recipe's and the rest
 (`DevicesConfig`) is layout; of `callbacks`, `early_stopping` is the recipe's and the rest (`WatchingCallbacks`) is run
-settings. What the files hold, and a script's own module, must stay too (`check_resume`). The first start decides
-`template_date` and `taken_before` (`as_begun`).
+settings. What the files hold, and a script's own module, must stay too (`check_resume`); a script's other callbacks are
+said. The first start decides `template_date` and `taken_before` (`as_begun`).
 
 Where things go:
 
@@ -16,11 +16,12 @@ Where things go:
 - a callback: `fit(callbacks=…)`; one with a name: its keys and a field in `config/callbacks.py` (`DecidingCallbacks`
   where it changes the result), null in `conf/train.yaml`, `conf/callbacks/`, its case in `Extensions.and_configured`;
 - a strategy: a class in `config/choices.py` whose facts say what it suits, and its name in `StrategyConfig` there;
-  `conf/strategy/`; a class in `train/strategies/` and its case in `strategy_of`; its memory: `residence` in
-  `estimate/strategies.py`;
+  `conf/strategy/`; a class in `train/strategies/` and its case in `strategy_of`; for the estimate its memory
+  (`residence` in `estimate/strategies.py`) and what it sends (`_traffic` in `estimate/time.py`);
 - a template: a YAML file in `conf/template/`;
-- a figure of each step: `MetricsCallback.figures`; of a validation: `ValidationLoss.metrics`; or `self.log` in a module
-  or callback of one's own, under any name that the run does not write itself.
+- a figure of each step: `MetricsCallback.on_train_batch_end` for what is measured, `MetricsCallback.figures` for what
+  follows from `COLUMNS` and the plan (asked again on resume); of a validation: `ValidationLoss.metrics`; or `self.log`
+  in a module or callback of one's own, under any name that the run does not write itself.
 """
 
 from collections.abc import Iterable, Sequence
