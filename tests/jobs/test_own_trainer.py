@@ -271,7 +271,7 @@ def test_an_own_loss_is_another_run(tmp_path, capsys):
     assert same == pytest.approx(ours, rel=1e-6)
     assert packed == pytest.approx(smoothed, rel=1e-6), "the layout leaves it alone too"
     assert abs(smoothed[0] - ours[0]) > 1e-3
-    with pytest.raises(RunError, match=r"module: 'tests\.jobs\.test_own_trainer\.Smoothed' → None"):
+    with pytest.raises(RunError, match=r"module: 'tests\.jobs\.test_own_trainer\.Smoothed' → absent"):
         vl.fit(config(tmp_path / "smoothed"))
     assert (
         json.loads((tmp_path / "smoothed/run/config.json").read_text())["module"]

@@ -125,7 +125,8 @@ def test_a_family_is_right_or_refused(kind: str, tmp_path, request):
         head = [line for line in others if not re.match(r"\| (?!family)", line)]
         TABLE.write_text("\n".join([*head, *rows]) + "\n")
         return
-    assert now == written
+    cause = re.compile(r"(?<=packed rows )\(.*\)")  # in the words of torch, or of what checks shapes under pytest
+    assert cause.sub("", now) == cause.sub("", written)
 
 
 @pytest.mark.parametrize(
