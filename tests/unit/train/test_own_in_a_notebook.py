@@ -81,7 +81,7 @@ def test_a_callback_is_recorded_by_name_values_and_source(tmp_path, capsys):
     before = {OWN_CALLBACKS: [first]}
     write_json(tmp_path / "config.json", settings(config, before))
     assert changed_settings(config, tmp_path, before) == []
-    line = f"{OWN_CALLBACKS}: {[first]!r} → None"
+    line = f"{OWN_CALLBACKS}: {[first]!r} → absent"
     assert changed_settings(config, tmp_path, {}) == [line]
     known, unknown = Result("finished", "a", identity={"config.json": "0"}), Result("finished", "a")
     assert [other_callbacks(config, tmp_path, {}, one) for one in (known, unknown)] == [[line], []]
