@@ -110,8 +110,9 @@ def read_questions(path: str | Path = BUNDLED) -> list[Question]:
     questions: dict[str, Question] = {}
     for where, record in rows(file, "question"):
         if missing := [key for key in ("question_id", "category") if record.get(key) is None]:
-            are, has = " and ".join(missing), ", ".join(sorted(record))
-            raise DataError(f"{where}: the field {are} is missing; it has {has}; a question is {FORM}")
+            one, has = " and ".join(missing), ", ".join(sorted(record))
+            said = f"the field {one} is missing" if len(missing) == 1 else f"the fields {one} are missing"
+            raise DataError(f"{where}: {said}; it has {has}; a question is {FORM}")
         id = named(where, record, "question_id")
         if id in questions:
             raise DataError(f"{where}: question_id {id} occurs twice")

@@ -31,7 +31,7 @@ def test_marks_line_ends_and_numbers_of_other_programs(tmp_path: Path):
         ([row(category=None)], "the field category is missing"),
         (
             ['{"question": "2 + 2?"}'],
-            'question_id and category is missing; it has question; a question is {"qu',
+            'fields question_id and category are missing; it has question; a question is {"qu',
         ),
         ([row(turns=["a", " "])], "question 1 has an empty turn"),
         ([row(turns=["\ud800"])], "no question can be read"),
