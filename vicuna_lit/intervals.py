@@ -12,6 +12,8 @@ LEVEL = 0.95
 """Of all intervals."""
 POWER = 0.8
 """The chance to see a difference that is there, in `pairs_needed`."""
+FEW_HELD_OUT = 20
+"""Conversations of which a mean loss says little."""
 MOST_PAIRS = 1000
 """More repetitions than anybody runs."""
 

@@ -31,6 +31,7 @@ def converse(service: ChatService, read: Callable[[str], str] = input) -> None:
             _print(out, f"That is no {error.encoding} text; nothing was sent.", "yellow")
             continue
         except (EOFError, KeyboardInterrupt):
+            _print(out, "")  # the prompt has no end of its own
             return
         again = ""
         try:

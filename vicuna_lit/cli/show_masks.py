@@ -8,7 +8,7 @@ from rich.markup import escape
 from vicuna_lit.config.train import TrainConfig
 from vicuna_lit.data.auto_template import template_and_tokenizer
 from vicuna_lit.data.conversation import Conversation, Rejection
-from vicuna_lit.data.dataset import DataReport, Examples, Masks, tokenised
+from vicuna_lit.data.dataset import DataReport, Examples, Masks, tokenised, what_to_do
 from vicuna_lit.data.encoder import Encoder
 from vicuna_lit.data.mask_view import show_mask
 from vicuna_lit.data.source import Sources
@@ -69,7 +69,7 @@ def _account(side: str, examples: Examples, account: DataReport) -> list[str]:
     ]
     if account.first_rejections:
         first = account.first_rejections[0]
-        lines.insert(-1, f"  the first refused, {first.id}: {_said(first)}")
+        lines.insert(-1, f"  the first refused, {first.id}: {_said(first)}{what_to_do(first)}")
     return lines + _lost(account)
 
 

@@ -305,6 +305,7 @@ class DryRun:
 
     def __init__(self) -> None:
         self.rows: list[dict[str, str]] = []
+        self.doubts: dict[str, None] = {}
         self._data: dict[str, Any] = {}
 
     def add(self, config: TrainConfig) -> None:
@@ -315,6 +316,7 @@ class DryRun:
         from vicuna_lit.data.tokenizer import make_encoder
         from vicuna_lit.train.console import spread
         from vicuna_lit.train.lineage import check_plan
+        from vicuna_lit.train.notes import of_held_out
         from vicuna_lit.train.resume import already_done, as_begun
 
         config = as_begun(with_template(fetched(config, weights=False)), Path(config.run.dir))
@@ -323,6 +325,7 @@ class DryRun:
         if key not in self._data:
             self._data[key] = PlannedData(config, make_encoder(config))
             self._data[key].read()
+        self.doubts |= dict.fromkeys(of_held_out(config, self._data[key]))
         plan = plan_run(config, self._data[key].train.sizes, config.trainer.devices)
         done = already_done(config.model_copy(update={"dry_run": False}), Path(config.run.dir))
         validation = self._data[key].validation
@@ -350,5 +353,7 @@ class DryRun:
             table.add_row(*(Text(row.get(column, "")) for column in columns))
         screen = Console(emoji=False, width=max(120, Console().width), soft_wrap=True)
         screen.print(table)
+        for doubt in self.doubts:
+            screen.print(f"note: {doubt}", markup=False, highlight=False)
         if len({row["judged by"] for row in self.rows}) > 1:
             screen.print("The jobs are judged by other texts: vicuna-compare does not compare such losses.")

@@ -9,6 +9,7 @@ from vicuna_lit.compare.rungs import rungs_in_words
 from vicuna_lit.compare.runs import Sweep, names_of
 from vicuna_lit.compare.table import NAMES, REPEATS, Setting, baseline_of, copies, decimals, is_named, named
 from vicuna_lit.intervals import (
+    FEW_HELD_OUT,
     LEVEL,
     Interval,
     PairedTest,
@@ -137,7 +138,8 @@ def in_words(
     Args:
         found: `table.settings` of the same repeats and baseline.
     """
-    lines = [str(conclusion) for conclusion in conclude(found, margin)]
+    conclusions = conclude(found, margin)
+    lines = [str(conclusion) for conclusion in conclusions]
     if not lines and len(found) + (not any(setting.baseline for setting in found)) > 1:
         which = "the baseline" if baseline else "named first"
         keys, base = sweep.keys_but(repeats), baseline_of(sweep, repeats, baseline) or ()
@@ -154,6 +156,12 @@ def in_words(
         lines.append("Whatever loss they train by, all are judged by the plain validation loss.")
     for unread in dict.fromkeys(setting.unread for setting in found if setting.unread):
         lines.append(f"An interval is for these held-out conversations alone, since {unread}.")
+    counts = [c.conversations for c in conclusions if 0 < c.conversations < FEW_HELD_OUT]
+    if counts:
+        lines.append(
+            f"{min(counts)} held-out conversations are few: an interval trusts that others are like them. "
+            "A larger data.validation_fraction, or data.validation_path, makes them more."
+        )
     if others := besides(found):
         lines.append(f"The settings differ also in {', '.join(others)}: another explanation of what they show.")
     lines += other_files(sweep)

@@ -125,6 +125,8 @@ def unknown(record: dict[str, Any], known: str) -> Unusable:
         advice = "one text without turns; there is nothing to say what is the answer"
     else:
         advice = f"expected {known}; {ready_line(record)}"
+    if empty := [f"{key!r:.40}" for key in list(record)[:8] if is_absent(record[key])]:
+        advice = f"nothing stands in {', '.join(empty)}; {advice}"
     return Unusable("unknown record format", f"keys {keys}; {advice}")
 
 

@@ -1,5 +1,6 @@
 """Files of conversations → tokenised examples, with every record, turn and exchange accounted for."""
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,7 +12,7 @@ import numpy as np
 
 from vicuna_lit.data.conversation import Conversation, DataError, Rejection, trim
 from vicuna_lit.data.encoder import Encoder, Example
-from vicuna_lit.data.splitting import split
+from vicuna_lit.data.splitting import TOO_LONG, split
 
 CHUNK = 512
 """Records taken together: enough to keep all cores busy, little enough to stay small."""
@@ -136,6 +137,21 @@ class Examples:
         return sums
 
 
+TEMPLATE_REFUSES = "template refuses it"
+TOOLS = "; template=hermes writes tools for any model, and docs/model.md#templates names others"
+OF_TOOLS = re.compile(r"has no tool turn|a call stands in the content|no tools? ")
+"""In what a template says of a conversation that it refuses."""
+
+
+def what_to_do(rejection: Rejection) -> str:
+    """The setting that takes a record which the settings refuse, behind a semicolon; empty: there is none."""
+    if rejection.reason == TEMPLATE_REFUSES and OF_TOOLS.search(rejection.detail):
+        return TOOLS
+    if rejection.reason == TOO_LONG:
+        return "; context_length=<more> takes what the model has positions for"
+    return ""
+
+
 @dataclass
 class DataReport:
     """What became of every record. `records_in` = `records_kept` + `records_rejected`."""
@@ -173,6 +189,7 @@ class DataReport:
         if self.first_rejections:
             id, reason, detail = self.first_rejections[0]
             first = f"; the first, {id}: {reason}" + (f" ({detail})" if detail else "")
+            first += what_to_do(self.first_rejections[0])
         return DataError(f"{where}: none of {self.records_in} records can be used: {reasons or 'there is none'}{first}")
 
     def to_json(self) -> dict[str, Any]:

@@ -172,7 +172,10 @@ class Sources:
         for (name, part), share in zip(parts.items(), shares, strict=False):
             examples[name], accounts[name] = part.examples(encoder, validation)
             if not validation and share and not len(examples[name]):
-                raise DataError(f"{f'data.sources {name}: ' if name else ''}{part.nothing_left(accounts[name])}")
+                why = str(part.nothing_left(accounts[name]))
+                if name and "data.columns=" in why:
+                    why += "; in a mixture they stand in the source, as columns: {…}"
+                raise DataError(f"{f'data.sources {name}: ' if name else ''}{why}")
         return JoinedExamples(examples), accounts
 
     @property

@@ -11,6 +11,8 @@ from vicuna_lit.data.readers import records
 from vicuna_lit.paths import locate
 
 BUNDLED = "package://vicuna_lit/evaluate/questions.jsonl"
+FORM = '{"question_id": 1, "category": "math", "turns": ["…"], "reference": ["…"]}'
+"""A line of a file of questions; `reference` may be left out."""
 REFERENCES = "reference_answer"
 """The folder beside a file of questions that has the answers to them."""
 
@@ -107,6 +109,10 @@ def read_questions(path: str | Path = BUNDLED) -> list[Question]:
         given[id] = choices(where, record)
     questions: dict[str, Question] = {}
     for where, record in rows(file, "question"):
+        if missing := [key for key in ("question_id", "category") if record.get(key) is None]:
+            one, has = " and ".join(missing), ", ".join(sorted(record))
+            said = f"the field {one} is missing" if len(missing) == 1 else f"the fields {one} are missing"
+            raise DataError(f"{where}: {said}; it has {has}; a question is {FORM}")
         id = named(where, record, "question_id")
         if id in questions:
             raise DataError(f"{where}: question_id {id} occurs twice")

@@ -1,28 +1,26 @@
 """What of a run the user may not have meant: said before it starts, and kept with its result."""
 
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from vicuna_lit.config.train import TrainConfig
+from vicuna_lit.data.dataset import TEMPLATE_REFUSES, what_to_do
 from vicuna_lit.data.planned import PlannedData
+from vicuna_lit.intervals import FEW_HELD_OUT
 from vicuna_lit.train.optimizer import lr_factor
 
 TOY, SHIPPED = "tiny", "package://vicuna_lit/quickstart/"
-FEW = 20
-"""Conversations of which a mean loss says little."""
 MOST_HELD_OUT = 0.3
 """A share that leaves enough to train on."""
+LOW_FOR_ADAPTERS = 5e-5
+"""The QLoRA article takes 2e-4 for 7B and 13B, 1e-4 for larger ones."""
 FEW_STEPS = 10
 """Optimizer steps that hardly move a model."""
 GROWN = 2.0
 """Times the first training loss that the last one is where something is wrong."""
-TOOLS = "; template=hermes writes tools for any model, and docs/model.md#templates names others"
-OF_TOOLS = re.compile(r"has no tool turn|a call stands in the content|no tools? ")
-"""In what a template says of a conversation that it refuses."""
 MANY_LOST = 0.05
 """A share of the records whose loss the user may not have meant."""
 NO_CHANGE = 1e-5
@@ -54,9 +52,14 @@ def notes(config: TrainConfig, data: PlannedData, positions: int | None) -> Iter
             f"only {steps} optimizer {few}{idle} of {config.conversations_per_step} {config.step_unit}s; "
             "conversations_per_step=<fewer> or trainer.epochs=<more> makes more"
         )
+    if config.finetune.kind in ("lora", "qlora") and config.optimizer.lr < LOW_FOR_ADAPTERS:
+        yield (
+            f"optimizer.lr={config.optimizer.lr:g} is a rate for full fine-tuning; adapters mostly take ten times as "
+            "much, such as optimizer.lr=2e-4"
+        )
     yield from _of_sources(config, data)
     yield from _of_rejections(config, data, positions)
-    yield from _of_held_out(config, data)
+    yield from of_held_out(config, data)
     if positions and (far := int((data.validation.lengths > positions).sum())):
         are = f"{far:,} held-out example{'s are' if far > 1 else ' is'} longer"
         yield (
@@ -68,10 +71,10 @@ def notes(config: TrainConfig, data: PlannedData, positions: int | None) -> Iter
 def _of_rejections(config: TrainConfig, data: PlannedData, positions: int | None) -> Iterator[str]:
     """Records that the template cannot write, and those that the context cannot hold."""
     for name, account in data.reports.items():
-        refused = account.rejected_by_reason["template refuses it"]
-        detail = next((r.detail for r in account.first_rejections if r.reason == "template refuses it"), "")
+        refused = account.rejected_by_reason[TEMPLATE_REFUSES]
+        first = next((r for r in account.first_rejections if r.reason == TEMPLATE_REFUSES), None)
         if refused:
-            detail += TOOLS * bool(OF_TOOLS.search(detail))
+            detail = first.detail + what_to_do(first) if first else ""
             of, why = f" of source {name}" if name else "", detail or "show_masks=3 says why"
             yield f"the template refuses {refused:,} of {account.records_in:,} records{of}: {why}"
         long = account.rejected_by_reason["longer than the context"]
@@ -83,7 +86,7 @@ def _of_rejections(config: TrainConfig, data: PlannedData, positions: int | None
             )
 
 
-def _of_held_out(config: TrainConfig, data: PlannedData) -> Iterator[str]:
+def of_held_out(config: TrainConfig, data: PlannedData) -> Iterator[str]:
     """Too few conversations for a validation loss."""
     for name, account in data.validation_reports.items():
         held_out, of = account.records_kept, f" of source {name}" if name else ""
@@ -92,7 +95,7 @@ def _of_held_out(config: TrainConfig, data: PlannedData) -> Iterator[str]:
         more = _more_held_out(config, held_out, others, prepared)
         if not len(data.validation.parts[name]):
             yield f"no conversation{of} is held out, so there is no validation loss{of}; {more}"
-        elif held_out < FEW:
+        elif held_out < FEW_HELD_OUT:
             are = f"{held_out} conversation{'s' if held_out > 1 else ''}{of} {'are' if held_out > 1 else 'is'}"
             yield f"{are} held out, too few for a validation loss that tells two runs apart; {more}"
 
@@ -155,14 +158,15 @@ def _more_held_out(config: TrainConfig, held_out: int, others: int, prepared: Pa
             "validation_fraction=<more> of vicuna-prepare, or data.validation_path=<file>"
         )
     now, path = config.data.validation_fraction, "data.validation_path=<file>"
-    enough = math.ceil(100 * 1.5 * FEW / conversations) / 100 if conversations else 1.0
+    enough = math.ceil(100 * 1.5 * FEW_HELD_OUT / conversations) / 100 if conversations else 1.0
     many = enough <= MOST_HELD_OUT
     enough = enough if many else 0.2  # of few a fifth: still too few, but there is a loss
     if now >= enough and many:
         return f"a larger data.validation_fraction (now {now:g}), or {path}"
     if now >= enough or enough * conversations < 1:
         return f"of {conversations} in all no share is enough; {path} names others"
-    return f"data.validation_fraction={enough:g} (now {now:g}) holds out about {enough * conversations:.0f}, or {path}"
+    about = f"data.validation_fraction={enough:g} (now {now:g}) holds out about {enough * conversations:.0f}"
+    return f"{about}, or {path}" if many else f"{about}, still few; {path} names more"
 
 
 def _of_sources(config: TrainConfig, data: PlannedData) -> Iterator[str]:

@@ -83,7 +83,8 @@ def already_done(config: TrainConfig, folder: Path, extensions: Mapping[str, Any
     if not _holds_a_result(folder):
         return None
     wanted = settings(as_begun(config, folder), extensions)
-    refuse_other_settings(folder, read_json(folder, "config.json") or {}, wanted, MAY_CHANGE)
+    ways = f"; extends={folder} trains a finished run on, in a folder of its own"
+    refuse_other_settings(folder, read_json(folder, "config.json") or {}, wanted, MAY_CHANGE, ways)
     done = result_in(folder, "finished", "stopped")
     if done is None or (done.status == "stopped" and done.stop_after != config.stop_after):
         return None

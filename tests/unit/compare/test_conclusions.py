@@ -172,6 +172,7 @@ def test_conversations_are_a_sample_too(tmp_path):
     assert alone.interval and both.interval and both.interval.low < alone.interval.low < both.interval.high
     assert "3 pairs on 10 conversations" in str(both)
     assert "it takes more held-out conversations" in str(both)
+    assert any("10 held-out conversations are few" in line for line in in_words(sweep, settings(sweep)))
     row = next(row for row in table(settings(sweep)) if row["lr"] == "1e-3")
     assert f"{(both.interval.high - both.interval.low) / 2:.1f}" in row["difference, paired"]
     path = sweep.runs[0].folder / "validation.csv"

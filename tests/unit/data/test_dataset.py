@@ -11,7 +11,7 @@ from tests.helpers.encoders import encoder_of
 from tests.helpers.examples import examples
 from tests.helpers.runs import SHARED
 from vicuna_lit.data.conversation import Conversation, Rejection, Turn
-from vicuna_lit.data.dataset import build_dataset
+from vicuna_lit.data.dataset import build_dataset, what_to_do
 from vicuna_lit.data.encoder import Example
 from vicuna_lit.data.readers import read
 from vicuna_lit.data.splitting import TOO_LONG, split
@@ -163,6 +163,11 @@ def test_accounting_of_a_mixed_lot():
     assert account.rejected_by_reason == {TOO_LONG: 1, "roles do not alternate": 1, "broken JSON": 1}
     assert account.exchanges_rejected_by_reason == {TOO_LONG: 1}
     assert (account.turns_cut, account.exchanges_kept) == (1, 3)
+    account.first_rejections.reverse()
+    assert "context_length=<more>" in str(account.nothing_left("a.json"))
+    tools = Rejection("t", "template refuses it", "template vicuna_v1 has no tool turn")
+    assert "template=hermes" in what_to_do(tools)
+    assert what_to_do(broken) == ""
     assert examples.supervised.tolist() == [int(examples[i].supervised.sum()) for i in range(3)]
 
 

@@ -226,8 +226,9 @@ def test_a_source_that_is_empty_or_all_held_out_is_said_by_name(sources):
         DataError, match=r"data.sources code: .*all of its conversations are held out; data.validation_f"
     ):
         module(shares, "data.validation_fraction=0.9999999")
-    sources["chat"].write_text('{"broken": 1}')
-    with pytest.raises(DataError, match=r"data.sources chat: .*chat.jsonl: none of 1 records can be used: 1 × unknown"):
+    sources["chat"].write_text('{"broken": 1, "prompt": null}')
+    said = r"data.sources chat: .*chat.jsonl: none of 1 records can be used: 1 × unknown.*nothing stands in 'prompt'"
+    with pytest.raises(DataError, match=rf"{said}.*; in a mixture they stand in the source, as columns"):
         module(shares)
     assert len(module(mixture(sources, "weight", 1, 0)).train) > 30, "a share of 0 needs none"
     from vicuna_lit.hub import found

@@ -113,7 +113,8 @@ def test_what_is_advised_is_more_than_what_is_set():
         config = load("train", "data=files", "data.path=mine.jsonl", f"data.validation_fraction={fraction}")
         return _more_held_out(config, held_out, others, None)
 
-    assert advice(0.01, 1, 39).startswith("data.validation_fraction=0.2 (now 0.01) holds out about 8, or data.")
+    few = "data.validation_fraction=0.2 (now 0.01) holds out about 8, still few; data.validation_path=<file> names more"
+    assert advice(0.01, 1, 39) == few
     assert advice(0.05, 9, 191).startswith("data.validation_fraction=0.15 (now 0.05) holds out about 30, or")
     assert advice(0.01, 0, 1) == "of 1 in all no share is enough; data.validation_path=<file> names others"
     assert advice(0.3, 7, 33) == "of 40 in all no share is enough; data.validation_path=<file> names others"

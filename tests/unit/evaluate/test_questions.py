@@ -29,6 +29,10 @@ def test_marks_line_ends_and_numbers_of_other_programs(tmp_path: Path):
         ([row(question_id=" ")], "question_id is a text"),
         ([row(category=["a"])], "category is a text"),
         ([row(category=None)], "the field category is missing"),
+        (
+            ['{"question": "2 + 2?"}'],
+            'fields question_id and category are missing; it has question; a question is {"qu',
+        ),
         ([row(turns=["a", " "])], "question 1 has an empty turn"),
         ([row(turns=["\ud800"])], "no question can be read"),
         ([row(reference=["r"], turns=["a", "b"])], "question 1 has 2 turns and 1 references"),
