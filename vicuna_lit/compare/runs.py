@@ -297,11 +297,15 @@ def short_names(keys: Iterable[str]) -> dict[str, str]:
 
 
 def figure(result: dict[str, Any], name: str) -> float | None:
-    """A figure of a `result.json` by its dotted name, or one that a callback has logged; None where there is none."""
-    logged = result.get("logged") or {}
-    value: Any = logged if name in logged else result
-    for key in [name] if name in logged else name.split("."):
+    """A figure of a `result.json` by its dotted name; None where there is none.
+
+    What a callback has logged comes last: one that logs its own `val_loss` does not take the place of the run's.
+    """
+    value: Any = result
+    for key in name.split("."):
         value = value.get(key) if isinstance(value, dict) else None
+    if value is None:
+        value = (result.get("logged") or {}).get(name)
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
@@ -334,7 +338,7 @@ def failures_in(folder: Path) -> list[dict[str, Any]]:
 def _failure(line: bytes, number: int) -> dict[str, Any]:
     with suppress(ValueError):
         found = json.loads(line)
-        if isinstance(found, dict) and "job" in found:
+        if isinstance(found, dict) and {"job", "error"} <= found.keys():
             return found
     return {"job": f"line {number} of {FAILURES}", "error": "the line is torn: a failure of which nothing is known"}
 

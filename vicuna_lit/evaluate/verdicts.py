@@ -83,9 +83,12 @@ def _scores(first: str, second: str) -> Scores | None:
 
 _LETTER = re.compile(r"\[\[[\s*_`]*(?:Assistant\s+)?([ABC])[\s*_`]*\]\]")
 _DENIES = re.compile(
-    r"(?:\b(?:not|never|nor|neither|than|instead of|cannot)|n't)(?:[\s*_`\"'(]+\w+){0,2}[\s*_`\"'(]*$", re.I
+    r"(?:\b(?:not|never|nor|neither|than|instead of|cannot)|n't)(?:[ \t*_`\"'(]+(?!(?-i:[ABC])\b)\w+){0,2}"
+    r"[ \t*_`\"'(]*$",
+    re.I,
 )
-"""Before a letter that is not chosen: "do not choose [[A]]", "better than [[B]]"."""
+"""Before a letter that is not chosen: "do not choose [[A]]", "better than [[B]]". What is denied on a line above, or of
+an assistant that has its name already ("better than B [[A]]"), is not the letter."""
 _IN_BRACKETS = rf"[\s*_`]*(?:rating|score)?[\s:*_`]*{_NUMBER}(?:\s*/\s*10)?[\s*_`]*"
 _RATED = re.compile(rf"\[\[{_IN_BRACKETS}\]\]", re.I)
 _ONCE_BRACKETED = re.compile(rf"(?<!\[)\[{_IN_BRACKETS}\](?!\]|\()", re.I)

@@ -11,7 +11,7 @@ import pytest
 
 from vicuna_lit.cli import compare as command
 from vicuna_lit.compare.report import write_report
-from vicuna_lit.compare.runs import read_run, read_sweep
+from vicuna_lit.compare.runs import figure, read_run, read_sweep
 from vicuna_lit.compare.table import REPEATS, Mean, baseline_of, settings, table
 from vicuna_lit.compare.terminal import show_table
 from vicuna_lit.config.compose import load
@@ -191,16 +191,22 @@ def test_two_keys_with_one_last_part_are_two_columns(tmp_path):
     assert [(row["finetune.kind"], row["optimizer.kind"]) for row in rows] == [("full", "adamw"), ("lora", "adamw")]
 
 
-def test_files_of_a_run_that_are_odd_are_said_and_cut_lines_and_loops_are_passed_over(tmp_path):
+def test_a_callbacks_figure_is_a_metric_and_never_takes_the_place_of_the_runs_own():
+    result = {"val_loss": 1.5, "data": {"train": {"tokens": 7}}, "logged": {"val_loss": 9.0, "mine/a.b": 2.0}}
+    names = ("val_loss", "mine/a.b", "data.train.tokens", "logged", "no.such")
+    assert [figure(result, name) for name in names] == [1.5, 2.0, 7.0, None, None]
+
+
+def test_files_of_a_run_that_are_odd_and_cut_lines_are_said_and_loops_are_passed_over(tmp_path):
     swept = {"seed": "0"}
     folder = run(tmp_path / "s" / "a", 1.0, swept=swept).parent
     (folder / "loop").symlink_to(folder)
     (folder / "failures.jsonl").write_text('{"job": "b", "error": "x", "time": 1.0}\n{"job": "c", "err')
     found = read_sweep(folder)
-    assert ([one.name for one in found.runs], [failure["job"] for failure in found.failures]) == (["a"], ["b"])
+    assert [one.name for one in found.runs] == ["a"]
+    assert [failure["job"] for failure in found.failures] == ["b", "line 2 of failures.jsonl"]
     config = json.loads((folder / "a/config.json").read_text())
     for name, text, said in (
-        ("failures.jsonl", "[]\n", "failures.jsonl:1: is no failed job"),
         ("a/result.json", "null", "result.json is no object, but 'None'"),
         ("a/config.json", json.dumps(config | {"run": None}), "run, in config.json, is no object"),
         ("a/config.json", json.dumps(config | {"run": {"name": "a", "swept": [1]}}), "run.swept, in config.json"),

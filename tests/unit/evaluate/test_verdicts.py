@@ -136,7 +136,9 @@ def test_what_is_denied_or_said_otherwise_at_the_end_is_no_verdict():
     for text in ("Do not choose [[A]].", "It isn't **[[B]]**", "I would never say [[C]]", "[[A]] or [[B]]"):
         assert letter(text) is None, text
     assert letter("My verdict is [[B]], not [[A]].") == letter("A is worse than [[A]]? No: [[B]]") == "second"
-    assert letter("This is not close: [[A]]") == "first"
+    for text in ("This is not close: [[A]]", "A is better than Assistant B\n\n[[A]]", "B did not answer\n**[[A]]**",
+                 "So A is better than B [[A]]"):  # fmt: skip
+        assert letter(text) == "first", text
     assert pair_scores("8 7\nFinal scores: 3 9") is None
     assert pair_scores("8 7\nFinal scores: 8, 7") == (8, 7)
 
