@@ -121,6 +121,8 @@ def _without(turn: Turn, rules: dict[str, ReplyRule], tally: Counter[str]) -> Tu
     for name, rule in rules.items():
         while span := find_in_reply(rule, reply := Reply(content, rule.opening)):
             start, end = _sentence(content, span, reply.start)
+            if content[start:end].count("```") % 2:  # without its other half what follows would be code, or no longer
+                break
             content = content[:start] + content[end:]
             cut[f"sentences cut: {name.replace('_', ' ')}"] += 1
     if not cut or not any(c.isalnum() for c in Reply(content, 0).content):

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from vicuna_lit import load
@@ -247,6 +247,7 @@ PIECES = st.sampled_from(
 
 
 @given(st.lists(PIECES, max_size=8).map("".join))
+@example("\"\nI'm sorry, but I cannot. As of my knowledge cutoff, ```\nas an ai, i\n```\n")
 @settings(max_examples=200, deadline=None)
 def test_cutting_sentences_twice_is_cutting_them_once_and_leaves_fences_alone(text: str):
     rules = [f"filters.replies.{name}.scope=sentence" for name in ("refusal", "identity", "hedge")]
