@@ -294,7 +294,7 @@ def _objective(config: TrainConfig) -> float | None:
     result = read_json(Path(config.run.dir), "result.json") or {}
     value = figure(result, config.objective)
     if value is None and config.objective != "val_loss":
-        figures = ", ".join(k for k, v in result.items() if isinstance(v, int | float))
+        figures = ", ".join(k for k, v in (result | result.get("logged", {})).items() if isinstance(v, int | float))
         raise JobFailed(f"objective={config.objective}: no figure of result.json, which has {figures}")
     return value
 

@@ -1,6 +1,6 @@
 """Every knob of the estimate job: a train config, and what it would run on; `conf/estimate.yaml` has the values."""
 
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     BeforeValidator,
@@ -44,10 +44,6 @@ class MachineConfig(Config):
     """For the advice: the cheapest way to be done by then; null: at any time."""
 
 
-MOST_FOR_ONE = 16
-"""GPUs for each conversation of a step; pieces of a long one may go to several."""
-
-
 class EstimateConfig(MachineConfig, TrainConfig):
     """The estimate job; `conf/estimate.yaml`."""
 
@@ -74,15 +70,6 @@ class EstimateConfig(MachineConfig, TrainConfig):
         if isinstance(count, int) and count < 1:
             return values | {"count": count}  # which is refused, and not as the devices too
         return values | {"count": count, "trainer": values["trainer"] | {"devices": count}}
-
-    @model_validator(mode="after")
-    def _count_has_work(self) -> Self:
-        if self.count > (most := MOST_FOR_ONE * self.conversations_per_step):
-            raise ValueError(
-                f"count={self.count}: a step of conversations_per_step={self.conversations_per_step} leaves most of "
-                f"them without work; count={most} at most, or more conversations a step"
-            )
-        return self
 
     @field_validator("model")
     @classmethod

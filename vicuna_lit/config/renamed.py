@@ -62,7 +62,7 @@ ELSEWHERE = {
     "early_stopping_patience": "callbacks=[early_stopping] and callbacks.early_stopping.patience",
     "group_by_length": "nothing: rows are packed",
     "neftune_noise_alpha": "nothing: there is no noise on embeddings",
-    "dataset_text_field": "nothing: a record's form is seen by its keys, as docs/data.md lists them",
+    "dataset_text_field": "data.columns, where the keys of a record do not say its form (docs/data.md)",
     "push_to_hub": "push=organisation/name",
     "hub_model_id": "push=organisation/name",
     "resume_from_checkpoint": "resume=auto, with the same run.dir",
