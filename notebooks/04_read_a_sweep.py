@@ -40,7 +40,7 @@ assert done.returncode == 0, done.stderr[-2000:]
 # %% [markdown]
 # ## Its table
 #
-# Means over the seeds ± one standard error. The paired difference is taken within each seed.
+# Means over the seeds ± one standard error. The paired difference is taken within each seed, ± half its 95% interval.
 
 # %%
 sweep = vl.read_sweep(folder)
