@@ -161,7 +161,9 @@ def test_another_config_in_the_same_folder_is_refused(run):
     other = vicuna_train(f"run.dir={folder}", *QUICK, "optimizer.lr=1e-4")
     assert other.returncode == 2
     assert "optimizer.lr: 0.00" in other.stderr
-    assert "Traceback" not in other.stderr
+    assert "Traceback" not in other.stderr and "extends=" not in other.stderr
+    longer = vicuna_train(f"run.dir={folder}", *QUICK, "trainer.max_steps=9")
+    assert f"extends={folder} trains a finished run on" in longer.stderr
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 `pytest tests/proof/test_every_family.py --golden -m ''` writes the table in docs/families.md anew.
 """
 
+import os
 import re
 from contextlib import nullcontext, suppress
 from functools import partial
@@ -41,6 +42,8 @@ from vicuna_lit.paths import ModelError
 TABLE = Path(__file__).parents[2] / "docs" / "families.md"
 QUICK = ("llama", "qwen3", "mistral", "gemma3_text", "gpt2", "mixtral", "lfm2", "bloom")
 """Of each sort one; the others are slow tests."""
+SLOWEST, ALL = ("bailing_hybrid", "kimi_linear"), "EVERY_FAMILY"
+"""Their linear attention is a loop over tokens where no GPU is: together four minutes of CI."""
 KINDS = sorted(k for k in FAMILIES if "text_config" not in getattr(CONFIG_MAPPING[k], "sub_configs", ()))
 """All of the installed transformers. Of a model of text and images the text part has a name of its own."""
 DROPOUT = re.compile(r".*(dropout|pdrop|jitter).*")
@@ -110,7 +113,14 @@ def exported_alike(model: Any, folder: Path) -> bool:
     return torch.allclose(*logits, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", [k if k in QUICK else pytest.param(k, marks=pytest.mark.slow) for k in KINDS])
+def marked(kind: str) -> Any:
+    """A family as a case: most are slow, two are left to who asks for them."""
+    asked = pytest.mark.skipif(ALL not in os.environ, reason=f"takes minutes; {ALL}=1 runs it")
+    marks = [pytest.mark.slow] * (kind not in QUICK) + [asked] * (kind in SLOWEST)
+    return pytest.param(kind, marks=marks)
+
+
+@pytest.mark.parametrize("kind", [*map(marked, KINDS)])
 @pytest.mark.promise(
     "All 173 families of transformers 5.23: each is trained as the model that it is (hidden states, loss, every "
     "gradient to 1e-8 of one conversation at a time in plain transformers), or refused in one line"

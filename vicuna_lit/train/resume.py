@@ -82,9 +82,11 @@ def already_done(config: TrainConfig, folder: Path, extensions: Mapping[str, Any
     """
     if not _holds_a_result(folder):
         return None
-    wanted = settings(as_begun(config, folder), extensions)
-    ways = f"; extends={folder} trains a finished run on, in a folder of its own"
-    refuse_other_settings(folder, read_json(folder, "config.json") or {}, wanted, MAY_CHANGE, ways)
+    saved, wanted = read_json(folder, "config.json") or {}, settings(as_begun(config, folder), extensions)
+    trainer = saved.get("trainer") or {}
+    longer = any(trainer.get(key) != getattr(config.trainer, key) for key in ("max_steps", "epochs"))
+    ways = f"; extends={folder} trains a finished run on, in a folder of its own" if longer else ""
+    refuse_other_settings(folder, saved, wanted, MAY_CHANGE, ways)
     done = result_in(folder, "finished", "stopped")
     if done is None or (done.status == "stopped" and done.stop_after != config.stop_after):
         return None
