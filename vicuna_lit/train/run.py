@@ -17,7 +17,7 @@ Where things go:
   where it changes the result), null in `conf/train.yaml`, `conf/callbacks/`, its case in `Extensions.and_configured`;
 - a strategy: a class in `config/choices.py` whose facts say what it suits, and its name in `StrategyConfig` there;
   `conf/strategy/`; a class in `train/strategies/` and its case in `strategy_of`; for the estimate its memory
-  (`residence` in `estimate/strategies.py`; `_shortened` in `estimate/memory.py` where its layers hold another dtype) and
+  (`residence` in `estimate/strategies.py`; `_shortened` in `estimate/memory.py` where layers hold another dtype) and
   what it sends (`_traffic` in `estimate/time.py`);
 - a template: a YAML file in `conf/template/`;
 - a figure of each step: `MetricsCallback.on_train_batch_end` for what is measured, `MetricsCallback.figures` for what
