@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 
 from rich.console import Console
 
+from vicuna_lit import notebook
 from vicuna_lit.chat.service import ChatService, ChatSession, Refused
 from vicuna_lit.inference.backend import Settings
 from vicuna_lit.pages import visible
@@ -19,7 +20,7 @@ def converse(service: ChatService, read: Callable[[str], str] = input) -> None:
     """Reads prompts and streams replies until /quit or the end of the input."""
     with suppress(ImportError):  # a line is edited, of any length, and what is pasted is one prompt, lines and all
         import readline  # noqa: F401
-    out, talk, settings = Console(highlight=False), service.begin(), service.config.settings
+    out, talk, settings = notebook.console(highlight=False), service.begin(), service.config.settings
     how = Settings(settings.temperature, settings.max_new_tokens)
     _print(out, f"{service.names(talk)[0]}. {HELP}")
     if kept := service.kept:
@@ -91,4 +92,4 @@ def _stopping(stop: threading.Event) -> Iterator[None]:
 
 def _print(out: Console, text: str, style: str | None = None, end: str = "\n") -> None:
     """A text as it is: the terminal breaks its lines, and obeys nothing in it."""
-    out.print(visible(text), end=end, style=style, markup=False, emoji=False, soft_wrap=True)
+    out.print(visible(text), end=end, style=style, markup=False, soft_wrap=True)

@@ -11,8 +11,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
+from vicuna_lit import notebook
 from vicuna_lit.cli.command_line import name_of
 from vicuna_lit.compare.rungs import FILE, read_rungs
 from vicuna_lit.compare.runs import Run, failures_in, runs_below
@@ -24,7 +23,7 @@ from vicuna_lit.whole_files import write_json
 
 DIVERGED = "not_finite"
 """The cause in a `result.json` that says something of the setting itself."""
-console = Console(emoji=False, stderr=True, soft_wrap=True, highlight=False)
+console = notebook.console(stderr=True, soft_wrap=True, highlight=False)
 
 
 class Halving:

@@ -25,9 +25,9 @@ def _run(config: Any) -> int:
 
 def _review(folder: Path) -> None:
     """Asks a person, and prints the precision of each rule."""
-    from rich.console import Console
     from rich.table import Table
 
+    from vicuna_lit import notebook
     from vicuna_lit.cli.review import review
 
     table = Table(box=None, padding=(0, 2), pad_edge=False)
@@ -37,7 +37,7 @@ def _review(folder: Path) -> None:
         told = "–" if figure.precision is None else f"{figure.precision:.0%}"
         interval = "–" if figure.low is None else f"{figure.low:.0%}–{figure.high:.0%}"
         table.add_row(figure.rule, *(f"{n:,}" for n in (figure.hits, figure.judged, figure.right)), told, interval)
-    Console(emoji=False).print(table, markup=False, highlight=False)
+    notebook.console().print(table, markup=False, highlight=False)
     print(
         f"  {folder / 'review.jsonl'}  the hits, with raw texts: keep it to yourself; a verdict is y, n, skip or null"
     )
@@ -46,10 +46,11 @@ def _review(folder: Path) -> None:
 
 def show(prepared: Any) -> None:
     """Prints what every step did, and where everything lies."""
-    from rich.console import Console
     from rich.table import Table
 
-    console, manifest, folder = Console(emoji=False), prepared.manifest, Path(prepared.run_dir)
+    from vicuna_lit import notebook
+
+    console, manifest, folder = notebook.console(), prepared.manifest, Path(prepared.run_dir)
     table = Table(box=None, padding=(0, 2), pad_edge=False)
     for heading in ("step", "in", "kept", "rejected", "changed"):
         table.add_column(heading, justify="right" if heading in ("in", "kept") else "left")

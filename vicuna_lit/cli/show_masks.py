@@ -5,6 +5,7 @@ from itertools import islice
 from rich.console import Console
 from rich.markup import escape
 
+from vicuna_lit import notebook
 from vicuna_lit.config.train import TrainConfig
 from vicuna_lit.data.auto_template import template_and_tokenizer
 from vicuna_lit.data.conversation import Conversation, Rejection
@@ -23,7 +24,7 @@ def show_masks(config: TrainConfig) -> int:
     """
     config, tokenizer = template_and_tokenizer(config)
     encoder, sources = make_encoder(config, loaded=tokenizer), Sources(config)
-    console = Console(emoji=False, soft_wrap=True, highlight=False)
+    console = notebook.console(soft_wrap=True, highlight=False)
     for part in sources.parts.values():
         for record in islice(part.records(validation=False), config.show_masks):
             _show(record, encoder, config, console)

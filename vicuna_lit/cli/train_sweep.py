@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from vicuna_lit import notebook
 from vicuna_lit.cli.app import JobFailed, is_expected
 from vicuna_lit.cli.fit_check import cannot_fit
 from vicuna_lit.cli.halving import standing
@@ -31,7 +31,7 @@ from vicuna_lit.run_folder import RunError, differences, read_json
 from vicuna_lit.train.preemption import PREEMPTED, Preempted, stop_signal
 from vicuna_lit.whole_files import add_line, write_json
 
-console = Console(emoji=False, stderr=True, soft_wrap=True, highlight=False)
+console = notebook.console(stderr=True, soft_wrap=True, highlight=False)
 NO_RECIPE = (*other_keys(TrainConfig, Recipe), "model", "template", "template_date", "data.path")
 """Keys in which the runs of a sweep may differ, and those of which a run folder holds what a name or `auto` stood for:
 before the jobs begin it is not known."""
@@ -351,7 +351,7 @@ class DryRun:
             table.add_column(column, justify="left" if column in ("a step", "state") else "right", no_wrap=True)
         for row in self.rows:
             table.add_row(*(Text(row.get(column, "")) for column in columns))
-        screen = Console(emoji=False, width=max(120, Console().width), soft_wrap=True)
+        screen = notebook.console(width=max(120, notebook.console().width), soft_wrap=True)
         screen.print(table)
         for doubt in self.doubts:
             screen.print(f"note: {doubt}", markup=False, highlight=False)

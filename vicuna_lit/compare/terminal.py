@@ -4,17 +4,17 @@ from collections import Counter
 from pathlib import Path
 
 from rich.cells import cell_len
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from vicuna_lit import notebook
 from vicuna_lit.compare.claims import claim_in_words, claimed
 from vicuna_lit.compare.conclusions import in_words
 from vicuna_lit.compare.runs import Sweep, failures_in, read_sweep, runs_below
 from vicuna_lit.compare.table import settings, table
 
-console = Console(emoji=False, soft_wrap=True, highlight=False)
+console = notebook.console(soft_wrap=True, highlight=False)
 
 
 def show_table(rows: list[dict[str, str]]) -> None:
@@ -28,7 +28,7 @@ def show_table(rows: list[dict[str, str]]) -> None:
         grid.add_column(column, justify="right", width=None if whole else least[column])
     for row in rows:
         grid.add_row(*map(Text, row.values()))
-    Console(emoji=False, width=max(width, sum(least.values()) + 2 * len(least)), highlight=False).print(grid)
+    notebook.console(width=max(width, sum(least.values()) + 2 * len(least)), highlight=False).print(grid)
     if any("±" in cell for row in rows for cell in row.values()):
         show_lines(["±: for a mean one standard error over its runs, for a difference half its 95% interval"])
 

@@ -5,18 +5,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from vicuna_lit import notebook
 from vicuna_lit.compare.runs import short_names
 from vicuna_lit.estimate.advice import Change
 from vicuna_lit.estimate.run import Estimate
 from vicuna_lit.pages import render_page
 from vicuna_lit.whole_files import write
 
-console = Console(emoji=False, soft_wrap=True, highlight=False)
+console = notebook.console(soft_wrap=True, highlight=False)
 console.width = max(120, console.width)
 
 

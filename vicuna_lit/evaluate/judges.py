@@ -138,9 +138,9 @@ def by_human(
     cases: Sequence[JudgeTask], judge: HumanJudgeConfig, keep: Keep, ask: Callable[[str], str] = input
 ) -> None:
     """Shows the answers without names; `q` stops, and the same command goes on."""
-    from rich.console import Console
+    from vicuna_lit import notebook
 
-    console = Console(emoji=False)
+    console = notebook.console()
     pair = judge.mode == "pairwise"
     keys: dict[str, Any] = (
         {"1": "first", "2": "second", "t": "tie"} if pair else {str(i): float(i) for i in range(1, 11)}

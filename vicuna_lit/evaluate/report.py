@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from vicuna_lit import notebook
 from vicuna_lit.evaluate.answers import Answers
 from vicuna_lit.evaluate.questions import Question
 from vicuna_lit.evaluate.ratings import Judge, RatingRow
@@ -81,7 +82,7 @@ class Evaluation:
 
 def show(found: Evaluation, folder: str) -> None:
     """Prints who is better, how sure that is, and where everything lies."""
-    console = Console(emoji=False, highlight=False)
+    console = notebook.console(highlight=False)
     _show_models(found, console)
     for judge in found.judges:
         console.print(*_of_judge(judge), markup=False, soft_wrap=True)
