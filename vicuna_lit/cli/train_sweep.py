@@ -250,7 +250,7 @@ def _record(config: TrainConfig, ending: Ending) -> str:
     short = " ".join(ending.why.split())[:300]
     how = cannot_fit(config) or short or said.get(ending.code, f"exit code {ending.code}")
     error = "out of memory" if ending.cause == "out_of_memory" else short or found.get("error", how)
-    # Else it is of an earlier try.
+    # Whether the failure that stands there is this one, and not of an earlier try.
     known = found.get("status") == "failed" and ending.why.strip()[:300] in found.get("error", "")
     if found.get("status") == "finished":  # what it found stays; the same command tries the evaluation again
         error = f"trained, but evaluate_after failed: {how}"

@@ -20,6 +20,9 @@ from vicuna_lit.config.template import ReasoningForm, TemplateConfig, TextTempla
 from vicuna_lit.data.conversation import ALPACA_INPUT, INLINE_THOUGHT, Conversation, ToolCall, Turn
 from vicuna_lit.data.template_jinja import SLOT, TRIMS, jinja_of, split_reasoning
 
+TEMPLATE_REFUSES = "template refuses it"
+"""Why a conversation is rejected of which a template says so."""
+
 
 class TemplateError(ValueError):
     """A template cannot render a conversation, or does not fit the tokenizer."""

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from vicuna_lit.data.chat_template import TEMPLATE_REFUSES
 from vicuna_lit.data.conversation import Conversation, DataError, Rejection, trim
 from vicuna_lit.data.encoder import Encoder, Example
 from vicuna_lit.data.splitting import TOO_LONG, split
@@ -137,7 +138,6 @@ class Examples:
         return sums
 
 
-TEMPLATE_REFUSES = "template refuses it"
 TOOLS = "; template=hermes writes tools for any model, and docs/model.md#templates names others"
 OF_TOOLS = re.compile(r"has no tool turn|a call stands in the content|no tools? ")
 """In what a template says of a conversation that it refuses."""

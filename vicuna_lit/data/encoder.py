@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
-from vicuna_lit.data.chat_template import Segment, Template, TemplateError
+from vicuna_lit.data.chat_template import TEMPLATE_REFUSES, Segment, Template, TemplateError
 from vicuna_lit.data.conversation import PLACEHOLDER, Conversation, Rejection
 from vicuna_lit.data.cut_tokens import Cut, Whole, tokenise
 from vicuna_lit.data.template_thoughts import ONE_TOKEN, OPENED
@@ -202,7 +202,7 @@ class Encoder:
         for (i, text), parts in zip(texts, spelt, strict=True):
             c = conversations[i]
             if isinstance(text, TemplateError):
-                yield Rejection(c.id, "template refuses it", str(text))
+                yield Rejection(c.id, TEMPLATE_REFUSES, str(text))
             elif parts is None:
                 yield Rejection(c.id, "private-use character", f"a turn holds U+{SENTINEL:X} or above")
             else:

@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from vicuna_lit.config.train import TrainConfig
-from vicuna_lit.data.dataset import TEMPLATE_REFUSES, what_to_do
+from vicuna_lit.data.chat_template import TEMPLATE_REFUSES
+from vicuna_lit.data.dataset import what_to_do
 from vicuna_lit.data.planned import PlannedData
+from vicuna_lit.data.splitting import TOO_LONG
 from vicuna_lit.intervals import FEW_HELD_OUT
 from vicuna_lit.train.optimizer import lr_factor
 
@@ -71,15 +73,15 @@ def notes(config: TrainConfig, data: PlannedData, positions: int | None) -> Iter
 def _of_rejections(config: TrainConfig, data: PlannedData, positions: int | None) -> Iterator[str]:
     """Records that the template cannot write, and those that the context cannot hold."""
     for name, account in data.reports.items():
+        of = f" of source {name}" if name else ""
         refused = account.rejected_by_reason[TEMPLATE_REFUSES]
         first = next((r for r in account.first_rejections if r.reason == TEMPLATE_REFUSES), None)
         if refused:
             detail = first.detail + what_to_do(first) if first else ""
-            of, why = f" of source {name}" if name else "", detail or "show_masks=3 says why"
+            why = detail or "show_masks=3 says why"
             yield f"the template refuses {refused:,} of {account.records_in:,} records{of}: {why}"
-        long = account.rejected_by_reason["longer than the context"]
+        long = account.rejected_by_reason[TOO_LONG]
         if long > MANY_LOST * account.records_in:
-            of = f" of source {name}" if name else ""
             yield (
                 f"{long:,} of {account.records_in:,} records{of} hold no exchange that fits into "
                 f"context_length={config.context_length}; a longer one takes them{_positions(config, positions)}"

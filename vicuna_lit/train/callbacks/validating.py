@@ -4,9 +4,9 @@ The way of a validation loss to W&B: `_take` → `validate` (Lightning's loop) �
 (`ValidationLoss.add`, of this rank's rows) → `on_validation_epoch_end` (`ValidationLoss.gather`: the token losses of
 all ranks) → `ValidationLoss.metrics` (`val/loss`, by turn, position and source) → `History.add`, which holds the
 step's row; it is sent once, where the next step begins (`MetricsCallback.on_train_batch_start` calls `History.over`) or
-the run ends (`RunRecord.finish`). Ranks but the first have a `History`
-that writes nothing. What the module logs of it for Lightning's callbacks reaches the same row through `HistoryLogger`,
-and is replaced there. Rows that an interruption took from W&B come back from the checkpoint (`RunRecord.fill_history`).
+the run ends (`RunRecord.finish`). Ranks but the first have a `History` that writes nothing. What the module logs of it
+for Lightning's callbacks reaches the same row through `HistoryLogger`, and is replaced there. Rows that an interruption
+took from W&B come back from the checkpoint (`RunRecord.fill_history`).
 """
 
 from collections.abc import Callable, Sequence
