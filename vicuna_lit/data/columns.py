@@ -4,6 +4,7 @@ Sets in use are told by the names of their columns (`FORMS`); of others the user
 several answers is trained on is never guessed.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +14,12 @@ from vicuna_lit.data.messages import MEDIA, filled, is_absent, present, text
 
 Columns = Mapping[Any, str] | None
 """As `data.columns`; None: the record's keys say what it is."""
+NO_FORM: Mapping[str, str] = {}
 FORMS: tuple[dict[str, str], ...] = (
+    {"prompt": "instruction", "context": "input", "response": "output"},
+    {"prompt": "instruction", "response": "output"},
+    {"prompt": "prompt", "response": "completion"},
+    {"prompt": "prompt", "response": "response"},
     {"prompt": "instruction", "context": "context", "response": "response"},
     {"prompt": "instruction", "context": "input", "response": "response"},
     {"prompt": "instruction", "response": "response"},
@@ -41,18 +47,13 @@ ANSWERS = (
 )  # fmt: skip
 """A record with two of them has two answers, and a form that names one of them says too little."""
 BESIDE = (
-    "context",
-    "passage",
-    "article",
-    "document",
-    "documents",
-    "choices",
-    "options",
-    "definition",
-    "suffix",
-    "hint",
-)
+    "context", "contexts", "passage", "article", "paragraph", "paragraphs", "story", "premise", "knowledge",
+    "background", "evidence", "document", "documents", "table", "schema", "starter_code", "choices", "options",
+    "definition", "suffix", "hint", "instructions",
+)  # fmt: skip
 """What a question is about, where it is no part of the form."""
+_CHOICE = re.compile(r"(?:option|choice|opt|op)?[ _]?[a-e]|(?:option|choice|opt)[ _]?\d", re.IGNORECASE)
+"""Columns of which each holds one of the answers to choose from."""
 PAIRS = (
     ("input", "output"), ("human", "assistant"), ("user", "assistant"), ("user", "bot"), ("question", "answer"),
     ("prompt", "response"), ("query", "response"), ("instruction", "output"),
@@ -72,19 +73,45 @@ def form_of(record: dict[str, Any]) -> dict[str, str] | None:
     """The columns of a set in use; None: it is of none.
 
     Raises:
-        Unusable: the record has a second answer, or what its question is about in a column besides.
+        Unusable: the record has a second question or answer, or what its question is about in a column besides.
     """
     form = next((form for form in FORMS if present_all(record, form)), None)
-    if form is None:
-        return None
+    if form is not None:
+        _refuse_more(record, form)
+    return form
+
+
+def _refuse_more(record: dict[str, Any], form: dict[str, str]) -> None:
+    """What a form has no place for is not left out without a word."""
     own = set(form.values())
     said = record[form["response"]] if "response" in form else None
-    others = [key for key in ANSWERS if key not in own and _is_said(record.get(key)) and record[key] != said]
-    if others:
-        raise Unusable("several answers", f"{', '.join((*own & set(ANSWERS), *others))}; {ready_line(record, form)}")
-    if beside := filled(record, *(key for key in BESIDE if key not in own)):
-        raise Unusable("context beside the question", f"{beside}; {ready_line(record)}")
-    return form
+    if more := [key for key in ANSWERS if key not in own and _is_said(record.get(key)) and record[key] != said]:
+        raise Unusable("several answers", f"{', '.join((*own & set(ANSWERS), *more))}; {ready_line(record, form)}")
+    asked = record[form["prompt"]]
+    more = [key for key in PROMPTS if key not in own and _is_said(record.get(key)) and _adds(record[key], asked)]
+    if more:
+        raise Unusable("several questions", f"{form['prompt']}, {', '.join(more)}; {_joining(form, more[0])}")
+    if beside := next((k for k in BESIDE if k not in own and filled(record, k) and _adds(record[k], asked)), None):
+        texts = isinstance(asked, str) and isinstance(record[beside], str)
+        way = f"; {ready_line(record, form)}" if texts else ": put it into the question"
+        raise Unusable("context beside the question", f"{beside}{way}")
+    choices = [key for key in record if _CHOICE.fullmatch(str(key)) and filled(record, key)]
+    if len(choices) > 1:
+        raise Unusable("context beside the question", f"{', '.join(choices)}: put the choices into the question")
+
+
+def _adds(text_beside: Any, asked: Any) -> bool:
+    """Whether a column says more than a question does; a question in its template (Alpaca's `prompt`) does not."""
+    if not isinstance(text_beside, str) or not isinstance(asked, str):
+        return True
+    return bool(text_beside.strip()) and text_beside.strip() not in asked and asked.strip() not in text_beside
+
+
+def _joining(form: dict[str, str], other: str) -> str:
+    """How two columns become one question; what an instruction is about stands behind it."""
+    first, second = sorted((form["prompt"], other), key=lambda name: name != "instruction")
+    roles = form | ({"system": other} if "context" in form else {"prompt": first, "context": second})
+    return f"data.columns='{{{', '.join(f'{role}: {name}' for role, name in roles.items())}}}' reads both"
 
 
 def present_all(record: dict[str, Any], form: Mapping[str, str]) -> bool:
@@ -99,15 +126,16 @@ def _is_said(value: Any) -> bool:
     )
 
 
-def ready_line(record: dict[str, Any], form: Mapping[str, str] | None = None) -> str:
+def ready_line(record: dict[str, Any], form: Mapping[str, str] = NO_FORM) -> str:
     """What the user may give, by the names in the record; first by those of its form."""
-    by_small = {str(key).lower(): key for key, value in record.items() if not is_absent(value)}
-    prompt = next((by_small[name] for name in PROMPTS if name in by_small), None)
-    answers = [str(by_small[name]) for name in ANSWERS if name in by_small]
-    answers.sort(key=lambda name: name != (form or {}).get("response"))
+    by_small = {str(key).lower(): str(key) for key, value in record.items() if not is_absent(value)}
+    prompt = form.get("prompt") or next((by_small[name] for name in PROMPTS if name in by_small), None)
+    answers = [by_small[name] for name in ANSWERS if name in by_small]
+    answers.sort(key=lambda name: name != form.get("response"))
     if prompt is None or not answers:
         return "data.columns='{prompt: …, response: …}' names the columns"
-    context = next((f", context: {by_small[name]}" for name in BESIDE if name in by_small), "")
+    about = form.get("context") or next((by_small[name] for name in BESIDE if name in by_small), None)
+    context = f", context: {about}" if about else ""
     more = f", or another of {', '.join(answers[1:])}" if answers[1:] else ""
     return f"data.columns='{{prompt: {prompt}{context}, response: {answers[0]}}}' reads it{more}"
 

@@ -15,16 +15,16 @@ from typing import Any
 from vicuna_lit.data.app_exports import app_messages, is_claude
 from vicuna_lit.data.columns import (
     BAD,
+    NO_FORM,
     PROMPTS,
     Columns,
     answer_messages,
     as_messages,
     by_columns,
     form_of,
-    ready_line,
     unknown,
 )
-from vicuna_lit.data.conversation import ALPACA_INPUT, SOURCE, Conversation, DataError, Rejection, Turn, said_by_user
+from vicuna_lit.data.conversation import SOURCE, Conversation, DataError, Rejection, Turn, said_by_user
 from vicuna_lit.data.exports import Unusable, chatgpt_messages, oasst_messages, without_marks
 from vicuna_lit.data.files import find_files, skipped_files, values
 from vicuna_lit.data.messages import (
@@ -48,7 +48,6 @@ TURNS = ("conversations", "messages", "items", "conversation")
 """Keys of a record that may hold its turns as a list."""
 _TRANSCRIPT = re.compile(r"(?:^|\n)\s*(?:Human|User)\s*[:：].*\n\s*(?:Assistant|AI|Bot)\s*[:：]\s*$", re.DOTALL)
 """A question that is a conversation so far, as BELLE's and HH's are."""
-NO_FORM: Mapping[str, str] = {}
 Paths = str | Path | Sequence[str | Path]
 
 
@@ -118,10 +117,9 @@ def _several(path: Paths) -> Sequence[str | Path]:
 def parse(record: Any, default_id: str, columns: Columns = None) -> Conversation | Rejection:
     """Reads one record, its form told by its keys; null keys are absent.
 
-    ShareGPT (`conversations`, `conversation` or `items`), OpenAI's `messages`, a bare list of turns, Alpaca
-    with its `history`, prompt and completion, the columns of `FORMS`, the exports of applications (ChatGPT,
-    Claude, Open WebUI, …), of which the branch that the user ended on is read, or an Open-Assistant tree (`prompt`:
-    the best-ranked path). A record's `system` becomes its system turn, `tools` and
+    ShareGPT (`conversations`, `conversation` or `items`), OpenAI's `messages`, a bare list of turns, the columns of
+    `FORMS` (Alpaca's among them) behind their `history`, the exports of applications (ChatGPT, Claude, Open WebUI, …),
+    of which the branch that the user ended on is read, or an Open-Assistant tree (`prompt`: the best-ranked path). A record's `system` becomes its system turn, `tools` and
     `functions` its schemas; flags such as a turn's `weight` say how much it counts in the loss. Raises nothing.
 
     Args:
@@ -227,21 +225,25 @@ def _chosen_line(record: dict[str, Any]) -> str:
 def _turns_of(record: dict[str, Any]) -> list[Turn]:
     if (messages := _exported(record)) is not None:
         return turns_of(messages)
+    if key := filled(record, *TURNS, "contents"):
+        return _listed(record, key)
+    # Columns of a merged set may be empty, and not null, where a record has others.
+    said = {key: value for key, value in record.items() if filled(record, key)}
+    for told in (said, record) if len(said) < len(record) else (record,):
+        if (turns := _of_columns(told)) is not None:
+            return turns
     if key := present(record, *TURNS, "contents"):
         return _listed(record, key)
-    if present(record, "instruction") and present(record, "output"):
-        return _history(record) + _answered(record, _parse_alpaca(record))
-    answer = present(record, "completion", "response")
-    if present(record, "prompt") and answer:
-        if answer == "completion" and filled(record, "response") and record["response"] != record[answer]:
-            raise Unusable("several answers", f"completion and response; {ready_line(record)}")
-        return _answered(record, [*_asked(record), *turns_of(answer_messages(record[answer], answer))])
+    raise unknown(record, "conversations, messages, instruction, prompt with completion, or an export of docs/data.md")
+
+
+def _of_columns(record: dict[str, Any]) -> list[Turn] | None:
+    """The turns of a record whose columns say its form; None: they say none."""
     if form := form_of(record):
         return _history(record) + _answered(record, turns_of(by_columns(record, form)["messages"]), form)
     lists = (as_messages(record.get(key)) for key in ("data", "internal"))  # UltraChat's, text-generation-webui's
-    if messages := next((found for found in lists if isinstance(found, list) and found), None):
-        return turns_of(messages)
-    raise unknown(record, "conversations, messages, instruction, prompt with completion, or an export of docs/data.md")
+    messages = next((found for found in lists if isinstance(found, list) and found), None)
+    return None if messages is None else turns_of(messages)
 
 
 def _exported(record: dict[str, Any]) -> list[dict[str, Any]] | None:
@@ -270,6 +272,8 @@ def _listed(record: dict[str, Any], key: str) -> list[Turn]:
         text_beside = record.get(beside)
         if isinstance(text_beside, str) and not any(text_beside.strip() in turn.content for turn in turns):
             raise Unusable("context beside the turns", f"{beside}: put it into a turn, or into system")
+    if isinstance(record.get("history"), list) and record["history"]:
+        raise Unusable("context beside the turns", f"history: put its turns into {key}, or take it out")
     if not turns or turns[-1].role not in ("user", "tool"):
         return turns
     if reply := filled(record, "choices", "response", "completion"):
@@ -290,14 +294,7 @@ def _is_another(messages: list[Any], turns: list[Turn]) -> bool:
 
 
 def _answered(record: dict[str, Any], turns: list[Turn], form: Mapping[str, str] = NO_FORM) -> list[Turn]:
-    """A question and its answer, with the reasoning that a column of its own holds.
-
-    Raises:
-        Unusable: a column holds what the question is about.
-    """
-    for key in ("context", "suffix", "instructions"):
-        if key not in form.values() and isinstance(record.get(key), str) and record[key].strip():
-            raise Unusable("context beside the question", f"{key}: put it into the question; {ready_line(record)}")
+    """A question and its answer, with the reasoning that a column of its own holds."""
     if any(turn.role == "user" and _TRANSCRIPT.search(turn.content) for turn in turns):
         raise Unusable("several turns in one text", "the question ends with 'Assistant:'; make them a list of messages")
     key = filled(record, *REASONING)
@@ -313,27 +310,13 @@ def _is_switch(value: Any) -> bool:
     )
 
 
-def _asked(record: dict[str, Any]) -> list[Turn]:
-    prompt = record["prompt"]
-    return turns_of(prompt if isinstance(prompt, list) else [{"role": "user", "content": text(prompt, "prompt")}])
-
-
 def _history(record: dict[str, Any]) -> list[Turn]:
-    """LLaMA-Factory's: pairs of a question and its answer, in front of the instruction."""
-    history = record.get("history")
-    if is_absent(history) or history == "":
+    """ChatGLM's and LLaMA-Factory's: pairs of a question and its answer, or messages, in front of the question."""
+    if not filled(record, "history"):
         return []
-    if not isinstance(history, list) or not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in history):
-        raise Unusable("wrong type", "history is no list of pairs, each a question and its answer")
-    turns: list[Turn] = []
-    for number, (question, answer) in enumerate(history, 1):
-        where = f"history {number}"
-        turns += [Turn("user", text(question, where)), Turn("assistant", text(answer, where))]
-    return turns
-
-
-def _parse_alpaca(record: dict[str, Any]) -> list[Turn]:
-    instruction, output = text(record["instruction"], "instruction"), text(record["output"], "output")
-    if filled(record, "input"):
-        instruction += ALPACA_INPUT + text(record["input"], "input")
-    return [Turn("user", instruction), Turn("assistant", output)]
+    try:
+        return turns_of(as_messages(record["history"]))
+    except Unusable as bad:
+        raise Unusable(
+            bad.reason, f"history is no list of pairs, each a question and its answer: {bad.detail}"
+        ) from None

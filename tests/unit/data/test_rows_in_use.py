@@ -261,6 +261,16 @@ READ: dict[str, tuple[Any, str]] = {
         },
         "u Q | a(T) A",
     ),
+    "ChatGLM": (two("prompt", "response", history=[["P", "B"]]), "u P | a B | u Q | a A"),
+    "a history of messages": (two("prompt", "completion", history=[Q, A]), "u Q | a A | u Q | a A"),
+    "a template of the question": (two("instruction", "output", prompt="### Q ###"), "u Q | a A"),
+    "a context in the question": (two("question", "answer", context="Q"), "u Q | a A"),
+    "empty columns of a merged set": (
+        two("question", "answer") | dict.fromkeys(("prompt", "completion", "instruction", "output"), ""),
+        "u Q | a A",
+    ),
+    "an empty list of a merged set": ({"conversations": [], "messages": [Q, A]}, "u Q | a A"),
+    "an empty instruction": (two("input", "output", instruction=""), "u Q | a A"),
     "data beside them": (two("instruction", "output", data=["x", "y"]), "u Q | a A"),
     "a lacking input": (two("instruction", "output", input=float("nan")), "u Q | a A"),
     "two lists alike": ({"conversations": said(("human", "Q"), ("gpt", "A")), "messages": [Q, A]}, "u Q | a A"),
@@ -292,7 +302,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     ),
     "Responses": (
         {"instructions": "S", "input": [Q], "output": [{"type": "message"}]},
-        "unknown role: turn 2 has no role; its keys are 'type'",
+        "context beside the question: instructions: put it into the question",
     ),
     "items of Responses": ({"messages": [Q, {"type": "function_call", "name": "f"}]}, "unknown role: turn 2"),
     "Copilot": ({"requests": [{"message": {"text": "Q"}}]}, "unknown record format: keys 'requests'"),
@@ -338,14 +348,35 @@ REFUSED: dict[str, tuple[Any, str]] = {
         two("question", "answer", context="C"),
         "context beside the question: context; data.columns='{prompt: question, context: context, response: answer}'",
     ),
-    "choices": (two("question", "answer", options=["A", "B"]), "context beside the question: options"),
+    "choices": (two("question", "answer", options=["A", "B"]), "context beside the question: options: put it into"),
+    "choices in columns (C-Eval)": (
+        two("question", "answer", A="x", B="y"),
+        "context beside the question: A, B: put the choices into the question",
+    ),
+    "Alpaca's passage": (
+        two("instruction", "output", passage="C"),
+        "data.columns='{prompt: instruction, context: passage, response: output}' reads it",
+    ),
+    "an instruction beside a question": (
+        two("question", "answer", instruction="I"),
+        "several questions: question, instruction; "
+        "data.columns='{prompt: instruction, response: answer, context: question}' reads both",
+    ),
+    "three parts of a question": (
+        two("instruction", "output", input="I", question="P"),
+        "data.columns='{prompt: instruction, context: input, response: output, system: question}' reads both",
+    ),
+    "Alpaca's second answer": (two("instruction", "output", response="B"), "several answers: output, response"),
+    "a result beside a response": (two("prompt", "response", answer="B"), "several answers: response, answer"),
+    "a history beside messages": ({"messages": [Q, A], "history": [["P", "B"]]}, "context beside the turns: history"),
+    "half a history": (two("prompt", "response", history=[["P"]]), "history is no list of pairs"),
     "the rest of the code": (two("prompt", "completion", suffix="S"), "context beside the question: suffix"),
     "a context of turns": ({"context": "C", "messages": [Q, A]}, "context beside the turns: context"),
     "NuminaMath 1.5": (
         two("problem", "solution", answer="1"),
         "data.columns='{prompt: problem, response: solution}' reads it, or another of answer",
     ),
-    "two completions": (two("prompt", "completion", response="B"), "several answers: completion and response"),
+    "two completions": (two("prompt", "completion", response="B"), "several answers: completion, response;"),
     "a list of answers": ({"prompt": "Q", "response": ["A", "B"]}, "several answers: response is a list of 2"),
     "two choices": (
         {"messages": [Q], "choices": [{"message": A}, {"message": A}]},
