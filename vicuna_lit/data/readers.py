@@ -119,8 +119,9 @@ def parse(record: Any, default_id: str, columns: Columns = None) -> Conversation
 
     ShareGPT (`conversations`, `conversation` or `items`), OpenAI's `messages`, a bare list of turns, the columns of
     `FORMS` (Alpaca's among them) behind their `history`, the exports of applications (ChatGPT, Claude, Open WebUI, …),
-    of which the branch that the user ended on is read, or an Open-Assistant tree (`prompt`: the best-ranked path). A record's `system` becomes its system turn, `tools` and
-    `functions` its schemas; flags such as a turn's `weight` say how much it counts in the loss. Raises nothing.
+    of which the branch that the user ended on is read, or an Open-Assistant tree (`prompt`: the best-ranked path). A
+    record's `system` becomes its system turn, `tools` and `functions` its schemas; flags such as a turn's `weight` say
+    how much it counts in the loss. Raises nothing.
 
     Args:
         columns: which column is what; None: the keys say it.
