@@ -88,16 +88,17 @@ def add_line(path: Path, entry: Mapping[str, Any]) -> None:
 
 def sync_names(folder: Path) -> None:
     """Brings the names in a folder to the disk, or the bytes of a file; without this a power loss may take a new file's
-    name away.
+    name away. A full disk of a network says so only here.
     """
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):  # mounted buckets cannot, and need not
-            raise
-    finally:
-        os.close(handle)
+    with naming(folder):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):  # mounted buckets cannot, and need not
+                raise
+        finally:
+            os.close(handle)
 
 
 def sync(folder: Path, names: Iterable[str]) -> None:

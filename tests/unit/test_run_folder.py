@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
+from unittest.mock import Mock, patch
 
 import pytest
 import tokenizers
@@ -112,6 +112,12 @@ def test_a_full_disk_names_the_file(tmp_path, capsys):
     ):
         tokenizers.Tokenizer(tokenizers.models.WordLevel()).save(str(full))
     assert not (tmp_path / "hf").exists()
+    (tmp_path / "late").write_text("a")
+    with (
+        patch.object(whole_files.os, "fsync", side_effect=OSError(28, "No space left on device")),
+        pytest.raises(OSError, match=rf"'{tmp_path}/late'$"),
+    ):  # as a disk of a network says it
+        whole_files.sync(tmp_path, ["late"])
     with pytest.raises(SystemExit) as end:
         fail(caught.value)
     said = (

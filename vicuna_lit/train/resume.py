@@ -207,7 +207,7 @@ def open_folder(
     for place in (folder, folder / "hf"):  # which may be a link to another disk
         check_disk(place, need, "the model")
     folder.mkdir(parents=True, exist_ok=True)
-    saved = read_json(folder, "run.json") or {}
+    saved = read_json(folder, RUN) or {}
     if known is None and config.resume != "never" and read.items() <= saved.items():
         with suppress(RunError):
             changed_settings(config, folder, extensions)
@@ -224,18 +224,20 @@ def open_folder(
         (folder / name).unlink(missing_ok=True)
     write_hydra_files(folder)
     write_json(folder / "config.json", settings(config, extensions), durable=True)
-    write_json(folder / "run.json", {"wandb_id": identity, **read}, durable=True)
+    write_json(folder / RUN, {"wandb_id": identity, "folder": str(folder.resolve()), **read}, durable=True)
     return identity
 
 
 def _lives_elsewhere(folder: Path) -> bool:
-    """Whether the folder is a copy of one that is still there: both would write into one run of W&B's."""
+    """Whether the folder is a copy of one that is still there: both would write into one run of W&B's.
+
+    `run.dir` may be relative, so a copied project has the same: `run.json` has the place itself.
+    """
     with suppress(RunError, OSError):
-        begun = Path(((read_json(folder, CONFIG) or {}).get("run") or {}).get("dir") or folder)
-        same = begun.exists() and folder.exists() and begun.samefile(folder)
-        if begun.is_dir() and not same:
-            mine, theirs = (read_json(one, RUN) or {} for one in (folder, begun))
-            return "wandb_id" in mine and mine["wandb_id"] == theirs.get("wandb_id")
+        mine = read_json(folder, RUN) or {}
+        place = mine.get("folder") or ((read_json(folder, CONFIG) or {}).get("run") or {}).get("dir")
+        if place and Path(place).is_dir() and folder.exists() and not Path(place).samefile(folder):
+            return "wandb_id" in mine and mine["wandb_id"] == (read_json(Path(place), RUN) or {}).get("wandb_id")
     return False
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -90,27 +91,38 @@ def test_the_result_of_another_run_is_refused(tmp_path):
 
 
 @pytest.mark.promise("A copied run folder goes on as a W&B run of its own; a moved one keeps its run")
-def test_a_copied_folder_is_a_run_of_its_own(tmp_path, capsys):
+def test_a_copied_folder_is_a_run_of_its_own(tmp_path, monkeypatch, capsys):
     model = LlamaForCausalLM(LlamaConfig(vocab_size=8, hidden_size=8, num_hidden_layers=1, num_attention_heads=1))
 
-    def opened(name: str, known: str | None) -> str:
-        config = load("train", *COMMON, f"run.dir={tmp_path / name}")
-        return open_folder(config, tmp_path / name, model, {"files": {}}, known)
+    def opened(place: str, known: str | None) -> str:
+        config = load("train", *COMMON, f"run.dir={place}")
+        return open_folder(config, Path(config.run.dir), model, {"files": {}}, known)
 
-    first = opened("a", None)
-    assert opened("a", first) == first
+    monkeypatch.chdir(tmp_path)
+    first = opened(f"{tmp_path}/a", None)
+    assert opened(f"{tmp_path}/a", first) == first
     shutil.copytree(tmp_path / "a", tmp_path / "b")
-    second = opened("b", first)
+    second = opened(f"{tmp_path}/b", first)
     assert second != first and "b is a copy: in W&B it goes on as a run of its own" in " ".join(
         capsys.readouterr().out.split()
     )
-    assert opened("b", first) == second, "the checkpoint is older than the copy"
-    assert opened("a", first) == first
+    assert opened(f"{tmp_path}/b", first) == second, "the checkpoint is older than the copy"
+    assert opened(f"{tmp_path}/a", first) == first
     (tmp_path / "a").rename(tmp_path / "c")
-    assert opened("c", first) == first
+    assert opened(f"{tmp_path}/c", first) == first
     (tmp_path / "d").symlink_to(tmp_path / "c")
-    assert opened("d", first) == first
+    assert opened(f"{tmp_path}/d", first) == first
     assert "copy" not in capsys.readouterr().out
+    (tmp_path / "p").mkdir()
+    monkeypatch.chdir(tmp_path / "p")
+    first = opened("runs/x", None)
+    shutil.copytree(tmp_path / "p", tmp_path / "q")
+    monkeypatch.chdir(tmp_path / "q")
+    assert opened("runs/x", first) != first, "a relative folder of a copied project"
+    monkeypatch.chdir(tmp_path)
+    assert opened("p/runs/x", first) == first, "the same one, from elsewhere"
+    (tmp_path / "p").rename(tmp_path / "r")
+    assert opened("r/runs/x", first) == first
 
 
 def test_a_model_that_is_not_whole_is_said(tmp_path, capsys):
