@@ -174,7 +174,9 @@ def say_done(result: Result, folder: Path, doubts: Iterable[str] = ()) -> Result
         model = "the model is gone, or not whole; run.dir=<another folder> trains it again"
     console.print(f"{folder} already holds this run's result: {steps}{losses}; {model}", highlight=False, markup=False)
     for line in doubts:
-        console.print(f"note: it was computed otherwise: {line}", style="yellow", markup=False, highlight=False)
+        console.print(
+            f"note: its callbacks, or their values, were others: {line}", style="yellow", markup=False, highlight=False
+        )
     return result
 
 

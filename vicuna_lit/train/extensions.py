@@ -3,14 +3,17 @@
 import ast
 import hashlib
 import inspect
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import lightning as L
+import numpy as np
 import orjson
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor
@@ -26,6 +29,9 @@ from vicuna_lit.train.module import SupervisedModule
 from vicuna_lit.train.notes import SHIPPED
 from vicuna_lit.whole_files import write
 
+LONGEST_VALUE = 60
+"""Characters of a callback's value in `config.json`; of a longer one the beginning and a mark."""
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 NOTHING_HELD_OUT = "no conversation is held out: data.validation_path=<file>, or a larger data.validation_fraction"
 
 
@@ -238,21 +244,60 @@ def profiler_of(config: CallbacksConfig, folder: Path) -> Profiler | None:
 def _described(callback: L.Callback) -> str:
     """A callback as it is given: its name, its values and a mark of its source, as `mine.Ema(decay=0.9) 3f8ebeb0`.
 
-    Values are those that can be read, but for its state. Lightning's own classes are known by their names.
+    Values are those that are no state of it, and say more of themselves than their class. Lightning's own classes are
+    known by their names.
     """
     kind, state = type(callback), {}
     with suppress(Exception):  # some have a state only once they are set up
         state = callback.state_dict()
-    plain = {
-        k: v for k, v in getattr(callback, "__dict__", {}).items() if isinstance(v, str | int | float | bool | None)
-    }
-    values = ", ".join(f"{k}={v!r:.60}" for k, v in plain.items() if not k.startswith("_") and k not in state)
-    mark = ""
+    known = getattr(callback, "__dict__", {}).items()
+    given = {k: v for k, v in known if not (k.startswith("_") or k in state or type(v).__repr__ is object.__repr__)}
+    values = ", ".join(f"{k}={_short(v)}" for k, v in given.items())
     own = [part for part in kind.__mro__[:-1] if not part.__module__.startswith(("lightning.", "pytorch_lightning."))]
-    if own:
-        with suppress(OSError, TypeError, SyntaxError):  # from Python's prompt
-            mark = " " + hashlib.sha256("".join(map(_source, own)).encode()).hexdigest()[:8]
-    return f"{kind.__module__}.{kind.__qualname__}({values}){mark}"
+    return f"{kind.__module__}.{kind.__qualname__}({values}){_mark(*own)}"
+
+
+def _mark(*parts: Any) -> str:
+    """Eight digits of what is written in classes or functions; empty where it cannot be read, as at Python's prompt."""
+    with suppress(OSError, TypeError, SyntaxError):
+        text = "".join(_source(part) if isinstance(part, type) else inspect.getsource(part) for part in parts)
+        return f" {_digits(text.encode())}" if text else ""
+    return ""
+
+
+def _digits(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:8]
+
+
+def _short(value: Any) -> str:
+    try:
+        text = _in_words(value)
+    except Exception:  # a value's own code may fail in any way
+        text = type(value).__name__
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}… {_digits(text.encode(errors='replace'))}"
+
+
+def _in_words(value: Any) -> str:
+    """A value as a text that is the same at each start: without addresses, and without a set's order."""
+    match value:
+        case dict():
+            text = f"{{{', '.join(f'{_in_words(key)}: {_in_words(item)}' for key, item in value.items())}}}"
+        case list() | tuple():
+            text = f"[{', '.join(map(_in_words, value))}]"
+        case set() | frozenset():
+            text = f"{{{', '.join(sorted(map(_in_words, value)))}}}"
+        case torch.Tensor():
+            raw = value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes()
+            text = f"{value.dtype}{list(value.shape)} {_digits(raw)}"
+        case np.ndarray():
+            text = f"{value.dtype}{list(value.shape)} {_digits(value.tobytes())}"
+        case partial():
+            text = f"partial({_in_words([value.func, *value.args, value.keywords])})"
+        case FunctionType():
+            text = f"{value.__qualname__}{_mark(value)}"
+        case _:
+            text = _ADDRESS.sub("", repr(value))
+    return text
 
 
 def _source(part: type) -> str:

@@ -1,11 +1,19 @@
 """A loss that is written in a notebook, as most are first: known by its source as one in a file is."""
 
 import linecache
+import math
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import pytest
+import torch
 from lightning.pytorch.callbacks import EarlyStopping
 
 import vicuna_lit as vl
@@ -63,6 +71,39 @@ class Scaled(L.Callback):
 """
 
 
+class Role(Enum):
+    USER, TOOL = 1, 2
+
+
+def another() -> None:
+    """Another function."""
+
+
+@dataclass
+class Options:
+    rate: float
+    of: Any = None
+
+
+class Failing:
+    def __repr__(self) -> str:
+        raise RuntimeError
+
+
+VALUES: list[tuple[Callable[[], Any], list[Any]]] = [
+    (lambda: [0, {"a": (1, Path("x"))}], [[0, {"a": (1, Path("y"))}], []]),
+    (lambda: Options(0.1, math.sqrt), [Options(0.2, math.sqrt), Options(0.1, math.exp)]),
+    (lambda: torch.bfloat16, [torch.float16]),
+    (lambda: Role.USER, [Role.TOOL]),
+    (lambda: torch.arange(5000), [torch.arange(5001), torch.arange(5000).flip(0), torch.arange(5000.0)]),
+    (lambda: torch.ones(3, dtype=torch.bfloat16), [torch.zeros(3, dtype=torch.bfloat16)]),
+    (lambda: np.arange(5000), [np.arange(5000)[::-1]]),
+    (lambda: partial(run_cell, "a"), [partial(run_cell, "b")]),
+    (lambda: run_cell, [another]),
+    (lambda: Failing(), [None]),
+]
+
+
 @pytest.mark.promise("Other callbacks of a script, their values or source are said where a run goes on or is found")
 def test_a_callback_is_recorded_by_name_values_and_source(tmp_path, capsys):
     def recorded(number: int, old: str = "", new: str = "", factor: float = 0.5) -> str:
@@ -77,6 +118,18 @@ def test_a_callback_is_recorded_by_name_values_and_source(tmp_path, capsys):
     assert Extensions(callbacks=(EarlyStopping("val/loss"),)).identity[OWN_CALLBACKS][0].endswith(")")
     assert Extensions().identity == {}
 
+    kind = run_cell(WATCHER, "<callback 4>")
+
+    def value(given: Any) -> str:
+        return Extensions(callbacks=(kind(given),)).identity[OWN_CALLBACKS][0]
+
+    for make, others in VALUES:
+        assert value(make()) == value(make()) and " at 0x" not in value(make())
+        assert value(make()) not in {value(other) for other in others}, make()
+    words = [str(i) for i in range(40)]
+    assert value(set(words)) == value({*reversed(words)})
+    assert len(value("a" * 10_000)) < 200 and value("a" * 10_000) != value("a" * 9_999)
+
     config = vl.load("train", f"run.dir={tmp_path}")
     before = {OWN_CALLBACKS: [first]}
     write_json(tmp_path / "config.json", settings(config, before))
@@ -86,6 +139,8 @@ def test_a_callback_is_recorded_by_name_values_and_source(tmp_path, capsys):
     known, unknown = Result("finished", "a", identity={"config.json": "0"}), Result("finished", "a")
     assert [other_callbacks(config, tmp_path, {}, one) for one in (known, unknown)] == [[line], []]
     say_done(known, tmp_path, [line])
-    assert f"note: it was computed otherwise: {OWN_CALLBACKS}: " in " ".join(capsys.readouterr().out.split())
+    assert f"note: its callbacks, or their values, were others: {OWN_CALLBACKS}: " in " ".join(
+        capsys.readouterr().out.split()
+    )
     assert OWN_CALLBACKS in config_of(str(tmp_path))
     assert load("train", *from_run([f"from={tmp_path}"], multirun=False)).seed == config.seed
