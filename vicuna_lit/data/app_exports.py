@@ -10,9 +10,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from vicuna_lit.data.exports import Unusable, branch, typed
+from vicuna_lit.data.message_forms import NO_PARENT
 
-NO_PARENT = "00000000-0000-4000-8000-000000000000"
-"""What Claude writes for the parent of a first message."""
 SENDERS = {"human": "user", "user": "user", "assistant": "assistant"}
 UNSAID = ("token_budget", "flag")
 """Claude's parts that no one wrote or read."""
@@ -69,7 +68,7 @@ def _last_branch(messages: list[dict[str, Any]], leaf: Any) -> list[dict[str, An
     if not messages or any("parent_message_uuid" not in m or "uuid" not in m for m in messages):
         return messages
     nodes = {
-        m["uuid"]: {"message": m, "parent": None if m["parent_message_uuid"] == NO_PARENT else m["parent_message_uuid"]}
+        m["uuid"]: {"message": m, "parent": None if m["parent_message_uuid"] in NO_PARENT else m["parent_message_uuid"]}
         for m in messages
     }
     return [node["message"] for node in branch(nodes, leaf if leaf in nodes else messages[-1]["uuid"]).values()]

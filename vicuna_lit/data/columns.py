@@ -9,7 +9,9 @@ from typing import Any
 
 from vicuna_lit.data.conversation import ALPACA_INPUT
 from vicuna_lit.data.exports import Unusable, typed
-from vicuna_lit.data.messages import MEDIA, filled, is_absent, present, text
+from vicuna_lit.data.fields import filled, is_absent, loaded, present, text
+from vicuna_lit.data.message_forms import refuse_cut_off
+from vicuna_lit.data.messages import MEDIA
 
 Columns = Mapping[Any, str] | None
 """As `data.columns`; None: the record's keys say what it is."""
@@ -187,26 +189,59 @@ def _reply(found: Mapping[str, Any], columns: Mapping[Any, str]) -> list[dict[st
 
 
 def answer_messages(answer: Any, where: str) -> list[dict[str, Any]]:
-    """An answer as messages: a text, a message, a list of messages, or what a server answers (`choices`).
+    """An answer as messages: a text, a message, a list of messages, or what a server answers, also as JSON.
 
     Raises:
         Unusable: it is none, several to choose from, or was cut off.
     """
-    if isinstance(answer, dict) and isinstance(answer.get("choices"), list):
-        answer, where = answer["choices"], f"{where}.choices"
-    if isinstance(answer, list) and answer and all(isinstance(one, dict) and "message" in one for one in answer):
-        if len(answer) > 1:
-            raise Unusable("several answers", f"{where}: {len(answer)} choices; keep one")
-        if answer[0].get("finish_reason") == "length":
-            raise Unusable("bad answer", f"{where}: finish_reason is length: the answer was cut off")
-        answer = answer[0]["message"]
-    if isinstance(answer, dict) and present(answer, "role", "from"):
+    answer, where = _out_of_response(answer, where)
+    if _is_message(answer):
         return [answer]
     if isinstance(answer, list) and answer and all(isinstance(one, dict) for one in answer):
         return list(answer)
     if isinstance(answer, list) and answer:
         raise Unusable("several answers", f"{where} is a list of {len(answer)}; {where}.0 names the first")
     return [{"role": "assistant", "content": text(answer, where)}]
+
+
+def _out_of_response(answer: Any, where: str) -> tuple[Any, str]:
+    """The messages in a server's answer, and where they stand; anything else as it is.
+
+    Raises:
+        Unusable: there are several to choose from, or it was cut off.
+    """
+    served: Any = loaded(answer, dict) if isinstance(answer, str) else answer
+    if key := _served(served):
+        refuse_cut_off(served, where, "status")
+        answer, where = served[key], f"{where}.{key}"
+    if not isinstance(answer, list) or not answer or not all(isinstance(one, dict) for one in answer):
+        return answer, where
+    choices = [one.get("message", one.get("content") if _is_message(one.get("content")) else None) for one in answer]
+    if None in choices:
+        return answer, where
+    if len(choices) > 1:
+        raise Unusable("several answers", f"{where}: {len(choices)} choices; keep one")
+    refuse_cut_off(answer[0], where)
+    return choices[0], where
+
+
+_SERVED = {"choices": list, "candidates": list, "output": list, "message": dict}
+"""Where OpenAI's, Google's, the Responses API's and Ollama's answers hold what was said."""
+
+
+def _served(answer: Any) -> str | None:
+    """The key of a server's answer that holds its messages; None: it is none."""
+    if not isinstance(answer, dict) or present(answer, "role", "from"):
+        return None
+    for key, kind in _SERVED.items():
+        held = answer.get(key)
+        if held and isinstance(held, kind) and (_is_message(held) or all(isinstance(one, dict) for one in held)):
+            return key
+    return None
+
+
+def _is_message(answer: Any) -> bool:
+    return isinstance(answer, dict) and present(answer, "role", "from", "kwargs") is not None
 
 
 def as_messages(turns: Any) -> Any:
