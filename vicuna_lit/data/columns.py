@@ -4,7 +4,8 @@ Sets in use are told by the names of their columns (`FORMS`); of others the user
 several answers is trained on is never guessed.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from vicuna_lit.data.conversation import ALPACA_INPUT
@@ -67,6 +68,13 @@ ONE_MESSAGE = (
 """Keys of files that hold one message in each record."""
 BAD = ("label", "kto_tag", "is_correct", "is_safe")
 """Flags of an answer that is not to be imitated, where they are false."""
+_TRANSCRIPT = re.compile(
+    r"(?:^|\n)\s*(?:Human|User)\s*[:：].*\n\s*(?:Assistant|AI|Bot)\s*[:：]\s*$"
+    r"|<extra_id_1>(?:Assistant|User)\n|(?:<\|im_start\|>assistant|\[/INST\]|<start_of_turn>model"
+    r"|<\|start_header_id\|>assistant<\|end_header_id\|>|<\|assistant\|>|<｜Assistant｜>)\s*$",
+    re.DOTALL,
+)
+"""A question that is a conversation so far, as BELLE's, HH's and HelpSteer's are, or that a template has rendered."""
 KEPT = ("id", "conversation_id", "message_tree_id", "weight", *MEDIA, *BAD)
 
 
@@ -103,15 +111,50 @@ def _is_said(value: Any) -> bool:
 
 def ready_line(record: dict[str, Any], form: Mapping[str, str] | None = None) -> str:
     """What the user may give, by the names in the record; first by those of its form."""
-    by_small = {str(key).lower(): key for key, value in record.items() if not is_absent(value)}
+    by_small = {
+        str(k).lower(): k for k, value in record.items() if not is_absent(value) and not isinstance(value, dict)
+    }
     prompt = next((by_small[name] for name in PROMPTS if name in by_small), None)
     answers = [str(by_small[name]) for name in ANSWERS if name in by_small]
     answers.sort(key=lambda name: name != (form or {}).get("response"))
     if prompt is None or not answers:
-        return "data.columns='{prompt: …, response: …}' names the columns"
+        return _line_of_messages(record) or "data.columns='{prompt: …, response: …}' names the columns"
     context = next((f", context: {by_small[name]}" for name in BESIDE if name in by_small), "")
     more = f", or another of {', '.join(answers[1:])}" if answers[1:] else ""
     return f"data.columns='{{prompt: {prompt}{context}, response: {answers[0]}}}' reads it{more}"
+
+
+def _line_of_messages(record: dict[str, Any]) -> str | None:
+    """What the user may give where the messages, and perhaps a reply to them, lie deeper in the record."""
+    asked = next((p for key, value in record.items() if (p := _path(value, _are_messages, key))), None)
+    if asked is None:
+        return None
+    keys = [key for key in record if re.match("response|output|answer|completion|reply", key) and record[key]]
+    replies = [p for key in keys if not asked.startswith(key) and (p := _path(record[key], _is_reply, key))]
+    more = f", or another of {', '.join(replies[1:])}" if replies[1:] else ""
+    return f"data.columns='{{messages: {asked}{f', response: {replies[0]}' if replies else ''}}}' reads it{more}"
+
+
+def _path(value: Any, wanted: Callable[[Any], bool], path: str) -> str | None:
+    """Where in a value, at most four levels down, something is (`a.0.b`)."""
+    if wanted(value):
+        return path
+    if path.count(".") > 3 or not isinstance(value, dict | list) or (isinstance(value, list) and len(value) > 1):
+        return None
+    inner = value.items() if isinstance(value, dict) else enumerate(value)
+    return next((p for key, one in inner if (p := _path(one, wanted, f"{path}.{key}"))), None)
+
+
+def _are_messages(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(_is_message(m) or _is_typed(m) for m in value)
+
+
+def _is_typed(value: Any) -> bool:
+    return isinstance(value, dict) and "type" in value and (present(value, "data", "content") is not None)
+
+
+def _is_reply(value: Any) -> bool:
+    return (isinstance(value, str) and bool(value)) or _served(value) is not None or _is_message(value)
 
 
 def unknown(record: dict[str, Any], known: str) -> Unusable:
@@ -170,9 +213,20 @@ def _asked(prompt: Any, name: str, context: Any, context_name: str) -> list[Any]
     if isinstance(prompt, list) and is_absent(context):
         return prompt
     said = text(prompt, name)
+    refuse_transcript(said)
     if not is_absent(context) and context != "":
         said += ALPACA_INPUT + text(context, context_name)
     return [{"role": "user", "content": said}]
+
+
+def refuse_transcript(question: str) -> None:
+    """
+    Raises:
+        Unusable: a question is a conversation so far in one text.
+    """
+    if _TRANSCRIPT.search(question):
+        why = "the question ends as a transcript or a rendered template does"
+        raise Unusable("several turns in one text", f"{why}; make it a list of messages")
 
 
 def _reply(found: Mapping[str, Any], columns: Mapping[Any, str]) -> list[dict[str, Any]]:

@@ -5,14 +5,13 @@ Readers stream: memory stays flat however large the file. A record that cannot b
 """
 
 import json
-import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from vicuna_lit.data.app_exports import app_messages, is_claude
+from vicuna_lit.data.app_exports import app_messages, conversations_in, is_claude
 from vicuna_lit.data.columns import (
     BAD,
     PROMPTS,
@@ -22,6 +21,7 @@ from vicuna_lit.data.columns import (
     by_columns,
     form_of,
     ready_line,
+    refuse_transcript,
     unknown,
 )
 from vicuna_lit.data.conversation import ALPACA_INPUT, SOURCE, Conversation, DataError, Rejection, Turn, said_by_user
@@ -40,13 +40,6 @@ SYSTEM = (
 """Keys of a record that may hold its system prompt, also in camelCase."""
 TURNS = ("conversations", "messages", "items", "conversation", "messagesTree")
 """Keys of a record that may hold its turns as a list."""
-_TRANSCRIPT = re.compile(
-    r"(?:^|\n)\s*(?:Human|User)\s*[:：].*\n\s*(?:Assistant|AI|Bot)\s*[:：]\s*$"
-    r"|<extra_id_1>(?:Assistant|User)\n|(?:<\|im_start\|>assistant|\[/INST\]|<start_of_turn>model"
-    r"|<\|start_header_id\|>assistant<\|end_header_id\|>|<\|assistant\|>|<｜Assistant｜>)\s*$",
-    re.DOTALL,
-)
-"""A question that is a conversation so far, as BELLE's, HH's and HelpSteer's are, or that a template has rendered."""
 LEAVES = ("currentId", "current_node", "currentNode", "current_leaf_message_uuid", "leafId", "currentMessageId")
 """Keys of a record that may name the message that the user ended on."""
 NO_FORM: Mapping[str, str] = {}
@@ -100,14 +93,14 @@ def records(path: Paths) -> Iterator[tuple[str, Any | Rejection]]:
 
     `path` is a file, a folder (all its files of data: JSON, JSON lines, Parquet, compressed or not), a pattern
     such as `data/**/*.jsonl`, or several of these; files come in the order of their names. A file may be a JSON
-    array, JSON lines, or indented JSON objects. A broken record is one `Rejection`; so is the rest of a
-    file cut off.
+    array, JSON lines, or indented JSON objects, or an object that holds them (`conversations_in`). A broken record is
+    one `Rejection`; so is the rest of a file cut off.
 
     Raises:
         DataError: the path does not exist or cannot be read, or a folder or pattern holds no file.
     """
     for file, name in [found for one in _several(path) for found in find_files(one)]:
-        for number, record in enumerate(values(file), 1):
+        for number, record in enumerate((one for value in values(file) for one in conversations_in(value)), 1):
             id = f"{name}:{number}"
             yield id, Rejection(id, record.reason, record.detail) if isinstance(record, Unusable) else record
 
@@ -327,9 +320,9 @@ def _answered(record: dict[str, Any], turns: list[Turn], form: Mapping[str, str]
     for key in ("context", "suffix", "instructions"):
         if key not in form.values() and isinstance(record.get(key), str) and record[key].strip():
             raise Unusable("context beside the question", f"{key}: put it into the question; {ready_line(record)}")
-    if any(turn.role == "user" and _TRANSCRIPT.search(turn.content) for turn in turns):
-        why = "the question ends as a transcript or a rendered template does"
-        raise Unusable("several turns in one text", f"{why}; make it a list of messages")
+    for turn in turns:
+        if turn.role == "user":
+            refuse_transcript(turn.content)
     key = filled(record, *REASONING)
     if turns and key and "reasoning" not in form and not _is_switch(record[key]):
         turns[-1] = replace(turns[-1], reasoning=text(record[key], key))
