@@ -1,4 +1,4 @@
-"""What chat applications export besides ChatGPT: Claude, Open WebUI, DeepSeek, Google's AI Studio → messages.
+"""What chat applications export besides ChatGPT: Claude, Open WebUI, DeepSeek, Grok, LM Studio, … → messages.
 
 The messages are OpenAI's, for `turns_of`. What cannot be read is refused by its name: an answer to a question about a
 file that nobody shows the model would teach it to invent.
@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from vicuna_lit.data.exports import Unusable, branch, typed
+from vicuna_lit.data.fields import filled
+from vicuna_lit.data.message_forms import NO_PARENT
 
-NO_PARENT = "00000000-0000-4000-8000-000000000000"
-"""What Claude writes for the parent of a first message."""
 SENDERS = {"human": "user", "user": "user", "assistant": "assistant"}
 UNSAID = ("token_budget", "flag")
 """Claude's parts that no one wrote or read."""
@@ -31,8 +31,59 @@ def app_messages(record: dict[str, Any]) -> list[dict[str, Any]] | None:
         return studio_messages(chunked)
     if isinstance(nodes := record.get("mapping"), dict) and any(_is_deepseek(node) for node in nodes.values()):
         return deepseek_messages(record)
+    for key, reader in (("responses", grok_messages), ("messages", lm_studio_messages)):
+        held = record.get(key)
+        if isinstance(held, list) and held and (messages := reader(held)) is not None:
+            return messages
     chat = webui_chat(record)
     return None if chat is None else webui_messages(chat)
+
+
+TALKS = ("messages", "conversations", "conversation", "chat_messages", "responses", "messagesTree")
+"""Keys of a conversation that hold its turns as a list."""
+_HOLDERS = {
+    "data", "chats", "conversations", "chat-sessions", "chat_sessions", "sessions", "threads", "dialogs", "dialogues",
+    "records", "rows", "examples",
+}  # fmt: skip
+"""Keys of an object that hold conversations; under others there may be samples of one, the worse ones too."""
+
+
+def conversations_in(record: Any) -> list[Any]:
+    """The conversations that one object holds, as exports of a whole account do; of any other record itself.
+
+    They are a list under a key (`{"data": [{"messages": …}, …]}`), one level deeper, or the values of the object.
+    """
+    if not isinstance(record, dict):
+        return [record]
+    inner = [value for value in record.values() if isinstance(value, dict)]
+    lists = [held[key] for held in (record, *inner) for key in held.keys() & _HOLDERS if _are_talks(held[key])]
+    if len(lists) == 1 and not any(_is_own(record, key, lists[0]) for key in TALKS):
+        return lists[0]
+    if len(record) == len(inner) and _are_talks(inner) and all(_is_name(key, record[key]) for key in record):
+        return inner
+    return [record]
+
+
+def _is_name(key: str, talk: dict[str, Any]) -> bool:
+    """Whether a key names a conversation, and does not say what it is for (`rejected`)."""
+    return talk.get("id") == key or re.fullmatch(r"\d+|[0-9a-fA-F-]{8,}", key) is not None
+
+
+def _is_own(record: dict[str, Any], key: str, talks: list[Any]) -> bool:
+    return isinstance(record.get(key), list) and record[key] is not talks
+
+
+def _are_talks(values: Any) -> bool:
+    """Whether a list holds conversations, each with its turns, and no turns."""
+    return isinstance(values, list) and bool(values) and all(_is_talk(value) for value in values)
+
+
+def _is_talk(value: Any) -> bool:
+    if not isinstance(value, dict) or filled(value, "role", "from", "sender") or value.get("type") == "multi":
+        return False
+    if isinstance(value.get("mapping"), dict) or webui_chat(value) is not None:
+        return True
+    return any(isinstance(value.get(key), list) and all(isinstance(m, dict) for m in value[key]) for key in TALKS)
 
 
 def is_claude(record: dict[str, Any]) -> bool:
@@ -69,7 +120,7 @@ def _last_branch(messages: list[dict[str, Any]], leaf: Any) -> list[dict[str, An
     if not messages or any("parent_message_uuid" not in m or "uuid" not in m for m in messages):
         return messages
     nodes = {
-        m["uuid"]: {"message": m, "parent": None if m["parent_message_uuid"] == NO_PARENT else m["parent_message_uuid"]}
+        m["uuid"]: {"message": m, "parent": None if m["parent_message_uuid"] in NO_PARENT else m["parent_message_uuid"]}
         for m in messages
     }
     return [node["message"] for node in branch(nodes, leaf if leaf in nodes else messages[-1]["uuid"]).values()]
@@ -186,6 +237,49 @@ def studio_messages(chunked: dict[str, Any]) -> list[dict[str, Any]]:
             messages.append({"role": chunk.get("role"), "content": "", "reasoning_content": ""})
         messages[-1]["reasoning_content" if chunk.get("isThought") is True else "content"] += chunk["text"]
     return messages
+
+
+def grok_messages(responses: list[Any]) -> list[dict[str, Any]] | None:
+    """Of Grok's export, whose messages are each in an object of their own; None: it is none."""
+    inside = all(isinstance(one, dict) and isinstance(one.get("response"), dict) for one in responses)
+    return responses if inside and all("sender" in one["response"] for one in responses) else None
+
+
+def lm_studio_messages(messages: list[Any]) -> list[dict[str, Any]] | None:
+    """Of a chat of LM Studio: of each message the version that is shown; None: it is none.
+
+    Raises:
+        Unusable: a version is not what it should be, was cut off, or has what is no text.
+    """
+    if not all(isinstance(m, dict) and isinstance(m.get("versions"), list) and m["versions"] for m in messages):
+        return None
+    found = []
+    for number, message in enumerate(messages, 1):
+        where, shown = f"message {number}", message.get("currentlySelected", -1)
+        if not isinstance(shown, int) or not -1 <= shown < len(message["versions"]):
+            raise Unusable("wrong type", f"{where}: currentlySelected names no version")
+        version = typed(message["versions"][shown], dict, f"{where}: version")
+        steps = version.get("steps") if version.get("type") == "multiStep" else [version]
+        parts = [part for step in typed(steps, list, f"{where}: steps") for part in _lm_studio_parts(step, where)]
+        found.append({"role": version.get("role"), "content": parts})
+    return found
+
+
+def _lm_studio_parts(step: Any, where: str) -> list[Any]:
+    step = typed(step, dict, f"{where}: step")
+    if step.get("type") == "debugInfoBlock":
+        return []
+    info = step.get("genInfo") if isinstance(step.get("genInfo"), dict) else {}
+    stats = (info or {}).get("stats")
+    stop = stats.get("stopReason") if isinstance(stats, dict) else None
+    if stop in ("maxPredictedTokensReached", "contextLengthReached", "userStopped", "failed", "modelUnloaded"):
+        raise Unusable("bad answer", f"{where}: stopReason is {stop}: the answer was cut off")
+    style = step.get("style")
+    parts = typed(step.get("content"), list, f"{where}: content")
+    if not isinstance(style, dict) or style.get("type") != "thinking":
+        return parts
+    said = [p for p in parts if not (isinstance(p, dict) and p.get("isStructural"))]  # without the tags of the thought
+    return [{"type": "thinking", "thinking": said}]
 
 
 def _is_deepseek(node: Any) -> bool:

@@ -5,12 +5,14 @@ several answers is trained on is never guessed.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from vicuna_lit.data.conversation import ALPACA_INPUT
 from vicuna_lit.data.exports import Unusable, typed
-from vicuna_lit.data.messages import MEDIA, filled, is_absent, present, text
+from vicuna_lit.data.fields import filled, is_absent, loaded, present, text
+from vicuna_lit.data.message_forms import refuse_cut_off
+from vicuna_lit.data.messages import MEDIA
 
 Columns = Mapping[Any, str] | None
 """As `data.columns`; None: the record's keys say what it is."""
@@ -66,6 +68,13 @@ ONE_MESSAGE = (
 """Keys of files that hold one message in each record."""
 BAD = ("label", "kto_tag", "is_correct", "is_safe")
 """Flags of an answer that is not to be imitated, where they are false."""
+_TRANSCRIPT = re.compile(
+    r"(?:^|\n)\s*(?:Human|User)\s*[:：].*\n\s*(?:Assistant|AI|Bot)\s*[:：]\s*$"
+    r"|<extra_id_1>(?:Assistant|User)\n|(?:<\|im_start\|>assistant|\[/INST\]|<start_of_turn>model"
+    r"|<\|start_header_id\|>assistant<\|end_header_id\|>|<\|assistant\|>|<｜Assistant｜>)\s*$",
+    re.DOTALL,
+)
+"""A question that is a conversation so far, as BELLE's, HH's and HelpSteer's are, or that a template has rendered."""
 KEPT = ("id", "conversation_id", "message_tree_id", "weight", *MEDIA, *BAD)
 
 
@@ -128,16 +137,53 @@ def _is_said(value: Any) -> bool:
 
 def ready_line(record: dict[str, Any], form: Mapping[str, str] = NO_FORM) -> str:
     """What the user may give, by the names in the record; first by those of its form."""
-    by_small = {str(key).lower(): str(key) for key, value in record.items() if not is_absent(value)}
+    by_small = {
+        str(key).lower(): str(key)
+        for key, value in record.items()
+        if not is_absent(value) and not isinstance(value, dict)
+    }
     prompt = form.get("prompt") or next((by_small[name] for name in PROMPTS if name in by_small), None)
     answers = [by_small[name] for name in ANSWERS if name in by_small]
     answers.sort(key=lambda name: name != form.get("response"))
     if prompt is None or not answers:
-        return "data.columns='{prompt: …, response: …}' names the columns"
+        return _line_of_messages(record) or "data.columns='{prompt: …, response: …}' names the columns"
     about = form.get("context") or next((by_small[name] for name in BESIDE if name in by_small), None)
     context = f", context: {about}" if about else ""
     more = f", or another of {', '.join(answers[1:])}" if answers[1:] else ""
     return f"data.columns='{{prompt: {prompt}{context}, response: {answers[0]}}}' reads it{more}"
+
+
+def _line_of_messages(record: dict[str, Any]) -> str | None:
+    """What the user may give where the messages, and perhaps a reply to them, lie deeper in the record."""
+    asked = next((p for key, value in record.items() if (p := _path(value, _are_messages, key))), None)
+    if asked is None:
+        return None
+    keys = [key for key in record if re.match("response|output|answer|completion|reply", key) and record[key]]
+    replies = [p for key in keys if not asked.startswith(key) and (p := _path(record[key], _is_reply, key))]
+    more = f", or another of {', '.join(replies[1:])}" if replies[1:] else ""
+    return f"data.columns='{{messages: {asked}{f', response: {replies[0]}' if replies else ''}}}' reads it{more}"
+
+
+def _path(value: Any, wanted: Callable[[Any], bool], path: str) -> str | None:
+    """Where in a value, at most four levels down, something is (`a.0.b`)."""
+    if wanted(value):
+        return path
+    if path.count(".") > 3 or not isinstance(value, dict | list) or (isinstance(value, list) and len(value) > 1):
+        return None
+    inner = value.items() if isinstance(value, dict) else enumerate(value)
+    return next((p for key, one in inner if (p := _path(one, wanted, f"{path}.{key}"))), None)
+
+
+def _are_messages(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(_is_message(m) or _is_typed(m) for m in value)
+
+
+def _is_typed(value: Any) -> bool:
+    return isinstance(value, dict) and "type" in value and (present(value, "data", "content") is not None)
+
+
+def _is_reply(value: Any) -> bool:
+    return (isinstance(value, str) and bool(value)) or _served(value) is not None or _is_message(value)
 
 
 def unknown(record: dict[str, Any], known: str) -> Unusable:
@@ -196,9 +242,20 @@ def _asked(prompt: Any, name: str, context: Any, context_name: str) -> list[Any]
     if isinstance(prompt, list) and is_absent(context):
         return prompt
     said = text(prompt, name)
+    refuse_transcript(said)
     if not is_absent(context) and context != "":
         said += ALPACA_INPUT + text(context, context_name)
     return [{"role": "user", "content": said}]
+
+
+def refuse_transcript(question: str) -> None:
+    """
+    Raises:
+        Unusable: a question is a conversation so far in one text.
+    """
+    if _TRANSCRIPT.search(question):
+        why = "the question ends as a transcript or a rendered template does"
+        raise Unusable("several turns in one text", f"{why}; make it a list of messages")
 
 
 def _reply(found: Mapping[str, Any], columns: Mapping[Any, str]) -> list[dict[str, Any]]:
@@ -215,26 +272,59 @@ def _reply(found: Mapping[str, Any], columns: Mapping[Any, str]) -> list[dict[st
 
 
 def answer_messages(answer: Any, where: str) -> list[dict[str, Any]]:
-    """An answer as messages: a text, a message, a list of messages, or what a server answers (`choices`).
+    """An answer as messages: a text, a message, a list of messages, or what a server answers, also as JSON.
 
     Raises:
         Unusable: it is none, several to choose from, or was cut off.
     """
-    if isinstance(answer, dict) and isinstance(answer.get("choices"), list):
-        answer, where = answer["choices"], f"{where}.choices"
-    if isinstance(answer, list) and answer and all(isinstance(one, dict) and "message" in one for one in answer):
-        if len(answer) > 1:
-            raise Unusable("several answers", f"{where}: {len(answer)} choices; keep one")
-        if answer[0].get("finish_reason") == "length":
-            raise Unusable("bad answer", f"{where}: finish_reason is length: the answer was cut off")
-        answer = answer[0]["message"]
-    if isinstance(answer, dict) and present(answer, "role", "from"):
+    answer, where = _out_of_response(answer, where)
+    if _is_message(answer):
         return [answer]
     if isinstance(answer, list) and answer and all(isinstance(one, dict) for one in answer):
         return list(answer)
     if isinstance(answer, list) and answer:
         raise Unusable("several answers", f"{where} is a list of {len(answer)}; {where}.0 names the first")
     return [{"role": "assistant", "content": text(answer, where)}]
+
+
+def _out_of_response(answer: Any, where: str) -> tuple[Any, str]:
+    """The messages in a server's answer, and where they stand; anything else as it is.
+
+    Raises:
+        Unusable: there are several to choose from, or it was cut off.
+    """
+    served: Any = loaded(answer, dict) if isinstance(answer, str) else answer
+    if key := _served(served):
+        refuse_cut_off(served, where, "status")
+        answer, where = served[key], f"{where}.{key}"
+    if not isinstance(answer, list) or not answer or not all(isinstance(one, dict) for one in answer):
+        return answer, where
+    choices = [one.get("message", one.get("content") if _is_message(one.get("content")) else None) for one in answer]
+    if None in choices:
+        return answer, where
+    if len(choices) > 1:
+        raise Unusable("several answers", f"{where}: {len(choices)} choices; keep one")
+    refuse_cut_off(answer[0], where)
+    return choices[0], where
+
+
+_SERVED = {"choices": list, "candidates": list, "output": list, "message": dict}
+"""Where OpenAI's, Google's, the Responses API's and Ollama's answers hold what was said."""
+
+
+def _served(answer: Any) -> str | None:
+    """The key of a server's answer that holds its messages; None: it is none."""
+    if not isinstance(answer, dict) or present(answer, "role", "from"):
+        return None
+    for key, kind in _SERVED.items():
+        held = answer.get(key)
+        if held and isinstance(held, kind) and (_is_message(held) or all(isinstance(one, dict) for one in held)):
+            return key
+    return None
+
+
+def _is_message(answer: Any) -> bool:
+    return isinstance(answer, dict) and present(answer, "role", "from", "kwargs") is not None
 
 
 def as_messages(turns: Any) -> Any:

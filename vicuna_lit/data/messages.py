@@ -4,8 +4,6 @@ A field that changes what is trained is read, or the record is refused with the 
 reasoning, flags that take a turn out of the loss, pictures and other media.
 """
 
-import json
-import math
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,16 +12,9 @@ from typing import Any
 from vicuna_lit.config.base import Role
 from vicuna_lit.data.conversation import ToolCall, Turn
 from vicuna_lit.data.exports import Unusable
+from vicuna_lit.data.fields import as_json, filled, is_absent, kind_of, loaded, present, text
+from vicuna_lit.data.message_forms import ROLES, as_said
 
-_NAMES: dict[Role, str] = {
-    "system": "system developer system_prompt",
-    "user": "human user prompter human_input question instruction input",
-    "assistant": "gpt assistant chatgpt bing bard claude model bot chatbot ai answer output gpt4 gpt-4 gpt-3.5 llm",
-    "tool": "tool function observation ipython environment tool_result tool_output tool_response function_response "
-    "function_result function_output",
-}
-ROLES: dict[str, Role] = {name: role for role, names in _NAMES.items() for name in names.split()}
-"""By name in small letters."""
 CALL_ROLES = ("function_call", "tool_call", "function_calls", "tool_calls")
 """Of messages that are an assistant's call as JSON."""
 FLAGS = ("weight", "train", "loss", "loss_mask", "trainable", "training", "train_on_turn", "supervised")
@@ -35,12 +26,17 @@ PARTLY = ("train_detail", "training_detail", "loss_scale", "token_weights", "los
 """Weights of parts of a turn, which nothing here reads; a single number is the turn's."""
 REASONING = (
     "reasoning_content", "reasoning", "thinking", "thought", "thoughts", "tool_plan", "thinking_blocks",
-    "reasoning_details",
+    "reasoning_details", "thinking_trace",
 )  # fmt: skip
 """The first that holds anything: some tools write the same thought as a text and as blocks."""
 MEDIA = ("images", "image", "videos", "video", "audios", "audio", "image_url", "attachments_media")
 _RESULTS = ("functionResponse", "function_response")
 """Gemini's parts that are results of tools."""
+_CITED = ("citation", "_location")
+"""How the types of marks end that say what an answer was drawn from, OpenAI's and Anthropic's."""
+_PARTS_AS_TEXT = re.compile(
+    r"""\[\{ ?["']type["']: ?["'](?:text|thinking|tool_use|tool_result|input_text|output_text)["'], ?["']\w+["']: ?"""
+)
 _ORDER = ("a thought or a tool's result", "text", "a call")
 """How a turn is written; parts in another order would be trained on in one that they never had."""
 _PLACEHOLDER = re.compile(
@@ -50,21 +46,6 @@ _PLACEHOLDER = re.compile(
 """Where a picture, a film or a sound was: alone, for many write about the tags of HTML."""
 
 
-def is_absent(value: Any) -> bool:
-    """Null, or the NaN that a column of a merged set has where a record lacks it."""
-    return value is None or (isinstance(value, float) and math.isnan(value))
-
-
-def present(record: dict[str, Any], *keys: str) -> str | None:
-    """The first of some keys that the record has, with something in it."""
-    return next((key for key in keys if not is_absent(record.get(key))), None)
-
-
-def filled(record: dict[str, Any], *keys: str) -> str | None:
-    """The first of some keys that holds more than an empty text, list or object."""
-    return next((key for key in keys if not is_absent(record.get(key)) and record[key] not in ("", [], {})), None)
-
-
 def system_of(value: Any, where: str) -> str:
     """A system prompt: a text, parts, or an object of one of them."""
     if isinstance(value, dict):
@@ -72,8 +53,8 @@ def system_of(value: Any, where: str) -> str:
     return _content(value, where, "system")[0] or ""
 
 
-def turns_of(messages: Any) -> list[Turn]:
-    """The turns of a list of messages, OpenAI's, ShareGPT's, Anthropic's or Gemini's, also mixed.
+def turns_of(messages: Any, leaf: Any = None) -> list[Turn]:
+    """The turns of a list of messages, OpenAI's, ShareGPT's, Anthropic's or Gemini's, also mixed; see `as_said`.
 
     A message that is a call alone belongs to the assistant's turn before it.
 
@@ -85,7 +66,7 @@ def turns_of(messages: Any) -> list[Turn]:
     if not isinstance(messages, list):
         raise Unusable("wrong type", f"the turns are a {type(messages).__name__}, not a list")
     turns: list[Turn] = []
-    for number, message in enumerate(messages, 1):
+    for number, message in enumerate(as_said(messages, leaf), 1):
         if not isinstance(message, dict):
             raise Unusable("wrong type", f"turn {number} is a {type(message).__name__}, not an object")
         for turn, joins in _turns(message, f"turn {number}"):
@@ -115,7 +96,8 @@ def _turns(message: dict[str, Any], where: str) -> Iterator[tuple[Turn, bool]]:
     names = ("value", "content") if role_key == "from" else ("content", "value")
     text_key = present(message, *names, "text", "parts", "message", "refusal") or names[0]
     content, parts = _content(message.get(text_key), f"{where}: {text_key}", role)
-    calls = parts.calls + tuple(_calls(message, where))
+    ids = {call.id for call in parts.calls if call.id}
+    calls = parts.calls + tuple(c for c in _calls(message, where) if c not in parts.calls and c.id not in ids)
     reasoning = "\n\n".join(filter(None, (_reasoning(message, where), parts.reasoning)))
     if (calls or reasoning) and role != "assistant":
         raise Unusable("wrong type", f"{where}: {'a call of a tool' if calls else 'reasoning'} in a turn of {role}")
@@ -129,7 +111,7 @@ def _turns(message: dict[str, Any], where: str) -> Iterator[tuple[Turn, bool]]:
     if parts.results and not content:
         return
     if content is None:
-        raise Unusable("wrong type", f"{where}: {text_key} is {_kind(message.get(text_key))}, not text")
+        raise Unusable("wrong type", f"{where}: {text_key} is {kind_of(message.get(text_key))}, not text")
     name, call_id = (_named(message, role, key, where) for key in ("name", "tool_call_id"))
     yield Turn(role, content, supervised, reasoning, calls, name, call_id, weight), is_call and bool(calls)
 
@@ -224,16 +206,18 @@ def _calls(message: dict[str, Any], where: str) -> Iterator[ToolCall]:
 def _call(call: Any, where: str) -> ToolCall:
     """OpenAI's `{"id", "function": {"name", "arguments"}}`, the inner object alone, or Anthropic's `tool_use`."""
     if not isinstance(call, dict):
-        raise Unusable("wrong type", f"{where}: a call is {_kind(call)}, not an object")
+        raise Unusable("wrong type", f"{where}: a call is {kind_of(call)}, not an object")
     inner = call if is_absent(call.get("function")) else call["function"]
     inner = {"name": inner} | call if isinstance(inner, str) else inner
+    if isinstance(inner, dict) and isinstance(inner.get("toolName"), str):
+        inner = {"name": inner["toolName"]} | inner
     if not isinstance(inner, dict) or not isinstance(inner.get("name"), str):
         raise Unusable("wrong type", f"{where}: a call without the name of its function")
     key = present(inner, "arguments", "parameters", "input", "args")
     arguments = inner[key] if key else {}
     if not isinstance(arguments, str):
         arguments = as_json(arguments, f"{where}: {key}")
-    id = call.get("id", call.get("toolUseId"))
+    id = call.get(present(call, "id", "toolUseId", "toolCallId", "call_id") or "id")
     return ToolCall(
         text(inner["name"], f"{where}: name"),
         text(arguments.strip() or "{}", f"{where}: arguments"),
@@ -277,6 +261,8 @@ def _content(content: Any, where: str, role: Role) -> tuple[str | None, _Parts]:
         content = text(content, where)
         if role == "user" and "<" in content and (sign := _PLACEHOLDER.search(content)):
             raise Unusable("images and other media", f"{where}: {sign[0].strip()} stands where one was")
+        if content.startswith("[{") and _PARTS_AS_TEXT.match(content):
+            raise Unusable("parts as text", f"{where}: a list of parts was written as one text; load it")
         return content, found
     gemini = all(isinstance(p, dict) and present(p, *_RESULTS) for p in content)
     if role == "tool" and not gemini and not all(isinstance(p, dict) and "type" in p for p in content):
@@ -299,11 +285,27 @@ def _part(part: Any, where: str, found: _Parts) -> str | None:
     if isinstance(part, str):
         return text(part, where)
     if not isinstance(part, dict):
-        raise Unusable("wrong type", f"{where}: a part is {_kind(part)}, not text")
+        raise Unusable("wrong type", f"{where}: a part is {kind_of(part)}, not text")
     kind = part.get("type")
     match kind:
         case "text" | "input_text" | "output_text":
-            return text(part.get("text"), where)
+            said = part.get("text")
+            cited = filled(part, "annotations", "citations")
+            if cited and any(isinstance(a, dict) and str(a.get("type")).endswith(_CITED) for a in part[cited]):
+                raise Unusable(
+                    "context beside the turns", f"{where}: {cited}: the answer is drawn from what is in no turn"
+                )
+            return text(said.get("value") if isinstance(said, dict) else said, where)
+        case "step-start":
+            pass
+        case "think":
+            found.reasoning += text(part.get("think"), f"{where}: think")
+        case "tool-call":
+            found.calls += (_call(part, f"{where}: tool-call"),)
+        case "tool-result":
+            found.results += (_vercel_result(part, where),)
+        case None if "cachePoint" in part:
+            pass
         case None if part.get("thought") is True and isinstance(part.get("text"), str):
             found.reasoning += text(part["text"], where)
         case None if isinstance(part.get("text"), str):
@@ -336,6 +338,14 @@ def _part(part: Any, where: str, found: _Parts) -> str | None:
     return None
 
 
+def _vercel_result(part: dict[str, Any], where: str) -> Turn:
+    given = part.get(present(part, "output", "result") or "result")
+    if isinstance(given, dict) and given.keys() == {"type", "value"}:
+        given = given["value"]
+    said = given if isinstance(given, str) else as_json(given, where)
+    return Turn("tool", said, name=str(part.get("toolName") or ""), call_id=str(part.get("toolCallId") or ""))
+
+
 def _bedrock_result(result: dict[str, Any], where: str) -> Turn:
     given = result.get("content")
     parts: list[Any] = given if isinstance(given, list) else [given]
@@ -345,49 +355,3 @@ def _bedrock_result(result: dict[str, Any], where: str) -> Turn:
 
 def _has_json(part: Any) -> bool:
     return isinstance(part, dict) and "json" in part
-
-
-def loaded(value: Any, kind: Any) -> Any:
-    """JSON of a kind in a text; None where it is none."""
-    if not isinstance(value, str) or value.lstrip()[:1] not in ("[", "{"):
-        return None
-    try:
-        loaded = json.loads(value)
-    except (ValueError, RecursionError):
-        return None
-    return loaded if isinstance(loaded, kind) else None
-
-
-def as_json(value: Any, where: str) -> str:
-    """As chat templates write it.
-
-    Raises:
-        Unusable: it is no JSON, such as NaN.
-    """
-    try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise Unusable("wrong type", f"{where}: {error}") from None
-
-
-def text(value: Any, where: str) -> str:
-    """A text that can be written and tokenised.
-
-    Raises:
-        Unusable: it is none.
-    """
-    if not isinstance(value, str):
-        raise Unusable("wrong type", f"{where} is {_kind(value)}, not text")
-    if "\0" in value:
-        raise Unusable("NUL byte", f"{where} holds a NUL byte")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise Unusable("invalid Unicode", f"{where} holds half a surrogate pair") from None
-    return value
-
-
-def _kind(value: Any) -> str:
-    if isinstance(value, float) and math.isnan(value):
-        return "NaN"
-    return "null" if value is None else f"a {type(value).__name__}"

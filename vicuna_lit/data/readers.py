@@ -5,14 +5,13 @@ Readers stream: memory stays flat however large the file. A record that cannot b
 """
 
 import json
-import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from vicuna_lit.data.app_exports import app_messages, is_claude
+from vicuna_lit.data.app_exports import app_messages, conversations_in, is_claude
 from vicuna_lit.data.columns import (
     BAD,
     NO_FORM,
@@ -22,32 +21,27 @@ from vicuna_lit.data.columns import (
     as_messages,
     by_columns,
     form_of,
+    refuse_transcript,
     unknown,
 )
 from vicuna_lit.data.conversation import SOURCE, Conversation, DataError, Rejection, Turn, said_by_user
 from vicuna_lit.data.exports import Unusable, chatgpt_messages, oasst_messages, without_marks
+from vicuna_lit.data.fields import filled, is_absent, loaded, present, text
 from vicuna_lit.data.files import find_files, skipped_files, values
-from vicuna_lit.data.messages import (
-    REASONING,
-    filled,
-    is_absent,
-    loaded,
-    present,
-    refuse_media,
-    system_of,
-    text,
-    turns_of,
-    weight_of,
-)
+from vicuna_lit.data.message_forms import refuse_cut_off, snake
+from vicuna_lit.data.messages import REASONING, refuse_media, system_of, turns_of, weight_of
 from vicuna_lit.data.tool_schemas import schemas
 from vicuna_lit.hub import fetched_path
 
-SYSTEM = ("system", "system_prompt", "system_message", "systemInstruction", "system_instruction", "meta_instruction")
-"""Keys of a record that may hold its system prompt."""
-TURNS = ("conversations", "messages", "items", "conversation")
+SYSTEM = (
+    "system", "system_prompt", "system_message", "system_instruction", "system_instructions", "meta_instruction",
+    "preprompt", "pre_prompt", "prompt_prefix", "sys_prompt", "sysprompt",
+)  # fmt: skip
+"""Keys of a record that may hold its system prompt, also in camelCase."""
+TURNS = ("conversations", "messages", "items", "conversation", "messagesTree")
 """Keys of a record that may hold its turns as a list."""
-_TRANSCRIPT = re.compile(r"(?:^|\n)\s*(?:Human|User)\s*[:：].*\n\s*(?:Assistant|AI|Bot)\s*[:：]\s*$", re.DOTALL)
-"""A question that is a conversation so far, as BELLE's and HH's are."""
+LEAVES = ("currentId", "current_node", "currentNode", "current_leaf_message_uuid", "leafId", "currentMessageId")
+"""Keys of a record that may name the message that the user ended on."""
 Paths = str | Path | Sequence[str | Path]
 
 
@@ -98,14 +92,14 @@ def records(path: Paths) -> Iterator[tuple[str, Any | Rejection]]:
 
     `path` is a file, a folder (all its files of data: JSON, JSON lines, Parquet, compressed or not), a pattern
     such as `data/**/*.jsonl`, or several of these; files come in the order of their names. A file may be a JSON
-    array, JSON lines, or indented JSON objects. A broken record is one `Rejection`; so is the rest of a
-    file cut off.
+    array, JSON lines, or indented JSON objects, or an object that holds them (`conversations_in`). A broken record is
+    one `Rejection`; so is the rest of a file cut off.
 
     Raises:
         DataError: the path does not exist or cannot be read, or a folder or pattern holds no file.
     """
     for file, name in [found for one in _several(path) for found in find_files(one)]:
-        for number, record in enumerate(values(file), 1):
+        for number, record in enumerate((one for value in values(file) for one in conversations_in(value)), 1):
             id = f"{name}:{number}"
             yield id, Rejection(id, record.reason, record.detail) if isinstance(record, Unusable) else record
 
@@ -126,12 +120,12 @@ def parse(record: Any, default_id: str, columns: Columns = None) -> Conversation
     Args:
         columns: which column is what; None: the keys say it.
     """
-    if isinstance(record, list) and record and isinstance(record[0], dict) and {"from", "role"} & record[0].keys():
+    if isinstance(record, list) and record and all(isinstance(message, dict) for message in record):
         record = {"messages": record}
     if not isinstance(record, dict):
         return Rejection(default_id, "not an object", f"the record is a {type(record).__name__}")
     names = ("uuid",) if is_claude(record) else ("id", "conversation_id", "message_tree_id")
-    ids = (record.get(key) for key in names)
+    ids = (record.get(key) for key in (*names, "conversationId"))
     wanted = (id for id in ids if isinstance(id, str | int | float) and not is_absent(id) and id != "")
     id = next((str(id).encode(errors="replace").decode() for id in wanted), None)
     try:
@@ -144,7 +138,10 @@ def parse(record: Any, default_id: str, columns: Columns = None) -> Conversation
 def _conversation(record: dict[str, Any], id: str) -> Conversation:
     refuse_media(record, "the record")
     _refuse_preferences(record)
+    refuse_cut_off(record, "the record")
     record = _with_template_arguments(record)
+    if isinstance(record.get("output"), list) and isinstance(record.get("instructions"), str):  # the Responses API's
+        record = record | {"system": record.get("system") or record["instructions"], "instructions": None}
     turns, marks = _turns_of(record), 0
     if present(record, "mapping"):
         turns, marks = _unmarked(turns)
@@ -155,10 +152,7 @@ def _conversation(record: dict[str, Any], id: str) -> Conversation:
         trained = [turn.role == "assistant" and turn.supervised for turn in turns]
         turns = [replace(t, weight=t.weight * weight) if on else t for t, on in zip(turns, trained, strict=True)]
     tools, described = schemas(record)
-    key = filled(record, *SYSTEM)
-    said = system_of(record[key], key) if key else ""
-    if said and turns and turns[0].role == "system" and said.strip() not in turns[0].content:
-        raise Unusable("two system prompts", f"{key}, and another one in the first turn")
+    said = _system_of(record, turns)
     system = "\n\n".join(filter(None, (said, described)))
     if system and (not turns or turns[0].role != "system"):
         turns.insert(0, Turn("system", system))
@@ -167,6 +161,33 @@ def _conversation(record: dict[str, Any], id: str) -> Conversation:
     if tools and turns and turns[0].role == "system" and "<tools>" in turns[0].content:
         tools = ""  # the system prompt has them already, as in Hermes' sets
     return Conversation(id, tuple(turns), tools, marks)
+
+
+def _system_of(record: dict[str, Any], turns: list[Turn]) -> str:
+    """The system prompt that stands beside the turns; an empty one among them makes way for it.
+
+    Raises:
+        Unusable: there are two, or it is in an object of settings, where it may be another chat's.
+    """
+    found = {key: system_of(record[key], key) for key in record if snake(key) in SYSTEM and filled(record, key)}
+    own = turns[0].content if turns and turns[0].role == "system" else ""
+    keys = list(found)
+    if len({said.strip() for said in found.values()}) > 1:
+        raise Unusable("two system prompts", f"{keys[0]} and {keys[1]} differ; keep one of them")
+    said = found[keys[0]] if keys else ""
+    if own and said and said.strip() not in own:
+        raise Unusable("two system prompts", f"{keys[0]}, and another one in the first turn")
+    if said and not own and turns and turns[0].role == "system":
+        turns.pop(0)
+    key = present(record, *TURNS)
+    for name, settings in record.items() if key and isinstance(record[key], list) and not said else ():
+        for inner, value in settings.items() if isinstance(settings, dict) else ():
+            if snake(inner) in SYSTEM and isinstance(value, str) and value.strip() and value.strip() not in own:
+                line = f"data.columns='{{messages: {key}, system: {name}.{inner}}}' takes it"
+                raise Unusable(
+                    "system prompt beside the turns", f"{name}.{inner}; {line}, without system it is left out"
+                )
+    return said
 
 
 def _unmarked(turns: list[Turn]) -> tuple[list[Turn], int]:
@@ -264,7 +285,8 @@ def _listed(record: dict[str, Any], key: str) -> list[Turn]:
     Raises:
         Unusable: two lists differ, there is more beside them than a reply, or several things may be it.
     """
-    turns = turns_of(as_messages(loaded(record[key], list) or record[key]))
+    leaf = filled(record, *LEAVES)
+    turns = turns_of(as_messages(loaded(record[key], list) or record[key]), record[leaf] if leaf else None)
     others = (other for other in TURNS if other not in (key, "items") and isinstance(record.get(other), list))
     if other := next((other for other in others if _is_another(record[other], turns)), None):
         why = f"data.columns='{{messages: {other}}}' takes one of them"
@@ -277,7 +299,7 @@ def _listed(record: dict[str, Any], key: str) -> list[Turn]:
         raise Unusable("context beside the turns", f"history: put its turns into {key}, or take it out")
     if not turns or turns[-1].role not in ("user", "tool"):
         return turns
-    if reply := filled(record, "choices", "response", "completion"):
+    if reply := filled(record, "choices", "response", "completion", "candidates"):
         return _answered(record, turns + turns_of(answer_messages(record[reply], reply)))
     if reply := filled(record, "answer", "output", "solution", "target", "reply"):
         line = f"data.columns='{{messages: {key}, response: {reply}}}' takes it for the last reply"
@@ -296,8 +318,9 @@ def _is_another(messages: list[Any], turns: list[Turn]) -> bool:
 
 def _answered(record: dict[str, Any], turns: list[Turn], form: Mapping[str, str] = NO_FORM) -> list[Turn]:
     """A question and its answer, with the reasoning that a column of its own holds."""
-    if any(turn.role == "user" and _TRANSCRIPT.search(turn.content) for turn in turns):
-        raise Unusable("several turns in one text", "the question ends with 'Assistant:'; make them a list of messages")
+    for turn in turns:
+        if turn.role == "user":
+            refuse_transcript(turn.content)
     key = filled(record, *REASONING)
     if turns and key and "reasoning" not in form and not _is_switch(record[key]):
         turns[-1] = replace(turns[-1], reasoning=text(record[key], key))

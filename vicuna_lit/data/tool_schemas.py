@@ -3,7 +3,7 @@
 from typing import Any
 
 from vicuna_lit.data.exports import Unusable
-from vicuna_lit.data.messages import as_json, is_absent, loaded, present, text
+from vicuna_lit.data.fields import as_json, is_absent, loaded, present, text
 
 
 def schemas(record: dict[str, Any], where: str = "") -> tuple[str, str]:
@@ -28,9 +28,16 @@ def schemas(record: dict[str, Any], where: str = "") -> tuple[str, str]:
             raise Unusable("wrong type", f"{where}{key} is no list of schemas")
         tools = [tool for given in tools for tool in _declared(given)]
         tools = [{"parameters" if key == "input_schema" else key: t[key] for key in t} for t in tools]  # Anthropic's
-        wrapped = [{"type": "function", "function": t} if "name" in t and "type" not in t else t for t in tools]
+        wrapped = [_wrapped(tool) for tool in tools]
         return (text(as_json(wrapped, key), f"{where}{key}") if wrapped else ""), ""
     return "", ""
+
+
+def _wrapped(tool: dict[str, Any]) -> dict[str, Any]:
+    """A schema as OpenAI's Chat Completions have it; the Responses API writes the function's keys beside the type."""
+    if "name" not in tool or "function" in tool or tool.get("type", "function") != "function":
+        return tool
+    return {"type": "function", "function": {key: value for key, value in tool.items() if key != "type"}}
 
 
 def _declared(tool: dict[str, Any]) -> list[dict[str, Any]]:

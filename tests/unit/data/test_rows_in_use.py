@@ -300,11 +300,10 @@ REFUSED: dict[str, tuple[Any, str]] = {
         {"input": {"messages": [Q]}, "preferred_output": [A], "non_preferred_output": [A]},
         "pair of answers",
     ),
-    "Responses": (
-        {"instructions": "S", "input": [Q], "output": [{"type": "message"}]},
-        "context beside the question: instructions: put it into the question",
+    "an item of Responses": (
+        {"input": [Q], "output": [{"type": "web_search_call"}, A]},
+        "unknown content type: turn 2: an item of type 'web_search_call'",
     ),
-    "items of Responses": ({"messages": [Q, {"type": "function_call", "name": "f"}]}, "unknown role: turn 2"),
     "Copilot": ({"requests": [{"message": {"text": "Q"}}]}, "unknown record format: keys 'requests'"),
     "Gemini's picture": (
         {"contents": gemini(("user", {"inlineData": {}}), ("model", {"text": "A"}))},
@@ -412,7 +411,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "SillyTavern": ({"name": "Bo", "is_user": True, "mes": "Q"}, "each record is one message"),
     "Claude Code": ({"type": "user", "message": Q, "uuid": "u", "parentUuid": None}, "each record is one message"),
     "one text": ({"text": "### Human: Q### Assistant: A"}, "one text without turns"),
-    "LibreChat": ({"messages": [{"sender": "User", "text": "Q"}]}, "turn 1 has no role; its keys are 'sender', 'text'"),
+    "LibreChat's names alone": ({"messages": [{"sender": "Bo", "text": "Q"}]}, "turn 1 has role 'Bo'"),
     "a search of DeepSeek": (
         {"mapping": {"1": {"parent": None, "message": {"fragments": [{"type": "SEARCH"}]}}}},
         "unknown content type: node '1': a fragment of type 'SEARCH'",
