@@ -15,7 +15,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vicuna_lit.compare.runs import Run, Sweep, read_run, read_sweep
+    from vicuna_lit.compare.run import Run, read_run
+    from vicuna_lit.compare.runs import Sweep, read_sweep
     from vicuna_lit.config.compose import ConfigError, load
     from vicuna_lit.data.chat_template import TemplateError, render
     from vicuna_lit.data.conversation import Conversation, Rejection, Turn, write_jsonl
@@ -56,11 +57,11 @@ _HOMES = {
     "Example": "data.encoder",
     "Prepared": "prepare.run",
     "Rejection": "data.conversation",
-    "Run": "compare.runs",
+    "Run": "compare.run",
     "SupervisedLM": "models.causal_lm",
     "SupervisedModule": "train.module",
     "Sweep": "compare.runs",
-    "read_run": "compare.runs",
+    "read_run": "compare.run",
     "read_sweep": "compare.runs",
     "Result": "train.result",
     "TemplateError": "data.chat_template",

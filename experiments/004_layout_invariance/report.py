@@ -11,7 +11,8 @@ from safetensors.numpy import load_file
 
 from experiments import tables
 from vicuna_lit.compare.conclusions import conclude_tests
-from vicuna_lit.compare.runs import Run, read_sweep
+from vicuna_lit.compare.run import Run
+from vicuna_lit.compare.runs import read_sweep
 from vicuna_lit.intervals import paired_test
 
 REFERENCE = "single, 1 process, rows of 4,096"

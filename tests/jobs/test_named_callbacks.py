@@ -10,7 +10,7 @@ import pytest
 
 import vicuna_lit as vl
 from tests.helpers.runs import COMMON, curve
-from vicuna_lit.compare.runs import read_run
+from vicuna_lit.compare.run import read_run
 from vicuna_lit.config.train import Layout, Recipe, TrainConfig
 from vicuna_lit.run_folder import RunError
 from vicuna_lit.tracking.wandb_file import history_rows

@@ -13,9 +13,9 @@ PACKAGE = Path(vicuna_lit.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 ORDER = (
-    "paths", "whole_files", "config", "hub", "run_folder", "file_hashes", "machine", "intervals", "pages", "notebook",
-    "tracking", "data", "models", "inference", "prepare", "evaluate", "compare", "estimate", "train", "chat", "cli",
-    "__main__",
+    "paths", "whole_files", "config", "hub", "run_folder", "file_hashes", "machine", "intervals", "pages", "errors",
+    "notebook", "tracking", "data", "models", "inference", "prepare", "evaluate", "compare", "estimate", "train",
+    "chat", "cli", "__main__",
 )  # fmt: skip
 """Rooms and loose modules, each of which imports those before it alone."""
 WITHOUT = {
@@ -27,6 +27,7 @@ WITHOUT = {
     "run_folder": {"torch", "transformers", "lightning"},
     "hub": {"torch", "transformers", "lightning"},
     "machine": {"torch", "transformers", "lightning"},
+    "errors": {"torch", "transformers", "lightning", "hydra"},
     "intervals": {"vicuna_lit"},
     "tracking": {"torch", "transformers", "lightning"},
     "wandb_workspace": {"torch", "transformers", "lightning", "vicuna_lit"},

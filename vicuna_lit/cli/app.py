@@ -25,7 +25,7 @@ from vicuna_lit.config.from_run import OF_ONE_RUN, config_of, said_as
 from vicuna_lit.config.short_forms import Job
 from vicuna_lit.data.chat_template import TemplateError
 from vicuna_lit.data.conversation import DataError
-from vicuna_lit.machine import BAD_INPUT, exit_code, is_disk_full, is_machine_fault, is_out_of_memory
+from vicuna_lit.machine import BAD_INPUT, exit_code, is_machine_fault, is_out_of_memory
 from vicuna_lit.paths import MissingPackage, MissingPath, ModelError, packages_of
 from vicuna_lit.run_folder import HYDRA, RunError, differences, keep_hydra_files
 
@@ -221,15 +221,9 @@ def fail(error: Exception) -> NoReturn:
     Raises:
         SystemExit: caused by the error.
     """
-    lines = error.problems if isinstance(error, ConfigError) else [str(error) or type(error).__name__]
-    if is_out_of_memory(error):
-        lines = [f"out of memory: {lines[0].splitlines()[0]}"]
-    elif is_disk_full(error):
-        lines = [*lines[:-1], f"{lines[-1]}; make room there, then give the same command again"]
-    from vicuna_lit.pages import visible  # a message may cite what a file or a server says
+    from vicuna_lit.errors import say
 
-    print("\n".join(f"error: {visible(line)}" for line in lines), file=sys.stderr)
-    raise SystemExit(exit_code(error)) from error
+    raise SystemExit(say(error)) from error
 
 
 EXPECTED = (ConfigError, DataError, MissingPath, ModelError, RunError, TemplateError, OSError)

@@ -56,3 +56,7 @@ def _converse(config: ChatConfig) -> None:
         if service.files:
             print(f"  {config.run.dir}  {', '.join(service.files)}", flush=True)
         serve(service, place)
+
+
+if __name__ == "__main__":
+    main()

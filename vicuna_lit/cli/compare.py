@@ -9,10 +9,11 @@ from vicuna_lit import __version__
 from vicuna_lit.cli.pipes import quiet_pipes
 from vicuna_lit.compare.claims import claim_in_words, claimed
 from vicuna_lit.compare.conclusions import in_words
-from vicuna_lit.compare.runs import Sweep, read_sweep
+from vicuna_lit.compare.runs import DAMAGED, Sweep, read_sweep
 from vicuna_lit.compare.table import METRICS, REPEATS, Table, settings, table
 from vicuna_lit.compare.terminal import show_lines, show_table, show_unfinished
-from vicuna_lit.machine import exit_code
+from vicuna_lit.errors import say
+from vicuna_lit.machine import BAD_INPUT
 from vicuna_lit.paths import MissingPackage, packages_of
 from vicuna_lit.run_folder import RunError
 
@@ -39,10 +40,11 @@ def main() -> None:
     quiet_pipes()
     given = _parser().parse_args()
     try:
-        _compare(given)
+        code = _compare(given)
     except (RunError, MissingPackage, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(exit_code(error))
+        code = say(error)
+    if code:
+        sys.exit(code)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -65,14 +67,17 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _compare(given: argparse.Namespace) -> None:
+def _compare(given: argparse.Namespace) -> int:
     """Prints the table and what follows from it; writes the page, and the report in W&B where it is asked for.
+
+    Returns:
+        The exit code: 2 where a run could not be read, and the others were compared.
 
     Raises:
         RunError, MissingPackage, OSError: the folders cannot be read, or the page cannot be written.
     """
     metrics, repeats = given.metrics.split(","), given.over.split(",")
-    sweep = read_sweep(*given.folders)
+    sweep = read_sweep(*given.folders, whole=False)
     refuse_typos(sweep, metrics if given.metrics != ",".join(METRICS) else (), given.over)
     rows = Table()
     margin, baseline = claimed(sweep, given.margin, given.baseline)
@@ -90,3 +95,8 @@ def _compare(given: argparse.Namespace) -> None:
         from vicuna_lit.compare.wandb_report import save_report
 
         print(save_report(sweep, rows, lines, out))
+    return BAD_INPUT if any(failure.get("cause") == DAMAGED for failure in sweep.failures) else 0
+
+
+if __name__ == "__main__":
+    main()

@@ -74,3 +74,7 @@ class Sweep(cli.Sweep):
         if self._found:
             show_sweep(self._found, folder)
         return 0
+
+
+if __name__ == "__main__":
+    main()

@@ -22,3 +22,7 @@ def _evaluate(config: Any) -> None:
     from vicuna_lit.evaluate.run import evaluate_models
 
     show(evaluate_models(config), config.run.dir)
+
+
+if __name__ == "__main__":
+    main()

@@ -13,8 +13,9 @@ from typing import Any
 
 from vicuna_lit import notebook
 from vicuna_lit.cli.command_line import name_of
+from vicuna_lit.compare.run import Run
 from vicuna_lit.compare.rungs import FILE, read_rungs
-from vicuna_lit.compare.runs import Run, failures_in, runs_below
+from vicuna_lit.compare.runs import failures_in, runs_below
 from vicuna_lit.compare.table import setting_of
 from vicuna_lit.config.halving import HalvingConfig, step_of
 from vicuna_lit.config.train import TrainConfig, ValidationConfig

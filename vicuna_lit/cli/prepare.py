@@ -84,3 +84,7 @@ def show(prepared: Any) -> None:
     }.items():
         if (folder / name).exists():
             print(f"  {folder / name}  {what}")
+
+
+if __name__ == "__main__":
+    main()

@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from vicuna_lit import __version__
 from vicuna_lit.config.compose import ConfigError
 from vicuna_lit.config.train import Recipe, TrainConfig
+from vicuna_lit.errors import say
 from vicuna_lit.hub import HubName, hub_name
 from vicuna_lit.paths import HUB, locate
 from vicuna_lit.run_folder import read_json
@@ -68,11 +69,8 @@ def push_result(config: TrainConfig) -> int:
         answered = getattr(getattr(error, "response", None), "status_code", None)
         why = f"the Hub answered {answered}" if answered else getattr(error, "strerror", None) or type(error).__name__
         private = " --private" if config.push_private else ""
-        print(
-            f"error: {config.push}: not pushed, {why}; the run is whole. Again: "
-            f"hf upload {config.push} '{folder}'{private}",
-            file=sys.stderr,
-        )
+        again = f"hf upload {config.push} '{folder}'{private}"
+        say(f"{config.push}: not pushed, {why}; the run is whole. Again: {again}")
         return 1
     print(f"  {huggingface_hub.constants.ENDPOINT}/{config.push}  the model{', private' * config.push_private}")
     return 0

@@ -80,6 +80,8 @@ def _lost(account: DataReport) -> list[str]:
     lines = [f"  exchanges left out, {count:,}: {reason}" for reason, count in lost]
     if account.turns_cut:
         lines.append(f"  turns cut off, without a question or an answer: {account.turns_cut:,}")
+    if account.empty_replies:
+        lines.append(f"  replies that are empty, and trained on as they are: {account.empty_replies:,}")
     if account.search_marks_removed:
         lines.append(f"  marks of search results removed: {account.search_marks_removed:,}")
     return lines

@@ -152,6 +152,7 @@ def run(config: Any) -> int:
 
 def _run(config: Any) -> int:
     from vicuna_lit.cli.busy import wait_asleep_where_busy
+    from vicuna_lit.errors import say
     from vicuna_lit.machine import MACHINE_FAULT, OUT_OF_MEMORY, is_out_of_memory
     from vicuna_lit.train.early import refuse_early
 
@@ -169,18 +170,17 @@ def _run(config: Any) -> int:
     except ProcessesFailed as error:
         if error.code > 0:
             return error.code
-        print(
-            f"error: a process of the run was ended by signal {-error.code}; {config.run.dir} goes on", file=sys.stderr
-        )
+        say(f"a process of the run was ended by signal {-error.code}; {config.run.dir} goes on")
         return OUT_OF_MEMORY if kernel_kills() > killed else MACHINE_FAULT
     except NotFiniteError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(error)
         return 1
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        print(f"error: out of memory: {str(error).splitlines()[0]}\n{LESS_MEMORY}", file=sys.stderr)
-        return OUT_OF_MEMORY
+        code = say(error)
+        print(LESS_MEMORY, file=sys.stderr)
+        return code
     return 0
 
 
@@ -222,3 +222,7 @@ def _saying(job: Any, config: Any = None) -> Any:
 
             error = of_a_sweep(error, config)
         cli.fail(error)
+
+
+if __name__ == "__main__":
+    main()

@@ -21,12 +21,14 @@ from vicuna_lit import notebook
 from vicuna_lit.cli.app import JobFailed, is_expected
 from vicuna_lit.cli.fit_check import cannot_fit
 from vicuna_lit.cli.halving import standing
-from vicuna_lit.compare.runs import FAILURES, figure, read_sweep, short_names
+from vicuna_lit.compare.run import figure
+from vicuna_lit.compare.runs import FAILURES, read_sweep, short_names
 from vicuna_lit.config.base import other_keys
 from vicuna_lit.config.texts import folder_name
 from vicuna_lit.config.train import Recipe, TokensRecipe, TrainConfig
+from vicuna_lit.errors import say
 from vicuna_lit.hub import fetched
-from vicuna_lit.machine import BAD_INPUT, MACHINE_FAULT, OUT_OF_MEMORY, exit_code
+from vicuna_lit.machine import BAD_INPUT, MACHINE_FAULT, OUT_OF_MEMORY
 from vicuna_lit.run_folder import RunError, differences, read_json
 from vicuna_lit.train.preemption import PREEMPTED, Preempted, stop_signal
 from vicuna_lit.whole_files import add_line, write_json
@@ -87,7 +89,7 @@ def other_recipes(configs: Sequence[TrainConfig], folder: Path) -> Iterator[str]
     A folder that a job of the sweep would write to is not looked at: such a job says itself what differs.
     """
     try:
-        runs = read_sweep(folder).runs
+        runs = read_sweep(folder, whole=False).runs
     except RunError:
         return
     own = {str(Path(config.run.dir).absolute()) for config in configs}
@@ -141,7 +143,7 @@ def run_job(config: TrainConfig) -> float | None:
     except Exception as error:
         if not is_expected(error):
             raise
-        print(f"error: {of_a_sweep(error, config)}", file=sys.stderr)
+        say(of_a_sweep(error, config))
         ending = Ending(BAD_INPUT, why=str(error))
         return _end(config, ending, _record(config, ending))
     with stop_signal.listening():
@@ -166,7 +168,7 @@ def _to_its_rung(config: TrainConfig) -> TrainConfig | None:
     try:
         return standing(config, Path(HydraConfig.get().sweep.dir))
     except RunError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(error)
         raise JobFailed(str(error)) from None
 
 
@@ -237,8 +239,7 @@ def _attempt(config: TrainConfig) -> Ending:
         exhausted = error.code == OUT_OF_MEMORY or (error.code == -9 and kernel_kills() > killed)
         return Ending(error.code, "out_of_memory" if exhausted else None, error.why)
     except RunError as error:
-        print(f"error: {of_a_sweep(error, config)}", file=sys.stderr)
-        return Ending(exit_code(error), why=str(error))
+        return Ending(say(of_a_sweep(error, config)), why=str(error))
 
 
 def _record(config: TrainConfig, ending: Ending) -> str:

@@ -12,7 +12,8 @@ import yaml
 from pydantic import Field, ValidationError
 
 from vicuna_lit.compare.conclusions import conclude
-from vicuna_lit.compare.runs import Run, Sweep
+from vicuna_lit.compare.run import Run
+from vicuna_lit.compare.runs import Sweep
 from vicuna_lit.compare.table import REPEATS, baseline_of, is_named, named, setting_of, settings
 from vicuna_lit.config.base import Config
 from vicuna_lit.run_folder import RunError

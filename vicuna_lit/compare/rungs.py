@@ -5,7 +5,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from vicuna_lit.compare.runs import Run, Sweep
+from vicuna_lit.compare.run import Run
+from vicuna_lit.compare.runs import Sweep
 from vicuna_lit.run_folder import RunError
 
 FILE = "halving.json"

@@ -11,7 +11,8 @@ from html import escape
 import numpy as np
 
 from vicuna_lit.compare.conversations import differences_of
-from vicuna_lit.compare.runs import OURS, Run, Sweep, as_number, short_names
+from vicuna_lit.compare.run import Run
+from vicuna_lit.compare.runs import OURS, Sweep, as_number, short_names
 from vicuna_lit.intervals import PairedTest, crossed_test, mean_and_deviation, paired_test
 from vicuna_lit.run_folder import RunError
 
@@ -98,7 +99,7 @@ class Setting:
         """Why the losses of the pairs cannot be held against each other; empty where they can."""
         for run, other in self.pairs:
             one, two = run.judged_on, other.judged_on
-            if one != two and run.tokenizer != other.tokenizer:
+            if one != two and not run.has_the_tokenizer_of(other):
                 return (
                     f"their losses are by token of other tokenizers ({run.tokenizer}: {_said(one)}; "
                     f"{other.tokenizer}: {_said(two)}); vicuna-evaluate compares what they answer"

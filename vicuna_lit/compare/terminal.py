@@ -11,8 +11,10 @@ from rich.text import Text
 from vicuna_lit import notebook
 from vicuna_lit.compare.claims import claim_in_words, claimed
 from vicuna_lit.compare.conclusions import in_words
-from vicuna_lit.compare.runs import Sweep, failures_in, read_sweep, runs_below
+from vicuna_lit.compare.runs import DAMAGED, Sweep, read_sweep
 from vicuna_lit.compare.table import settings, table
+from vicuna_lit.pages import visible
+from vicuna_lit.run_folder import RunError
 
 console = notebook.console(soft_wrap=True, highlight=False)
 
@@ -46,17 +48,18 @@ def show_sweep(folder: Path, before: int) -> int:
         before: failures that stood in the folder when the sweep began; they are history.
 
     Raises:
-        RunError: a run in it cannot be read.
+        RunError: the claim of the sweep cannot be read.
     """
-    if not folder.is_dir() or not (runs_below(folder) or failures_in(folder)):  # each job has a folder elsewhere
+    try:
+        sweep = read_sweep(folder, whole=False)
+    except RunError:  # nothing is there: each job has a folder elsewhere
         return 0
-    sweep = read_sweep(folder)
     print()
     margin, baseline = claimed(sweep, None, None)
     if found := settings(sweep, baseline=baseline):
         show_table(table(found))
     show_lines([*in_words(sweep, found, margin, baseline=baseline), *claim_in_words(sweep)])
-    failed = list(sweep.failures[before:])
+    failed = [f for i, f in enumerate(sweep.failures) if i >= before or f.get("cause") == DAMAGED]
     show_unfinished(sweep, failed)
     if found:
         console.print(f"all of it, with figures: vicuna-compare {folder}")
@@ -69,4 +72,5 @@ def show_unfinished(sweep: Sweep, failed: list[dict]) -> None:
     said = ", ".join(f"{n} {status}" for status, n in counts.items())
     console.print(f"runs: {said}" if said else "no run has begun")
     for failure in {f["job"]: f for f in failed}.values():
-        console.print(f"[red]failed[/] {escape(failure['job'] + ': ' + failure['error'])}")
+        what = "not read" if failure.get("cause") == DAMAGED else "failed"
+        console.print(f"[red]{what}[/] {escape(visible(failure['job'] + ': ' + failure['error']))}")

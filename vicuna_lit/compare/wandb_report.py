@@ -5,7 +5,8 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from vicuna_lit import wandb_workspace
-from vicuna_lit.compare.runs import Run, Sweep
+from vicuna_lit.compare.run import Run
+from vicuna_lit.compare.runs import Sweep
 from vicuna_lit.run_folder import RunError, read_json
 from vicuna_lit.tracking.server import check_login, one_line
 from vicuna_lit.whole_files import write_json

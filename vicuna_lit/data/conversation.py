@@ -25,6 +25,7 @@ SOURCE = "source"
 INLINE_THOUGHT = re.compile(r"(\s*<think>)(.*?)(</think>)", re.DOTALL)
 """Thoughts that stand at the beginning of an assistant's text, as most records of reasoning have them."""
 
+INVISIBLE = re.compile(r"[\s\u00ad\u200b-\u200f\u2028-\u202f\u2060-\u2064\ufeff\x00-\x1f\x7f-\x9f]*+")
 PLACEHOLDER = re.compile(rf"\[(?:{'|'.join(get_args(PersonalData)).upper()})\]")
 """What `vicuna-prepare` puts in the place of personal data."""
 
@@ -75,6 +76,11 @@ class Turn:
     """The call that a tool's result answers."""
     weight: float = 1.0
     """How much each of its tokens counts in the loss, if it is an assistant's and supervised; above 0."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it has no visible character and no call; a thought before it does not count."""
+        return not (self.tool_calls or self.content[:1].isalnum()) and INVISIBLE.fullmatch(self.content) is not None
 
     @property
     def in_text(self) -> str:

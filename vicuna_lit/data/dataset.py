@@ -167,6 +167,8 @@ class DataReport:
     """Questions with their answers that became part of an example."""
     exchanges_rejected_by_reason: Counter[str] = field(default_factory=Counter)
     """Exchanges lost out of records that were kept."""
+    empty_replies: int = 0
+    """Replies without a visible character or a call, of conversations that came in: trained on as they are."""
     search_marks_removed: int = 0
     """Marks of search results taken out of the answers of conversations that came in."""
     first_rejections: list[Rejection] = field(default_factory=list)
@@ -212,6 +214,7 @@ class DataReport:
             "records_rejected": self.records_rejected,
             "rejected_by_reason": dict(self.rejected_by_reason.most_common()),
             "turns_cut": self.turns_cut,
+            "empty_replies": self.empty_replies,
             "search_marks_removed": self.search_marks_removed,
             "exchanges_kept": self.exchanges_kept,
             "exchanges_rejected_by_reason": dict(self.exchanges_rejected_by_reason.most_common()),
@@ -314,6 +317,7 @@ def _build_chunk(
             account.reject(trimmed)
         else:
             account.turns_cut += cut
+            account.empty_replies += sum(t.is_empty for t in trimmed.turns if t.role == "assistant" and t.supervised)
             account.search_marks_removed += trimmed.marks_removed
             usable.append(trimmed)
     most = 1 if masks.train_on == "single_turns" else None

@@ -76,22 +76,26 @@ def lay_rows(
         return own.tolist() if packing else [1] * len(hand), costs(own).tolist()
 
     for step in steps:
-        for hand in _assign_ranks(step, costs(lengths[step]), world_size):
+        for hand in _assign_ranks(step, costs(lengths[step]), min(world_size, len(step))):
             # By cost, the highest first; without packing in the order of the indices.
             dealt = hand if packing else sorted(hand)
             order.extend(dealt)
             ends.append(len(order))
-            accumulation = max(accumulation, len(_first_pack(measured(dealt)[0], capacity)) if dealt else 0)
+            accumulation = max(accumulation, len(_first_pack(measured(dealt)[0], capacity)))
+        ends.extend([len(order)] * (world_size - min(world_size, len(step))))
     for start, end in pairwise(ends):
         hand = order[start:end].tolist()
-        rows = _balance(hand, *measured(hand), capacity, accumulation) if hand else [[]] * accumulation
+        if not hand:  # of a rank that has no example in this step
+            bounds.extend([start] * accumulation)
+            continue
+        rows = _balance(hand, *measured(hand), capacity, accumulation)
         order[start:end] = array("i", chain(*rows))
         bounds.extend(islice(accumulate(map(len, rows), initial=start), 1, None))
     return Rows(np.frombuffer(order, np.int32), np.frombuffer(bounds, np.int64), world_size, accumulation)
 
 
 def _assign_ranks(step: np.ndarray, cost: np.ndarray, ranks: int) -> list[list[int]]:
-    """Deals a step to ranks: the dearest example first, always to the rank with the least so far."""
+    """Deals a step to ranks, no more than it has examples: the dearest first, to the rank with the least so far."""
     heap: list[tuple[float, int]] = [(0.0, rank) for rank in range(ranks)]
     hands: list[list[int]] = [[] for _ in range(ranks)]
     dearest = np.lexsort((step, -cost))

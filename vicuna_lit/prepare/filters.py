@@ -29,7 +29,6 @@ from vicuna_lit.prepare.tidy import Tidy
 Tally = Counter[str]
 Scorer = Callable[[Iterable[str]], Iterable[float]]
 """The score of each text."""
-INVISIBLE = re.compile(r"[\s\u00ad\u200b-\u200f\u2028-\u202f\u2060-\u2064\ufeff\x00-\x1f\x7f-\x9f]*+")
 LEADING_PUNCTUATION = re.compile(r"[\W_]+")
 WITHOUT_STOP = re.compile(r"^\s*(?:[-*+•#|>]|\d{1,3}[.)] |[^\n]{1,40}:)|^[^\n]{0,60}$|\S+://\S+$")
 """Lines that end without a full stop: items, rows, headings, short lines (a signature, a verse), links."""
@@ -177,7 +176,7 @@ def offences(conversation: Conversation, config: FiltersConfig) -> Iterator[Rule
     yield from _continues(conversation, config.ends)
     for i, turn in enumerate(conversation.turns):
         content = turn.content
-        if config.empty != "off" and not turn.tool_calls and not content[:1].isalnum() and INVISIBLE.fullmatch(content):
+        if config.empty != "off" and turn.is_empty:
             yield RuleViolation(i, config.empty, "empty turn", f"turn {i + 1}, {turn.role}")
             continue
         lowered: str | None = None

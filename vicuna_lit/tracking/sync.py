@@ -13,6 +13,7 @@ import time
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
+from vicuna_lit.errors import say
 from vicuna_lit.tracking.wandb_file import chunks, log_of, message, messages
 
 QUIET_SECONDS = 300.0
@@ -98,8 +99,7 @@ def main(arguments: list[str]) -> int:
         parser.error(f"{unknown[0]}: options of wandb sync stand behind the folders and --")
     of_each = {folder: sorted(folder.rglob("wandb/*run-*/run-*.wandb")) for folder in given.folders}
     if empty := [str(folder) for folder, records in of_each.items() if not records]:
-        print(f"error: {', '.join(empty)}: no record of W&B; give folders of runs that were logged", file=sys.stderr)
-        return 2
+        return say(f"{', '.join(empty)}: no record of W&B; give folders of runs that were logged")
     records = list(dict.fromkeys(record for found in of_each.values() for record in found))
     running = [record for record in records if is_written(record)]
     ended = [record for record in records if record not in running]
@@ -107,13 +107,10 @@ def main(arguments: list[str]) -> int:
     command = [sys.executable, "-m", "wandb", "sync", *arguments[split + 1 :], "--"]
     code = subprocess.run([*command, *(str(record.parent) for record in ended)]).returncode if ended else 0
     for record in running:
-        print(
-            f"error: {record}: its run may still write it and was left out; try again once it has ended",
-            file=sys.stderr,
-        )
+        say(f"{record}: its run may still write it and was left out; try again once it has ended")
     if lost:
         said = f"{len(lost)} files of tables or models are not in these folders and were left out"
-        print(f"error: {said}, the first: {lost[0]}; copy whole run folders", file=sys.stderr)
+        say(f"{said}, the first: {lost[0]}; copy whole run folders")
     return code or int(bool(lost or running))
 
 

@@ -37,6 +37,8 @@ ten minutes would end such a run."""
 WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 WHY = "why"
 """The file beside a process's config in which the first one leaves what it has said of an expected error."""
+LEAST_BYTES = 2**28
+"""What a process with torch and transformers has for itself at the least."""
 LAST_WORDS = 5.0
 """Seconds that the other processes have once one has failed."""
 
@@ -159,7 +161,7 @@ def launch(config: TrainConfig, environment: dict[str, str] | None = None) -> Re
         environment: of the processes, besides this one's.
 
     Raises:
-        RunError: there are not so many GPUs here.
+        RunError: there are not so many GPUs here, or not the memory for so many processes.
         Preempted: the processes were told to stop, and have saved what they could.
         ProcessesFailed: one of the processes failed; the others were stopped.
     """
@@ -170,6 +172,12 @@ def launch(config: TrainConfig, environment: dict[str, str] | None = None) -> Re
             "gives the same run, only slower"
         )
     devices = config.trainer.devices
+    room = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if (least := devices * LEAST_BYTES) > room:
+        raise RunError(
+            f"trainer.devices={devices}: so many processes take {least / 2**30:,.0f} GiB before they hold a model, and "
+            f"this machine has {room / 2**30:,.0f}; trainer.devices=<fewer> gives the same run"
+        )
     stop_signal.announces = False
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "config.json"

@@ -46,7 +46,12 @@ def notes(config: TrainConfig, data: PlannedData, positions: int | None) -> Iter
         )
     if not config.strategy.one_process and data.plan.world_size == 1:
         yield f"strategy={config.strategy.kind} runs in one process; trainer.devices=auto takes every GPU, or a number"
-    steps = data.plan.steps
+    steps, busy = data.plan.steps, int(np.diff(data.plan.rows.step_bounds).max(initial=0))
+    if busy < data.plan.world_size:
+        yield (
+            f"{data.plan.world_size - busy:,} of {data.plan.world_size:,} processes never have anything to do: a step "
+            f"has {busy:,} example{'s' * (busy != 1)} at most; with trainer.devices={busy} each step takes as long"
+        )
     if steps < FEW_STEPS and config.trainer.max_steps is None:
         idle = " (the first at learning rate 0, by the warm-up)" * (not lr_factor(0, steps, config.optimizer))
         few = "step" if steps == 1 else "steps"
@@ -60,7 +65,7 @@ def notes(config: TrainConfig, data: PlannedData, positions: int | None) -> Iter
             "much, such as optimizer.lr=2e-4"
         )
     yield from _of_sources(config, data)
-    yield from _of_rejections(config, data, positions)
+    yield from _of_records(config, data, positions)
     yield from of_held_out(config, data)
     if positions and (far := int((data.validation.lengths > positions).sum())):
         are = f"{far:,} held-out example{'s are' if far > 1 else ' is'} longer"
@@ -70,8 +75,8 @@ def notes(config: TrainConfig, data: PlannedData, positions: int | None) -> Iter
         )
 
 
-def _of_rejections(config: TrainConfig, data: PlannedData, positions: int | None) -> Iterator[str]:
-    """Records that the template cannot write, and those that the context cannot hold."""
+def _of_records(config: TrainConfig, data: PlannedData, positions: int | None) -> Iterator[str]:
+    """Records that the template cannot write, those that the context cannot hold, and replies that say nothing."""
     for name, account in data.reports.items():
         of = f" of source {name}" if name else ""
         refused = account.rejected_by_reason[TEMPLATE_REFUSES]
@@ -80,6 +85,9 @@ def _of_rejections(config: TrainConfig, data: PlannedData, positions: int | None
             detail = first.detail + what_to_do(first) if first else ""
             why = detail or "show_masks=3 says why"
             yield f"the template refuses {refused:,} of {account.records_in:,} records{of}: {why}"
+        if empty := account.empty_replies:
+            are = "replies" + of + " are" if empty > 1 else "reply" + of + " is"
+            yield f"{empty:,} {are} empty, and trained on: to say nothing is learnt; vicuna-prepare drops such turns"
         long = account.rejected_by_reason[TOO_LONG]
         if long > MANY_LOST * account.records_in:
             yield (

@@ -43,7 +43,7 @@ def test_a_file_that_was_edited_between_two_jobs_is_named(tmp_path):
     for i, one in enumerate(sweep.runs):
         files = {"talks.jsonl": "b" if i == 2 else "a", "tokenizer.json": "c"}
         (one.folder / "run.json").write_text(json.dumps({"wandb_id": str(i), "files": files}))
-    (line,) = other_files(sweep)
+    (line,) = other_files(read_sweep(tmp_path))
     assert line.startswith("talks.jsonl was not the same file for all runs (another one for ")
     assert line in in_words(read_sweep(tmp_path), settings(sweep))
     (sweep.runs[2].folder / "run.json").write_text("{")
@@ -126,6 +126,15 @@ def test_other_validation_texts_are_not_compared(tmp_path):
     found = settings(read_sweep(tmp_path))
     assert "their losses are by token of other tokenizers (another: 45 examples of" in str(conclude(found)[0])
     assert [row["difference, paired"] for row in table(found)] == ["not comparable", "–"]
+    for one, read in (
+        ("other", {"another/tokenizer.json": "a"}),
+        ("0", {"tok/tokenizer.json": "a", "tok/x.json": "b"}),
+    ):
+        config = json.loads((tmp_path / one / "config.json").read_text())
+        config["model"]["tokenizer"] = next(iter(read)).partition("/")[0]
+        (tmp_path / one / "config.json").write_text(json.dumps(config))
+        (tmp_path / one / "run.json").write_text(json.dumps({"files": read}))
+    assert "judged on other texts" in str(conclude(settings(read_sweep(tmp_path)))[0]), "the same tokenizer elsewhere"
 
 
 def test_a_run_that_diverged_breaks_no_table_and_is_left_out_of_no_mean_in_silence(tmp_path):

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from vicuna_lit.compare.run import Run
 from vicuna_lit.compare.rungs import rungs_in_words
-from vicuna_lit.compare.runs import Run, Sweep
+from vicuna_lit.compare.runs import Sweep
 from vicuna_lit.run_folder import RunError
 
 SETTINGS = {"lr=1": ["lr=1,seed=0", "lr=1,seed=1"], "lr=2": ["lr=2,seed=0", "lr=2,seed=1"]}

@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 
 from vicuna_lit.cli import compare as command
+from vicuna_lit.compare.conclusions import other_files
 from vicuna_lit.compare.report import write_report
-from vicuna_lit.compare.runs import figure, read_run, read_sweep
+from vicuna_lit.compare.run import figure, read_run
+from vicuna_lit.compare.runs import read_sweep
 from vicuna_lit.compare.table import REPEATS, Mean, baseline_of, settings, table
-from vicuna_lit.compare.terminal import show_table
+from vicuna_lit.compare.terminal import show_sweep, show_table
 from vicuna_lit.config.compose import load
 from vicuna_lit.run_folder import RunError
 
@@ -128,6 +130,22 @@ def test_conversations_that_a_script_gave_are_the_same_in_each_runs_folder(tmp_p
     assert [one.values["data.path"] for one in read_sweep(tmp_path).runs] == ["ab12.jsonl", "ab12.jsonl", "cd34.jsonl"]
 
 
+def test_a_model_that_lies_elsewhere_is_the_same_and_another_at_its_place_is_not(tmp_path):
+    for place, content, keys in (("/a", "1", ()), ("/b", "1", ()), ("/b", "2", ()), ("/c", "3", ("model.path",))):
+        one = run(
+            tmp_path / str(len(list(tmp_path.iterdir()))),
+            1.0,
+            "model=local",
+            f"model.path={place}",
+            "data=files",
+            "data.path=d",
+        )
+        files = {f"{place}/model.safetensors": content, f"{place}/tokenizer.json": "t"}
+        (one / "run.json").write_text(json.dumps({"files": files}))
+        assert read_sweep(tmp_path).keys == keys
+    assert other_files(read_sweep(tmp_path))[0].startswith("/b/model.safetensors was not the same file for all runs")
+
+
 def test_a_loss_of_ones_own_is_told_by_its_name_and_its_versions_by_their_hash(tmp_path, capsys):
     def written(name: str, **own: str) -> None:
         (tmp_path / name).mkdir()
@@ -195,6 +213,33 @@ def test_a_callbacks_figure_is_a_metric_and_never_takes_the_place_of_the_runs_ow
     result = {"val_loss": 1.5, "data": {"train": {"tokens": 7}}, "logged": {"val_loss": 9.0, "mine/a.b": 2.0}}
     names = ("val_loss", "mine/a.b", "data.train.tokens", "logged", "no.such")
     assert [figure(result, name) for name in names] == [1.5, 2.0, 7.0, None, None]
+
+
+def test_runs_that_cannot_be_read_are_named_and_the_others_compared(folder, monkeypatch, capsys):
+    """In what is printed and on the page; the exit code says so. In Python it is an error, unless asked otherwise."""
+    torn = {
+        name: folder / f"context_length=512,seed={seed}" for seed, name in enumerate(("result.json", "metrics.csv"))
+    }
+    for name, one in torn.items():
+        (one / name).write_text('{"a\x1b[2J' if name == "result.json" else "loss\nx\n")
+    monkeypatch.setattr("sys.argv", ["vicuna-compare", str(folder)])
+    with pytest.raises(SystemExit, match="2"):
+        command.main()
+    said = capsys.readouterr().out
+    page = (folder / "compare.html").read_text()
+    for name, one in torn.items():
+        assert f"not read {one}: " in said and str(one) in page and name in said
+    assert said.count("not read") == page.count("<td>not read") == 2 and "\x1b" not in said
+    assert "1024" in said and (folder / "runs.csv").exists()
+    assert show_sweep(folder, before=0) == 1
+    assert [len(found.runs) for found in settings(read_sweep(folder, whole=False))] == [1, 2, 3]
+    with pytest.raises(RunError, match="cannot be read"):
+        read_sweep(folder)
+    for one in folder.glob("context*"):
+        (one / "config.json").write_text("[")
+    with pytest.raises(SystemExit, match="2"):
+        command.main()
+    assert "no run has begun" in capsys.readouterr().out
 
 
 def test_files_of_a_run_that_are_odd_and_cut_lines_are_said_and_loops_are_passed_over(tmp_path):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from vicuna_lit.compare.runs import read_run
+from vicuna_lit.compare.run import read_run
 from vicuna_lit.config.base import CONF_DIR
 from vicuna_lit.config.compose import ConfigError, load, unknown_key
 from vicuna_lit.config.reference import entries

@@ -169,6 +169,9 @@ def test_accounting_of_a_mixed_lot():
     assert "template=hermes" in what_to_do(tools)
     assert what_to_do(broken) == ""
     assert examples.supervised.tolist() == [int(examples[i].supervised.sum()) for i in range(3)]
+    silent = Conversation.of("hi", "", "hi", " \u200b", "hi", "hello", id="silent").say("user", "").say("assistant", "")
+    muted = replace(silent, turns=(*silent.turns[:-1], replace(silent.turns[-1], supervised=False)))
+    assert [build_dataset([one], ENCODER, 100)[1].empty_replies for one in (silent, muted, good)] == [3, 2, 0]
 
 
 FILES = sorted((SHARED / "conversations").glob("*.json*")) + sorted((SHARED / "alpaca").glob("*.json"))

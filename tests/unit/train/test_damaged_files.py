@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.helpers.runs import COMMON
-from vicuna_lit.compare.runs import read_run
+from vicuna_lit.compare.run import read_run
 from vicuna_lit.config.compose import load
 from vicuna_lit.run_folder import ForeignResult, RunError, identity_of, read_json
 from vicuna_lit.train.console import say_done

@@ -2,6 +2,7 @@
 
 from tests.helpers.runs import COMMON
 from vicuna_lit.config.compose import load
+from vicuna_lit.data.plan import plan_run
 from vicuna_lit.data.planned import PlannedData
 from vicuna_lit.train.notes import notes, worse
 
@@ -16,11 +17,19 @@ def test_a_loss_that_has_grown_is_said():
     assert said.startswith("the training loss has grown from 5 to 10.1; ")
 
 
-def test_a_validation_beyond_what_a_model_was_made_for_is_said():
+def test_a_long_validation_idle_processes_and_empty_replies_are_said():
     config = load("train", *COMMON, "validation.context_length=200")
     data = PlannedData(config)
     data.read()
     longest = int(data.validation.lengths.max())
+    assert "never have anything to do" not in " ".join(notes(config, data, None))
+    data.plan = plan_run(config, data.train.sizes, 4096)
+    data.reports[""].empty_replies = 2
+    said = " ".join(notes(config, data, None))
+    busy = max(len(step) for step in data.plan.step_examples)
+    assert f"{4096 - busy:,} of 4,096 processes never have anything to do: a step has {busy} examples at most; " in said
+    assert f"with trainer.devices={busy} each step takes as long" in said
+    assert "2 replies are empty, and trained on: to say nothing is learnt" in said
     said = [" ".join(notes(config, data, positions)) for positions in (None, longest, longest - 1)]
     assert ["positions that it has never seen" in text for text in said] == [False, False, True]
     assert f"validation.context_length={longest - 1} leaves none" in said[2]
