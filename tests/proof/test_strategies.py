@@ -21,6 +21,7 @@ from tests.helpers.group import run_group
 from tests.helpers.runs import COMMON, QUICKSTART, STEPS, agree, compare, curve, run_here, weights
 from tests.proof.test_invariance import ALL, FEW
 from vicuna_lit.compare.conversations import validation_of
+from vicuna_lit.config.choices import shipped_strategies
 from vicuna_lit.config.compose import load
 from vicuna_lit.data.tokenizer import make_encoder
 from vicuna_lit.models.causal_lm import SupervisedLM, build_model
@@ -30,7 +31,7 @@ from vicuna_lit.train.distributed import DistributedEnv, launch
 from vicuna_lit.train.strategies import strategy_of
 from vicuna_lit.train.strategies.replicated import CopiesStrategy
 
-STRATEGIES = ("ddp", "fsdp", "fsdp_offload", "zero1", "zero2", "zero3", "zero3_offload")
+STRATEGIES = [facts.name for facts in shipped_strategies() if not facts.one_process]
 HALF = [settings for i, settings in enumerate(ALL) if i.bit_count() % 2 == 0 and settings not in FEW]
 """With FEW a half fraction: the values of any three keys meet in all eight ways."""
 LORA = ("finetune=lora", "finetune.rank=4", "optimizer.lr=2e-3")

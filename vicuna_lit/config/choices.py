@@ -1,71 +1,109 @@
-"""What a config chooses between: strategies and ways to finetune, one class each (`conf/strategy`, `conf/finetune`)."""
+"""What a config chooses between: strategies and ways to finetune, one class each (`conf/strategy`, `conf/finetune`).
 
-from typing import Annotated, ClassVar, Literal
+What other code must know of a choice are its `facts`. None has a default, so that none is forgotten: the type checker
+names an absent one, and a class without `facts` cannot be imported.
+"""
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from dataclasses import dataclass
+from functools import cache
+from typing import Annotated, Any, Literal
 
-from vicuna_lit.config.base import Config
+import yaml
+from pydantic import Field, PositiveFloat, PositiveInt, TypeAdapter
+
+from vicuna_lit.config.base import CONF_DIR, Config
 
 
-class StrategyFacts(Config):
-    """What the config of any strategy says of it. `TrainChecks` goes by these, so a new strategy needs no new check."""
+class Choice(Config):
+    """A class that says its `facts` itself; it takes over no other one's."""
 
-    one_process: ClassVar[bool] = False
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        """
+        Raises:
+            TypeError: it says none.
+        """
+        if not isinstance(vars(cls).get("facts"), property):
+            raise TypeError(f"{cls.__name__}: lacks its property `facts`, as its neighbours in {__name__} have it")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StrategyFacts:
+    """What a strategy is to the checks, the model, the estimate and the training step."""
+
+    name: str
+    """As in `conf/strategy`."""
+    one_process: bool
     """Whether it knows one device alone."""
-    keeps_fp32: ClassVar[bool] = False
-    """Whether it has fp32 master weights of its own, whatever the config says."""
-    shards_state: ClassVar[bool] = False
-    """Whether a device holds a part of the optimizer's state alone, of rows or stretches of a matrix."""
-
-    @property
-    def label(self) -> str:
-        """As in `conf/strategy`."""
-        return str(getattr(self, "kind", ""))
-
-    @property
-    def shards_weights(self) -> bool:
-        """Whether a device holds a part of each weight alone."""
-        return False
-
-    @property
-    def gathers_by_hooks(self) -> bool:
-        """Whether weights come to the device by hooks inside the layers, at every call."""
-        return False
+    fp32_copies: Literal["optimizer", "shards", "engine"]
+    """Who holds the fp32 copies of weights that are used in bf16. optimizer: ours; shards: the sharded weights are
+    fp32, and gathered in bf16; engine: a library, whatever `master_weights` says."""
+    sharded: Literal["nothing", "state", "gradients", "weights"]
+    """Of what a device holds a part alone: of rows or stretches of a matrix. Each includes those before it; state is
+    the optimizer's."""
+    gathers_by_hooks: bool
+    """Whether weights come to the device by hooks inside the layers, at every call."""
+    first_reads: bool
+    """Whether the first process alone reads the weights, and the others get them from it."""
 
 
-class SingleConfig(StrategyFacts):
+class SingleConfig(Choice):
     """One process on one device."""
 
     kind: Literal["single"]
-    one_process: ClassVar[bool] = True
+
+    @property
+    def facts(self) -> StrategyFacts:
+        """All of them."""
+        return StrategyFacts(
+            name="single",
+            one_process=True,
+            fp32_copies="optimizer",
+            sharded="nothing",
+            gathers_by_hooks=False,
+            first_reads=False,
+        )
 
 
-class DDPConfig(StrategyFacts):
+class DDPConfig(Choice):
     """The whole model on every device; gradients are averaged (torch's DistributedDataParallel)."""
 
     kind: Literal["ddp"]
 
+    @property
+    def facts(self) -> StrategyFacts:
+        """All of them."""
+        return StrategyFacts(
+            name="ddp",
+            one_process=False,
+            fp32_copies="optimizer",
+            sharded="nothing",
+            gathers_by_hooks=False,
+            first_reads=True,
+        )
 
-class FSDPConfig(StrategyFacts):
+
+class FSDPConfig(Choice):
     """Weights, gradients and optimizer state sharded by layer (torch's `fully_shard`, FSDP2)."""
 
     kind: Literal["fsdp"]
     offload: bool
     """Keep the shards in CPU memory."""
-    shards_state: ClassVar[bool] = True
 
     @property
-    def label(self) -> str:
-        """As in `conf/strategy`."""
-        return f"fsdp{'_offload' * self.offload}"
+    def facts(self) -> StrategyFacts:
+        """All of them."""
+        return StrategyFacts(
+            name=f"fsdp{'_offload' * self.offload}",
+            one_process=False,
+            fp32_copies="shards",
+            sharded="weights",
+            gathers_by_hooks=False,
+            first_reads=True,
+        )
 
-    @property
-    def shards_weights(self) -> bool:
-        """By layer."""
-        return True
 
-
-class ZeroConfig(StrategyFacts):
+class ZeroConfig(Choice):
     """DeepSpeed's ZeRO (Rajbhandari et al. 2020)."""
 
     kind: Literal["zero"]
@@ -73,44 +111,70 @@ class ZeroConfig(StrategyFacts):
     """1 shards the optimizer state, 2 the gradients too, 3 the weights too."""
     offload: bool
     """Keep weights and optimizer state in CPU memory (stage 3)."""
-    keeps_fp32: ClassVar[bool] = True
-    shards_state: ClassVar[bool] = True
 
     @property
-    def label(self) -> str:
-        """As in `conf/strategy`."""
-        return f"zero{self.stage}{'_offload' * self.offload}"
-
-    @property
-    def shards_weights(self) -> bool:
-        """Stage 3 does."""
-        return self.stage == 3
-
-    @property
-    def gathers_by_hooks(self) -> bool:
-        """Stage 3 does."""
-        return self.stage == 3
+    def facts(self) -> StrategyFacts:
+        """By stage; DeepSpeed cuts what each process has read."""
+        sharded: tuple[Literal["state", "gradients", "weights"], ...] = ("state", "gradients", "weights")
+        return StrategyFacts(
+            name=f"zero{self.stage}{'_offload' * self.offload}",
+            one_process=False,
+            fp32_copies="engine",
+            sharded=sharded[self.stage - 1],
+            gathers_by_hooks=self.stage == 3,
+            first_reads=False,
+        )
 
 
 StrategyConfig = Annotated[SingleConfig | DDPConfig | FSDPConfig | ZeroConfig, Field(discriminator="kind")]
-"""One of them; the type checker names each `match` that lacks a case (`strategy_of`, `residence`, `_traffic`)."""
+"""One of them; the type checker names each `match` that lacks a case (`strategy_of`, `residence`)."""
 
 
-class FullConfig(Config):
+@cache
+def shipped_strategies() -> tuple[StrategyFacts, ...]:
+    """The facts of each file of `conf/strategy`, by name."""
+    known: TypeAdapter[StrategyConfig] = TypeAdapter(StrategyConfig)
+    files = sorted((CONF_DIR / "strategy").glob("*.yaml"))
+    return tuple(known.validate_python(yaml.safe_load(file.read_text())).facts for file in files)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneFacts:
+    """What a way to finetune is to the checks, the model, the estimate and the notes."""
+
+    adapters: bool
+    """Whether PEFT puts adapters beside frozen weights."""
+    in_4_bits: bool
+    """Whether the frozen weights are read in 4 bits."""
+    alike_in_layers: bool
+    """Whether it trains the same weights of each layer, so that a few layers stand for all in the estimate."""
+
+
+class FullConfig(Choice):
     """All weights are trained."""
 
     kind: Literal["full"]
 
+    @property
+    def facts(self) -> FinetuneFacts:
+        """All of them."""
+        return FinetuneFacts(adapters=False, in_4_bits=False, alike_in_layers=True)
 
-class PartialConfig(Config):
+
+class PartialConfig(Choice):
     """Some weights are trained, the others stay as they are."""
 
     kind: Literal["partial"]
     train: Annotated[tuple[str, ...], Field(min_length=1)]
     """Regular expressions; a weight whose name holds a match of one is trained."""
 
+    @property
+    def facts(self) -> FinetuneFacts:
+        """All of them."""
+        return FinetuneFacts(adapters=False, in_4_bits=False, alike_in_layers=False)
 
-class LastLayersConfig(Config):
+
+class LastLayersConfig(Choice):
     """The last decoder layers and the final norm are trained, of any family and depth."""
 
     kind: Literal["last_layers"]
@@ -119,8 +183,13 @@ class LastLayersConfig(Config):
     lm_head: bool
     """The LM head too (with it the embeddings, where the model ties them)."""
 
+    @property
+    def facts(self) -> FinetuneFacts:
+        """All of them."""
+        return FinetuneFacts(adapters=False, in_4_bits=False, alike_in_layers=False)
 
-class LoraConfig(Config):
+
+class LoraConfig(Choice):
     """Low-rank adapters (Hu et al. 2021) on frozen weights; qlora (Dettmers et al. 2023) keeps those in 4 bits.
     No dropout: its random numbers would depend on how conversations lie in rows."""
 
@@ -131,6 +200,11 @@ class LoraConfig(Config):
     """The adapter's product is scaled by alpha / rank."""
     targets: Literal["all-linear"] | Annotated[tuple[str, ...], Field(min_length=1)]
     """Last names of the linear layers that get one; all-linear: every one of the decoder's layers, but no router."""
+
+    @property
+    def facts(self) -> FinetuneFacts:
+        """All of them."""
+        return FinetuneFacts(adapters=True, in_4_bits=self.kind == "qlora", alike_in_layers=True)
 
 
 FinetuneConfig = Annotated[FullConfig | PartialConfig | LastLayersConfig | LoraConfig, Field(discriminator="kind")]

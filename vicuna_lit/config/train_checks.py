@@ -2,12 +2,15 @@
 
 import os
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import ValidationInfo, field_validator
 
 from vicuna_lit.config.base import Config, ModelConfig
+from vicuna_lit.config.choices import FinetuneConfig, StrategyConfig, StrategyFacts, shipped_strategies
 from vicuna_lit.config.halving import HalvingConfig
 from vicuna_lit.config.optimizer import OptimizerConfig
 
@@ -76,11 +79,13 @@ class TrainChecks(Config):
 
     @field_validator("finetune", check_fields=False)
     @classmethod
-    def _four_bits_are_loaded(cls, finetune: Any, info: ValidationInfo) -> Any:
+    def _four_bits_are_loaded(cls, finetune: FinetuneConfig, info: ValidationInfo) -> FinetuneConfig:
         model: Any = info.data.get("model")
         own = model is not None and (model.kind == "scratch" or str(model.path).endswith(".gguf"))
-        if finetune.kind == "qlora" and own:
-            raise ValueError("qlora quantises the weights of a Hugging Face folder as it loads them: model=local")
+        if finetune.facts.in_4_bits and own:
+            raise ValueError(
+                f"{finetune.kind} quantises the weights of a Hugging Face folder as it loads them: model=local"
+            )
         return finetune
 
     @field_validator("optimizer", check_fields=False)
@@ -119,24 +124,49 @@ class TrainChecks(Config):
 
     @field_validator("strategy", check_fields=False)
     @classmethod
-    def _suits_the_recipe(cls, strategy: Any, info: ValidationInfo) -> Any:
-        known, problems = info.data, []
-        trainer, finetune, optimizer = (known.get(key) for key in ("trainer", "finetune", "optimizer"))
-        if strategy.keeps_fp32 and _bare(info):
-            problems.append("ZeRO always keeps fp32 master weights: master_weights=true, or another strategy")
-        if trainer and trainer.devices > 1 and strategy.one_process:
-            several = "strategy=ddp, fsdp, fsdp_offload, zero1, zero2, zero3 or zero3_offload"
-            problems.append(f"{cls.DEVICES}={trainer.devices} needs a strategy for several processes: {several}")
-        if finetune and finetune.kind == "qlora" and strategy.shards_weights:
-            problems.append("qlora's 4-bit weights are not sharded: strategy=single, ddp, zero1 or zero2")
-        if optimizer and optimizer.kind != "adamw" and strategy.shards_state:
-            shards = "keeps its state by whole matrices or blocks of them; shards would change what it computes"
-            problems.append(f"{optimizer.kind} {shards}: strategy=single, ddp; or optimizer.kind=adamw")
-        if optimizer and optimizer.rounding == "stochastic" and strategy.shards_state:
-            problems.append("rounding=stochastic is for whole weights: strategy=single, ddp; or rounding=nearest")
-        if problems:
-            raise ValueError("; ".join(problems))
+    def _suits_the_recipe(cls, strategy: StrategyConfig, info: ValidationInfo) -> StrategyConfig:
+        conflicts = _conflicts(cls.DEVICES, strategy.facts.name, info)
+        found = [conflict for conflict in conflicts if conflict.holds(strategy.facts)]
+        if found:
+            suit = [one.name for one in shipped_strategies() if not any(c.holds(one) for c in conflicts)]
+            ways = [f"strategy={', '.join(suit)}"] if suit else []
+            if all(c.instead for c in found):
+                ways.append(" ".join(c.instead for c in found if c.instead))
+            raise ValueError(f"{'; '.join(c.problem for c in found)}: {'; or '.join(ways)}")
         return strategy
+
+
+@dataclass(frozen=True)
+class _Conflict:
+    """What another key asks of a strategy's facts."""
+
+    holds: Callable[[StrategyFacts], bool]
+    problem: str
+    instead: str | None = None
+    """Another value of that key, with which it holds no more."""
+
+
+def _conflicts(devices_key: str, name: str, info: ValidationInfo) -> list[_Conflict]:
+    """Those that may arise with the other keys; `name` is the strategy that is spoken of."""
+    trainer, finetune, optimizer = (info.data.get(key) for key in ("trainer", "finetune", "optimizer"))
+    found: list[_Conflict] = []
+    if _bare(info):
+        always = f"{name} always keeps fp32 master weights"
+        found.append(_Conflict(lambda its: its.fp32_copies == "engine", always, "master_weights=true"))
+    if trainer and trainer.devices > 1:
+        several = f"{devices_key}={trainer.devices} needs a strategy for several processes"
+        found.append(_Conflict(lambda its: its.one_process, several))
+    if finetune and finetune.facts.in_4_bits:
+        whole = f"{finetune.kind}'s 4-bit weights are not sharded"
+        found.append(_Conflict(lambda its: its.sharded == "weights", whole))
+    if optimizer and optimizer.kind != "adamw":
+        shards = "keeps its state by whole matrices or blocks of them; shards would change what it computes"
+        elsewise = "optimizer.kind=adamw"
+        found.append(_Conflict(lambda its: its.sharded != "nothing", f"{optimizer.kind} {shards}", elsewise))
+    if optimizer and optimizer.rounding == "stochastic":
+        whole = "rounding=stochastic is for whole weights"
+        found.append(_Conflict(lambda its: its.sharded != "nothing", whole, "optimizer.rounding=nearest"))
+    return found
 
 
 def _bare(info: ValidationInfo) -> bool:

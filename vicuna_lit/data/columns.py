@@ -239,6 +239,9 @@ def _at(record: Any, name: str, role: str) -> Any:
 
 
 def _asked(prompt: Any, name: str, context: Any, context_name: str) -> list[Any]:
+    messages = loaded(prompt, list)
+    if messages and all(_is_message(message) for message in messages):
+        prompt = messages
     if isinstance(prompt, list) and is_absent(context):
         return prompt
     said = text(prompt, name)

@@ -4,13 +4,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from vicuna_lit.config.choices import DDPConfig, FinetuneConfig, FSDPConfig, SingleConfig
+from vicuna_lit.config.choices import FinetuneConfig, FSDPConfig, SingleConfig
 from vicuna_lit.config.compose import ConfigError, load
 from vicuna_lit.config.estimate import EstimateConfig
 from vicuna_lit.estimate.run import Estimate, Estimator
 from vicuna_lit.estimate.tables import price_table
 
-FSDP = FSDPConfig(kind="fsdp", offload=False)
+SINGLE = SingleConfig(kind="single")
+FSDP, OFFLOADED = (FSDPConfig(kind="fsdp", offload=offload) for offload in (False, True))
+"""What is advised for one device, for several, and where those hold too little."""
 MOST_SHOWN = 4
 COUNTS = (1, 2, 4, 8, 16)
 """GPUs that the search for the cheapest setting tries."""
@@ -89,22 +91,23 @@ def _less_memory(c: EstimateConfig) -> Iterator[_Step]:
         tokens //= 2
     if c.lm_head == "plain":
         yield _Step("lm_head=chunked", {"lm_head": "chunked"})
-    if isinstance(c.strategy, DDPConfig) or getattr(c.strategy, "stage", 3) < 3:
+    one_process = c.strategy.facts.one_process
+    if not one_process and c.strategy.facts.sharded != "weights":
         yield _Step("strategy=fsdp", {"strategy": FSDP})
     if c.gpu != "cpu":
         for count in (c.count * 2, c.count * 4):
             more = {"count": count, "trainer": c.trainer.model_copy(update={"devices": count})}
-            single = isinstance(c.strategy, SingleConfig)
-            yield _Step(f"count={count}{' strategy=fsdp' * single}", more | ({"strategy": FSDP} if single else {}))
-        if not getattr(c.strategy, "offload", True) and c.count > 1:
-            yield _Step("strategy=fsdp_offload", {"strategy": FSDPConfig(kind="fsdp", offload=True)})
+            sharded = {"strategy": FSDP} if one_process else {}
+            yield _Step(f"count={count}{' strategy=fsdp' * one_process}", more | sharded)
+        if not one_process and c.count > 1 and c.strategy != OFFLOADED:
+            yield _Step("strategy=fsdp_offload", {"strategy": OFFLOADED})
     if c.precision != "bf16-true":
         yield _Step("precision=bf16-true", {"precision": "bf16-true"}, same_run=False)
     if c.finetune.kind == "full":
         yield _Step("finetune=lora", {"finetune": _adapters("lora")}, same_run=False)
     if c.gpu != "cpu" and c.finetune.kind in ("full", "lora") and c.model.kind == "pretrained":
-        alone = c.count == 1 and not isinstance(c.strategy, SingleConfig)
-        fields = {"finetune": _adapters("qlora")} | ({"strategy": SingleConfig(kind="single")} if alone else {})
+        alone = c.count == 1 and not one_process
+        fields = {"finetune": _adapters("qlora")} | ({"strategy": SINGLE} if alone else {})
         yield _Step(f"finetune=qlora{' strategy=single' * alone}", fields, same_run=False)
 
 
@@ -123,8 +126,8 @@ def cheapest(found: Estimate) -> list[Change]:
     out: list[Change] = []
     for gpu in price_table(c.prices)["prices"]:
         for count in COUNTS:
-            sharded = c.strategy if count > 1 else SingleConfig(kind="single")
-            if count > 1 and isinstance(c.strategy, SingleConfig):
+            sharded = c.strategy if count > 1 else SINGLE
+            if count > 1 and c.strategy.facts.one_process:
                 sharded = FSDP
             trainer = c.trainer.model_copy(update={"devices": count})
             config = c.model_copy(update={"gpu": gpu, "count": count, "strategy": sharded, "trainer": trainer})

@@ -11,7 +11,6 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from vicuna_lit.config.choices import FSDPConfig, LastLayersConfig, LoraConfig, PartialConfig
 from vicuna_lit.config.train import Computation
 from vicuna_lit.data.packing import Rows
 from vicuna_lit.data.plan import Plan
@@ -89,7 +88,7 @@ def resolved_here(config: C, model: PreTrainedModel, plan: Plan) -> C:
     config = resolved(config, model, on_gpu(config))
     if config.gradient_checkpointing != "auto":
         return config
-    weights = Weights.of(build_model(config, None, "meta"), config.finetune.kind == "qlora")
+    weights = Weights.of(build_model(config, None, "meta"), config.finetune.facts.in_4_bits)
     limit = torch.cuda.get_device_properties().total_memory
     level = lightest(lambda level: memory_of(at_level(config, level), plan, weights, limit))
     return at_level(config, level)
@@ -127,7 +126,7 @@ def memory_of(config: Computation, plan: Plan, weights: Weights, gpu: int | None
     lost = [int(sum_ * share) for share in (LEAST, USUAL, MOST)]
     if limit is None:
         process = CPU_PROCESS + own_process
-        process += CPU_PEFT * isinstance(config.finetune, LoraConfig)
+        process += CPU_PEFT * config.finetune.facts.adapters
         limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // plan.world_size
         holes = _holes(config, tokens[0])
         lost = [0, holes, 3 * holes]
@@ -197,10 +196,10 @@ def longest_row(plan: Plan, steps: Rows, which: slice) -> RowSize:
 def _shortened(config: Computation, layers: int) -> SupervisedLM:
     """The real model on the meta device, with its first layers, in the numbers that it computes in."""
     model = build_model(config, None, "meta", layers)
-    if isinstance(config.strategy, FSDPConfig) and config.precision == "bf16-true":
-        for parameter in model.parameters():  # the masters are its shards, which are counted by themselves
-            parameter.data = parameter.data.bfloat16()
-    if isinstance(config.strategy, FSDPConfig):
+    if config.strategy.facts.fp32_copies == "shards":  # they are counted by themselves
+        if config.precision == "bf16-true":
+            for parameter in model.parameters():
+                parameter.data = parameter.data.bfloat16()
         for linear in gathered_in_bf16(model, config):
             nn.ModuleList(linear).to(torch.bfloat16)
     # Neither compiled nor by Liger: those kernels need their hardware, and keep no more than plain layers.
@@ -209,7 +208,7 @@ def _shortened(config: Computation, layers: int) -> SupervisedLM:
 
 def _repeats(config: Computation, weights: Weights) -> Repeats | None:
     """How layers repeat, checkpointing included; None where a short model would not train what the whole one does."""
-    if isinstance(config.finetune, PartialConfig | LastLayersConfig):
+    if not config.finetune.facts.alike_in_layers:
         return None
     how = config.gradient_checkpointing
     every = int(how.removeprefix("every_")) if how.startswith("every_") else 1

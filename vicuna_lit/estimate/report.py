@@ -80,7 +80,7 @@ def lines(e: Estimate) -> dict[str, str]:
 
 def layout(e: Estimate) -> str:
     """`8 × a100-80gb, fsdp_offload`."""
-    return f"{e.config.count} × {e.config.gpu}, {e.config.strategy.label}"
+    return f"{e.config.count} × {e.config.gpu}, {e.config.strategy.facts.name}"
 
 
 def _show_changes(before: Estimate, changes: Sequence[Change]) -> None:

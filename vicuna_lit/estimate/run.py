@@ -249,7 +249,7 @@ class Estimator:
 
         def make() -> tuple[PreTrainedModel, Weights, Flops | None]:
             model = build_model(config, None, "meta")
-            return model, Weights.of(model, config.finetune.kind == "qlora"), flops_of(model)
+            return model, Weights.of(model, config.finetune.facts.in_4_bits), flops_of(model)
 
         decided_by = [ModelRecipe.values_of(config), config.context_length, config.strategy.model_dump()]
         return self._once("model", decided_by, make)

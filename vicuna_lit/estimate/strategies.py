@@ -115,8 +115,8 @@ def moments(config: Computation, bytes_each: int) -> float:
             return 2.0 * bytes_each
         case "adamw_8bit":
             return 2.0 + 8 / 256  # a scale for each block of 256
-        case _:
-            return 0.0  # adafactor: sums over rows and columns
+        case "adafactor":
+            return 0.0  # sums over rows and columns
 
 
 def residence(config: Computation, weights: Weights, world: int, row: Place, on_cpu: bool) -> StrategyMemory:
@@ -127,22 +127,27 @@ def residence(config: Computation, weights: Weights, world: int, row: Place, on_
         on_cpu: there memory that is never written costs nothing, and offloading moves nothing.
     """
     match config.strategy:
-        case SingleConfig() | DDPConfig():
-            return _replicated(config, weights, row)
+        case SingleConfig():
+            return _replicated(config, weights, row, buckets=False)
+        case DDPConfig():
+            return _replicated(config, weights, row, buckets=True)
         case FSDPConfig(offload=offload):
             return _fsdp(config, weights, world, row == "later", offload, on_cpu)
         case ZeroConfig(stage=3, offload=offload):
-            held = _zero3(config, weights, world, offload and not on_cpu, on_cpu)
-        case ZeroConfig():
-            held = _zero(config, weights, world, row == "later", on_cpu)
+            return _by_deepspeed(_zero3(config, weights, world, offload and not on_cpu, on_cpu))
+        case ZeroConfig(stage=stage):
+            return _by_deepspeed(_zero(config, weights, world, row == "later", on_cpu, stage == 1))
+
+
+def _by_deepspeed(held: StrategyMemory) -> StrategyMemory:
     return replace(held, process=CPU_DEEPSPEED, is_ready_at_once=True)
 
 
-def _replicated(config: Computation, w: Weights, row: Place) -> StrategyMemory:
+def _replicated(config: Computation, w: Weights, row: Place, buckets: bool) -> StrategyMemory:
     masters = config.precision == "bf16-true" and config.master_weights
     state = moments(config, 4 if masters else w.trained_bytes) + 4 * masters
     fixed = Counter(weights=w.bytes, optimizer=int(w.trained * state))
-    gradients, buckets = w.trained * w.trained_bytes, config.strategy.kind == "ddp"
+    gradients = w.trained * w.trained_bytes
     # DDP keeps its buckets; gradients move into them with the last row of a step, until then they are beside them.
     fixed[GRADIENTS] = gradients * (buckets + (row == "later"))
     at_step = fixed.copy()
@@ -166,7 +171,10 @@ def _fsdp(config: Computation, w: Weights, world: int, later: bool, offload: boo
     return StrategyMemory(here, {STEP: at_step}, "by layer", "scattered", sent, host)
 
 
-def _zero(config: Computation, w: Weights, world: int, later: bool, on_cpu: bool) -> StrategyMemory:
+def _zero(config: Computation, w: Weights, world: int, later: bool, on_cpu: bool, kept: bool) -> StrategyMemory:
+    """Args:
+    kept: gradients stay whole until the step (stage 1).
+    """
     own = w.trained / world
     fixed = Counter(
         weights=w.bytes,
@@ -175,7 +183,7 @@ def _zero(config: Computation, w: Weights, world: int, later: bool, on_cpu: bool
     buckets = 0 if on_cpu else 2 * BUCKET * w.trained_bytes  # two, to overlap
     at_step = fixed.copy()
     at_step[GRADIENTS] = int(2 * own * 4)
-    if getattr(config.strategy, "stage", 1) == 1:
+    if kept:
         fixed[GRADIENTS] = w.trained * w.trained_bytes if later else 0
         at_step[COMMUNICATION] = buckets
         at_step[GRADIENTS] = max(at_step[GRADIENTS], w.trained * w.trained_bytes)

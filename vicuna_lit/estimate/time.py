@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 
-from vicuna_lit.config.choices import DDPConfig, FSDPConfig, SingleConfig, ZeroConfig
 from vicuna_lit.config.compose import ConfigError
 from vicuna_lit.config.estimate import EstimateConfig
 from vicuna_lit.data.plan import Plan
@@ -148,12 +147,12 @@ def _traffic(config: EstimateConfig, plan: Plan, memory: Memory) -> float:
     w, n = memory.weights, plan.world_size
     ring = (n - 1) / n
     gradients = w.trained * w.trained_bytes * ring
-    match config.strategy:
-        case FSDPConfig() | ZeroConfig(stage=3):
+    match config.strategy.facts.sharded:
+        case "weights":
             return 2 * w.bytes * ring + gradients
-        case ZeroConfig(stage=2):
+        case "gradients":
             return gradients + w.bytes * ring / plan.accumulation
-        case SingleConfig() | DDPConfig() | ZeroConfig():
+        case "nothing" | "state":
             return 2 * gradients / plan.accumulation
 
 

@@ -11,7 +11,7 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from vicuna_lit.config.choices import FullConfig, LastLayersConfig, LoraConfig, PartialConfig
+from vicuna_lit.config.choices import FinetuneConfig, FullConfig, LastLayersConfig, LoraConfig, PartialConfig
 from vicuna_lit.data.tokenizer import need_package
 from vicuna_lit.hub import hub_name
 from vicuna_lit.models.decoder import LINEAR, decoder_layers, decoder_of, has_fused_experts, linear_layers
@@ -19,7 +19,7 @@ from vicuna_lit.paths import ModelError
 from vicuna_lit.whole_files import whole_folder
 
 
-def choose_trained(model: PreTrainedModel, config: FullConfig | PartialConfig | LastLayersConfig | LoraConfig) -> None:
+def choose_trained(model: PreTrainedModel, config: FinetuneConfig) -> None:
     """Freezes what is not trained, and adds adapters where asked for.
 
     Raises:

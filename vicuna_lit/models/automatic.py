@@ -47,7 +47,7 @@ def _compiles(config: Computation, model: PreTrainedModel) -> bool:
     """
     if config.deterministic or config.offload_activations or config.kernels != "torch":
         return False
-    if config.finetune.kind == "qlora" or config.strategy.gathers_by_hooks:
+    if config.finetune.facts.in_4_bits or config.strategy.facts.gathers_by_hooks:
         return False  # weights that are unpacked, or gathered, by hooks inside the layers
     return not token_mixers(decoder_layers(model)) and experts_of(model.config) is None
 

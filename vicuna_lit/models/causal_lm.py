@@ -55,7 +55,7 @@ def build_model(
         with torch.device(device):
             model = AutoModelForCausalLM.from_config(hf, dtype=torch.float32)
     else:
-        four_bits = quantised(config.precision) if config.finetune.kind == "qlora" else {}
+        four_bits = quantised(config.precision) if config.finetune.facts.in_4_bits else {}
         # What is rounded to 4 bits is rounded once, from fp32; what is beside it is little, and rounded below.
         dtype = torch.float32 if four_bits else kept_in(config)
         model = load_weights(hf, config.model.path, device, dtype, four_bits)
@@ -64,10 +64,10 @@ def build_model(
         new.put_into(model)
     attention.use(model, attention.chosen(config.attention, config.precision, model, on_gpu(config)))
     model.config.use_cache = False
-    if token_mixers(decoder_layers(model)) and config.strategy.gathers_by_hooks:
+    if token_mixers(decoder_layers(model)) and config.strategy.facts.gathers_by_hooks:
         raise ModelError(
-            f"{type(model).__name__}: parts of its layers run once for each conversation, and ZeRO-3 gathers weights "
-            "at every call; strategy=fsdp"
+            f"{type(model).__name__}: parts of its layers run once for each conversation, and "
+            f"strategy={config.strategy.facts.name} gathers weights at every call; strategy=fsdp"
         )
     choose_trained(model, config.finetune)
     if new:
@@ -78,8 +78,7 @@ def build_model(
 
 def kept_in(config: Computation) -> torch.dtype:
     """The dtype of the weights between steps; where the shards themselves are the masters (FSDP), fp32."""
-    strategy = config.strategy
-    sharded_masters = config.master_weights and strategy.shards_weights and not strategy.keeps_fp32
+    sharded_masters = config.master_weights and config.strategy.facts.fp32_copies == "shards"
     return torch.bfloat16 if config.precision == "bf16-true" and not sharded_masters else torch.float32
 
 

@@ -37,7 +37,7 @@ def token_mixers(layers: nn.ModuleList) -> list[nn.Module]:
 
 
 def gathered_in_bf16(model: PreTrainedModel, config: Computation) -> list[list[nn.Module]]:
-    """Under fsdp: of each decoder layer's attention and MLP the linear layers whose weights travel in bf16.
+    """Of each decoder layer's attention and MLP the linear layers whose weights fsdp gathers in bf16.
 
     Those are the ones that multiply in bf16 and run once for a row. Routers stay in fp32, token mixers, which run once
     for each conversation, and experts, of which not all run. So does all that is compiled: groups of weights inside a

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from vicuna_lit.config.choices import LoraConfig
 from vicuna_lit.config.train import Computation
 from vicuna_lit.data.encoder import Encoder
 from vicuna_lit.data.tokenizer import Tokenizer, tokenizer_of
@@ -56,7 +55,7 @@ class NewRows(NamedTuple):
         )
         if not rows:
             return None
-        if isinstance(config.finetune, LoraConfig):
+        if config.finetune.facts.adapters:
             raise _frozen(config, rows, "finetune=full, or finetune=partial with them in finetune.train")
         others = {id for id in ids.values() if id < before}.difference(rows)
         return cls(tuple(rows), tuple(sorted(others)), before, hf.vocab_size)

@@ -148,7 +148,7 @@ def spread(config: TrainConfig, plan: Plan) -> str:
     """`zero3_offload, 8 processes × 2 rows`."""
     processes = f"{plan.world_size} process{'es' if plan.world_size > 1 else ''}"
     rows = f"{plan.accumulation} row{'s' if plan.accumulation > 1 else ''}"
-    return f"{config.strategy.label}, {processes} × {rows}"
+    return f"{config.strategy.facts.name}, {processes} × {rows}"
 
 
 def _size(count: int) -> str:

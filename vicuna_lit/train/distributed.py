@@ -24,6 +24,7 @@ from typing import Any
 
 import torch.distributed
 
+from vicuna_lit.config.choices import shipped_strategies
 from vicuna_lit.config.train import Layout, TrainConfig
 from vicuna_lit.models.automatic import on_gpu
 from vicuna_lit.run_folder import RunError, read_json, write_hydra_files
@@ -86,13 +87,14 @@ def join(config: TrainConfig) -> tuple[TrainConfig, DistributedEnv]:
     env = DistributedEnv.of_environment()
     if env is None:
         return config, DistributedEnv(size=config.trainer.devices, local_size=config.trainer.devices)
-    if env.size > 1 and config.strategy.one_process:
+    if env.size > 1 and config.strategy.facts.one_process:
+        several = ", ".join(one.name for one in shipped_strategies() if not one.one_process)
         raise RunError(
-            f"torchrun started {env.size} processes, but strategy={config.strategy.label} is for one; "
-            "strategy=ddp or fsdp?"
+            f"torchrun started {env.size} processes, but strategy={config.strategy.facts.name} is for one; "
+            f"for several: strategy={several}"
         )
     _end_with_parent()
-    if not config.strategy.one_process and not torch.distributed.is_initialized():
+    if not config.strategy.facts.one_process and not torch.distributed.is_initialized():
         atexit.register(_leave)
         if on_gpu(config):  # else the first collective of every process would open a context on the first GPU
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))

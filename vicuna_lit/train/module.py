@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import lightning as L
@@ -63,14 +64,13 @@ class SupervisedModule(L.LightningModule):
         """Of the validation that is under way, or was the last."""
         self.closes_step = False
         self._sum: Tensor = torch.zeros(())
-        self._norm: Tensor | None = None
+        self._norm: Callable[[], Tensor | float] = lambda: math.nan
         self.step_loss: Tensor | float = math.nan
         self.step_lr = math.nan
 
     def configure_model(self) -> None:
         """Shards the weights where the strategy asks for it."""
-        if self.device_mesh is not None:
-            self.strategy.shard(self.lm, self.device_mesh["data_parallel"])
+        self.strategy.shard(self.lm, self.device_mesh)
 
     @classmethod
     def of(cls: type[Module], config: Computation, encoder: Encoder | None = None) -> Module:
@@ -170,8 +170,7 @@ class SupervisedModule(L.LightningModule):
         """The step's figures for Lightning's callbacks and loggers; nothing waits for a GPU."""
         if self.closes_step:
             self.log("train/loss", self.step_loss, on_step=True, on_epoch=False)
-            if self._norm is not None:
-                self.log("train/grad_norm", self._norm, on_step=True, on_epoch=False)
+            self.log("train/grad_norm", self._norm(), on_step=True, on_epoch=False)
 
     def on_validation_epoch_start(self) -> None:
         """Begins anew."""
@@ -206,14 +205,14 @@ class SupervisedModule(L.LightningModule):
 
     def grad_norm(self) -> float:
         """The gradient's norm over all weights in the last step, before clipping."""
-        return self.strategy.norm_of_last_step(self) if self._norm is None else float(self._norm)
+        return float(self._norm())
 
     def configure_optimizers(self) -> Any:
         """The optimizer of the config; warm-up and decay over the steps of the plan."""
         c = self.config.optimizer
         trained = [p for p in self.lm.parameters() if p.requires_grad]
         bf16 = self.strategy.bf16
-        if bf16 != "elsewhere" and (self.plan.accumulation > 1 or self.strategy.sums_over_ranks):
+        if bf16 != "elsewhere" and (self.plan.accumulation > 1 or not self.strategy.facts.one_process):
             sum_in_fp32(trained)
         optimizer = build_optimizer(trained, c, bf16, self.config.seed, beside_matrices(self.lm))
         scheduler = LambdaLR(optimizer, lambda step: lr_factor(self.start + step, self.plan.steps, c))

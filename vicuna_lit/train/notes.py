@@ -44,8 +44,9 @@ def notes(config: TrainConfig, data: PlannedData, positions: int | None) -> Iter
             "your data train the quickstart's toy, a tiny model with random weights; "
             "model=<folder> fine-tunes a model of yours"
         )
-    if not config.strategy.one_process and data.plan.world_size == 1:
-        yield f"strategy={config.strategy.kind} runs in one process; trainer.devices=auto takes every GPU, or a number"
+    if not config.strategy.facts.one_process and data.plan.world_size == 1:
+        several = "trainer.devices=auto takes every GPU, or a number"
+        yield f"strategy={config.strategy.facts.name} runs in one process; {several}"
     steps, busy = data.plan.steps, int(np.diff(data.plan.rows.step_bounds).max(initial=0))
     if busy < data.plan.world_size:
         yield (
@@ -59,7 +60,7 @@ def notes(config: TrainConfig, data: PlannedData, positions: int | None) -> Iter
             f"only {steps} optimizer {few}{idle} of {config.conversations_per_step} {config.step_unit}s; "
             "conversations_per_step=<fewer> or trainer.epochs=<more> makes more"
         )
-    if config.finetune.kind in ("lora", "qlora") and config.optimizer.lr < LOW_FOR_ADAPTERS:
+    if config.finetune.facts.adapters and config.optimizer.lr < LOW_FOR_ADAPTERS:
         yield (
             f"optimizer.lr={config.optimizer.lr:g} is a rate for full fine-tuning; adapters mostly take ten times as "
             "much, such as optimizer.lr=2e-4"

@@ -145,7 +145,7 @@ def test_each_bad_value_names_its_key(override: str, expected: str):
         ),
         (("strategy=fsdp", "optimizer.kind=adafactor"), "strategy: adafactor keeps its state by whole matrices"),
         (("strategy=zero1", "optimizer.kind=adamw_8bit"), "strategy: adamw_8bit keeps its state by whole matrices"),
-        (("strategy=zero2", "precision=bf16-true", "master_weights=false"), "strategy: ZeRO always keeps fp32 master"),
+        (("strategy=zero2", "precision=bf16-true", "master_weights=false"), "strategy: zero2 always keeps fp32 master"),
     ],
 )
 def test_choices_that_would_change_the_mathematics_are_refused(overrides: tuple[str, ...], expected: str):

@@ -239,7 +239,7 @@ def test_bf16_agrees_with_itself_over_micro_batches(settings, tmp_path):
     [
         (("precision=bf16-true",), "precision=bf16-true master_weights=false"),
         (("master_weights=false",), "precision=bf16-true master_weights=false"),
-        (("precision=bf16-true", "master_weights=false", "strategy=fsdp"), "strategy=single, ddp"),
+        (("precision=bf16-true", "master_weights=false", "strategy=fsdp"), "strategy=ddp, single"),
     ],
 )
 def test_where_nothing_is_rounded_the_choice_is_refused(settings, said):

@@ -4,7 +4,7 @@ Every strategy averages gradients over ranks; `SupervisedModule.training_step` u
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import lightning as L
@@ -18,7 +18,7 @@ from vicuna_lit.models.automatic import on_gpu
 from vicuna_lit.models.causal_lm import SupervisedLM
 from vicuna_lit.run_folder import RunError
 from vicuna_lit.train.checkpoint.format import Shards, TensorShard
-from vicuna_lit.train.distributed import DistributedEnv
+from vicuna_lit.train.distributed import DistributedEnv, all_reduce_sum
 from vicuna_lit.train.gradients import clip_factor, scale, squared_norm
 from vicuna_lit.train.optimizer import Bf16, Bf16Weights, InFp32
 
@@ -29,15 +29,21 @@ class TrainStrategy(ABC):
     The state of a run is flat pieces, whatever the strategy makes of it: weights (fp32 masters where there are some)
     and optimizer state, under the same names everywhere: `weight/<name>`, `exp_avg/<name>`, …
 
+    What others ask of it are its config's `facts`; what it does are the methods here.
+
     Args:
         config: of the run; its `strategy` has chosen this class.
     """
 
-    bf16: Bf16 = "elsewhere"
-    """Who holds fp32 copies of bf16 weights."""
-
     def __init__(self, config: Computation):
-        self.config = config
+        self.config, self.facts = config, config.strategy.facts
+
+    @property
+    def bf16(self) -> Bf16:
+        """How the optimizer steps bf16 weights."""
+        if self.facts.fp32_copies != "optimizer":
+            return "elsewhere"
+        return "masters" if self.config.master_weights else "alone"
 
     @abstractmethod
     def lightning(self, env: DistributedEnv) -> Strategy:
@@ -55,7 +61,7 @@ class TrainStrategy(ABC):
         """
         if not self.suits(strategy):
             raise RunError(
-                f"the config has strategy={self.config.strategy.label}, the trainer {type(strategy).__name__}: "
+                f"the config has strategy={self.facts.name}, the trainer {type(strategy).__name__}: "
                 "gradients would be averaged or clipped otherwise. An own L.Trainer has one device or ddp, and the "
                 "config strategy=single or ddp; vicuna_lit.fit has the others"
             )
@@ -67,29 +73,22 @@ class TrainStrategy(ABC):
     def build_device(self, env: DistributedEnv) -> str:
         """The device that a process builds its model on; `meta`: it gets the first process's weights later.
 
-        One process reads the weights, straight onto its GPU where the whole model is to lie there. QLoRA's are read by
-        every process, since the scales of 4-bit weights are no weights. Random weights are drawn on the CPU, so that
+        One process reads the weights, straight onto its GPU where the whole model is to lie there. Those in 4 bits are
+        read by every process, since their scales are no weights. Random weights are drawn on the CPU, so that
         they are the same ones on every device.
         """
-        if env.rank and self.reads_once and self.config.finetune.kind != "qlora":
+        if env.rank and self.facts.first_reads and not self.config.finetune.facts.in_4_bits:
             return "meta"
-        if self.config.model.path is None or not on_gpu(self.config) or not self.whole_on_device:
+        if self.config.model.path is None or not on_gpu(self.config) or self.facts.sharded == "weights":
             return "cpu"
         return f"cuda:{torch.cuda.current_device()}"
 
-    reads_once = True
-    """Whether the first process alone reads the weights."""
-    whole_on_device = True
-    """Whether the whole model lies on each device."""
-    sums_over_ranks = False
-    """Whether autograd's gradients are summed over ranks as they are: those of bf16 weights need fp32 sums then."""
+    @abstractmethod
+    def shard(self, lm: SupervisedLM, mesh: DeviceMesh | None) -> None:
+        """Cuts the model, where neither Lightning nor its library does it; `mesh` is Lightning's, where it has one."""
 
-    def shard(self, lm: SupervisedLM, mesh: DeviceMesh) -> None:
-        """Cuts the model, where Lightning leaves it to the module."""
-        raise NotImplementedError
-
-    def clip(self, module: L.LightningModule, optimizer: Any, limit: float | None) -> Tensor | None:
-        """Clips the gradient to a norm and returns the norm before; None where the optimizer's step clips.
+    def clip(self, module: L.LightningModule, optimizer: Any, limit: float | None) -> Callable[[], Tensor | float]:
+        """Clips the gradient to a norm. Returns what gives the norm before, once the optimizer has stepped.
 
         On a GPU nothing waits for the norm.
         """
@@ -101,19 +100,17 @@ class TrainStrategy(ABC):
                 optimizer.factor = factor
             else:
                 scale(local, factor)
-        return norm
+        return lambda: norm
 
     def local_gradients(self, module: L.LightningModule) -> list[Tensor]:
         """What this rank has of the step's gradient."""
         return [p.grad for p in module.parameters() if p.grad is not None]
 
     def sum_of_squares(self, square: Tensor, module: L.LightningModule) -> Tensor:
-        """Of the whole gradient, from this rank's."""
-        return square
-
-    def norm_of_last_step(self, module: L.LightningModule) -> float:
-        """The gradient norm, where `clip` returns None."""
-        raise NotImplementedError
+        """Of the whole gradient, from this rank's: the sum over all ranks' shards, where it is cut."""
+        if self.facts.sharded in ("nothing", "state"):
+            return square
+        return all_reduce_sum(square.to(module.trainer.strategy.root_device))
 
     @abstractmethod
     def local_shards(self, lm: SupervisedLM, optimizer: Any) -> Iterator[TensorShard]:

@@ -19,14 +19,12 @@ from vicuna_lit.models.causal_lm import SupervisedLM
 from vicuna_lit.models.export import partition
 from vicuna_lit.models.mixers import gathered_in_bf16
 from vicuna_lit.train.checkpoint.format import TensorShard
-from vicuna_lit.train.distributed import DistributedEnv, all_reduce_sum, backend
+from vicuna_lit.train.distributed import DistributedEnv, backend
 from vicuna_lit.train.strategies.base import TrainStrategy, tensors, trained_weights
 
 
 class FSDP(TrainStrategy):
     """FSDP2; the sharded weights are the fp32 masters."""
-
-    whole_on_device = False
 
     def lightning(self, env: DistributedEnv) -> Strategy:
         """Lightning's object."""
@@ -37,7 +35,7 @@ class FSDP(TrainStrategy):
         """Ours alone."""
         return isinstance(strategy, ShardedStrategy)
 
-    def shard(self, lm: SupervisedLM, mesh: DeviceMesh) -> None:
+    def shard(self, lm: SupervisedLM, mesh: DeviceMesh | None) -> None:
         """One group of weights per decoder layer, and one at the root for embeddings, last norm and head.
 
         Under bf16-mixed the linear layers of an attention or MLP are a group of their own. They are gathered in bf16,
@@ -48,6 +46,8 @@ class FSDP(TrainStrategy):
         """
         config = self.config
         assert isinstance(config.strategy, FSDPConfig)
+        assert mesh is not None
+        mesh = mesh["data_parallel"]
         mixed = MixedPrecisionPolicy()
         if config.precision == "bf16-true" and config.master_weights:
             mixed = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
@@ -73,10 +73,6 @@ class FSDP(TrainStrategy):
         """This rank's shards of the gradient."""
         gradients: list[Any] = super().local_gradients(module)
         return [g.to_local() if isinstance(g, DTensor) else g for g in gradients]
-
-    def sum_of_squares(self, square: Tensor, module: L.LightningModule) -> Tensor:
-        """Over all ranks' shards."""
-        return all_reduce_sum(square.to(module.trainer.strategy.root_device))
 
     def local_shards(self, lm: SupervisedLM, optimizer: Any) -> Iterator[TensorShard]:
         """This rank's rows of every weight. A forward pass, as a validation's, leaves the root's weights whole."""

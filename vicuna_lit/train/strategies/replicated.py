@@ -9,8 +9,8 @@ import torch.distributed as dist
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
 from lightning.pytorch.strategies.strategy import Strategy
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
 
-from vicuna_lit.config.train import Computation
 from vicuna_lit.models.automatic import on_gpu
 from vicuna_lit.models.causal_lm import SupervisedLM
 from vicuna_lit.run_folder import RunError
@@ -22,12 +22,6 @@ from vicuna_lit.train.strategies.base import TrainStrategy, tensors, trained_wei
 
 class Single(TrainStrategy):
     """One process on one device."""
-
-    reads_once = False  # there is no other
-
-    def __init__(self, config: Computation):
-        super().__init__(config)
-        self.bf16 = "masters" if config.master_weights else "alone"
 
     def lightning(self, env: DistributedEnv) -> Strategy:
         """Lightning's object."""
@@ -52,6 +46,9 @@ class Single(TrainStrategy):
                 "sums them in fp32, or precision=bf16-mixed"
             )
 
+    def shard(self, lm: SupervisedLM, mesh: DeviceMesh | None) -> None:
+        """The model stays whole."""
+
     def local_shards(self, lm: SupervisedLM, optimizer: Any) -> Iterator[TensorShard]:
         """Everything, on every rank."""
         masters = {id(weight): master for weight, master in getattr(optimizer, "pairs", ())}
@@ -70,9 +67,6 @@ class Single(TrainStrategy):
 
 class DDP(Single):
     """Gradients are averaged by DistributedDataParallel; those of bf16 weights by `clip`, in fp32."""
-
-    reads_once = True
-    sums_over_ranks = True
 
     def lightning(self, env: DistributedEnv) -> Strategy:
         """Lightning's object."""

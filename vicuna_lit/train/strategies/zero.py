@@ -2,7 +2,7 @@
 
 import argparse
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import lightning as L
@@ -14,6 +14,7 @@ from lightning.pytorch.plugins.precision.deepspeed import DeepSpeedPrecision
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy
 from lightning.pytorch.strategies.strategy import Strategy
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 
 from vicuna_lit.config.choices import ZeroConfig
 from vicuna_lit.config.train import Computation
@@ -28,8 +29,6 @@ from vicuna_lit.train.strategies.base import TrainStrategy, tensors, trained_wei
 class Zero(TrainStrategy):
     """Stages 1 and 2: the whole weights on every device. DeepSpeed keeps fp32 copies, and clips in its own step."""
 
-    reads_once = False  # DeepSpeed cuts the weights by itself
-
     def lightning(self, env: DistributedEnv) -> Strategy:
         """Lightning's object."""
         return ZeroStrategy(deepspeed_config(self.config), backend(self.config))
@@ -42,14 +41,13 @@ class Zero(TrainStrategy):
         """Batches stay as they are."""
         return [_AsItIs("32-true")]
 
-    def clip(self, module: L.LightningModule, optimizer: Any, limit: float | None) -> Tensor | None:
-        """None: DeepSpeed clips in its own step."""
-        return None
+    def shard(self, lm: SupervisedLM, mesh: DeviceMesh | None) -> None:
+        """DeepSpeed cuts the weights by itself."""
 
-    def norm_of_last_step(self, module: L.LightningModule) -> float:
-        """The norm that DeepSpeed took."""
+    def clip(self, module: L.LightningModule, optimizer: Any, limit: float | None) -> Callable[[], Tensor | float]:
+        """DeepSpeed clips in its own step, and has taken the norm then."""
         strategy: Any = module.trainer.strategy
-        return float(strategy.deepspeed_engine.get_global_grad_norm() or 0.0)
+        return lambda: float(strategy.deepspeed_engine.get_global_grad_norm() or 0.0)
 
     def flat_groups(self, zero: Any) -> list[Tensor]:
         """This rank's part of all trained weights in fp32, a flat tensor for each group of the optimizer."""
@@ -81,8 +79,6 @@ class Zero(TrainStrategy):
 
 class Zero3(Zero):
     """Stage 3: every weight is cut flat, the last part padded."""
-
-    whole_on_device = False
 
     def flat_groups(self, zero: Any) -> list[Tensor]:
         """This rank's part of all trained weights in fp32, a flat tensor for each group of the optimizer."""
