@@ -63,7 +63,8 @@ PAIRS = (
 """The keys of a question and its answer in lists of exchanges."""
 ONE_MESSAGE = (
     {"role", "content"}, {"from", "value"}, {"is_user", "mes"}, {"message_id", "parent_id", "text"},
-    {"uuid", "parentUuid"}, {"type", "payload"},
+    {"uuid", "parentUuid"}, {"type", "payload"}, {"type", "data"}, {"sender", "text"}, {"sender", "message"},
+    {"message_id", "text"}, {"messageId", "text"}, {"type", "content"},
 )  # fmt: skip
 """Keys of files that hold one message in each record."""
 BAD = ("label", "kto_tag", "is_correct", "is_safe")
@@ -166,6 +167,8 @@ def unknown(record: dict[str, Any], known: str) -> Unusable:
         )
     elif "input_ids" in record:
         advice = "tokens are not read, texts are"
+    elif not record:
+        return Unusable("unknown record format", "the object is empty")
     elif set(record) <= {"text", "id", "meta", "source"}:
         advice = "one text without turns; there is nothing to say what is the answer"
     else:

@@ -230,12 +230,12 @@ def _time(message: dict[str, Any]) -> Iterator[tuple[str, float]]:
     value = message[key] if key else None
     while isinstance(value, dict) and len(value) == 1:  # MongoDB's {"$date": {"$numberLong": "1700000000000"}}
         value = next(iter(value.values()))
-    if isinstance(value, str):
+    if isinstance(value, str | datetime):
         try:
-            at = datetime.fromisoformat(value)
+            at = value if isinstance(value, datetime) else datetime.fromisoformat(value)
             value = (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
         except (ValueError, OverflowError):
-            value = float(value) if value.isdecimal() and len(value) < 20 else None
+            value = float(value) if isinstance(value, str) and value.isdecimal() and len(value) < 20 else None
     if key and isinstance(value, int | float) and not isinstance(value, bool):
         yield key, value / 1000 if value > 1e11 else value
 
