@@ -293,7 +293,8 @@ def _goes_on(stream: Any) -> bool:
     if len(first) == MOST_BYTES:
         return False
     try:
-        return sum(1 for _ in json_values(io.BytesIO(first.removeprefix(codecs.BOM_UTF8)), level=0)) > 1
+        bare = first.removeprefix(codecs.BOM_UTF8).rstrip().removesuffix(b",")
+        return sum(1 for _ in json_values(io.BytesIO(bare), level=0)) > 1
     except EOFError:  # it may be broken instead: then the next line holds a value of its own
         if len(second) == _LOOK:
             return second[:1] not in b"[{"

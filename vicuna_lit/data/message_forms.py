@@ -188,7 +188,7 @@ def _branch(messages: list[dict[str, Any]], leaf: Any) -> list[dict[str, Any]]:
     if len(without) > 1:
         raise Unusable(
             "broken tree",
-            f"turns {without[0]} and {without[1]} have no parent; keep one branch, or take the parents out",
+            f"turns {without[0]} and {without[1]} have no parent; keep one branch, or take out the parents",
         )
     nodes = {
         str(name): {"message": message, "parent": None if not parent or (n == 0 and parent not in names) else parent}
