@@ -302,7 +302,11 @@ def _is_message(answer: Any) -> bool:
 
 
 def as_messages(turns: Any) -> Any:
-    """A list of texts (the user's first), or of exchanges, as messages; anything else as it is."""
+    """A list of texts (the user's first), of exchanges, or an object of columns, as messages; others as they are."""
+    if isinstance(turns, dict) and turns.keys() & {"role", "from"} and all(isinstance(c, list) for c in turns.values()):
+        if len({len(column) for column in turns.values()}) > 1:
+            raise Unusable("wrong type", f"{' and '.join(map(repr, turns))} are not of one length")
+        return [dict(zip(turns, row, strict=True)) for row in zip(*turns.values(), strict=True)]
     if not isinstance(turns, list) or not turns:
         return turns
     if all(isinstance(one, str) for one in turns):

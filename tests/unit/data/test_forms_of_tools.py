@@ -132,6 +132,7 @@ READ: dict[str, tuple[Any, str]] = {
         },
         'u Q | a(T)  f{"a": 1} | t 1 | a A',
     ),
+    "columns of turns": ({"messages": {"role": ["user", "assistant"], "content": ["Q", "A"]}}, "u Q | a A"),
     "a thought as a turn": ({"messages": [Q, {"role": "reasoning", "content": "T"}, A]}, "u Q | a(T) A"),
     "camelCase": (
         {
@@ -299,6 +300,10 @@ REFUSED: dict[str, tuple[Any, str]] = {
         "content and parts differ",
     ),
     "two roles": ({"messages": [Q | {"from": "gpt"}, A]}, "two texts of a turn: turn 1: role and from differ"),
+    "a thought's weight": (
+        {"messages": [Q, {"role": "reasoning", "content": "T", "weight": 0}, A]},
+        "weights within a turn: turn 2: weight",
+    ),
     "a thought alone": (
         {"messages": [Q, {"role": "thought", "content": "T"}, Q, A]},
         "thought without its answer: turn 2",

@@ -303,7 +303,10 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "no content": ({"messages": [Q, A | {"content": None}]}, "turn 2: content is null"),
     "lists in lists": ({"messages": [[Q, A], [Q, A]]}, "turn 1 is a list"),
     "messages as Python": ({"messages": repr([Q, A])}, "the turns are a str"),
-    "columns": ({"messages": {"role": ["user"], "content": ["Q"]}}, "the turns are a dict"),
+    "columns of two lengths": (
+        {"messages": {"role": ["user"], "content": []}},
+        "'role' and 'content' are not of one length",
+    ),
     "text behind a call": (
         {"messages": [Q, A | {"content": [{"type": "tool_use", "name": "f"}, {"type": "text", "text": "B"}]}]},
         "parts out of order: turn 2: content: text behind a call",
