@@ -54,7 +54,7 @@ def conversations_in(record: Any) -> list[Any]:
     They are a list under a key (`{"data": [{"messages": …}, …]}`), one level deeper, or the values of the object.
     """
     if not isinstance(record, dict):
-        return [record]
+        return record if _are_talks(record) else [record]
     inner = [value for value in record.values() if isinstance(value, dict)]
     lists = [held[key] for held in (record, *inner) for key in held.keys() & _HOLDERS if _are_talks(held[key])]
     if len(lists) == 1 and not any(_is_own(record, key, lists[0]) for key in TALKS):

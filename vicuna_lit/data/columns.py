@@ -63,7 +63,8 @@ PAIRS = (
 """The keys of a question and its answer in lists of exchanges."""
 ONE_MESSAGE = (
     {"role", "content"}, {"from", "value"}, {"is_user", "mes"}, {"message_id", "parent_id", "text"},
-    {"uuid", "parentUuid"}, {"type", "payload"},
+    {"uuid", "parentUuid"}, {"type", "payload"}, {"type", "data"}, {"sender", "text"}, {"sender", "message"},
+    {"message_id", "text"}, {"messageId", "text"}, {"type", "content"},
 )  # fmt: skip
 """Keys of files that hold one message in each record."""
 BAD = ("label", "kto_tag", "is_correct", "is_safe")
@@ -195,6 +196,8 @@ def unknown(record: dict[str, Any], known: str) -> Unusable:
         )
     elif "input_ids" in record:
         advice = "tokens are not read, texts are"
+    elif not record:
+        return Unusable("unknown record format", "the object is empty")
     elif set(record) <= {"text", "id", "meta", "source"}:
         advice = "one text without turns; there is nothing to say what is the answer"
     else:
@@ -331,7 +334,11 @@ def _is_message(answer: Any) -> bool:
 
 
 def as_messages(turns: Any) -> Any:
-    """A list of texts (the user's first), or of exchanges, as messages; anything else as it is."""
+    """A list of texts (the user's first), of exchanges, or an object of columns, as messages; others as they are."""
+    if isinstance(turns, dict) and turns.keys() & {"role", "from"} and all(isinstance(c, list) for c in turns.values()):
+        if len({len(column) for column in turns.values()}) > 1:
+            raise Unusable("wrong type", f"{' and '.join(map(repr, turns))} are not of one length")
+        return [dict(zip(turns, row, strict=True)) for row in zip(*turns.values(), strict=True)]
     if not isinstance(turns, list) or not turns:
         return turns
     if all(isinstance(one, str) for one in turns):

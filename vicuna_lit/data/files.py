@@ -18,20 +18,36 @@ import orjson
 
 from vicuna_lit.data.conversation import DataError, Rejection
 from vicuna_lit.data.exports import Unusable
-from vicuna_lit.data.json_stream import TOO_LARGE, json_lines, json_values
+from vicuna_lit.data.json_stream import MOST_BYTES, TOO_LARGE, json_lines, json_values
 from vicuna_lit.paths import place_of
 
 SKIPPED = "file skipped"
-TABLES = (".csv", ".tsv", ".xlsx", ".xls")
+_TABLE = re.compile(r".*\.(csv|tsv|xlsx|xls)(?:\.(?:gz|bz2|xz|zst))?", re.I)
 KNOWN = ".json, .jsonl, .ndjson (also .gz, .bz2, .xz, .zst) or .parquet"
-_DATA = re.compile(
-    r".*\.(?:json|jsonl|ndjson|jsonlines|parquet)(?:\.(?:gz|bz2|xz|zst))?|(?!.*\.tar\.).*\.(?:gz|bz2|xz|zst)", re.I
+_NAMED_JSON = r".*\.(?:json|jsonl|ndjson|jsonlines)(?:\.(?:gz|bz2|xz|zst))?"
+_DATA = re.compile(rf"{_NAMED_JSON}|.*\.parquet|(?!.*\.(?:tar|csv|tsv)\.).*\.(?:gz|bz2|xz|zst)", re.I)
+_KINDS = (
+    (b"PK\x03\x04", "a zip archive, or a table of Excel; unpack it and name the file of conversations in it"),
+    (b"\x1f\x8b", "compressed by gzip; give it a name that ends with .gz"),
+    (b"BZh", "compressed by bzip2; give it a name that ends with .bz2"),
+    (b"\xfd7zXZ", "compressed by xz; give it a name that ends with .xz"),
+    (b"\x28\xb5\x2f\xfd", "compressed by Zstandard; give it a name that ends with .zst"),
+    (b"PAR1", "a Parquet file; give it a name that ends with .parquet"),
+    (b"ARROW1", "an Arrow file; write it as Parquet: datasets.load_from_disk(folder).to_parquet(file)"),
+    (b"SQLite format 3", "a database of SQLite; export its conversations as JSON"),
+    (b"%PDF", "a PDF"),
 )
+"""How files begin that are no JSON, and what they are."""
 _NEEDS_ARROW = (".parquet", ".zst")
-_LIST_OF_TURNS = re.compile(rb'\[\s*\{\s*"(from|value|role|content)"')
+_LIST_OF_TURNS = re.compile(
+    rb'\[\s*\{\s*"(?:(?:from|value|role|content)"|type"\s*:\s*"(?:human|ai|system|user|assistant|message)")'
+)
+_LOOK = 1 << 16
+"""Bytes of a second line that are looked at, to tell lines from values over several lines."""
 _BOMS = ((codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"), (codecs.BOM_UTF16_LE, "utf-16"),
-         (codecs.BOM_UTF16_BE, "utf-16"))  # fmt: skip
-"""In this order: UTF-32's begins as UTF-16's does."""
+         (codecs.BOM_UTF16_BE, "utf-16"), (b"{\0", "utf-16-le"), (b"[\0", "utf-16-le"), (b"\0{", "utf-16-be"),
+         (b"\0[", "utf-16-be"))  # fmt: skip
+"""In this order: UTF-32's begins as UTF-16's does. The last ones are JSON in UTF-16 without a mark."""
 
 
 def find_files(path: str | Path) -> list[tuple[Path, str]]:
@@ -62,10 +78,9 @@ def _search(path: str | Path) -> tuple[list[tuple[Path, str]], list[Rejection]]:
     if path.is_dir():
         found, base = sorted(p for p in path.rglob("*") if p.is_symlink() or not p.is_dir()), path
     elif path.exists():
-        if path.suffix.lower() in TABLES:
+        if table := _TABLE.fullmatch(path.name):
             raise DataError(
-                f'{path}: a table is not read, {KNOWN} are; its rows as records: python -c "import pandas; '
-                f"pandas.read_csv('{path}').to_json('{path.stem}.jsonl', orient='records', lines=True)\""
+                f"{path}: a table is not read, {KNOWN} are; its rows as records: {_as_records(path, table)}"
             )
         return [(path, path.name)], []
     elif not glob.has_magic(str(path)):
@@ -82,11 +97,27 @@ def _search(path: str | Path) -> tuple[list[tuple[Path, str]], list[Rejection]]:
     files, skipped = [], []
     for file in found:
         place = file.relative_to(base)
-        if (why := _unreadable(file)) is None:
+        hidden = any(part.startswith(".") for part in place.parts)
+        why = _unreadable(file)
+        if why is None and hidden:  # such as a notebook's copies, or the twins that macOS puts beside files
+            why, hidden = "is hidden, or in a hidden folder", False
+        if why is None:
             files.append((file, place.as_posix()))
-        elif not any(part.startswith(".") for part in place.parts):
+        elif not hidden:
             skipped.append(Rejection(place.as_posix(), SKIPPED, f"{place.as_posix()}: {why}"))
     return files, skipped
+
+
+def _as_records(path: Path, table: re.Match[str]) -> str:
+    """The command that makes records of a table's rows: every cell as the text that it is, "NA" and "007" too."""
+    kind = table[1].lower()
+    call = "read_excel" if kind.startswith("xls") else "read_csv"
+    sep = ", sep='\\t'" if kind == "tsv" else ""
+    name = path.name[: table.start(1) - 1]
+    return (
+        f"python -c \"import pandas; pandas.{call}('{path}'{sep}, dtype=str, keep_default_na=False)"
+        f".to_json('{name}.jsonl', orient='records', lines=True)\""
+    )
 
 
 def _unreadable(file: Path) -> str | None:
@@ -137,9 +168,15 @@ def _rows(file: Path) -> Iterator[Any]:
 
 def _json(file: Path) -> Iterator[Any]:
     with _opened(file) as stream:
-        head = stream.read(4)
+        head = stream.read(256)
         stream.seek(0)
+        if kind := next((kind for sign, kind in _KINDS if head.startswith(sign)), None):
+            raise ValueError(f"it is {kind}")
         encoding = next((name for bom, name in _BOMS if head.startswith(bom)), None)
+        if encoding is None and not re.fullmatch(_NAMED_JSON, file.name, re.I):
+            begin = head.removeprefix(codecs.BOM_UTF8).lstrip()
+            if begin and begin[:1] not in b"[{":
+                raise ValueError(f"it is no JSON, it begins with {begin[:40].decode(errors='replace')!r}")
         yield from _top_level(stream if encoding is None else io.BufferedReader(_Recoded(stream, encoding)))
 
 
@@ -231,14 +268,40 @@ def _top_level(stream: Any) -> Iterator[Any]:
     if head.startswith(codecs.BOM_UTF8):
         stream.read(len(codecs.BOM_UTF8))
     head = head.removeprefix(codecs.BOM_UTF8).lstrip()
-    if head.startswith(b"[") and not _LIST_OF_TURNS.match(head):
+    if head.startswith(b"[") and not _LIST_OF_TURNS.match(head) and not _is_array_a_line(stream):
         yield from (_loaded(value, "") for value in json_values(stream, level=1))
-    elif head.split(b"\n")[0].strip() in (b"{", b"["):
+    elif head.split(b"\n")[0].strip() in (b"{", b"[") or _goes_on(stream):
         yield from (_loaded(value, "") for value in json_values(stream, level=0))
     else:
         yield from (
             _loaded(line, f"line {n}: ") for n, line in enumerate(json_lines(stream), 1) if line is None or line.strip()
         )
+
+
+def _is_array_a_line(stream: Any) -> bool:
+    """Whether the first lines are arrays of their own."""
+    first, second = stream.readline(_LOOK), stream.readline(_LOOK)
+    stream.seek(0)
+    ends = second.lstrip()[:1] == b"[" and first.rstrip().endswith(b"]")
+    return ends and isinstance(_loaded(first, ""), list)
+
+
+def _goes_on(stream: Any) -> bool:
+    """Whether the first line holds no value, or more than one: then values end where their brackets do."""
+    first, second = stream.readline(MOST_BYTES), stream.readline(_LOOK)
+    stream.seek(0)
+    if len(first) == MOST_BYTES:
+        return False
+    try:
+        bare = first.removeprefix(codecs.BOM_UTF8).rstrip().removesuffix(b",")
+        return sum(1 for _ in json_values(io.BytesIO(bare), level=0)) > 1
+    except EOFError:  # it may be broken instead: then the next line holds a value of its own
+        if len(second) == _LOOK:
+            return second[:1] not in b"[{"
+        try:
+            return bool(second.strip()) and not isinstance(orjson.loads(second), dict | list)
+        except orjson.JSONDecodeError:
+            return True
 
 
 def _loaded(value: bytes | None, where: str) -> Any:
@@ -248,6 +311,9 @@ def _loaded(value: bytes | None, where: str) -> Any:
         return orjson.loads(value)
     except orjson.JSONDecodeError as error:
         problem = Unusable("broken JSON", f"{where}{error}")
+    bare = value.removeprefix(codecs.BOM_UTF8).rstrip().removesuffix(b",")
+    if len(bare) < len(value.rstrip()):  # a mark between files that were joined, or a comma behind each line
+        return _loaded(bare, where)
     if b"NaN" not in value and b"Infinity" not in value:
         return problem
     try:  # Python writes numbers that JSON does not have

@@ -21,7 +21,10 @@ MOST_BYTES = 1 << 25
 """Of one value; the longest conversations that people have are a hundredth of it."""
 MOST_LEVELS = 1024
 """Of brackets in one value; JSON parsers read no more."""
-TOO_LARGE = f"more than {MOST_BYTES >> 20} MiB long, or more than {MOST_LEVELS:,} brackets deep; no conversation is"
+TOO_LARGE = (
+    f"more than {MOST_BYTES >> 20} MiB long, or more than {MOST_LEVELS:,} brackets deep; no conversation is; "
+    "of one object that holds many write the list that is in it"
+)
 
 
 class Stream(Protocol):

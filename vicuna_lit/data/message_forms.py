@@ -27,7 +27,11 @@ ROLES: dict[str, Role] = {name: role for role, names in _NAMES.items() for name 
 """By name in small letters."""
 NO_PARENT = ("00000000-0000-4000-8000-000000000000", "00000000-0000-0000-0000-000000000000")
 """What Claude's and LibreChat's exports write for the parent of a first message."""
-_PLAIN = ({"role", "content"}, {"from", "value"})
+FLAGS = ("weight", "train", "loss", "loss_mask", "trainable", "training", "train_on_turn", "supervised")
+"""By which tools take a turn out of the loss (OpenAI, axolotl, ms-swift and others): false or 0 does. `weight` may be
+any number."""
+_PLAIN = {"role", "content", "from", "value", "name", "tool_calls", "tool_call_id", "reasoning_content", *FLAGS}
+"""Fields that need nothing done to them here; most messages have no others with anything in them."""
 _SPEAKER = ("sender", "author", "speaker", "type")
 """Where a message says who speaks, if it has no role."""
 _BY_USER = ("is_user", "is_created_by_user")
@@ -77,7 +81,11 @@ def as_said(messages: list[Any], leaf: Any = None) -> list[Any]:
 
 
 def _is_plain(message: dict[str, Any]) -> bool:
-    return message.keys() in _PLAIN and message.get("role") not in _THOUGHTS and message.get("from") not in _THOUGHTS
+    for key, value in message.items():
+        if key not in _PLAIN and value is not None:
+            return False
+    role, content = (message.get("role"), message.get("from")), (message.get("content"), message.get("value"))
+    return (role[0] is None) != (role[1] is None) and None in content and not any(one in _THOUGHTS for one in role)
 
 
 def refuse_cut_off(record: dict[str, Any], where: str, *others: str) -> None:
@@ -188,7 +196,7 @@ def _branch(messages: list[dict[str, Any]], leaf: Any) -> list[dict[str, Any]]:
     if len(without) > 1:
         raise Unusable(
             "broken tree",
-            f"turns {without[0]} and {without[1]} have no parent; keep one branch, or take the parents out",
+            f"turns {without[0]} and {without[1]} have no parent; keep one branch, or take out the parents",
         )
     nodes = {
         str(name): {"message": message, "parent": None if not parent or (n == 0 and parent not in names) else parent}
@@ -230,12 +238,12 @@ def _time(message: dict[str, Any]) -> Iterator[tuple[str, float]]:
     value = message[key] if key else None
     while isinstance(value, dict) and len(value) == 1:  # MongoDB's {"$date": {"$numberLong": "1700000000000"}}
         value = next(iter(value.values()))
-    if isinstance(value, str):
+    if isinstance(value, str | datetime):
         try:
-            at = datetime.fromisoformat(value)
+            at = value if isinstance(value, datetime) else datetime.fromisoformat(value)
             value = (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
         except (ValueError, OverflowError):
-            value = float(value) if value.isdecimal() and len(value) < 20 else None
+            value = float(value) if isinstance(value, str) and value.isdecimal() and len(value) < 20 else None
     if key and isinstance(value, int | float) and not isinstance(value, bool):
         yield key, value / 1000 if value > 1e11 else value
 
@@ -281,6 +289,9 @@ def _joined(messages: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     held, thought = None, ""
     for number, message in enumerate(messages, 1):
         item = _item(message, f"turn {number}")
+        if item is not message and (flag := present(message, *FLAGS)):
+            why = "a thought or call that is a turn of its own counts as its reply does"
+            raise Unusable("weights within a turn", f"turn {number}: {flag}: {why}")
         if isinstance(item, str):
             thought = "\n\n".join(filter(None, (thought, item)))
             continue

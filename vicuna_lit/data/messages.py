@@ -13,13 +13,10 @@ from vicuna_lit.config.base import Role
 from vicuna_lit.data.conversation import ToolCall, Turn
 from vicuna_lit.data.exports import Unusable
 from vicuna_lit.data.fields import as_json, filled, is_absent, kind_of, loaded, present, text
-from vicuna_lit.data.message_forms import ROLES, as_said
+from vicuna_lit.data.message_forms import FLAGS, ROLES, as_said
 
 CALL_ROLES = ("function_call", "tool_call", "function_calls", "tool_calls")
 """Of messages that are an assistant's call as JSON."""
-FLAGS = ("weight", "train", "loss", "loss_mask", "trainable", "training", "train_on_turn", "supervised")
-"""By which tools take a turn out of the loss (OpenAI, axolotl, ms-swift and others): false or 0 does. `weight` may be
-any number."""
 LIGHTEST, HEAVIEST = 1e-9, 1e9
 """Weights of turns, but for 0; far from where sums of them in fp32 lose digits."""
 PARTLY = ("train_detail", "training_detail", "loss_scale", "token_weights", "loss_weights")

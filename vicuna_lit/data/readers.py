@@ -126,7 +126,8 @@ def parse(record: Any, default_id: str, columns: Columns = None) -> Conversation
         return Rejection(default_id, "not an object", f"the record is a {type(record).__name__}")
     names = ("uuid",) if is_claude(record) else ("id", "conversation_id", "message_tree_id")
     ids = (record.get(key) for key in (*names, "conversationId"))
-    wanted = (id for id in ids if isinstance(id, str | int | float) and not is_absent(id) and id != "")
+    named = (id for id in ids if isinstance(id, str | int | float) and not isinstance(id, bool))
+    wanted = (id for id in named if not is_absent(id) and id != "")
     id = next((str(id).encode(errors="replace").decode() for id in wanted), None)
     try:
         conversation = _conversation(by_columns(record, columns) if columns else record, id or default_id)

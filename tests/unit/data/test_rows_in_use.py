@@ -5,10 +5,8 @@ from typing import Any
 
 import pytest
 
-from vicuna_lit.data.conversation import Conversation, Rejection, trim
-from vicuna_lit.data.readers import parse
+from tests.helpers.records import A, Q, shown
 
-Q, A = {"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}
 CALL = {"name": "f", "arguments": '{"a": 1}'}
 LABELS = {"language": "English", "toxic": False, "redacted": False, "turn_identifier": 1}
 
@@ -27,21 +25,6 @@ def parts(*turns: tuple[str, dict[str, Any]]) -> list[dict[str, Any]]:
 
 def gemini(*turns: tuple[str, dict[str, Any]]) -> list[dict[str, Any]]:
     return [{"role": role, "parts": [part]} for role, part in turns]
-
-
-def shown(record: Any, columns: dict[str, str] | None = None) -> str:
-    """A conversation in one line: `a(thought) text call{}`, out of the loss in brackets; or why it is refused."""
-    found = parse(record, "x", columns)
-    found = trim(found)[0] if isinstance(found, Conversation) else found
-    if isinstance(found, Rejection):
-        return f"refused: {found.reason}: {found.detail}"
-    turns = []
-    for turn in found.turns:
-        thought = f"({turn.reasoning})" if turn.reasoning else ""
-        calls = "".join(f" {call.name}{call.arguments}" for call in turn.tool_calls)
-        text = f"{turn.role[0]}{thought} {turn.content}{calls}"
-        turns.append(text if turn.supervised or turn.role != "assistant" else f"[{text}]")
-    return " | ".join(turns) + (f" ; {found.tools}" if found.tools else "")
 
 
 TOOLS = '[{"type": "function", "function": {"name": "f", "parameters": {}}}]'
@@ -330,7 +313,10 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "no content": ({"messages": [Q, A | {"content": None}]}, "turn 2: content is null"),
     "lists in lists": ({"messages": [[Q, A], [Q, A]]}, "turn 1 is a list"),
     "messages as Python": ({"messages": repr([Q, A])}, "the turns are a str"),
-    "columns": ({"messages": {"role": ["user"], "content": ["Q"]}}, "the turns are a dict"),
+    "columns of two lengths": (
+        {"messages": {"role": ["user"], "content": []}},
+        "'role' and 'content' are not of one length",
+    ),
     "text behind a call": (
         {"messages": [Q, A | {"content": [{"type": "tool_use", "name": "f"}, {"type": "text", "text": "B"}]}]},
         "parts out of order: turn 2: content: text behind a call",
