@@ -145,4 +145,5 @@ def _with_nulls(values: Any) -> Any:
             return [_with_nulls(value) for value in values]
         case float() if not math.isfinite(values):
             return None
-    return values
+        case _:
+            return values

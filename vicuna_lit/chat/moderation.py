@@ -183,4 +183,5 @@ class Guard(_Asked):
                 return PASSED
             case ["unsafe", *categories]:
                 return Decision(False, tuple(c for part in categories for c in part.split(",") if c))
-        return Decision(False, failed=f"the moderator answers neither safe nor unsafe: {' '.join(said)[:60]!r}")
+            case _:
+                return Decision(False, failed=f"the moderator answers neither safe nor unsafe: {' '.join(said)[:60]!r}")

@@ -49,6 +49,8 @@ def converse(service: ChatService, read: Callable[[str], str] = input) -> None:
                     text = again = service.take_back(talk)
                 case _ if re.fullmatch(r"/[a-z]+", text):
                     raise Refused(f"{text}: no such command; {HELP}")
+                case _:
+                    pass
             _say(service, talk, text, how, out)
         except Refused as refusal:
             talk.asked = talk.asked or again  # /retry asks it later

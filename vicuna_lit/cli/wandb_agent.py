@@ -68,4 +68,5 @@ def _hydras(value: Any) -> str:
             return "[" + ",".join(map(_hydras, value)) + "]"
         case str():
             return quoted(value)
-    return str(value)
+        case _:
+            return str(value)

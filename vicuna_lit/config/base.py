@@ -93,7 +93,8 @@ def _is_unwritable(value: Any) -> bool:
             return any(map(_is_unwritable, value))
         case dict():
             return any(_is_unwritable(item) for pair in value.items() for item in pair)
-    return False
+        case _:
+            return False
 
 
 @cache

@@ -6,7 +6,7 @@ names an absent one, and a class without `facts` cannot be imported.
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
 from pydantic import Field, PositiveFloat, PositiveInt, TypeAdapter
@@ -23,8 +23,8 @@ class Choice(Config):
         Raises:
             TypeError: it says none.
         """
-        if not isinstance(vars(cls).get("facts"), property):
-            raise TypeError(f"{cls.__name__}: lacks its property `facts`, as its neighbours in {__name__} have it")
+        if "facts" not in vars(cls):
+            raise TypeError(f"{cls.__name__}: lacks `facts`, as its neighbours in {cls.__module__} have it")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,17 +52,14 @@ class SingleConfig(Choice):
 
     kind: Literal["single"]
 
-    @property
-    def facts(self) -> StrategyFacts:
-        """All of them."""
-        return StrategyFacts(
-            name="single",
-            one_process=True,
-            fp32_copies="optimizer",
-            sharded="nothing",
-            gathers_by_hooks=False,
-            first_reads=False,
-        )
+    facts: ClassVar = StrategyFacts(
+        name="single",
+        one_process=True,
+        fp32_copies="optimizer",
+        sharded="nothing",
+        gathers_by_hooks=False,
+        first_reads=False,
+    )
 
 
 class DDPConfig(Choice):
@@ -70,17 +67,14 @@ class DDPConfig(Choice):
 
     kind: Literal["ddp"]
 
-    @property
-    def facts(self) -> StrategyFacts:
-        """All of them."""
-        return StrategyFacts(
-            name="ddp",
-            one_process=False,
-            fp32_copies="optimizer",
-            sharded="nothing",
-            gathers_by_hooks=False,
-            first_reads=True,
-        )
+    facts: ClassVar = StrategyFacts(
+        name="ddp",
+        one_process=False,
+        fp32_copies="optimizer",
+        sharded="nothing",
+        gathers_by_hooks=False,
+        first_reads=True,
+    )
 
 
 class FSDPConfig(Choice):
@@ -155,10 +149,7 @@ class FullConfig(Choice):
 
     kind: Literal["full"]
 
-    @property
-    def facts(self) -> FinetuneFacts:
-        """All of them."""
-        return FinetuneFacts(adapters=False, in_4_bits=False, alike_in_layers=True)
+    facts: ClassVar = FinetuneFacts(adapters=False, in_4_bits=False, alike_in_layers=True)
 
 
 class PartialConfig(Choice):
@@ -168,10 +159,7 @@ class PartialConfig(Choice):
     train: Annotated[tuple[str, ...], Field(min_length=1)]
     """Regular expressions; a weight whose name holds a match of one is trained."""
 
-    @property
-    def facts(self) -> FinetuneFacts:
-        """All of them."""
-        return FinetuneFacts(adapters=False, in_4_bits=False, alike_in_layers=False)
+    facts: ClassVar = FinetuneFacts(adapters=False, in_4_bits=False, alike_in_layers=False)
 
 
 class LastLayersConfig(Choice):
@@ -183,10 +171,7 @@ class LastLayersConfig(Choice):
     lm_head: bool
     """The LM head too (with it the embeddings, where the model ties them)."""
 
-    @property
-    def facts(self) -> FinetuneFacts:
-        """All of them."""
-        return FinetuneFacts(adapters=False, in_4_bits=False, alike_in_layers=False)
+    facts: ClassVar = FinetuneFacts(adapters=False, in_4_bits=False, alike_in_layers=False)
 
 
 class LoraConfig(Choice):

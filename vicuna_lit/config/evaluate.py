@@ -1,11 +1,13 @@
 """Every knob of the evaluate job on one page; YAML in `conf/evaluate.yaml` and `conf/judge/` holds the values."""
 
 import re
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from vicuna_lit.config.base import Config, FilePath, NonNegative, RunConfig, Seed
+from vicuna_lit.config.choices import Choice
 from vicuna_lit.config.template import TemplateConfig, TemplateDate
 from vicuna_lit.config.tracking import WandbConfig
 
@@ -145,6 +147,18 @@ class PromptsConfig(Config):
         return self
 
 
+@dataclass(frozen=True, kw_only=True)
+class JudgeFacts:
+    """What a judge is to the job."""
+
+    needs_reference: bool
+    """Whether it judges by a reference answer, and questions without one are left out."""
+    asks_here: bool
+    """Whether it takes the terminal, where else a bar goes on."""
+    folder: str | None
+    """Of its model, where that runs on this machine."""
+
+
 class JudgeConfig(Config):
     """What all judges that are asked have in common."""
 
@@ -156,7 +170,7 @@ class JudgeConfig(Config):
     """Shows the reference answer where a question has one."""
 
 
-class EndpointJudgeConfig(JudgeConfig, EndpointConfig):
+class EndpointJudgeConfig(JudgeConfig, EndpointConfig, Choice):
     """A model behind an endpoint; GPT-4 in the article."""
 
     kind: Literal["endpoint"]
@@ -166,8 +180,10 @@ class EndpointJudgeConfig(JudgeConfig, EndpointConfig):
     """Of a review."""
     prompts: PromptsConfig
 
+    facts: ClassVar = JudgeFacts(needs_reference=False, asks_here=False, folder=None)
 
-class LocalJudgeConfig(JudgeConfig):
+
+class LocalJudgeConfig(JudgeConfig, Choice):
     """A model folder of Hugging Face on this machine."""
 
     kind: Literal["local"]
@@ -179,6 +195,11 @@ class LocalJudgeConfig(JudgeConfig):
     """Of a review."""
     prompts: PromptsConfig
 
+    @property
+    def facts(self) -> JudgeFacts:
+        """All of them."""
+        return JudgeFacts(needs_reference=False, asks_here=False, folder=self.path)
+
     @model_validator(mode="after")
     def _can_be_weighed(self) -> "LocalJudgeConfig":
         if self.verdict == "likelihood" and self.mode == "pairwise" and self.prompts.pairwise.form != "letter":
@@ -186,21 +207,25 @@ class LocalJudgeConfig(JudgeConfig):
         return self
 
 
-class HumanJudgeConfig(JudgeConfig):
+class HumanJudgeConfig(JudgeConfig, Choice):
     """A person in the terminal; the models' names are hidden."""
 
     kind: Literal["human"]
     name: str
     """Under which the judgments are kept."""
 
+    facts: ClassVar = JudgeFacts(needs_reference=False, asks_here=True, folder=None)
 
-class RuleJudgeConfig(JudgeConfig):
+
+class RuleJudgeConfig(JudgeConfig, Choice):
     """How much of the reference answer's words and numbers an answer holds. For tests: no judge of quality."""
 
     kind: Literal["rule"]
 
+    facts: ClassVar = JudgeFacts(needs_reference=True, asks_here=False, folder=None)
 
-class RecordedJudgeConfig(Config):
+
+class RecordedJudgeConfig(Choice):
     """Reviews that were written before, in any published form."""
 
     kind: Literal["recorded"]
@@ -209,11 +234,12 @@ class RecordedJudgeConfig(Config):
     name: str | None
     """Names the judge; null: as recorded."""
 
+    facts: ClassVar = JudgeFacts(needs_reference=False, asks_here=False, folder=None)
 
-Judge = Annotated[
-    EndpointJudgeConfig | LocalJudgeConfig | HumanJudgeConfig | RuleJudgeConfig | RecordedJudgeConfig,
-    Field(discriminator="kind"),
-]
+
+AskedJudge = EndpointJudgeConfig | LocalJudgeConfig | HumanJudgeConfig | RuleJudgeConfig
+"""Those that are given cases to judge; the type checker names each `match` that lacks one (`name_of`, `_judge`)."""
+Judge = Annotated[AskedJudge | RecordedJudgeConfig, Field(discriminator="kind")]
 
 
 class RequestsConfig(Config):
@@ -277,7 +303,7 @@ class EvaluateConfig(EvaluateRecipe):
     def _has_models(self) -> "EvaluateConfig":
         if not self.models and self.judge.kind != "recorded":
             raise ValueError("models: give at least one folder, file of answers or endpoint, models=[…]")
-        if len(self.models) == 1 and getattr(self.judge, "mode", "single") == "pairwise":
+        if len(self.models) == 1 and isinstance(self.judge, JudgeConfig) and self.judge.mode == "pairwise":
             path = getattr(self.models[0], "path", "")
             if not path.endswith((".jsonl", ".json")):
                 raise ValueError("models: judge.mode=pairwise compares two or more; judge.mode=single rates one alone")

@@ -128,7 +128,8 @@ def _literal(value: Any) -> Any:
             return [_literal(one) for one in value]
         case str():
             return re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
-    return value
+        case _:
+            return value
 
 
 def said_as(overrides: Sequence[str], source: str | None) -> list[str]:

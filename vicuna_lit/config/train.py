@@ -73,12 +73,15 @@ class SampleRepliesConfig(Config):
     """Of a reply."""
 
 
+TrainOn = Literal["assistant_messages", "last_assistant_message", "all_tokens", "single_turns"]
+
+
 class TokensRecipe(Config):
     """What decides the tokens and their masks."""
 
     context_length: PositiveInt
     """Longest conversation in tokens; longer ones are split on turn boundaries."""
-    train_on: Literal["assistant_messages", "last_assistant_message", "all_tokens", "single_turns"]
+    train_on: TrainOn
     """What the loss is taken on in training: all replies, the last one of each piece, all tokens, or all replies with
     each exchange a conversation of its own (as Alpaca)."""
     train_on_reasoning: bool
@@ -161,6 +164,9 @@ class Recipe(ModelRecipe, StepsRecipe, TokensRecipe):
     callbacks: DecidingCallbacks
 
 
+LMHead = Literal["chunked", "exact", "plain", "liger"]
+
+
 class Layout(Config):
     """How it lies on the hardware. It may change between two starts of a run, as run settings may; for each key a test
     shows that the losses stay (test_invariance.py)."""
@@ -176,7 +182,7 @@ class Layout(Config):
     attention: Literal["auto", "sdpa_per_conversation", "sdpa_mask", "flash", "varlen", "flex"]
     """Which kernel; each keeps the examples of a row apart. sdpa_* run anywhere, the others on a GPU. auto: flash
     where it is installed, else varlen, on a GPU in 16 bits; sdpa_per_conversation elsewhere."""
-    lm_head: Literal["chunked", "exact", "plain", "liger"]
+    lm_head: LMHead
     """How the LM head and its loss are computed. chunked: some positions at a time, multiplied in bf16 where the model
     is and the device has units for it; exact: the same in fp32; plain: full logits in fp32; liger: in fp32 on a GPU."""
     gradient_checkpointing: Annotated[str, BeforeValidator(checkpointing_level)]

@@ -169,7 +169,8 @@ def follows(turn: Turn, before: Turn | None) -> bool:
             return before is None or before.role == "assistant"
         case "tool":
             return before is None or before.role != "user"
-    return False
+        case "system":
+            return False
 
 
 def to_record(conversation: Conversation) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from vicuna_lit.config.train import TrainOn
 from vicuna_lit.data.chat_template import TEMPLATE_REFUSES
 from vicuna_lit.data.conversation import Conversation, DataError, Rejection, trim
 from vicuna_lit.data.encoder import Encoder, Example
@@ -224,7 +225,7 @@ class DataReport:
 class Masks(NamedTuple):
     """What the loss is taken on, see `TokensRecipe`."""
 
-    train_on: str = "assistant_messages"
+    train_on: TrainOn = "assistant_messages"
     train_on_reasoning: bool = True
     train_on_placeholders: bool = True
 
@@ -238,7 +239,7 @@ def build_dataset(
     encoder: Encoder,
     context_length: int,
     most: int | None = None,
-    train_on: str = "assistant_messages",
+    train_on: TrainOn = "assistant_messages",
     train_on_reasoning: bool = True,
 ) -> tuple[Examples, DataReport]:
     """Tokenises records, see `tokenised`; the examples are held in memory."""
@@ -270,7 +271,7 @@ def tokenised(
         yield from _build_chunk(chunk, encoder, context_length, account, masks)
 
 
-def _masked(examples: list[Example], train_on: str) -> list[Example]:
+def _masked(examples: list[Example], train_on: TrainOn) -> list[Example]:
     """The examples of a piece with another mask."""
     match train_on:
         case "all_tokens":  # each once, whatever its turn counts: of several examples, what is not shown before
@@ -284,7 +285,8 @@ def _masked(examples: list[Example], train_on: str) -> list[Example]:
             unsupervised = np.flatnonzero(~example.supervised[: np.flatnonzero(example.supervised)[-1]])
             last = example.supervised & (np.arange(len(example.input_ids)) > unsupervised[-1])
             return [replace(example, supervised=last)]
-    return examples
+        case "assistant_messages" | "single_turns":
+            return examples
 
 
 def _common_prefix(a: np.ndarray, b: np.ndarray) -> int:

@@ -125,7 +125,8 @@ def _part_text(part: Any, spoken: bool, where: str) -> str | None:
             return typed(part.get("text"), str, f"{where}: text")
         case "audio_asset_pointer" | "real_time_user_audio_video_asset_pointer" if spoken:
             return None
-    return typed(part, str, where)
+        case _:
+            return typed(part, str, where)
 
 
 def _kind(part: Any) -> str:

@@ -190,7 +190,8 @@ def _opened(file: Path) -> Any:
             return lzma.open(file, "rb")
         case ".zst":
             return io.BufferedReader(_Zstandard(file))
-    return file.open("rb")
+        case _:
+            return file.open("rb")
 
 
 class _Rewindable(io.RawIOBase):

@@ -76,7 +76,13 @@ def _of_lengths(config: EstimateConfig, file: Path) -> tuple[ExampleLengths, int
     if not pieces:
         raise DataError(f"context_length={config.context_length}: no exchange of {file.name} fits")
     records, lengths, all_said, last_said = np.array(pieces, np.int64).T
-    chosen = {"last_assistant_message": last_said, "all_tokens": lengths - 1}.get(config.train_on, all_said)
+    match config.train_on:
+        case "last_assistant_message":
+            chosen = last_said
+        case "all_tokens":
+            chosen = lengths - 1
+        case "assistant_messages" | "single_turns":
+            chosen = all_said
     count = config.conversations or config.data.max_conversations or stands_for
     return _repeated(ExampleLengths(lengths, chosen, records, np.zeros_like(records)), count), count
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.functional import scaled_dot_product_attention
 
+from vicuna_lit.config.train import LMHead
 from vicuna_lit.data.batch import Batch
 from vicuna_lit.estimate.ledger import ATTENTION, MemoryTracker
 from vicuna_lit.estimate.strategies import COMMUNICATION, GRADIENTS, WEIGHTS_HERE, StrategyMemory
@@ -124,7 +125,7 @@ def _loss(lm: SupervisedLM, batch: Batch, ledger: MemoryTracker, supervised: int
     with ledger.within(HEAD):
         chosen = torch.empty(max(1, supervised), dtype=torch.int64)
         # Liger's makes the logits of some positions at a time, too.
-        how = "exact" if lm.lm_head_kind == "liger" else lm.lm_head_kind
+        how: LMHead = "exact" if lm.lm_head_kind == "liger" else lm.lm_head_kind
         return loss_sum(hidden[0].index_select(0, chosen), lm.head, chosen, how, device)
 
 

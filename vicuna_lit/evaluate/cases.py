@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
-from vicuna_lit.config.evaluate import JudgeConfig, PromptConfig
+from vicuna_lit.config.evaluate import Form, JudgeConfig, PromptConfig
 from vicuna_lit.evaluate import verdicts
 from vicuna_lit.evaluate.answers import Answer, Answers
 from vicuna_lit.evaluate.questions import Question
@@ -115,7 +115,7 @@ def read(case: JudgeTask, prompt: PromptConfig, judge: str, text: str, finish: s
     return replace(found, text=whole)
 
 
-def _verdict(case: JudgeTask, form: str, judge: str, text: str, problem: str | None) -> Review:
+def _verdict(case: JudgeTask, form: Form, judge: str, text: str, problem: str | None) -> Review:
     match form:
         case "scores":
             scores = verdicts.pair_scores(text)
@@ -125,7 +125,7 @@ def _verdict(case: JudgeTask, form: str, judge: str, text: str, problem: str | N
             return case.review(judge, text, None if rated is None else (rated,), problem=problem)
         case "letter":
             return case.review(judge, text, winner=verdicts.letter(text), problem=problem)
-        case _:
+        case "number":
             return case.review(judge, text, winner=verdicts.number(text), problem=problem)
 
 

@@ -10,12 +10,12 @@ from contextlib import suppress
 from typing import Any
 
 from vicuna_lit.config.evaluate import (
+    AskedJudge,
     EndpointJudgeConfig,
     HumanJudgeConfig,
-    JudgeConfig,
     LocalJudgeConfig,
     PromptConfig,
-    PromptsConfig,
+    RuleJudgeConfig,
 )
 from vicuna_lit.data.conversation import Conversation, Turn
 from vicuna_lit.evaluate.cases import JudgeTask, merge_retry, messages, read
@@ -30,7 +30,7 @@ Keep = Callable[[Review], None]
 RULE = "rule (no judge of quality)"
 
 
-def name_of(judge: JudgeConfig) -> str:
+def name_of(judge: AskedJudge) -> str:
     """What the judge is called in reviews and tables."""
     match judge:
         case EndpointJudgeConfig():
@@ -39,14 +39,13 @@ def name_of(judge: JudgeConfig) -> str:
             return model_name(locate_model(judge.path))
         case HumanJudgeConfig():
             return judge.name
-        case _:
+        case RuleJudgeConfig():
             return RULE
 
 
-def prompt_of(judge: Any) -> PromptConfig:
+def prompt_of(judge: EndpointJudgeConfig | LocalJudgeConfig) -> PromptConfig:
     """The prompt of the judge's mode."""
-    prompts: PromptsConfig = judge.prompts
-    return prompts.pairwise if judge.mode == "pairwise" else prompts.single
+    return judge.prompts.pairwise if judge.mode == "pairwise" else judge.prompts.single
 
 
 async def by_endpoint(cases: Sequence[JudgeTask], judge: EndpointJudgeConfig, client: Client, keep: Keep) -> None:

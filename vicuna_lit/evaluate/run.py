@@ -47,7 +47,7 @@ def evaluate_models(config: EvaluateConfig) -> Evaluation:
 def _evaluate(config: EvaluateConfig, folder: Path) -> Evaluation:
     saved = read_json(folder, "config.json")
     here = [source.path for source in config.models if isinstance(source, FolderSource)]
-    date = fixed_date(config.template_date, saved, [*here, getattr(config.judge, "path", None)])
+    date = fixed_date(config.template_date, saved, [*here, config.judge.facts.folder])
     config = config.model_copy(update={"template_date": date})
     settings = config.model_dump(mode="json")
     if saved is not None:
@@ -132,7 +132,7 @@ def _asked(config: EvaluateConfig, folder: Path, settings: dict[str, Any]) -> Ev
         raise RunError(
             f"models: {names[0]} is the only one; judge.mode=pairwise compares two or more, judge.mode=single rates one"
         )
-    local = [config.judge.path] if config.judge.kind == "local" else []
+    local = [config.judge.facts.folder] if config.judge.facts.folder else []
     here = [m.source.path for m in models if isinstance(m.source, FolderSource)]
     can_be_opened([*here, *local])
     files = files_read(config, here)
@@ -156,7 +156,7 @@ def _asked(config: EvaluateConfig, folder: Path, settings: dict[str, Any]) -> Ev
         if empty := sum(not turn.strip() for answer in given_by for turn in answer.turns):
             notes.append(f"empty replies of {model}: {empty}")
     without = sum(not q.references for q in questions)
-    if config.judge.kind == "rule" and without:
+    if config.judge.facts.needs_reference and without:
         told = f"rules judge the {len(questions) - without} questions with a reference answer; {without} have none"
         none = "rules judge by a reference answer, and no question has one; of the bundled ones coding and math have"
         notes.append(told if without < len(questions) else none)
@@ -181,7 +181,7 @@ def files_read(config: EvaluateConfig, asked: Iterable[str]) -> Hashes:
             beside = find_files(place.parent / REFERENCES)
             files |= {f"{REFERENCES}/{name} beside {path}": file for file, name in beside}
         files |= {path if place.is_file() else f"{path}/{name}": file for file, name in find_files(place)}
-    for path in (*sorted(models), *([judge.path] if judge.kind == "local" else [])):
+    for path in (*sorted(models), *([judge.facts.folder] if judge.facts.folder else [])):
         files |= model_files(path)
     return hashes_of(files)
 

@@ -9,7 +9,16 @@ from typing import Any
 from rich.progress import Progress
 
 from vicuna_lit import notebook
-from vicuna_lit.config.evaluate import EndpointConfig, EndpointSource, EvaluateConfig, RecordedJudgeConfig
+from vicuna_lit.config.evaluate import (
+    EndpointConfig,
+    EndpointJudgeConfig,
+    EndpointSource,
+    EvaluateConfig,
+    HumanJudgeConfig,
+    LocalJudgeConfig,
+    RecordedJudgeConfig,
+    RuleJudgeConfig,
+)
 from vicuna_lit.evaluate import generate, judges
 from vicuna_lit.evaluate.answers import Answer, Answers, append, complete
 from vicuna_lit.evaluate.cases import JudgeTask, cases, messages
@@ -63,7 +72,7 @@ class BudgetedClients:
         """All that will be asked."""
         judge = self.config.judge
         found: list[EndpointConfig] = [m.source for m in models if isinstance(m.source, EndpointSource)]
-        return [*found, judge] if judge.kind == "endpoint" else found
+        return [*found, judge] if isinstance(judge, EndpointConfig) else found
 
     def check(self, models: Sequence[Model]) -> None:
         """
@@ -180,7 +189,7 @@ def _add_verdicts(
 ) -> None:
     """Each counts twice, since it may be asked for again."""
     judge = config.judge
-    if judge.kind != "endpoint":
+    if not isinstance(judge, EndpointJudgeConfig):
         return
     client, prompt = payer.client(judge), judges.prompt_of(judge)
     for case in cases(questions, answers, judge, config.baseline):
@@ -224,11 +233,13 @@ def reviews_of(
     """All reviews, in the order of the questions; those of an earlier start are kept."""
     judge, file = config.judge, folder / "reviews.jsonl"
     assert not isinstance(judge, RecordedJudgeConfig)
-    wanted = [c for c in cases(questions, answers, judge, config.baseline) if judge.kind != "rule" or c.reference]
+    wanted = [
+        c for c in cases(questions, answers, judge, config.baseline) if c.reference or not judge.facts.needs_reference
+    ]
     done = {_key(review): review for review in map(from_record, complete(file))}
     left = [case for case in wanted if _key(case) not in done]
     if left:
-        quiet = judge.kind == "human" or not console.is_terminal
+        quiet = judge.facts.asks_here or not console.is_terminal
         with Progress(console=console, transient=True, disable=quiet) as progress:
             bar = progress.add_task("reviews", total=len(wanted), completed=len(wanted) - len(left))
 
@@ -247,13 +258,14 @@ def _key(judged: JudgeTask | Review) -> Any:
 
 
 def _judge(config: EvaluateConfig, left: Sequence[JudgeTask], payer: BudgetedClients, keep: judges.Keep) -> None:
-    judge: Any = config.judge
-    match judge.kind:
-        case "endpoint":
+    judge = config.judge
+    assert not isinstance(judge, RecordedJudgeConfig)
+    match judge:
+        case EndpointJudgeConfig():
             payer.run_with(judge, lambda client: judges.by_endpoint(left, judge, client, keep))
-        case "local":
+        case LocalJudgeConfig():
             judges.by_local(left, judge, keep, config.template_date)
-        case "human":
+        case HumanJudgeConfig():
             judges.by_human(left, judge, keep)
-        case _:
+        case RuleJudgeConfig():
             judges.by_rule(left, keep)

@@ -71,7 +71,8 @@ class Key:
                 return [self.hide_all(item) for item in value]
             case dict():
                 return {self.hide(str(name)): self.hide_all(item) for name, item in value.items()}
-        return value
+            case _:
+                return value
 
     def said(self, error: BaseException) -> str:
         """An error's words, in short: hidden first and cut afterwards."""

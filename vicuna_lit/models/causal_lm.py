@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from vicuna_lit.config.train import Computation
+from vicuna_lit.config.train import Computation, LMHead
 from vicuna_lit.data.batch import Batch
 from vicuna_lit.data.encoder import Encoder
 from vicuna_lit.models import attention, liger, loss
@@ -101,7 +101,7 @@ class SupervisedLM(nn.Module):
         self,
         model: PreTrainedModel,
         *,
-        lm_head: str = "chunked",
+        lm_head: LMHead = "chunked",
         gradient_checkpointing: str = "none",
         offload_activations: bool = False,
         compile: bool = False,

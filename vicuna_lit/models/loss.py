@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import cross_entropy
 
+from vicuna_lit.config.train import LMHead
 from vicuna_lit.models.lm_head import Head, Products
 from vicuna_lit.paths import ModelError
 
@@ -18,7 +19,7 @@ def loss_sum(
     states: Float[Tensor, "S D"],
     head: Head,
     targets: Int[Tensor, " S"],
-    how: str = "chunked",
+    how: LMHead = "chunked",
     device: str | None = None,
     weights: Float[Tensor, " S"] | None = None,
 ) -> Float[Tensor, ""]:
@@ -36,12 +37,15 @@ def loss_sum(
     """
     products = Products.of(states, head.weight, how != "chunked", device)
     with torch.autocast(states.device.type, enabled=False):
-        if how == "plain" and weights is not None:
-            return cross_entropy(head.logits(states), targets, reduction="none") @ weights
-        if how == "plain":
-            return cross_entropy(head.logits(states), targets, reduction="sum")
-        if how == "liger" and len(targets):
-            return _liger(states, head, targets, weights)
+        match how:
+            case "plain" if weights is not None:
+                return cross_entropy(head.logits(states), targets, reduction="none") @ weights
+            case "plain":
+                return cross_entropy(head.logits(states), targets, reduction="sum")
+            case "liger" if len(targets):
+                return _liger(states, head, targets, weights)
+            case "chunked" | "exact" | "liger":
+                pass  # below; Liger's kernel takes no empty row
         tensors = head.scaled(states), head.weight, head.bias
         if not torch.is_grad_enabled():
             tensors = (t if t is None else t.detach() for t in tensors)
@@ -50,7 +54,7 @@ def loss_sum(
 
 @torch.no_grad()
 def token_losses(
-    states: Float[Tensor, "S D"], head: Head, targets: Int[Tensor, " S"], how: str = "chunked"
+    states: Float[Tensor, "S D"], head: Head, targets: Int[Tensor, " S"], how: LMHead = "chunked"
 ) -> Float[Tensor, " S"]:
     """The cross-entropy of each of these tokens, in nats, with the products of `how`."""
     products = Products.of(states, head.weight, how != "chunked")
@@ -64,7 +68,7 @@ def token_losses(
     return losses
 
 
-def require(how: str) -> None:
+def require(how: LMHead) -> None:
     """Stops where a head cannot run.
 
     Raises:

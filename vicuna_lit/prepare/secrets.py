@@ -196,7 +196,8 @@ def _is_name(lowered: str, name: str, at: int, end: int) -> bool:
             return lowered.startswith("d", end) or (
                 lowered.endswith("_", 0, at) and not lowered[end : end + 1].isalnum()
             )
-    return True
+        case _:
+            return True
 
 
 def _value(found: re.Match[str], name: str) -> tuple[int, int] | None:

@@ -20,7 +20,13 @@ from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import Profiler, PyTorchProfiler, SimpleProfiler
 
-from vicuna_lit.config.callbacks import OWN_CALLBACKS, CallbacksConfig
+from vicuna_lit.config.callbacks import (
+    OWN_CALLBACKS,
+    CallbacksConfig,
+    EarlyStoppingConfig,
+    LRMonitorConfig,
+    ProfilerConfig,
+)
 from vicuna_lit.config.compose import load
 from vicuna_lit.config.train import TrainConfig
 from vicuna_lit.data.conversation import Conversation, to_record
@@ -65,10 +71,18 @@ class Extensions:
     def and_configured(self, config: CallbacksConfig) -> "Extensions":
         """With the callbacks that the config names; an own one of the same kind counts in its place."""
         named: list[L.Callback] = []
-        if config.early_stopping:
-            named.append(EarlyStopping(**config.early_stopping.model_dump()))
-        if config.lr_monitor:
-            named.append(LearningRateMonitor("step", **config.lr_monitor.model_dump()))
+        for name in type(config).model_fields:
+            match getattr(config, name):
+                case EarlyStoppingConfig() as settings:
+                    named.append(EarlyStopping(**settings.model_dump()))
+                case LRMonitorConfig() as settings:
+                    named.append(LearningRateMonitor("step", **settings.model_dump()))
+                case ProfilerConfig() | None:
+                    pass  # `profiler_of` makes the profiler
+                case other:
+                    raise TypeError(
+                        f"callbacks={name}: Extensions.and_configured has no case for {type(other).__name__}"
+                    )
         kinds = {type(callback) for callback in self.callbacks}
         return replace(self, named=tuple(one for one in named if type(one) not in kinds))
 
@@ -334,7 +348,9 @@ def _as_json(value: Any) -> Any:
             return [_as_json(item) for item in value]
         case None | bool() | int() | float() | str():
             return value
-    raise RunError(f"a callback's state holds a {type(value).__name__}, which a checkpoint cannot: {value!r:.60}")
+        case _:
+            kind = type(value).__name__
+            raise RunError(f"a callback's state holds a {kind}, which a checkpoint cannot: {value!r:.60}")
 
 
 def _as_torch(value: Any) -> Any:
@@ -345,4 +361,5 @@ def _as_torch(value: Any) -> Any:
             return {key: _as_torch(item) for key, item in value.items()}
         case list():
             return [_as_torch(item) for item in value]
-    return value
+        case _:
+            return value

@@ -15,10 +15,9 @@ Where things go:
 - a loss: `SupervisedModule.loss` in a subclass, `fit(module=…)`; a validation still takes the cross-entropy;
 - a callback: `fit(callbacks=…)`; one with a name: its keys and a field in `config/callbacks.py` (`DecidingCallbacks`
   where it changes the result), null in `conf/train.yaml`, `conf/callbacks/`, its case in `Extensions.and_configured`;
-- a strategy: a class in `config/choices.py` whose facts say what it suits, and its name in `StrategyConfig` there;
-  `conf/strategy/`; a class in `train/strategies/` and its case in `strategy_of`; for the estimate its memory
-  (`residence` in `estimate/strategies.py`; `_shortened` in `estimate/memory.py` where layers hold another dtype) and
-  what it sends (`_traffic` in `estimate/time.py`);
+- a strategy: a class in `config/choices.py` with its facts, and in `StrategyConfig` there; `conf/strategy/`; a class in
+  `train/strategies/`. The type checker names the two cases that it needs, in `strategy_of` and in the estimate's
+  `residence`, and each fact and method that is absent. Nothing else asks which strategy it is;
 - a template: a YAML file in `conf/template/`;
 - a figure of each step: `MetricsCallback.on_train_batch_end` for what is measured, `MetricsCallback.figures` for what
   follows from `COLUMNS` and the plan (asked again on resume); of a validation: `ValidationLoss.metrics`; or `self.log`
