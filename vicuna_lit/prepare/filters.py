@@ -183,8 +183,8 @@ def offences(conversation: Conversation, config: FiltersConfig) -> Iterator[Rule
         for reason, rule in rules:
             if turn.role not in rule.roles:
                 continue
-            if lowered is None and rule.match in ("begins", "contains"):
-                lowered = content.lower().replace("’", "'")
+            if lowered is None and rule.match == "contains":
+                lowered = _small(content)
             if found := _find(rule, content, lowered or ""):
                 yield RuleViolation(i, rule.scope, reason, f"turn {i + 1}: {found!r:.60}")
         if turn.role == "assistant":
@@ -240,17 +240,21 @@ def _find(rule: TextRule, content: str, lowered: str) -> str | None:
                     return text
             return None
         case "begins":
-            opening = (
-                LEADING_PUNCTUATION.sub("", lowered[:SHORT_OPENING], count=1) if not lowered[:1].isalnum() else lowered
-            )
+            texts = _lowered(rule.texts)
+            opening = _small(content[: max(SHORT_OPENING, *map(len, texts))])  # a tenth of what the whole takes
+            if not opening[:1].isalnum():
+                opening = LEADING_PUNCTUATION.sub("", opening[:SHORT_OPENING], count=1)
             if len(opening) < SHORT_OPENING:
                 opening += "\n"
-            texts = _lowered(rule.texts)
             return next(filter(opening.startswith, texts), None) if opening.startswith(texts) else None
         case "regex":
             return next((found[0] for p in rule.texts if (found := _compiled(p).search(content))), None)
         case "phrases":
             return next((found for place in rule.texts if (found := _phrases(place).find(content))), None)
+
+
+def _small(content: str) -> str:
+    return content.lower().replace("’", "'")
 
 
 @cache

@@ -31,7 +31,9 @@ _LETTERS = {
     "pplx-": r"[A-Za-z0-9]{32,}+", "pcsk_": r"\w{40,}+", "lsv2_": r"\w{32,}+", "sbp_": r"[a-f0-9]{40}",
     "ATATT3": r"[\w=-]{40,}+", "EAACEdEose0cBA": r"[A-Za-z0-9]{20,}+", "AGE-SECRET-KEY-1": r"[A-Z0-9]{40,}+",
     "django-insecure-": r"[^\s'\"]{30,}+", "key-": r"[0-9a-f]{32}", "AKCp": r"[A-Za-z0-9]{69}",
-    "cmVmd": r"[A-Za-z0-9]{59}",
+    "cmVmd": r"[A-Za-z0-9]{59}", "nvapi-": r"[\w-]{40,}+", "dckr_": r"(?:pat|oat)_[\w-]{20,}+",
+    "sntry": r"[su]_[\w+/=-]{40,}+", "pscale_": r"[a-z]{2,5}_[\w-]{30,}+", "fm2_": r"[\w+/=-]{40,}+",
+    "EAA": r"(?=[A-Za-z]*\d)[A-Za-z0-9]{80,}+", "pat": r"[A-Za-z0-9]{14}\.[0-9a-f]{64}",
 }  # fmt: skip
 _LINE = r"[\w-]{10,}+(?:\r?\n[\w-]{30,}+)*+"  # of a JWT that was broken into lines
 _FORMS = {
@@ -45,18 +47,42 @@ _FORMS = {
     ":AA": r"(?<![\w-])\d{8,10}:AA[\w-]{32,34}(?![\w-])",
     "-us": r"[0-9a-f]{32}(?<![\w-].{32})-us\d{1,2}(?![\w-])",
     "softlayer.com/soap": r"softlayer\.com/soap/v3(?:\.1)?/[0-9a-z]{64}(?![\w-])",
+    "$": r"(?<!\w)\$(?:[156y]|apr1|2[abxy])\$[A-Za-z0-9./$=,]{20,}+",  # a password's hash, as crypt(5) writes it
     "msh": r"(?<![\w-])[0-9a-f]{10}msh[0-9a-f]{15}p1[0-9a-f]{6}jsn[0-9a-f]{12}(?![\w-])",
 }
 PATTERNS = {
     hint: re.compile(rf"{re.escape(hint)}(?<![\w-].{{{len(hint)}}}){rest}(?![\w-])") for hint, rest in _LETTERS.items()
 } | {hint: re.compile(pattern) for hint, pattern in _FORMS.items()}
 """By a text that every match holds. Its letters come before what precedes them: so Python seeks them fast."""
+MASK = re.compile(
+    r"(?<![\w-])(?:AP[0-9A-F]|AKC|AC|SK|AKIA|ASIA|AIza|npm_|sk-(?:proj-|ant-(?:api03-)?)?|sk_(?:live|test)_|gh[opsur]_"
+    r"|github_pat_|glpat-|hf_|xox[abp]-|SG\.|shpat_|dop_v1_|whsec_|https://hooks\.slack\.com/services/[TBxX/]{1,12})"
+    r"[xX]{6,}+(?:[-./][BxX]{1,64}+)*+(?![\w-])"
+)
+"""A token that its owner masked: an issuer's prefix, and a row of x."""
+_TAKEN = r"[\"']?([^\s\"'`$%<>(){}\[\]|;&*\\]{6,64}+)(?=[\s\"'`|;&)]|\Z)"
+COMMANDS = {
+    hints: re.compile(before + _TAKEN)
+    for hints, before in {
+        ("login", " -p"): r"(?:docker|az) login\b[^\n|;]{0,160}? -p[ =]?",
+        ("sshpass", " -p"): r"sshpass -p ?",
+        ("mysql", " -p"): r"mysql\w{0,8}\b[^\n|;]{0,160}? -p",  # with a blank behind it a database's name follows
+        ("mariadb", " -p"): r"mariadb[\w-]{0,8}\b[^\n|;]{0,160}? -p",
+        ("redis-cli", " -a "): r"redis-cli\b[^\n|;]{0,160}? -a ",
+        ("curl", " -"): r"curl\b[^\n|;]{0,240}? (?:-u|--user)[ =]?[\"']?[^\s:/\"']{1,64}:",
+        (" pass:", "-pass"): r"-pass(?:in|out)? pass:",
+    }.items()
+}
+"""Where a command takes a password that no name announces; by what stands in such a text."""
+QUERY = re.compile(r"[?&](?:appid|sig|signature|key|auth)=([\w%+/=.~-]{20,200}+)")
 URL_PASSWORD = re.compile(r"(?<=://)[^\s:/@\"'<>\[\]]{0,64}:([^\s/@\"'<>\[\]{}$]{3,128})@(?=[\w\[])")
 DISCORD = re.compile(r"[MNO](?<![\w.-].)[\w-]{23,27}\.[\w-]{6}\.[\w-]{27,40}(?![\w.-])")
 DISCORD_END = re.compile(r"\.[\w-]{6}\.[\w-]{27}")
 NAMES = ("secret", "pass", "pw")
-NAMES_OF_TOKENS = ("key", "token", "passphrase", "credential", "bearer", "authorization", "키", "密钥")
+FOREIGN_NAMES = ("密码", "密碼", "パスワード", "비밀번호", "пароль", "contraseña")
+NAMES_OF_TOKENS = ("key", "token", "passphrase", "credential", "bearer", "authorization", "_auth", "키", "密钥")
 """Names with a value that is a long row of characters, or else no secret."""
+NAMES_OF_PASSWORDS = ("pass", "pw", "passphrase", *FOREIGN_NAMES)
 NAMES_OF_KEYS = ("api_key", "apikey", "api-key", "private_key", "privatekey", "private-key")
 """Names whose value may hold signs between its letters, as a password's does."""
 KEY_OF = re.compile(
@@ -70,6 +96,16 @@ VALUE = re.compile(
     r"(?:(?<!\w)@?(?P<quote>[\"'`])(?P<quoted>[^\s\"'`]{8,200})(?P=quote)|(?P<bare>[A-Za-z0-9+/_=.~!-]{16,400})"
     r"|(?P<signs>[^\s\"'`]{10,200}))"
 )
+CHOSEN = re.compile(
+    r"[\w-]{0,24}+(?![\w-])"
+    r"(?:[\"'`\])]{0,2}\s{0,2}(?:=>|:=|[:=：]|(?P<is>\bis\b))(?P<gap>[ \t]+)?|(?P<blank>[ \t]++))(?![=:~>./@#-])"
+    r"(?P<chosen>[^\s\"'`<>(){}\[\],;&|$%*\\\x80-\U0010ffff]{6,64}+)(?=(?P<code>[,;])|[\s\"'`&\x80-\U0010ffff]|\Z)"
+)
+"""A password of few characters without quotes, behind its name."""
+OPTION = re.compile(r"(?:--[\w-]{0,20}|\blogin \S{1,64}\s{1,4})\Z")
+"""Before a name whose value stands behind a blank: an option, a line of .netrc."""
+CODE = re.compile(r"[A-Za-z_\d)]\.[A-Za-z_]|->|::|\A[a-z\d]+_\w+\Z|\A[a-z]+[A-Z][A-Za-z]*\d?\Z")
+"""Of a value that is an expression or a variable of a program."""
 COMPARED = re.compile(r"([\"'`])(?P<quoted>[^\s\"'`]{8,200})\1 ?[!=]==? ?[\w.]{0,24}\Z")
 """A value that is compared with what bears the name."""
 MARKUP = re.compile(r"[(\[]\?|\\|\.\*|\]\(|://|=>|\(\)|</|/>|\{\d*,?\d*\}|\$\{[\w.]{3,}\}|\{\{[\w.]{3,}")
@@ -143,11 +179,14 @@ def _spans(text: str, lowered: str) -> Iterator[tuple[int, int]]:
         for hint, pattern in PATTERNS.items():
             if hint in rows or (links and hint == "hook" and "hook" in text):
                 yield from (f.span() for f in pattern.finditer(text) if not MADE_UP.search(f[0]))
+        if links and ("?" in text or "&" in text):
+            yield from (f.span(1) for f in QUERY.finditer(text) if is_random(f[1]) and not PLACEHOLDER.search(f[1]))
         if DISCORD_END.search(rows):
             yield from (f.span() for f in DISCORD.finditer(text) if is_random(f[0]))
         small = rows.lower()
         yield from _named(text, lowered, tuple(name for name in NAMES_OF_TOKENS if name in small))
-    yield from _named(text, lowered, NAMES)
+    yield from _named(text, lowered, NAMES if text.isascii() else NAMES + FOREIGN_NAMES)
+    yield from _chosen(text, lowered)
     if "key" in lowered:
         yield from _named(text, lowered, NAMES_OF_KEYS)
 
@@ -173,12 +212,24 @@ def _named(text: str, lowered: str, names: tuple[str, ...]) -> Iterator[tuple[in
                 found = VALUE.match(text, end)
                 if found and (span := _value(found, name)):
                     yield span
+                elif name in NAMES_OF_PASSWORDS:
+                    yield from _behind(text, at, end)
                 if "=" in text[max(0, at - 28) : at]:
                     before = max(0, at - 240)
                     compared = COMPARED.search(text[before:at])
                     if compared and (span := _value(compared, name)):
                         yield span[0] + before, span[1] + before
             at = lowered.find(name, end)
+
+
+def _chosen(text: str, lowered: str) -> Iterator[tuple[int, int]]:
+    """Masked tokens, and passwords of commands."""
+    if "xxxxxx" in lowered:
+        yield from (found.span() for found in MASK.finditer(text))
+    if " -" in text:
+        for hints, pattern in COMMANDS.items():
+            if hints[0] in text and hints[1] in text:
+                yield from (f.span(1) for f in pattern.finditer(text) if _is_chosen(f[1]))
 
 
 def _is_name(lowered: str, name: str, at: int, end: int) -> bool:
@@ -200,6 +251,21 @@ def _is_name(lowered: str, name: str, at: int, end: int) -> bool:
             return True
 
 
+def _behind(text: str, at: int, end: int) -> Iterator[tuple[int, int]]:
+    found = CHOSEN.match(text, end)
+    if found is None or (found["code"] and not found["is"] and (found["code"] == "," or found["gap"])):
+        return  # `pwd = hash256;`, `f(password=input1, x)`
+    if found["blank"] and not OPTION.search(text[max(0, at - 90) : at]):
+        return
+    value = found["chosen"].rstrip(".!?:") if found["is"] else found["chosen"]
+    if _is_chosen(value) and not CODE.search(value):
+        yield found.start("chosen"), found.start("chosen") + len(value)
+
+
+def _is_chosen(value: str) -> bool:
+    return _is_password(value) and not (PLACEHOLDER.search(value) or SEQUENCE.search(value))
+
+
 def _value(found: re.Match[str], name: str) -> tuple[int, int] | None:
     group = found.lastgroup or ""
     value = found[group].rstrip(".!" if group == "bare" else ",;" if group == "signs" else "")
@@ -212,8 +278,7 @@ def _value(found: re.Match[str], name: str) -> tuple[int, int] | None:
         right = _is_mixed(value)
     else:
         right = (len(value) >= RUN and is_random(value)) or (
-            group == "quoted"
-            and ((name in ("pass", "pw", "passphrase") and _is_password(value)) or _is_mostly_signs(value))
+            group == "quoted" and ((name in NAMES_OF_PASSWORDS and _is_password(value)) or _is_mostly_signs(value))
         )
     return (start, start + len(value)) if right else None
 
