@@ -4,6 +4,9 @@ To import torch, lightning and transformers takes a process eight seconds, and a
 session imports them, and forks a process for each command: it has its own pid, environment, folder and output, runs
 `python -m <module>`, and ends as an interpreter ends. What a test says about the start of a process (what is imported
 when, signals before that, variables that libraries read when they are imported) needs a real one: `run(…, fresh=True)`.
+
+The processes that a command starts itself are interpreters, unless the test says otherwise: `workers=True`, or
+`python()` in the place of an interpreter. Those are forked too.
 """
 
 import gc
@@ -11,6 +14,7 @@ import json
 import os
 import runpy
 import select
+import shlex
 import signal
 import socket
 import subprocess
@@ -24,6 +28,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from tests.helpers.forked_python import ask
+
 IMPORTED = (
     "torch", "lightning", "transformers", "transformers.models.llama.modeling_llama", "openai", "matplotlib.pyplot",
     "tests.helpers.runs", "vicuna_lit.train.run", "vicuna_lit.train.run_record", "vicuna_lit.evaluate.run",
@@ -33,7 +39,11 @@ FOLDER = "VICUNA_LIT_TESTS"
 """The variable with the session's folder: `<pid of the session>-…`; pytest's workers have it from their controller."""
 READ_WHEN_IMPORTED = ("HF_HOME", "HF_HUB_", "LD_", "MKL_", "PYTHON", "TORCH_", "TRANSFORMERS_")
 """Variables that must be those of the server: a command that begins with another value refuses to run."""
+READ_LATER = {"PYTHONPATH", "PYTHONUNBUFFERED", "TORCH_NCCL_ASYNC_ERROR_HANDLING"}
+"""Or do not matter to a fork."""
 ROOT = Path(__file__).parents[2]
+Asked = dict[str, Any]
+"""`module` or `script`, `arguments`, `env`, `cwd`, and `python`: what it takes for its interpreter, or None."""
 
 
 class Command:
@@ -82,29 +92,41 @@ class Command:
 
 
 def start(module: str, *arguments: str, env: dict[str, str] | None = None, cwd: Path | None = None,
-          together: bool = False) -> Command:  # fmt: skip
+          together: bool = False, workers: bool = False) -> Command:  # fmt: skip
     """Starts `python -m <module> <arguments>`.
 
     Args:
         env: its whole environment; None is this process's.
         together: its errors go where its output goes.
+        workers: the processes that it starts are forked as well; see `python`.
     """
     environment = dict(os.environ if env is None else env)
     connection = _server()
     out = Path(os.environ[FOLDER], f"{uuid.uuid4()}.out")
     err = out if together else out.with_suffix(".err")
     asked = dict(module=module, arguments=arguments, env=environment, cwd=str(cwd or Path.cwd()))
-    connection.sendall(json.dumps(asked | dict(out=str(out), err=str(err))).encode() + b"\n")
-    pid = b""
-    while not pid.endswith(b"\n"):  # byte by byte: its exit code may be next
-        byte = connection.recv(1)
-        assert byte, "the server of commands has gone"
-        pid += byte
-    return Command(int(pid), connection, [module, *arguments], out, err)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    streams = [os.open(os.devnull, os.O_RDONLY), *(os.open(file, flags, 0o600) for file in (out, err))]
+    pid = ask(connection, asked | dict(python=python() if workers else None), streams)
+    for stream in streams:
+        os.close(stream)
+    return Command(pid, connection, [module, *arguments], out, err)
+
+
+def python() -> str:
+    """What stands for an interpreter, with the server running: `forked_python.py` forks what it is asked to run."""
+    _server().close()
+    return str(Path(os.environ[FOLDER], "bin", "python"))
+
+
+def path() -> dict[str, str]:
+    """The variable by which a shell script's `python` is `python()`."""
+    return {"PATH": f"{Path(python()).parent}:{Path(sys.executable).parent}:{os.environ['PATH']}"}
 
 
 def run(module: str, *arguments: str, fresh: bool = False, env: dict[str, str] | None = None,
-        cwd: Path | None = None, timeout: float | None = None) -> subprocess.CompletedProcess[str]:  # fmt: skip
+        cwd: Path | None = None, timeout: float | None = None,
+        workers: bool = False) -> subprocess.CompletedProcess[str]:  # fmt: skip
     """Runs `python -m <module> <arguments>`; see `start`.
 
     Args:
@@ -113,7 +135,7 @@ def run(module: str, *arguments: str, fresh: bool = False, env: dict[str, str] |
     command = [sys.executable, "-m", module, *arguments]
     if fresh:
         return subprocess.run(command, capture_output=True, text=True, env=env, cwd=cwd, timeout=timeout)
-    process = start(module, *arguments, env=env, cwd=cwd)
+    process = start(module, *arguments, env=env, cwd=cwd, workers=workers)
     try:
         out, err = process.communicate(timeout)
     except subprocess.TimeoutExpired:
@@ -128,6 +150,11 @@ def _server() -> socket.socket:
     with (folder / "lock").open("w") as lock:
         flock(lock, LOCK_EX)
         if not (folder / "socket").exists():
+            interpreter = folder / "bin" / "python"
+            interpreter.parent.mkdir()
+            real, forked = shlex.quote(sys.executable), shlex.quote(str(ROOT / "tests/helpers/forked_python.py"))
+            interpreter.write_text(f'#!/bin/sh\nexec {real} -IS {forked} "$0" {real} "$@"\n')
+            interpreter.chmod(0o700)
             code = "from tests.helpers.commands import serve; serve()"
             environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{os.getenv('PYTHONPATH', '')}"}
             log = folder / "log"
@@ -183,15 +210,19 @@ def _reap() -> None:
 
 def _look_after(connection: socket.socket) -> None:
     """Forks once more: this process says how the other ended, and ends it where nobody waits any longer."""
-    with connection.makefile() as file:
-        asked = json.loads(file.readline())
-    for name in (asked["out"], asked["err"]):
-        Path(name).touch()
+    said, streams = b"", []
+    while not said.endswith(b"\n"):
+        more, given, _, _ = socket.recv_fds(connection, 1 << 16, 3)
+        if not more:  # whoever asked has gone
+            os._exit(0)
+        said, streams = said + more, streams + given
     child = os.fork()
     if not child:
         connection.close()
-        _become(asked)
+        _become(json.loads(said), streams)
         return
+    for stream in streams:  # a pipe ends when its last writer does
+        os.close(stream)
     connection.sendall(f"{child}\n".encode())
     ended = os.pidfd_open(child)
     if connection in select.select([ended, connection], [], [])[0] and not select.select([ended], [], [], 0)[0]:
@@ -202,20 +233,26 @@ def _look_after(connection: socket.socket) -> None:
     os._exit(0)
 
 
-def _become(asked: dict[str, Any]) -> None:
+def _become(asked: Asked, streams: list[int]) -> None:
     """What a fresh interpreter of that command line is, but for what is imported."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are started without it
-    for stream, name in enumerate((asked["out"], asked["err"]), start=1):
-        file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(file, stream)
-        os.close(file)
-    odd = [key for key in {*asked["env"], *os.environ} - {"PYTHONPATH"}
-           if key.startswith(READ_WHEN_IMPORTED) and asked["env"].get(key) != os.environ.get(key)]  # fmt: skip
+    for stream, given in enumerate(streams):
+        os.dup2(given, stream)
+        os.close(given)
+    odd = [key for key in {*asked["env"], *os.environ} - READ_LATER
+           if key.startswith(READ_WHEN_IMPORTED) and asked["env"].get(key, "") != os.environ.get(key, "")]  # fmt: skip
     if odd:
         sys.exit(f"{odd}: libraries read them when they are imported; this test needs a process of its own")
     os.environ.clear()
     os.environ.update(asked["env"])
     os.chdir(asked["cwd"])
+    if asked["python"]:
+        sys.executable = asked["python"]
+    if script := asked.get("script"):
+        sys.path[0] = str(Path(script).parent)
+        sys.argv = [script, *asked["arguments"]]
+        runpy.run_path(script, run_name="__main__")
+        return
     sys.path[0] = asked["cwd"]
     sys.argv = ["-m", *asked["arguments"]]
     runpy._run_module_as_main(asked["module"])  # pyright: ignore[reportAttributeAccessIssue]

@@ -34,7 +34,7 @@ SHORT = (*COMMON, "trainer.max_steps=4", "data.max_validation=2")
 
 
 def multirun(folder: Path, *overrides: str, **how: Any) -> subprocess.CompletedProcess[str]:
-    return commands.run(*command(folder, *overrides), timeout=400, **how)
+    return commands.run(*command(folder, *overrides), timeout=400, workers=True, **how)
 
 
 def command(folder: Path, *overrides: str) -> list[str]:
@@ -89,7 +89,7 @@ def test_ctrl_c_stops_the_sweep_and_the_same_command_goes_on(tmp_path):
     """In the first job of two, each of two processes; what comes out is what an undisturbed sweep gives."""
     overrides = ("strategy=ddp", "trainer.devices=2", "seed=0,1", "trainer.max_steps=12", "checkpoint.every_steps=2")
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = commands.start(*command(tmp_path / "a", *overrides), env=environment, together=True)
+    process = commands.start(*command(tmp_path / "a", *overrides), env=environment, together=True, workers=True)
     first = tmp_path / "a" / "seed=0" / "metrics.csv"
     ends = time.monotonic() + 120
     while time.monotonic() < ends and not (first.exists() and first.read_text().count("\n") > 3):
