@@ -22,6 +22,8 @@ from vicuna_lit.whole_files import whole_folder
 def choose_trained(model: PreTrainedModel, config: FinetuneConfig) -> None:
     """Freezes what is not trained, and adds adapters where asked for.
 
+    What a family keeps out of the training stays out, such as biases that balance experts: no gradient comes to them.
+
     Raises:
         ModelError: a pattern, a target or a number of layers that fits nothing in this model.
     """
@@ -56,7 +58,8 @@ def quantised(precision: str) -> dict[str, Any]:
 
 
 def _freeze(model: PreTrainedModel, patterns: tuple[str, ...]) -> None:
-    named = list(model.named_parameters(remove_duplicate=False))  # tied weights under each of their names
+    tied_too = model.named_parameters(remove_duplicate=False)  # tied weights under each of their names
+    named = [(name, p) for name, p in tied_too if p.requires_grad]
     trained: set[int] = set()
     for pattern in patterns:
         found = {id(p) for name, p in named if re.search(pattern, name)}
@@ -75,12 +78,13 @@ def _train_last(model: PreTrainedModel, config: LastLayersConfig) -> None:
         raise ModelError(f"finetune.layers={config.layers}: the model has {len(layers)}")
     embeddings = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
     embeddings |= {id(p) for name, p in model.named_parameters() if "embed" in name}  # norms and positions of theirs
-    inside = {id(p) for p in layers.parameters()}
-    for parameter in decoder_of(model).parameters():
-        parameter.requires_grad_(id(parameter) not in inside | embeddings)
-    layers[-config.layers :].requires_grad_(True)
     assert head is not None
-    head.requires_grad_(config.lm_head)
+    above = {id(p) for p in head.parameters()}
+    trained = {id(p) for p in layers[-config.layers :].parameters()} | (above if config.lm_head else set())
+    frozen = ({id(p) for p in layers.parameters()} | embeddings | above) - trained
+    for parameter in model.parameters():
+        if id(parameter) in frozen:
+            parameter.requires_grad_(False)
 
 
 def _add_adapters(model: PreTrainedModel, config: LoraConfig) -> None:

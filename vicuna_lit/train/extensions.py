@@ -46,7 +46,8 @@ class Extensions:
     """Callbacks, loggers and a module that a user's script gives to `fit`, and the callbacks that the config names.
 
     Raises:
-        RunError: a callback keeps a state that no checkpoint here holds: a run that goes on would begin it anew.
+        RunError: a callback or the module keeps a state that no checkpoint here holds: a run that goes on would begin
+            it anew.
     """
 
     callbacks: tuple[L.Callback, ...] = ()
@@ -56,11 +57,13 @@ class Extensions:
     """By the config; made by `and_configured`."""
 
     def __post_init__(self) -> None:
-        for one in self.callbacks:
-            if type(one).on_save_checkpoint is not L.Callback.on_save_checkpoint:
+        ours = (L.Callback.on_save_checkpoint, SupervisedModule.on_save_checkpoint)
+        for kind in (*map(type, self.callbacks), self.module):
+            if kind.on_save_checkpoint not in ours:
                 raise RunError(
-                    f"{type(one).__name__} keeps its state in Lightning's own checkpoints (on_save_checkpoint), which "
-                    "fit does not write: return it from state_dict(), or train with an own L.Trainer (docs/python.md)"
+                    f"{kind.__name__} keeps its state in Lightning's own checkpoints (on_save_checkpoint), which fit "
+                    "does not write: return it from a callback's state_dict(), or train with an own L.Trainer "
+                    "(docs/python.md)"
                 )
 
     @property

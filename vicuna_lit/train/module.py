@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, TypeVar
 
 import lightning as L
@@ -24,7 +25,7 @@ from vicuna_lit.run_folder import RunError
 from vicuna_lit.train.distributed import all_reduce_sum
 from vicuna_lit.train.gradients import sum_in_fp32
 from vicuna_lit.train.optimizer import build_optimizer, lr_factor
-from vicuna_lit.train.seeding import seeded
+from vicuna_lit.train.seeding import drawn_at, seeded
 from vicuna_lit.train.strategies import strategy_of
 from vicuna_lit.train.validation_loss import ValidationLoss
 
@@ -103,8 +104,22 @@ class SupervisedModule(L.LightningModule):
         if not hasattr(self, "plan"):
             self.plan = self.trainer.datamodule.plan  # pyright: ignore[reportAttributeAccessIssue]  # Lightning's
         if stage == "fit":
+            self._refuse_own_weights()
             self._refuse_other_steps(self.trainer)
             self.strategy.check(self.trainer.strategy)
+
+    def _refuse_own_weights(self) -> None:
+        """The optimizer has the model's weights alone, and so have checkpoints and the export."""
+        if type(self).configure_optimizers is not SupervisedModule.configure_optimizers:
+            return
+        of_model = {id(weight) for weight in self.lm.parameters()}
+        own = [name for name, w in self.named_parameters() if w.requires_grad and id(w) not in of_model]
+        if own:
+            raise RunError(
+                f"{type(self).__name__} has weights of its own, which nothing would train or save: "
+                f"{', '.join(own[:3])}; requires_grad=False for those that stay as they are, or configure_optimizers "
+                "of your own under an own L.Trainer"
+            )
 
     def _refuse_other_steps(self, trainer: Any) -> None:
         if trainer.max_epochs != 1:
@@ -147,7 +162,8 @@ class SupervisedModule(L.LightningModule):
         It is computed within `SupervisedLM.forward`, where the hooks of sharded weights run.
 
         Where turns have weights, `batch.target_weights` says how often each token counts, and the divisor is their sum.
-        A validation takes the cross-entropy of each token once, whatever this is.
+        A validation takes the cross-entropy of each token once, whatever this is. Random numbers in here are a function
+        of the seed, the step and the micro-batch (`drawn_at`), the same on every rank.
         """
         return self.lm(SupervisedLM.row_loss, batch)
 
@@ -160,7 +176,9 @@ class SupervisedModule(L.LightningModule):
         step divided by the step's supervised tokens. `step_loss` is that sum, added up over micro-batches and ranks.
         """
         self.closes_step = self.step_done(batch_idx) is not None
-        share = self.loss(batch) / batch.denominator
+        own = type(self).loss is not SupervisedModule.loss  # ours draws nothing
+        with drawn_at(self.config.seed, self.start * self.plan.accumulation + batch_idx) if own else nullcontext():
+            share = self.loss(batch) / batch.denominator
         self._sum = self._sum.to(share.device) + share.detach()
         if self.closes_step:
             self.step_loss, self._sum = all_reduce_sum(self._sum), torch.zeros(())

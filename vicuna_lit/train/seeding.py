@@ -1,10 +1,13 @@
 """The random numbers of a run, and those of the process that it is called in."""
 
+import hashlib
 import os
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import lightning as L
+import numpy as np
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 
@@ -33,3 +36,21 @@ def seeded(seed: int) -> Iterator[None]:
                     os.environ[name] = value
             if torch.cuda.is_initialized() and not used:  # a GPU begins with the seed that the script has given
                 torch.cuda.manual_seed_all(of_script)
+
+
+@contextmanager
+def drawn_at(*place: int) -> Iterator[None]:
+    """Inside the block random numbers are a function of these ones, in Python, NumPy and torch.
+
+    What is drawn elsewhere changes nothing inside, nor the other way round: a run that goes on draws what it would have
+    drawn, and a callback that draws leaves the losses alone. It takes a tenth of a millisecond.
+    """
+    seed = int.from_bytes(hashlib.blake2b(repr(place).encode(), digest_size=4).digest(), "little")
+    gpus = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    with isolate_rng(include_cuda=False), torch.random.fork_rng(gpus):
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.default_generator.manual_seed(seed)
+        if gpus:
+            torch.cuda.manual_seed(seed)
+        yield

@@ -121,6 +121,17 @@ def test_the_last_layers_are_the_last_of_any_family(name: str, norm: str, head: 
     assert {key for key, p in named.items() if p.requires_grad} == expected
 
 
+@pytest.mark.parametrize("how", [["finetune=partial", "finetune.train=['.']"], ["finetune=last_layers"]])
+@pytest.mark.promise("A weight that its family keeps out of the training is trained by no choice of weights")
+def test_a_bias_that_balances_experts_stays_out_of_the_training(how: list[str]):
+    """AFMoE's and ERNIE's get no gradient: as trained weights they stopped ddp and the resumption."""
+    model: Any = tiny_model("llama")
+    model.model.layers[1].input_layernorm.weight.requires_grad_(False)
+    choose_trained(model, cached("train", *how, *["finetune.layers=1"] * ("last" in how[0])).finetune)
+    kept = {name for name, p in model.named_parameters() if not p.requires_grad and "layers.1" in name}
+    assert kept == {"model.layers.1.input_layernorm.weight"}
+
+
 def test_more_last_layers_than_there_are():
     with pytest.raises(ModelError, match=r"finetune\.layers=4: the model has 2"):
         choose_trained(tiny_model("llama"), cached("train", "finetune=last_layers").finetune)

@@ -90,8 +90,15 @@ class TrainStrategy(ABC):
     def clip(self, module: L.LightningModule, optimizer: Any, limit: float | None) -> Callable[[], Tensor | float]:
         """Clips the gradient to a norm. Returns what gives the norm before, once the optimizer has stepped.
 
+        A trained weight that nothing of this step came to (an expert, or a head that an own loss does without) has a
+        gradient of 0. Without one the optimizer would pass it over, count its steps for itself and keep no state of it,
+        and a checkpoint could not be restored.
+
         On a GPU nothing waits for the norm.
         """
+        for _, weight in trained_weights(module.lm):  # pyright: ignore[reportArgumentType]  # `SupervisedModule`'s
+            if weight.grad is None:
+                weight.grad = torch.zeros_like(weight, dtype=weight.grad_dtype)
         local = self.local_gradients(module)
         norm = self.sum_of_squares(torch.stack([squared_norm(gradient) for gradient in local]).sum(), module).sqrt()
         if limit is not None:

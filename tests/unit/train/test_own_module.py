@@ -1,0 +1,88 @@
+"""A module of a script's own: what it draws, what it leaves without a gradient, and what nothing would train."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from tests.helpers.families import tiny_model
+from tests.unit.train.test_seeding import draws
+from vicuna_lit.config.compose import load
+from vicuna_lit.data.batch import Batch
+from vicuna_lit.data.plan import plan_steps
+from vicuna_lit.models.causal_lm import SupervisedLM
+from vicuna_lit.run_folder import RunError
+from vicuna_lit.train.extensions import Extensions
+from vicuna_lit.train.module import SupervisedModule
+from vicuna_lit.train.seeding import drawn_at
+from vicuna_lit.train.strategies.replicated import Single
+
+PLAN = plan_steps([8] * 20, [4] * 20, conversations_per_step=2, tokens_per_device=8)
+"""Of two rows a step."""
+
+
+class Noisy(SupervisedModule):
+    def loss(self, batch: Any) -> torch.Tensor:
+        return torch.tensor(sum(draws()))
+
+
+def made(kind: type[SupervisedModule], start: int = 0) -> SupervisedModule:
+    return kind(SupervisedLM(tiny_model("llama")), load("train"), PLAN, start)
+
+
+@pytest.mark.promise("An own loss that draws random numbers draws the same ones after a stop, whatever else draws")
+def test_what_a_loss_draws_follows_from_the_step():
+    zero = torch.zeros(1, 1, dtype=torch.int64)
+    batch = Batch(zero, zero - 100, zero, (1,), 1)
+    whole = [float(made(Noisy).training_step(batch, i)) for i in range(6)]
+    assert len(set(whole)) == 6
+    before = draws()
+    resumed = made(Noisy, start=2)
+    torch.manual_seed(5)  # as a callback may
+    assert [float(resumed.training_step(batch, i)) for i in range(2)] == whole[4:]
+    torch.manual_seed(5)
+    with drawn_at(0):
+        first = draws()
+    after = torch.rand(1)
+    torch.manual_seed(5)
+    assert torch.equal(after, torch.rand(1)) and first != before
+    with drawn_at(0):
+        assert draws() == first
+
+
+@pytest.mark.promise("A trained weight that nothing came to has a gradient of 0, so a stopped run goes on")
+def test_a_weight_without_a_gradient_has_one_of_zero():
+    module = made(SupervisedModule)
+    used, *others = module.parameters()
+    used[0, 0].backward()
+    optimizer = torch.optim.AdamW(module.parameters())
+    assert Single(module.config).clip(module, optimizer, None) == 1
+    assert others and not any(weight.grad is None or weight.grad.any() for weight in others)
+    optimizer.step()
+    assert set(optimizer.state) == set(module.parameters())
+
+
+@pytest.mark.promise("Weights and a state of an own module that nothing would train or save are refused")
+def test_what_nothing_would_train_or_save_is_refused():
+    class Gained(SupervisedModule):
+        def __init__(self, *args: Any):
+            super().__init__(*args)
+            self.gain = nn.Parameter(torch.ones(()))
+
+    class Trained(Gained):
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters())
+
+    class Kept(SupervisedModule):
+        def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None: ...
+
+    with pytest.raises(RunError, match="Gained has weights of its own, which nothing would train or save: gain"):
+        made(Gained).setup("fit")
+    fixed = made(Gained)
+    fixed.gain.requires_grad_(False)
+    for module in (fixed, made(Trained)):
+        with pytest.raises(RuntimeError, match="not attached to a `Trainer`"):
+            module.setup("fit")
+    with pytest.raises(RunError, match="Kept keeps its state in Lightning's own checkpoints"):
+        Extensions(module=Kept)
