@@ -56,6 +56,8 @@ _ATTACHED = (
 )  # fmt: skip
 _DRAWN_FROM = ("documents", "sources", "citations", "search_results", "web_search_results", "context")
 """What an answer was drawn from; it is in no turn."""
+_CITED = ("citation", "_location")
+"""How the types of marks end that say what an answer was drawn from, OpenAI's and Anthropic's."""
 _UNREAD = ("tool_invocations", "invalid_tool_calls", "tool_results", "tool_outputs")
 _TIMES = ("timestamp", "created_at", "create_time", "created", "date")
 _JITTER = 60
@@ -98,6 +100,20 @@ def refuse_cut_off(record: dict[str, Any], where: str, *others: str) -> None:
         value = value.get("type") if isinstance(value, dict) else value
         if isinstance(value, str) and value.lower() in _CUT_OFF:
             raise Unusable("bad answer", f"{where}: {key} is {value}: the answer was cut off")
+
+
+def refuse_cited(said: dict[str, Any], where: str) -> None:
+    """
+    Raises:
+        Unusable: marks in a message or part say that it was drawn from a search or a file.
+    """
+    for key in ("annotations", "citations"):
+        marks = said.get(key)
+        for mark in marks if isinstance(marks, list) else ():
+            if isinstance(mark, dict) and str(mark.get("type")).endswith(_CITED):
+                raise Unusable(
+                    "context beside the turns", f"{where}: {key}: the answer is drawn from what is in no turn"
+                )
 
 
 @lru_cache(maxsize=4096)
@@ -268,6 +284,7 @@ def _refuse(message: dict[str, Any], where: str) -> None:
         said = message.get(key)
         if said and not is_absent(said) and not (isinstance(said, str) and said in str(message.get("content"))):
             raise Unusable("context beside the turns", f"{where}: {key}: put it into the turn")
+    refuse_cited(message, where)
     if key := filled(message, *_UNREAD):
         raise Unusable("unknown content type", f"{where}: {key}; give calls as tool_calls, results as turns of tool")
     for one, other, of in (("content", "value", str), ("role", "from", _role_of)):

@@ -13,7 +13,7 @@ from vicuna_lit.config.base import Role
 from vicuna_lit.data.conversation import ToolCall, Turn
 from vicuna_lit.data.exports import Unusable
 from vicuna_lit.data.fields import as_json, filled, is_absent, kind_of, loaded, present, text
-from vicuna_lit.data.message_forms import FLAGS, ROLES, as_said
+from vicuna_lit.data.message_forms import FLAGS, ROLES, as_said, refuse_cited
 
 CALL_ROLES = ("function_call", "tool_call", "function_calls", "tool_calls")
 """Of messages that are an assistant's call as JSON."""
@@ -29,8 +29,6 @@ REASONING = (
 MEDIA = ("images", "image", "videos", "video", "audios", "audio", "image_url", "attachments_media")
 _RESULTS = ("functionResponse", "function_response")
 """Gemini's parts that are results of tools."""
-_CITED = ("citation", "_location")
-"""How the types of marks end that say what an answer was drawn from, OpenAI's and Anthropic's."""
 _PARTS_AS_TEXT = re.compile(
     r"""\[\{ ?["']type["']: ?["'](?:text|thinking|tool_use|tool_result|input_text|output_text)["'], ?["']\w+["']: ?"""
 )
@@ -287,11 +285,7 @@ def _part(part: Any, where: str, found: _Parts) -> str | None:
     match kind:
         case "text" | "input_text" | "output_text":
             said = part.get("text")
-            cited = filled(part, "annotations", "citations")
-            if cited and any(isinstance(a, dict) and str(a.get("type")).endswith(_CITED) for a in part[cited]):
-                raise Unusable(
-                    "context beside the turns", f"{where}: {cited}: the answer is drawn from what is in no turn"
-                )
+            refuse_cited(part, where)
             return text(said.get("value") if isinstance(said, dict) else said, where)
         case "step-start":
             pass

@@ -35,7 +35,7 @@ from vicuna_lit.hub import fetched_path
 
 SYSTEM = (
     "system", "system_prompt", "system_message", "system_instruction", "system_instructions", "meta_instruction",
-    "preprompt", "pre_prompt", "prompt_prefix", "sys_prompt", "sysprompt",
+    "preprompt", "pre_prompt", "prompt_prefix", "sys_prompt", "sysprompt", "custom_instructions",
 )  # fmt: skip
 """Keys of a record that may hold its system prompt, also in camelCase."""
 TURNS = ("conversations", "messages", "items", "conversation", "messagesTree")

@@ -57,7 +57,7 @@ def to_json(c: Conversation) -> list[Any]:
 
 
 def _turn(t: Turn) -> list[Any]:
-    others = [t.reasoning, t.tool_calls, t.name, t.call_id]
+    others = [t.reasoning, [list(call) for call in t.tool_calls], t.name, t.call_id]  # orjson writes no named tuples
     counts = t.weight if t.supervised and t.weight != 1 else t.supervised
     if any(others):
         return [t.role, t.content, counts, *others]

@@ -18,7 +18,7 @@ from vicuna_lit.prepare.dedup import find_duplicates, signatures
 from vicuna_lit.prepare.filters import alternate, filter_turns, moderate
 from vicuna_lit.prepare.language import detect
 from vicuna_lit.prepare.personal_data import redact
-from vicuna_lit.prepare.shards import dumps, to_json
+from vicuna_lit.prepare.shards import Item, dumps, read_items, to_json, write_items
 from vicuna_lit.prepare.steps import choose_language, steps
 
 ROLE = {"s": "system", "u": "user", "a": "assistant", "t": "tool"}
@@ -317,6 +317,24 @@ def test_a_question_in_other_words_is_listed_and_stays(tmp_path):
         silent = limits.model_copy(update={"report_similarity": None})
         assert decontaminate(c, silent, questions, tally := Counter()) == c
         assert not tally
+
+
+def test_a_shard_gives_back_calls_thoughts_and_weights(tmp_path):
+    call = Turn("assistant", "B", weight=0.5, reasoning="T", tool_calls=(ToolCall("f", '{"a": 1}', "c"), ToolCall("g")))
+    turns = (
+        Turn("user", "Q"),
+        call,
+        Turn("tool", "1", name="f", call_id="c"),
+        Turn("assistant", "A", supervised=False),
+    )
+    items = [
+        Item("a", Conversation("x", turns, "[{}]", said="s", source="a"), True),
+        Item("", Rejection("y", "r", "d")),
+    ]
+    write_items(tmp_path / "0.jsonl", items)
+    found = list(read_items(tmp_path / "0.jsonl"))
+    assert found == items
+    assert isinstance(found[0].conversation, Conversation) and found[0].conversation.turns[1].tool_calls[0].id == "c"
 
 
 WORDS = np.array([f"word{i}" for i in range(5000)])
