@@ -88,10 +88,7 @@ class TrainStrategy(ABC):
         """Cuts the model, where neither Lightning nor its library does it; `mesh` is Lightning's, where it has one."""
 
     def clip(self, module: L.LightningModule, optimizer: Any, limit: float | None) -> Callable[[], Tensor | float]:
-        """Clips the gradient to a norm. Returns what gives the norm before, once the optimizer has stepped.
-
-        On a GPU nothing waits for the norm.
-        """
+        """Clips the gradient to a norm. Returns what gives the norm before, once the optimizer has stepped."""
         local = self.local_gradients(module)
         norm = self.sum_of_squares(torch.stack([squared_norm(gradient) for gradient in local]).sum(), module).sqrt()
         if limit is not None:
@@ -100,7 +97,7 @@ class TrainStrategy(ABC):
                 optimizer.factor = factor
             else:
                 scale(local, factor)
-        return lambda: norm
+        return norm.detach  # a tensor: nothing waits for it here
 
     def local_gradients(self, module: L.LightningModule) -> list[Tensor]:
         """What this rank has of the step's gradient."""
