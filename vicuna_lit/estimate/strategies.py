@@ -172,8 +172,10 @@ def _fsdp(config: Computation, w: Weights, world: int, later: bool, offload: boo
 
 
 def _zero(config: Computation, w: Weights, world: int, later: bool, on_cpu: bool, kept: bool) -> StrategyMemory:
-    """Args:
-    kept: gradients stay whole until the step (stage 1).
+    """Stages 1 and 2.
+
+    Args:
+        kept: gradients stay whole until the step, as in stage 1.
     """
     own = w.trained / world
     fixed = Counter(

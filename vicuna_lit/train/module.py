@@ -4,6 +4,7 @@ import math
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from typing import Any, TypeVar
 
 import lightning as L
@@ -65,7 +66,7 @@ class SupervisedModule(L.LightningModule):
         """Of the validation that is under way, or was the last."""
         self.closes_step = False
         self._sum: Tensor = torch.zeros(())
-        self._norm: Callable[[], Tensor | float] = lambda: math.nan
+        self._norm: Callable[[], Tensor | float] = partial(float, "nan")
         self.step_loss: Tensor | float = math.nan
         self.step_lr = math.nan
 

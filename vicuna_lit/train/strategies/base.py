@@ -107,7 +107,7 @@ class TrainStrategy(ABC):
                 optimizer.factor = factor
             else:
                 scale(local, factor)
-        return lambda: norm
+        return norm.detach  # a tensor: nothing waits for it here
 
     def local_gradients(self, module: L.LightningModule) -> list[Tensor]:
         """What this rank has of the step's gradient."""
