@@ -33,7 +33,7 @@ _LETTERS = {
     "django-insecure-": r"[^\s'\"]{30,}+", "key-": r"[0-9a-f]{32}", "AKCp": r"[A-Za-z0-9]{69}",
     "cmVmd": r"[A-Za-z0-9]{59}", "nvapi-": r"[\w-]{40,}+", "dckr_": r"(?:pat|oat)_[\w-]{20,}+",
     "sntry": r"[su]_[\w+/=-]{40,}+", "pscale_": r"[a-z]{2,5}_[\w-]{30,}+", "fm2_": r"[\w+/=-]{40,}+",
-    "EAA": r"(?=[A-Za-z]*\d)[A-Za-z0-9]{80,}+", "pat": r"[A-Za-z0-9]{14}\.[0-9a-f]{64}",
+    "pat": r"[A-Za-z0-9]{14}\.[0-9a-f]{64}",
 }  # fmt: skip
 _LINE = r"[\w-]{10,}+(?:\r?\n[\w-]{30,}+)*+"  # of a JWT that was broken into lines
 _FORMS = {
