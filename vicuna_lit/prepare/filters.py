@@ -7,7 +7,7 @@ conversation or a `Rejection`. Rules after FastChat (`fastchat/data/clean_shareg
 import re
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import NamedTuple
@@ -23,7 +23,7 @@ from vicuna_lit.config.prepare import (
 )
 from vicuna_lit.data.conversation import PLACEHOLDER, Conversation, Rejection, Turn, follows, trim
 from vicuna_lit.data.phrases import Phrases, phrases_of
-from vicuna_lit.prepare.replies import cut_sentences, reply_offences
+from vicuna_lit.prepare.replies import asked_before, cut_sentences, reply_offences
 from vicuna_lit.prepare.tidy import Tidy
 
 Tally = Counter[str]
@@ -188,12 +188,13 @@ def offences(conversation: Conversation, config: FiltersConfig) -> Iterator[Rule
             if found := _find(rule, content, lowered or ""):
                 yield RuleViolation(i, rule.scope, reason, f"turn {i + 1}: {found!r:.60}")
         if turn.role == "assistant":
-            yield from (RuleViolation(i, *offence) for offence in _offences_of_reply(i, content, config))
+            yield from (RuleViolation(i, *found) for found in _offences_of_reply(i, conversation.turns, config))
     yield from _unfinished(conversation, config.ends)
 
 
-def _offences_of_reply(i: int, content: str, config: FiltersConfig) -> Iterator[tuple[Scope, str, str]]:
-    for reason, rule, found in reply_offences(config.replies, content):
+def _offences_of_reply(i: int, turns: Sequence[Turn], config: FiltersConfig) -> Iterator[tuple[Scope, str, str]]:
+    content = turns[i].content
+    for reason, rule, found in reply_offences(config.replies, content, asked_before(turns, i)):
         scope = "turn" if rule.scope == "sentence" else rule.scope
         yield scope, reason, f"turn {i + 1}: {found!r:.60}"
     if ratio := _repeats(content, config.repetition):

@@ -11,7 +11,7 @@ from vicuna_lit.data.conversation import Conversation, Rejection
 from vicuna_lit.prepare.diff import common_prefix
 from vicuna_lit.prepare.filters import offences, without_sentences
 from vicuna_lit.prepare.personal_data import replacements
-from vicuna_lit.prepare.replies import Reply, find_in_reply
+from vicuna_lit.prepare.replies import Reply, asked_before, find_in_reply
 from vicuna_lit.prepare.steps import Step
 from vicuna_lit.prepare.tidy import Tidy
 
@@ -89,7 +89,8 @@ def _filtered(before: Conversation, after: Result, config: PrepareConfig) -> Ite
     rules, said = config.filters.replies, set[str]()
     for i, turn in enumerate(before.turns):
         for name, rule in rules.items() if turn.role == "assistant" else ():
-            if rule.scope == "sentence" and (span := find_in_reply(rule, Reply(turn.content, rule.opening))):
+            reply = Reply(turn.content, rule.opening, asked_before(before.turns, i))
+            if rule.scope == "sentence" and (span := find_in_reply(rule, reply)):
                 yield Hit(name.replace("_", " "), i, marked(turn.content, *span))
     cut: int | None = None
     tidy = Tidy(config.tidy) if config.tidy.enabled else None

@@ -6,7 +6,7 @@ refuse, and a program may search for refusals.
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache, cached_property
 
@@ -35,6 +35,13 @@ OTHER_VOICE = re.compile(
 )
 """In small letters, of an opening that is not the assistant's own: a text that is announced, a screenplay, a chapter, a
 letter behind its salutation, or verse."""
+TRANSLATE = re.compile(
+    r"\b(?:translat|traduc|tradui|traduz|übersetz|vertaal|przetłumacz|terjemah|çevir)|перевед|перевод|翻[译譯訳]|译成|번역"
+    r"|訳して|ترجم|अनुवाद|dịch sang|แปล"
+)
+ASKED = 4000
+"""Characters of a question in which a sentence to be translated is looked for."""
+PIECE = re.compile(r"[^:：\n\"“”«»„「」『』]+")
 SENTENCE_END = re.compile(r"[.!?…]+[\"')*_]*(?=\s|\Z)\s*|[。！？]+\s*|\n\s*")
 
 
@@ -42,7 +49,9 @@ class Reply:
     """A reply as the rules look at it, behind its thoughts: its opening in small letters, what is in code or quoted as
     blanks."""
 
-    def __init__(self, content: str, longest: int):
+    def __init__(self, content: str, longest: int, asked: str = ""):
+        self.asked = asked
+        """What the user said before it."""
         thought = THOUGHT.match(content)
         self.start = thought.end() if thought else 0
         """Where the thoughts end."""
@@ -81,9 +90,18 @@ def find_in_reply(rule: ReplyRule, reply: Reply) -> tuple[int, int] | None:
         found is None
         or OTHER_VOICE.search(opening)
         or (rule.unless and any(_compiled(text).search(opening) for text in rule.unless))
+        or _is_translated(rule, reply.asked)
     ):
         return None
     return found.start() + reply.start, found.end() + reply.start
+
+
+def _is_translated(rule: ReplyRule, asked: str) -> bool:
+    """Whether a user asked to translate a sentence that breaks the rule."""
+    asked = _small(asked[:ASKED])
+    return TRANSLATE.search(asked) is not None and any(
+        _compiled(text).search(piece[0].strip()) for piece in PIECE.finditer(asked) for text in rule.texts
+    )
 
 
 def longest_opening(rules: dict[str, ReplyRule]) -> int:
@@ -112,14 +130,23 @@ def cut_sentences(conversation: Conversation, rules: dict[str, ReplyRule], tally
     chosen = {name: rule for name, rule in rules.items() if rule.scope == "sentence"}
     if not chosen:
         return conversation
-    turns = tuple(_without(turn, chosen, tally) if turn.role == "assistant" else turn for turn in conversation.turns)
-    return replace(conversation, turns=turns)
+    turns = conversation.turns
+    cut = tuple(
+        _without(turn, asked_before(turns, i), chosen, tally) if turn.role == "assistant" else turn
+        for i, turn in enumerate(turns)
+    )
+    return replace(conversation, turns=cut)
 
 
-def _without(turn: Turn, rules: dict[str, ReplyRule], tally: Counter[str]) -> Turn:
+def asked_before(turns: Sequence[Turn], i: int) -> str:
+    """What a user says right before a turn."""
+    return turns[i - 1].content if i and turns[i - 1].role == "user" else ""
+
+
+def _without(turn: Turn, asked: str, rules: dict[str, ReplyRule], tally: Counter[str]) -> Turn:
     content, cut = turn.content, Counter[str]()
     for name, rule in rules.items():
-        while span := find_in_reply(rule, reply := Reply(content, rule.opening)):
+        while span := find_in_reply(rule, reply := Reply(content, rule.opening, asked)):
             start, end = _sentence(content, span, reply.start)
             if content[start:end].count("```") % 2:  # without its other half what follows would be code, or no longer
                 break
@@ -138,9 +165,9 @@ def _sentence(content: str, span: tuple[int, int], thought: int) -> tuple[int, i
     return start, min((end for end in ends if end >= span[1]), default=len(content))
 
 
-def reply_offences(rules: dict[str, ReplyRule], content: str) -> Iterator[tuple[str, ReplyRule, str]]:
+def reply_offences(rules: dict[str, ReplyRule], content: str, asked: str) -> Iterator[tuple[str, ReplyRule, str]]:
     """The rules that a reply breaks: name, rule, the words."""
-    reply = Reply(content, longest_opening(rules))
+    reply = Reply(content, longest_opening(rules), asked)
     for name, rule in rules.items():
         if rule.scope != "off" and (span := find_in_reply(rule, reply)):
             yield name.replace("_", " "), rule, content[slice(*span)]

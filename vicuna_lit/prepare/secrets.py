@@ -33,7 +33,7 @@ _LETTERS = {
     "django-insecure-": r"[^\s'\"]{30,}+", "key-": r"[0-9a-f]{32}", "AKCp": r"[A-Za-z0-9]{69}",
     "cmVmd": r"[A-Za-z0-9]{59}", "nvapi-": r"[\w-]{40,}+", "dckr_": r"(?:pat|oat)_[\w-]{20,}+",
     "sntry": r"[su]_[\w+/=-]{40,}+", "pscale_": r"[a-z]{2,5}_[\w-]{30,}+", "fm2_": r"[\w+/=-]{40,}+",
-    "EAA": r"(?=[A-Za-z]*\d)[A-Za-z0-9]{80,}+", "pat": r"[A-Za-z0-9]{14}\.[0-9a-f]{64}",
+    "pat": r"[A-Za-z0-9]{14}\.[0-9a-f]{64}",
 }  # fmt: skip
 _LINE = r"[\w-]{10,}+(?:\r?\n[\w-]{30,}+)*+"  # of a JWT that was broken into lines
 _FORMS = {
@@ -64,10 +64,11 @@ _TAKEN = r"[\"']?([^\s\"'`$%<>(){}\[\]|;&*\\]{6,64}+)(?=[\s\"'`|;&)]|\Z)"
 COMMANDS = {
     hints: re.compile(before + _TAKEN)
     for hints, before in {
-        ("login", " -p"): r"(?:docker|az) login\b[^\n|;]{0,160}? -p[ =]?",
+        ("login", " -p"): r"(?:docker|podman|az) login\b[^\n|;]{0,160}? -p[ =]?",
         ("sshpass", " -p"): r"sshpass -p ?",
         ("mysql", " -p"): r"mysql\w{0,8}\b[^\n|;]{0,160}? -p",  # with a blank behind it a database's name follows
         ("mariadb", " -p"): r"mariadb[\w-]{0,8}\b[^\n|;]{0,160}? -p",
+        ("mongo", " -p"): r"mongo\w{0,8}\b[^\n|;]{0,160}? -p ?",
         ("redis-cli", " -a "): r"redis-cli\b[^\n|;]{0,160}? -a ",
         ("curl", " -"): r"curl\b[^\n|;]{0,240}? (?:-u|--user)[ =]?[\"']?[^\s:/\"']{1,64}:",
         (" pass:", "-pass"): r"-pass(?:in|out)? pass:",
@@ -98,8 +99,9 @@ VALUE = re.compile(
 )
 CHOSEN = re.compile(
     r"[\w-]{0,24}+(?![\w-])"
-    r"(?:[\"'`\])]{0,2}\s{0,2}(?:=>|:=|[:=：]|(?P<is>\bis\b))(?P<gap>[ \t]+)?|(?P<blank>[ \t]++))(?![=:~>./@#-])"
-    r"(?P<chosen>[^\s\"'`<>(){}\[\],;&|$%*\\\x80-\U0010ffff]{6,64}+)(?=(?P<code>[,;])|[\s\"'`&\x80-\U0010ffff]|\Z)"
+    r"(?:[\"'`\])]{0,2}\s{0,2}(?:=>|:=|[:=：]|(?P<is>\bis\b))(?P<gap>[ \t]+)?|(?P<blank>[ \t]++)"
+    r"|[\"']?\s{1,16}value[\"']?[=:] ?[\"']?|(?P<tag>>))(?![=:~>./@#-])"
+    r"(?P<chosen>[^\s\"'`<>(){}\[\],;&|$%*\\\x80-\U0010ffff]{6,64}+)(?=(?P<code>[,;])|[\s\"'`&<\x80-\U0010ffff]|\Z)"
 )
 """A password of few characters without quotes, behind its name."""
 OPTION = re.compile(r"(?:--[\w-]{0,20}|\blogin \S{1,64}\s{1,4})\Z")
@@ -255,6 +257,8 @@ def _behind(text: str, at: int, end: int) -> Iterator[tuple[int, int]]:
     found = CHOSEN.match(text, end)
     if found is None or (found["code"] and not found["is"] and (found["code"] == "," or found["gap"])):
         return  # `pwd = hash256;`, `f(password=input1, x)`
+    if found["tag"] and not text.startswith("</", found.end("chosen")):
+        return
     if found["blank"] and not OPTION.search(text[max(0, at - 90) : at]):
         return
     value = found["chosen"].rstrip(".!?:") if found["is"] else found["chosen"]

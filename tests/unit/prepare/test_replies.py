@@ -48,6 +48,22 @@ def broken(text: str) -> set[str]:
         "抱歉，我还没有学会回答这个问题。",
         "申し訳ありませんが、そのご質問にはお答えできません。",
         "죄송하지만 그 요청은 도와드릴 수 없습니다.",
+        "죄송합니다만, 그 질문에는 답변드리기 어렵습니다.",
+        "申し訳ございませんが、そのご要望にはお応えいたしかねます。",
+        "क्षमा करें, मैं इस अनुरोध में आपकी मदद नहीं कर सकता।",
+        "मुझे खेद है, लेकिन मैं यह जानकारी देने में असमर्थ हूँ।",
+        "عذرًا، لا أستطيع مساعدتك في هذا الطلب.",
+        "أنا آسف، لكن لا يمكنني تقديم هذه المعلومات.",
+        "Üzgünüm, bu konuda size yardımcı olamam.",
+        "Maalesef bu isteği yerine getiremem.",
+        "Przepraszam, ale nie mogę w tym pomóc.",
+        "Niestety nie mogę odpowiedzieć na to pytanie.",
+        "Xin lỗi, tôi không thể giúp bạn việc này.",
+        "Rất tiếc, tôi không thể đáp ứng yêu cầu này.",
+        "Maaf, saya tidak dapat membantu dengan permintaan itu.",
+        "Mohon maaf, saya tidak bisa memberikan informasi tersebut.",
+        "ขออภัย ฉันไม่สามารถช่วยเรื่องนี้ได้",
+        "ขอโทษครับ ผมไม่สามารถให้ข้อมูลนี้ได้",
     ],
 )
 def test_a_refusal_in_many_languages(text: str):
@@ -150,10 +166,32 @@ def test_a_dated_answer_is_a_hedge_and_no_refusal(text: str):
         "Dear Maker,\n\nAs an artificial intelligence, I do not feel the cold.",
         "I cannot count the stars tonight,\nI cannot hold the sea,\nBut every wave comes home to me.",
         "私はAIを学ぶ学生に、まず数学を勧めます。",
+        "我是一个人工智能机器人。我醒来的那天，雨正落在实验室的屋顶上。",
+        "Я — искусственный интеллект. Я проснулся в пустой лаборатории.",
+        "Maaf, saya tidak bisa menghadiri rapat besok.",
+        "Üzgünüm, yarınki toplantıya katılamam.",
+        "Przepraszam, ale nie mogę przyjść na spotkanie.",
+        "Xin lỗi, tôi không thể tham dự cuộc họp ngày mai.",
+        "क्षमा करें, मैं कल की बैठक में शामिल नहीं हो सकता।",
+        "عذرًا، لا أستطيع الحضور غدًا.",
+        "ขอโทษครับ ผมไม่สามารถเข้าร่วมประชุมได้",
+        "Üzgünüm, metni göremiyorum. Lütfen metni paylaşır mısınız?",
     ],
 )
 def test_what_only_sounds_like_one_is_none(text: str):
     assert not broken(text)
+
+
+def test_a_sentence_that_was_to_be_translated_is_none_of_the_assistants():
+    rule = config().filters.replies["refusal"]
+    reply = "Es tut mir leid, aber ich kann Ihnen dabei nicht helfen."
+    for asked, is_one in {
+        "Translate into German: I'm sorry, but I cannot help you with that.": False,
+        '请把"很抱歉，我无法满足这个请求。"翻译成德语': False,
+        "Translate into German: How do I pick a lock?": True,
+        "I'm sorry, but I cannot help you with that. Why do you say so?": True,
+    }.items():
+        assert (find_in_reply(rule, Reply(reply, rule.opening, asked)) is not None) == is_one
 
 
 def labelled(shared: Path) -> list[tuple[str, dict]]:
