@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -56,8 +57,13 @@ def main(python: str, real: str, arguments: list[str]) -> NoReturn:
     connection = socket.socket(socket.AF_UNIX)
     connection.connect(str(Path(python).parents[1] / "socket"))
     pid = ask(connection, asked | dict(env=dict(os.environ), cwd=str(Path.cwd()), python=python), [0, 1, 2])
+
+    def pass_on(number: int, _: object) -> None:
+        with suppress(ProcessLookupError):  # it has just ended
+            os.kill(pid, number)
+
     for number in PASSED_ON:
-        signal.signal(number, lambda number, _: os.kill(pid, number))
+        signal.signal(number, pass_on)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, PASSED_ON)
     said = connection.recv(16)
     code = int(said) if said else 1

@@ -2,9 +2,11 @@
 
 import os
 import signal
+import subprocess
 import time
+from pathlib import Path
 
-from tests.helpers import commands
+from tests.helpers import commands, forked_python
 
 SAY = """
 import atexit, os, sys, torch
@@ -39,6 +41,50 @@ def test_a_forked_command_hears_its_signals_and_dies_of_them(tmp_path):
     wrong = commands.run("wrong", cwd=tmp_path)
     assert wrong.returncode == 1
     assert wrong.stderr.endswith("ValueError: no\n")
+
+
+WORKER = """
+import os, sys
+print(os.getpid(), "torch" in sys.modules, flush=True)
+sys.exit(len(input()))
+"""
+
+
+def test_what_stands_for_an_interpreter_is_one(tmp_path):
+    """Streams, end and signals are those of the process behind it, which no one survives."""
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments/worker_here.py").write_text(WORKER)
+    command = [commands.python(), "-u", "-m", "experiments.worker_here"]
+
+    def started() -> tuple[subprocess.Popen[str], str]:
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=tmp_path
+        )
+        assert process.stdout
+        pid, forked = process.stdout.readline().split()
+        assert forked == "True"
+        return process, pid
+
+    process, _ = started()
+    assert process.communicate("seven77\n")[0] == "" and process.returncode == 7
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        process, pid = started()
+        process.send_signal(number)
+        process.communicate()
+        assert process.returncode == -number
+        ends = time.monotonic() + 10
+        while Path(f"/proc/{pid}").exists():
+            assert time.monotonic() < ends
+            time.sleep(0.01)
+
+
+def test_what_is_not_ours_gets_a_real_interpreter():
+    for arguments in (["-c", "1"], ["-m", "joblib.externals.loky"], ["-m", "vicuna_literature"], ["/tmp/a.py"], []):
+        assert forked_python.what_to_run(arguments) is None
+    asked = {"module": "vicuna_lit.cli.worker", "arguments": ["a.json"]}
+    assert forked_python.what_to_run(["-u", "-m", "vicuna_lit.cli.worker", "a.json"]) == asked
+    script = str(forked_python.ROOT / "experiments/benchmarks/scale/step.py")
+    assert forked_python.what_to_run([script, "{}"]) == {"script": script, "arguments": ["{}"]}
 
 
 def test_a_variable_that_was_read_already_is_refused(tmp_path):

@@ -290,7 +290,7 @@ def test_training_shows_how_answers_change_and_ends_with_the_evaluation(tmp_path
     rows = json.loads((folder / "result.json").read_text())["replies"]
     assert len(rows) == 2 + 16
     again = [s for s in settings if "run.dir" not in s] + [f"run.dir={tmp_path}/ends", at_end]
-    done = commands.run("vicuna_lit.train", *again)
+    done = commands.run("vicuna_lit.train", *again, workers=True)
     assert done.returncode == 0, done.stderr
     table = json.loads((tmp_path / "ends/evaluation/table.json").read_text())
     assert (table[0]["model"], table[0]["opponent"]) == ("trained", "base")

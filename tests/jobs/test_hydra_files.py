@@ -19,7 +19,7 @@ SHORT = (*COMMON, "trainer.max_steps=2", "data.max_validation=2")
 def train(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
     given = {o.partition("=")[0] for o in overrides}
     common = [o for o in SHORT if o.partition("=")[0] not in given]
-    return commands.run("vicuna_lit.train", *common, *overrides, cwd=folder)
+    return commands.run("vicuna_lit.train", *common, *overrides, cwd=folder, workers=True)
 
 
 def hydra_of(run: Path) -> tuple[list[str], list[str], str]:

@@ -225,6 +225,7 @@ def test_an_interrupt_ends_in_one_line_and_the_same_command_goes_on(raw, prepare
 @pytest.mark.promise(
     "prepare gives the same bytes with one worker or two, on Ray, after a stop at any stage and after a killed worker"
 )
+@pytest.mark.slow
 def test_a_killed_worker_is_replaced(raw, tmp_path):
     scorer = ["moderation.enabled=true", "moderation.scorer=tests.helpers.scorers:kill_once", "workers=2"]
     killed = run(raw, tmp_path / "out", *scorer, VICUNA_TEST_MARK=str(tmp_path / "mark"))

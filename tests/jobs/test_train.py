@@ -42,7 +42,7 @@ QUICK = ("trainer.max_steps=4", "data.max_validation=4", "samples.max_new_tokens
 
 
 def vicuna_train(*overrides: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return commands.run("vicuna_lit.train", *overrides, cwd=cwd, env=os.environ | {"COLUMNS": "200"})
+    return commands.run("vicuna_lit.train", *overrides, cwd=cwd, env=os.environ | {"COLUMNS": "200"}, workers=True)
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,7 @@ from vicuna_lit.train.callbacks.checkpointing import CheckpointCallback
 from vicuna_lit.train.preemption import PREEMPTED, Preempted, StopSignal, stop_signal
 from vicuna_lit.train.starts import starts_of
 
+ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
 SLOW = ("validation.every_steps=3", "checkpoint.every_steps=4")
 
 
@@ -33,14 +34,15 @@ def command(*arguments: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=ONE_THREAD,
         cwd=Path(__file__).parents[2],
     )
 
 
-def start(folder: Path, *settings: str) -> Command:
+def start(folder: Path, *settings: str, workers: bool = False) -> Command:
     """What a user types."""
-    return commands.start("vicuna_lit.train", *COMMON, *settings, f"run.dir={folder}", together=True)
+    run = f"run.dir={folder}"
+    return commands.start("vicuna_lit.train", *COMMON, *settings, run, together=True, workers=workers)
 
 
 def ended(process: subprocess.Popen[str] | Command, code: int = 0) -> str:
@@ -127,13 +129,13 @@ def test_a_signal_to_any_one_rank_stops_all(tmp_path, never):
     """And one to the command itself; afterwards the run goes on in one process."""
     folder = tmp_path / "run"
     two = ("strategy=fsdp", "trainer.devices=2")
-    process = start(folder, *SLOW, *two)
+    process = start(folder, *SLOW, *two, workers=True)
     wait_for(lambda: steps_done(folder) >= 3, process)
     os.kill(children(process.pid)[1], signal.SIGTERM)
     out = ended(process, PREEMPTED)
     assert "Traceback" not in out
     before = steps_done(folder)
-    process = start(folder, *SLOW, *two)
+    process = start(folder, *SLOW, *two, workers=True)
     wait_for(lambda: steps_done(folder) >= before + 3, process)
     process.send_signal(signal.SIGTERM)
     out = ended(process, PREEMPTED)
@@ -154,7 +156,7 @@ def test_torchrun_passes_the_signal_on(tmp_path, never):
     process.communicate()
     assert process.returncode not in (0, PREEMPTED)
     assert json.loads((folder / "result.json").read_text())["status"] == "preempted"
-    assert "going on from step" in ended(command(*torchrun))
+    assert "going on from step" in ended(commands.start(*torchrun, env=ONE_THREAD, together=True, workers=True))
     compare(folder, never)
 
 

@@ -17,6 +17,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
+from tests.helpers import commands
 from tests.helpers.group import run_group
 from tests.helpers.runs import COMMON, QUICKSTART, STEPS, agree, compare, curve, run_here, weights
 from tests.proof.test_invariance import ALL, FEW
@@ -203,18 +204,16 @@ def command(*arguments: str, **environment: str) -> subprocess.Popen[str]:
 def test_devices_alone_start_the_processes(tmp_path, single):
     """Exactly what a user types; one message on a mistake, exit code and all."""
     task = ["vicuna_lit.train", *COMMON, "strategy=ddp", "trainer.devices=2", f"run.dir={tmp_path / 'run'}"]
-    wrong = command(*task, "data.path=/nowhere/x.json", f"run.dir={tmp_path / 'wrong'}")
     good = command(*task)
-    out, errors = wrong.communicate()
+    wrong = commands.run(*task, "data.path=/nowhere/x.json", f"run.dir={tmp_path / 'wrong'}", workers=True)
     assert wrong.returncode == 2
-    assert errors.count("/nowhere/x.json: no such file") == 1
-    assert "Traceback" not in errors + out
+    assert wrong.stderr.count("/nowhere/x.json: no such file") == 1
+    assert "Traceback" not in wrong.stderr + wrong.stdout
     out, errors = good.communicate()
     assert good.returncode == 0, errors
     assert out.count("validation loss before training") == 1, "one process speaks"
     compare(tmp_path / "run", single / "full")
-    again = command(*task)
-    assert "already holds this run's result" in again.communicate()[0]
+    assert "already holds this run's result" in commands.run(*task).stdout
 
 
 @pytest.mark.slow

@@ -317,7 +317,7 @@ def test_prices_by_skypilots_own_reader(tmp_path, monkeypatch):
 
 
 def command(*arguments: str, module: str = "vicuna_lit.estimate", cwd: Path | None = None):
-    return commands.run(module, *arguments, cwd=cwd)
+    return commands.run(module, *arguments, cwd=cwd, workers=True)
 
 
 @pytest.mark.slow

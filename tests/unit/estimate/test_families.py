@@ -79,8 +79,8 @@ LONG: dict[str, tuple[str, dict[str, Any], tuple[str, ...], Repeats]] = {
 }
 
 
-QUICK = ("qwen2_window", "deepseek_v3", "gemma3")
-"""Windows, experts and two kinds of layers; other cases are slow tests."""
+QUICK = ("qwen2_window", "deepseek_v3")
+"""Windows in some of the layers, and experts; other cases are slow tests."""
 
 
 @pytest.mark.parametrize("case", [pytest.param(x, marks=[pytest.mark.slow] * (x not in QUICK)) for x in LONG])
@@ -140,6 +140,7 @@ def _prints(e: Estimate, folder: Path) -> None:
     assert "All of it" in write_page([e], (), (), folder).read_text()
 
 
+@pytest.mark.slow
 def test_without_flops_there_are_memory_and_no_hours(tmp_path: Path):
     """Norms inside of attention and MLP: it is not known what trained ones cost, nor what else there is."""
     e = vl.estimate_run(config_of(sizes_alone("bitnet", tmp_path), "price=spot", "deadline_hours=10"))

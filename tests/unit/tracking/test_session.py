@@ -50,7 +50,7 @@ def rows(folder: Path) -> list[tuple[int, Any]]:
 
 
 @pytest.mark.promise("W&B costs a run nothing but itself")
-@pytest.mark.parametrize("fault", ["nobody", "slow", 429, 503])
+@pytest.mark.parametrize("fault", ["nobody", *(pytest.param(x, marks=pytest.mark.slow) for x in ("slow", 429, 503))])
 def test_a_server_that_is_down_or_late_costs_a_line_and_the_run_is_offline(fault, tmp_path, monkeypatch):
     with WandbServer(None if fault == "nobody" else fault) as server:
         address = "http://127.0.0.1:9" if fault == "nobody" else server.address
