@@ -22,6 +22,11 @@ _WORDS = re.compile(
     r"database or disk is full",
     re.I,
 )
+_LOST = re.compile(
+    r"connection (?:closed|reset) by peer|connection was likely closed|broken pipe|remote process exit|"
+    r"communicator was aborted",
+    re.I,
+)
 
 
 def is_machine_fault(error: BaseException | None) -> bool:
@@ -49,6 +54,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError) and any(word in str(error) for word in words)
     )
+
+
+def is_lost_peer(error: BaseException) -> bool:
+    """Whether another process of the run has ended under a collective, as gloo, NCCL and torch's store say it."""
+    return isinstance(error, RuntimeError) and bool(_LOST.search(str(error)[:2000]))
 
 
 def exit_code(error: BaseException) -> int:

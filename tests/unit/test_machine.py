@@ -6,10 +6,12 @@ import os
 import subprocess
 import sys
 from concurrent.futures.process import BrokenProcessPool
+from typing import Any
 
 import pytest
 import wandb
 
+from vicuna_lit.cli import train as cli
 from vicuna_lit.cli.app import guarded
 from vicuna_lit.config.compose import ConfigError, load
 from vicuna_lit.data.model_folder import told_as_model_error
@@ -80,6 +82,30 @@ def test_a_fault_of_the_machine_has_an_exit_code_of_its_own(error, code, capsys)
     said = capsys.readouterr().err
     assert said.splitlines()[-1].startswith("error: ")
     assert ("runs/a: what is done is kept; the same command goes on" in said) == (code != BAD_INPUT)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (
+            RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:43913. GLHF!"),
+            MACHINE_FAULT,
+        ),
+        (RuntimeError("NCCL error: a network error or a remote process exiting prematurely"), MACHINE_FAULT),
+        (RuntimeError("CUDA out of memory"), OUT_OF_MEMORY),
+    ],
+)
+def test_a_process_whose_other_has_ended_says_so_in_one_line(error, code, tmp_path, monkeypatch, capsys):
+    """Its traceback would bury what the other has printed."""
+
+    def job(_config: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "_job", job)
+    monkeypatch.setattr(cli, "AFTER_THE_OTHER", 0)
+    assert cli.run(load("train", f"run.dir={tmp_path}/run")) == code
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and (said.count("\n") == 1) == ("another process" in said)
 
 
 def test_an_error_of_ours_is_no_fault_of_the_machine():

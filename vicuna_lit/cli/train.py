@@ -5,6 +5,7 @@ Imports at the top are those of a few milliseconds: a signal that comes before t
 
 import os
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -153,7 +154,7 @@ def run(config: Any) -> int:
 def _run(config: Any) -> int:
     from vicuna_lit.cli.busy import wait_asleep_where_busy
     from vicuna_lit.errors import say
-    from vicuna_lit.machine import MACHINE_FAULT, OUT_OF_MEMORY, is_out_of_memory
+    from vicuna_lit.machine import MACHINE_FAULT, OUT_OF_MEMORY
     from vicuna_lit.train.early import refuse_early
 
     refuse_early(config)
@@ -176,12 +177,26 @@ def _run(config: Any) -> int:
         say(error)
         return 1
     except Exception as error:
-        if not is_out_of_memory(error):
+        if (code := _said_of_the_machine(error)) is None:
             raise
+        return code
+    return 0
+
+
+def _said_of_the_machine(error: Exception) -> int | None:
+    """Says in a line that memory ran out, or that another process has ended; the exit code, or None for any other."""
+    from vicuna_lit.errors import say
+    from vicuna_lit.machine import MACHINE_FAULT, is_lost_peer, is_out_of_memory
+
+    if is_out_of_memory(error):
         code = say(error)
         print(LESS_MEMORY, file=sys.stderr)
         return code
-    return 0
+    if is_lost_peer(error):
+        say("another process of the run has ended: what it printed says why")
+        time.sleep(AFTER_THE_OTHER)
+        return MACHINE_FAULT
+    return None
 
 
 def _job(config: Any) -> Any:
@@ -195,6 +210,8 @@ def _job(config: Any) -> Any:
     return fit(config)
 
 
+AFTER_THE_OTHER = 1.0
+"""Seconds by which a process outlives the one that failed: the command has the exit code of the first that ends."""
 LESS_MEMORY = (
     "  less memory, the same run: a smaller tokens_per_device (down to context_length), gradient_checkpointing=full, "
     "strategy=fsdp or zero3 on more devices, fsdp_offload; another run: finetune=lora, qlora"

@@ -98,6 +98,11 @@ def _add_adapters(model: PreTrainedModel, config: LoraConfig) -> None:
         if hasattr(module, "support_avx512bf16_for_cpu"):  # bitsandbytes would repack the weights in eval mode
             module.support_avx512bf16_for_cpu = False
     targets = _all_linear(model) if config.targets == "all-linear" else _named(model, config.targets)
+    if not targets:
+        raise ModelError(
+            f"finetune={config.kind}: {type(model).__name__} has no linear layer that an adapter can stand beside; "
+            "finetune=full, or last_layers"
+        )
     peft = PeftConfig(
         r=config.rank,
         lora_alpha=config.alpha,  # pyright: ignore[reportArgumentType]

@@ -76,6 +76,11 @@ def test_a_run_says_which_layers_have_adapters(name: str, said: str):
     assert re.fullmatch(said, describe_adapters(adapted(name), "all-linear"))
 
 
+def test_a_family_without_a_layer_to_adapt_says_so():
+    with pytest.raises(ModelError, match="MambaForCausalLM has no linear layer that an adapter can stand beside"):
+        adapted("mamba")
+
+
 def test_what_peft_would_take_for_experts_is_refused():
     with pytest.raises(ModelError, match="PEFT takes gate_proj, up_proj for the experts'"):
         adapted("glm4_moe", "finetune.targets=[up_proj,gate_proj,q_proj]")
