@@ -247,10 +247,21 @@ def _loaded(value: bytes | None, where: str) -> Any:
     try:
         return orjson.loads(value)
     except orjson.JSONDecodeError as error:
-        problem = Unusable("broken JSON", f"{where}{error}")
+        problem = _not_utf8(value, where) or Unusable("broken JSON", f"{where}{error}")
     if b"NaN" not in value and b"Infinity" not in value:
         return problem
     try:  # Python writes numbers that JSON does not have
         return json.loads(value)
     except (ValueError, RecursionError):
         return problem
+
+
+def _not_utf8(value: bytes, where: str) -> Unusable | None:
+    """What a text in another encoding is refused with; None: it is UTF-8, or is cut off within a letter."""
+    try:
+        value.decode()
+    except UnicodeDecodeError as error:
+        if error.reason != "unexpected end of data":
+            found = f"{where}byte {value[error.start]:#04x}"
+            return Unusable("not UTF-8", f"{found}; iconv -f <its encoding, often WINDOWS-1252> -t UTF-8 converts it")
+    return None

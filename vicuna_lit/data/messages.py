@@ -13,7 +13,7 @@ from typing import Any
 
 from vicuna_lit.config.base import Role
 from vicuna_lit.data.conversation import ToolCall, Turn
-from vicuna_lit.data.exports import Unusable
+from vicuna_lit.data.exports import Unusable, kind_of
 
 _NAMES: dict[Role, str] = {
     "system": "system developer system_prompt",
@@ -83,11 +83,11 @@ def turns_of(messages: Any) -> list[Turn]:
     if isinstance(messages, str):
         messages = loaded(messages, list) or messages
     if not isinstance(messages, list):
-        raise Unusable("wrong type", f"the turns are a {type(messages).__name__}, not a list")
+        raise Unusable("wrong type", f"the turns are {kind_of(messages)}, not a list")
     turns: list[Turn] = []
     for number, message in enumerate(messages, 1):
         if not isinstance(message, dict):
-            raise Unusable("wrong type", f"turn {number} is a {type(message).__name__}, not an object")
+            raise Unusable("wrong type", f"turn {number} is {kind_of(message)}, not an object")
         for turn, joins in _turns(message, f"turn {number}"):
             if joins and turns and turns[-1].role == "assistant" and _counts_alike(turns[-1], turn):
                 turns[-1] = replace(turns[-1], tool_calls=turns[-1].tool_calls + turn.tool_calls)
@@ -129,7 +129,7 @@ def _turns(message: dict[str, Any], where: str) -> Iterator[tuple[Turn, bool]]:
     if parts.results and not content:
         return
     if content is None:
-        raise Unusable("wrong type", f"{where}: {text_key} is {_kind(message.get(text_key))}, not text")
+        raise Unusable("wrong type", f"{where}: {text_key} is {kind_of(message.get(text_key))}, not text")
     name, call_id = (_named(message, role, key, where) for key in ("name", "tool_call_id"))
     yield Turn(role, content, supervised, reasoning, calls, name, call_id, weight), is_call and bool(calls)
 
@@ -149,7 +149,7 @@ def _role(role: Any, where: str) -> tuple[Role, bool]:
     if name in CALL_ROLES:
         return "assistant", True
     if name is None or name not in ROLES:
-        shown = repr(role)[:40] if isinstance(role, str) else f"of type {type(role).__name__}"
+        shown = repr(role)[:40] if isinstance(role, str) else f"({kind_of(role)})"
         raise Unusable("unknown role", f"{where} {shown}")
     return ROLES[name], False
 
@@ -224,7 +224,7 @@ def _calls(message: dict[str, Any], where: str) -> Iterator[ToolCall]:
 def _call(call: Any, where: str) -> ToolCall:
     """OpenAI's `{"id", "function": {"name", "arguments"}}`, the inner object alone, or Anthropic's `tool_use`."""
     if not isinstance(call, dict):
-        raise Unusable("wrong type", f"{where}: a call is {_kind(call)}, not an object")
+        raise Unusable("wrong type", f"{where}: a call is {kind_of(call)}, not an object")
     inner = call if is_absent(call.get("function")) else call["function"]
     inner = {"name": inner} | call if isinstance(inner, str) else inner
     if not isinstance(inner, dict) or not isinstance(inner.get("name"), str):
@@ -299,7 +299,7 @@ def _part(part: Any, where: str, found: _Parts) -> str | None:
     if isinstance(part, str):
         return text(part, where)
     if not isinstance(part, dict):
-        raise Unusable("wrong type", f"{where}: a part is {_kind(part)}, not text")
+        raise Unusable("wrong type", f"{where}: a part is {kind_of(part)}, not text")
     kind = part.get("type")
     match kind:
         case "text" | "input_text" | "output_text":
@@ -377,7 +377,7 @@ def text(value: Any, where: str) -> str:
         Unusable: it is none.
     """
     if not isinstance(value, str):
-        raise Unusable("wrong type", f"{where} is {_kind(value)}, not text")
+        raise Unusable("wrong type", f"{where} is {kind_of(value)}, not text")
     if "\0" in value:
         raise Unusable("NUL byte", f"{where} holds a NUL byte")
     try:
@@ -385,9 +385,3 @@ def text(value: Any, where: str) -> str:
     except UnicodeEncodeError:
         raise Unusable("invalid Unicode", f"{where} holds half a surrogate pair") from None
     return value
-
-
-def _kind(value: Any) -> str:
-    if isinstance(value, float) and math.isnan(value):
-        return "NaN"
-    return "null" if value is None else f"a {type(value).__name__}"

@@ -25,7 +25,7 @@ from vicuna_lit.data.columns import (
     unknown,
 )
 from vicuna_lit.data.conversation import ALPACA_INPUT, SOURCE, Conversation, DataError, Rejection, Turn, said_by_user
-from vicuna_lit.data.exports import Unusable, chatgpt_messages, oasst_messages, without_marks
+from vicuna_lit.data.exports import Unusable, chatgpt_messages, kind_of, oasst_messages, without_marks
 from vicuna_lit.data.files import find_files, skipped_files, values
 from vicuna_lit.data.messages import (
     REASONING,
@@ -130,7 +130,7 @@ def parse(record: Any, default_id: str, columns: Columns = None) -> Conversation
     if isinstance(record, list) and record and isinstance(record[0], dict) and {"from", "role"} & record[0].keys():
         record = {"messages": record}
     if not isinstance(record, dict):
-        return Rejection(default_id, "not an object", f"the record is a {type(record).__name__}")
+        return Rejection(default_id, "not an object", f"the record is {kind_of(record)}")
     names = ("uuid",) if is_claude(record) else ("id", "conversation_id", "message_tree_id")
     ids = (record.get(key) for key in names)
     wanted = (id for id in ids if isinstance(id, str | int | float) and not is_absent(id) and id != "")

@@ -320,8 +320,8 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "a weight as text": ({"messages": [Q, A | {"weight": "0.5"}]}, "turn 2: weight is neither 0 nor"),
     "no content": ({"messages": [Q, A | {"content": None}]}, "turn 2: content is null"),
     "lists in lists": ({"messages": [[Q, A], [Q, A]]}, "turn 1 is a list"),
-    "messages as Python": ({"messages": repr([Q, A])}, "the turns are a str"),
-    "columns": ({"messages": {"role": ["user"], "content": ["Q"]}}, "the turns are a dict"),
+    "messages as Python": ({"messages": repr([Q, A])}, "the turns are text"),
+    "columns": ({"messages": {"role": ["user"], "content": ["Q"]}}, "the turns are an object"),
     "text behind a call": (
         {"messages": [Q, A | {"content": [{"type": "tool_use", "name": "f"}, {"type": "text", "text": "B"}]}]},
         "parts out of order: turn 2: content: text behind a call",
