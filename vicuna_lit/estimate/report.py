@@ -179,7 +179,7 @@ def total(found: Sequence[Estimate]) -> str:
     """All jobs one after another, in a sentence. The same runs on several machines are alternatives, and no sum."""
     if not (places := _alternatives(found)):
         return _in_all(found)
-    return "; ".join(["one machine or another", *(f"{place}: {_in_all(jobs)}" for place, jobs in places.items())])
+    return "alternatives: " + "; or ".join(f"{place}: {_in_all(jobs)}" for place, jobs in places.items())
 
 
 def _in_all(found: Sequence[Estimate]) -> str:
