@@ -140,6 +140,8 @@ def _refuse_words(job: Job, overrides: Sequence[str], unknown: Sequence[str]) ->
     for flag in unknown:
         key, _, value = flag.lstrip("-").partition("=")
         like = f" a setting has no dashes: {key.replace('-', '_')}={value or '…'};" if flag.startswith("--") else ""
+        if key == "config":
+            like = " a file of settings is taken by --config-dir=<folder> experiment=<name>;"
         problems.append(f"{flag}: no such option;{like} --help says more")
     if not problems:  # else a word may be what stands behind it
         words = [word for word in overrides if "=" not in word and word[:1] != "~"]

@@ -275,7 +275,7 @@ def test_what_the_user_says_stays_and_other_sweeps_are_left_alone(capsys):
         (
             "train",
             ["--config=mine.yaml"],
-            "--config=mine.yaml: no such option; a setting has no dashes: config=mine.yaml",
+            "--config=mine.yaml: no such option; a file of settings is taken by",
         ),
         ("train", ["--optimizer.lr=1"], "--optimizer.lr=1: no such option; a setting has no dashes: optimizer.lr=1"),
     ],
