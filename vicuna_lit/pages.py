@@ -14,10 +14,29 @@ CONTROL: dict[int, int | str] = {
 }
 """Characters that are seen nowhere, and which terminals obey, as pictures of themselves."""
 
+PLURALS = {
+    "copies": "copy",
+    **{
+        f"{word}s": word
+        for word in (
+            "answer", "conversation", "epoch", "example", "exchange", "file", "job", "line", "piece", "question",
+            "record", "review", "start", "step", "token", "turn",
+        )
+    },
+}  # fmt: skip
+"""What is counted here, and its singular."""
+
 
 def visible(text: str) -> str:
     """A text from outside that cannot steer a terminal: colours, titles, the cursor, or lines that are written over."""
     return text.replace("\r\n", "\n").translate(CONTROL | {0x0D: 0x240D}).encode(errors="replace").decode()
+
+
+def counted(count: float, what: str) -> str:
+    """A number before what it counts: `2,000 turns cut`, `1 turn cut`. The first word may be a plural."""
+    figure = f"{count:,}" if isinstance(count, int) else f"{count:g}"
+    first, space, rest = what.partition(" ")
+    return f"{figure} {PLURALS.get(first, first) if count == 1 else first}{space}{rest}"
 
 
 def render_page(template: str, filters: dict[str, Callable[..., str]], **values: Any) -> str:

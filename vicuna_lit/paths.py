@@ -44,6 +44,15 @@ def packages_of(command: str) -> Iterator[None]:
         ) from error
 
 
+def need_package(name: str, asked_by: str, extra: str) -> None:
+    """
+    Raises:
+        ModelError: an optional package is not installed.
+    """
+    if importlib.util.find_spec(name) is None:
+        raise ModelError(f"{asked_by} needs {name}: pip install 'vicuna_lit[{extra}]'")
+
+
 def locate(path: str) -> Path:
     """A path as given; `package://name/file` lies inside an installed package, `hf://…@<commit>` in the Hub's cache.
 

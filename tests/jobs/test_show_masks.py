@@ -7,8 +7,10 @@ import pytest
 
 from tests.helpers import commands
 from tests.helpers.runs import QUICKSTART
+from vicuna_lit.cli.show_masks import show_masks
 from vicuna_lit.config.compose import load
 from vicuna_lit.data.mask_view import MaskView
+from vicuna_lit.paths import ModelError
 from vicuna_lit.run_folder import RunError
 from vicuna_lit.train.run import fit
 
@@ -88,3 +90,8 @@ def test_colours_are_for_terminals_that_want_them(monkeypatch, capsys):
     monkeypatch.setenv("NO_COLOR", "1")
     view.print()
     assert capsys.readouterr().out == "Why?⟦So.␛⟧\n"
+
+
+def test_what_training_refuses_shows_no_masks():
+    with pytest.raises(ModelError, match="context_length=1024 is longer than the model's 512"):
+        show_masks(load("train", "show_masks=1", "context_length=1024"))

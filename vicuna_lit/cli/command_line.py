@@ -96,6 +96,7 @@ def read(job: Job, arguments: Sequence[str]) -> tuple[CommandLine, list[str]]:
         ConfigError: it cannot be read; what its values are is checked by `jobs_of`.
     """
     parser = get_args_parser()
+    parser.allow_abbrev = False  # else --config, as other tools have it, is said to be short for three of Hydra's
     given, unknown = parser.parse_known_intermixed_args(list(arguments))
     overrides = list(given.overrides)
     if given.shell_completion:
@@ -139,12 +140,25 @@ def _refuse_words(job: Job, overrides: Sequence[str], unknown: Sequence[str]) ->
     for flag in unknown:
         key, _, value = flag.lstrip("-").partition("=")
         like = f" a setting has no dashes: {key.replace('-', '_')}={value or '…'};" if flag.startswith("--") else ""
+        if key == "config":
+            like = " a file of settings is taken by --config-dir=<folder> experiment=<name>;"
         problems.append(f"{flag}: no such option;{like} --help says more")
     if not problems:  # else a word may be what stands behind it
         words = [word for word in overrides if "=" not in word and word[:1] != "~"]
-        problems = [f"{word}: a setting is key=value, such as {FIRST[job]}={shlex.quote(word)}" for word in words]
+        problems = [_word(job, word) for word in words]
     if problems:
         raise ConfigError(problems)
+
+
+def _word(job: Job, word: str) -> str:
+    """What to type for a word without a key; other tools take a YAML file so, of which we choose one by its name."""
+    place = Path(word)
+    if job not in ("train", "estimate") or place.suffix not in (".yaml", ".yml"):
+        return f"{word}: a setting is key=value, such as {FIRST[job]}={shlex.quote(word)}"
+    there = place.suffix == ".yaml" and place.parent.name == "experiment"
+    folder = shlex.quote(str(place.parent.parent)) if there else "<folder>"
+    where = "" if there else f", from <folder>/experiment/{place.stem}.yaml"
+    return f"{word}: a file of settings is taken by --config-dir={folder} experiment={place.stem}{where}"
 
 
 def _mode(job: Job, overrides: list[str], asked: bool, composes: bool) -> tuple[list[str], DictConfig | None, bool]:

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from vicuna_lit.cli import app as cli
+from vicuna_lit.config.choices import LoraConfig
 from vicuna_lit.hub import found
+from vicuna_lit.paths import need_package
 
 
 def main() -> None:
@@ -19,7 +21,18 @@ def main() -> None:
 
 
 def _run(config: Any) -> int:
-    return cli.guarded(lambda: _estimate(found(config, weights=False)), config.run.dir)
+    return cli.guarded(lambda: _estimate(_ready(config)), config.run.dir)
+
+
+def _ready(config: Any) -> Any:
+    """The config with what lies on the Hub fetched.
+
+    Raises:
+        ModelError: adapters need a package that is not installed; said here, since torch takes seconds to import.
+    """
+    if isinstance(config.finetune, LoraConfig):
+        need_package("peft", f"finetune={config.finetune.kind}", extra=config.finetune.kind)
+    return found(config, weights=False)
 
 
 def _estimate(config: Any) -> None:
@@ -63,7 +76,7 @@ class Sweep(cli.Sweep):
 
         self._estimator = self._estimator or Estimator()
         estimate = self._estimator.estimate
-        if cli.guarded(lambda: self._found.append(estimate(found(config, weights=False))), config.run.dir):
+        if cli.guarded(lambda: self._found.append(estimate(_ready(config))), config.run.dir):
             raise cli.JobFailed(config.run.name)
         return self._found[-1].usd and self._found[-1].usd[1]
 

@@ -10,6 +10,7 @@ from vicuna_lit.config.train import TrainConfig
 from vicuna_lit.estimate.report import gib, row_of, say, show_all
 from vicuna_lit.estimate.run import Estimator
 from vicuna_lit.estimate.tables import gpu_here
+from vicuna_lit.pages import counted
 from vicuna_lit.whole_files import write_json
 
 ESTIMATES = "estimates.json"
@@ -24,7 +25,7 @@ def mark(configs: Sequence[TrainConfig], folder: Path) -> None:
     estimator, found = Estimator(), []
     for config in configs:
         found.append(estimator.estimate(_here(config)))
-    show_all([row_of(e) for e in found], f"{len(found)} jobs in {folder}, estimated")
+    show_all([row_of(e) for e in found], f"{counted(len(found), 'jobs')} in {folder}, estimated")
     cannot = {
         e.config.run.name: f"needs {gib(e.memory.likely)}, there are {gib(e.memory.limit)}; estimate=false tries"
         for e in found

@@ -49,27 +49,30 @@ def show(prepared: Any) -> None:
     from rich.table import Table
 
     from vicuna_lit import notebook
+    from vicuna_lit.pages import counted
 
     console, manifest, folder = notebook.console(), prepared.manifest, Path(prepared.run_dir)
     table = Table(box=None, padding=(0, 2), pad_edge=False)
     for heading in ("step", "in", "kept", "rejected", "changed"):
         table.add_column(heading, justify="right" if heading in ("in", "kept") else "left")
     for step in manifest["steps"]:
-        lists = (", ".join(f"{n:,} {reason}" for reason, n in step[key].items()) for key in ("rejected", "changes"))
+        lists = (", ".join(counted(n, reason) for reason, n in step[key].items()) for key in ("rejected", "changes"))
         table.add_row(step["step"], f"{step['in']:,}", f"{step['kept']:,}", *lists)
     console.print(table, markup=False, highlight=False)
     train, validation = manifest["sets"]["train"], manifest["sets"]["validation"]
-    tokens = f", {train['tokens']:,} tokens ({train['supervised_tokens']:,} supervised)" if train["tokens"] else ""
+    tokens = (
+        f", {counted(train['tokens'], 'tokens')} ({train['supervised_tokens']:,} supervised)" if train["tokens"] else ""
+    )
     seconds = f" in {prepared.seconds:.1f} s" if prepared.seconds else " (already prepared)"
     print(
-        f"{manifest['records_in']:,} records → {manifest['records_kept']:,} kept, {manifest['records_rejected']:,} "
-        f"rejected{seconds}; train {train['conversations']:,} conversations as {train['pieces']:,} lines{tokens}, "
-        f"held out {validation['conversations']:,}"
+        f"{counted(manifest['records_in'], 'records')} → {manifest['records_kept']:,} kept, "
+        f"{manifest['records_rejected']:,} rejected{seconds}; train {counted(train['conversations'], 'conversations')} "
+        f"as {counted(train['pieces'], 'lines')}{tokens}, held out {validation['conversations']:,}"
     )
     for name, own in manifest.get("sources", {}).items():
         lost = {winner: sum(reasons.values()) for winner, reasons in own["lost_to"].items()}
-        copies = ", ".join(f"{n:,} copies of {'its own' if who == name else who}" for who, n in lost.items())
-        said = f"  {name}: {own['records_in']:,} records → {own['records_kept']:,} kept"
+        copies = ", ".join(f"{counted(n, 'copies')} of {'its own' if who == name else who}" for who, n in lost.items())
+        said = f"  {name}: {counted(own['records_in'], 'records')} → {own['records_kept']:,} kept"
         print(said + (f"; left out are {copies}" if copies else ""))
     if not manifest["records_kept"]:
         print("warning: nothing was kept; rejected.jsonl says why", file=sys.stderr)

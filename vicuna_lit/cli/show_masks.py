@@ -14,6 +14,8 @@ from vicuna_lit.data.encoder import Encoder
 from vicuna_lit.data.mask_view import show_mask
 from vicuna_lit.data.source import Sources
 from vicuna_lit.data.tokenizer import make_encoder
+from vicuna_lit.models.architecture import model_config
+from vicuna_lit.pages import counted
 
 
 def show_masks(config: TrainConfig) -> int:
@@ -23,6 +25,7 @@ def show_masks(config: TrainConfig) -> int:
         DataError: a source has no record that can be used.
     """
     config, tokenizer = template_and_tokenizer(config)
+    model_config(config, tokenizer)  # what it refuses, training refuses: these would not be the masks
     encoder, sources = make_encoder(config, loaded=tokenizer), Sources(config)
     console = notebook.console(soft_wrap=True, highlight=False)
     for part in sources.parts.values():
@@ -64,9 +67,10 @@ def _account(side: str, examples: Examples, account: DataReport) -> list[str]:
     tokens, supervised = int(examples.lengths.sum()), int(examples.supervised.sum())
     share = f" ({supervised / tokens:.0%})" if tokens else ""
     lines = [
-        f"{side}: {account.records_in:,} records, {account.records_kept:,} kept, {account.records_rejected:,} refused",
+        f"{side}: {counted(account.records_in, 'records')}, {account.records_kept:,} kept, "
+        f"{account.records_rejected:,} refused",
         *(f"  refused {count:,}: {reason}" for reason, count in account.rejected_by_reason.most_common()),
-        f"  {len(examples):,} examples, {tokens:,} tokens, {supervised:,} in the loss{share}",
+        f"  {counted(len(examples), 'examples')}, {tokens:,} tokens, {supervised:,} in the loss{share}",
     ]
     if account.first_rejections:
         first = account.first_rejections[0]

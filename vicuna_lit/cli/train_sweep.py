@@ -29,6 +29,7 @@ from vicuna_lit.config.train import Recipe, TokensRecipe, TrainConfig
 from vicuna_lit.errors import say
 from vicuna_lit.hub import fetched
 from vicuna_lit.machine import BAD_INPUT, MACHINE_FAULT, OUT_OF_MEMORY
+from vicuna_lit.pages import counted
 from vicuna_lit.run_folder import RunError, differences, read_json
 from vicuna_lit.train.preemption import PREEMPTED, Preempted, stop_signal
 from vicuna_lit.whole_files import add_line, write_json
@@ -338,7 +339,7 @@ class DryRun:
                 "steps": f"{plan.steps:,}",
                 "tokens": f"{tokens:,}",
                 "supervised": f"{supervised:,} ({supervised / tokens:.0%})",
-                "judged by": f"{len(validation):,} examples, {int(validation.supervised.sum()):,} tokens",
+                "judged by": f"{counted(len(validation), 'examples')}, {int(validation.supervised.sum()):,} tokens",
                 "a step": spread(config, plan),
                 "state": "done" if done else "to do",
             }
@@ -346,7 +347,9 @@ class DryRun:
 
     def show(self, folder: Path) -> None:
         """Prints the table of all jobs."""
-        table = Table(title=f"{len(self.rows)} jobs in {folder}", title_justify="left", box=None, padding=(0, 2, 0, 0))
+        table = Table(
+            title=f"{counted(len(self.rows), 'jobs')} in {folder}", title_justify="left", box=None, padding=(0, 2, 0, 0)
+        )
         columns = list(dict.fromkeys(column for row in self.rows for column in row))
         for column in columns:
             table.add_column(column, justify="left" if column in ("a step", "state") else "right", no_wrap=True)

@@ -209,12 +209,20 @@ def _describe_override(override: str, error: Exception, node: DictConfig, places
             return f"{key}: must be given, {key}=…; choices: {', '.join(choices)}"
         if value in choices:
             return f"{key}={value}: this command has no {key}"
-        file = ", nor a file or folder" if key == "data" else ""
-        return f"{key}={value}: no such choice{file}{nearest(value, choices)}; choices: {', '.join(choices)}"
+        return _no_choice(key, value, choices)
     keys = _keys(OmegaConf.to_container(node, resolve=False))
     if key and key not in keys and "=" in override:
         return unknown_key(key, [*keys, *groups(places)])
+    if str(error).startswith("Ambiguous value"):
+        return f"{override}: several values; -m runs one job for each, and a list is {key}=[{value}]"
     return f"{override}: {str(error).splitlines()[0]}"
+
+
+def _no_choice(key: str, value: str, choices: Sequence[str]) -> str:
+    said = f"{key}={value}: no such choice{', nor a file or folder' if key == 'data' else ''}"
+    if "," in value:
+        return f"{said}; of several values -m runs one job for each"
+    return f"{said}{nearest(value, choices)}; choices: {', '.join(choices)}"
 
 
 def _describe(job: Job, path: str, item: Any, values: Any) -> str:

@@ -152,7 +152,9 @@ def trim(conversation: Conversation) -> tuple[Conversation | Rejection, int]:
         turns.pop()
     cut = before - len(turns)
     if not turns:
-        return Rejection(conversation.id, "no answered turn", f"{before} turns, none a question with its answer"), 0
+        return Rejection(
+            conversation.id, "no answered turn", f"{before} turn{'s' * (before != 1)}, none a question with its answer"
+        ), 0
     for number, (before_it, turn) in enumerate(zip((None, *turns), turns, strict=False), 1 + len(system)):
         if not follows(turn, before_it):
             detail = f"turn {number} is {turn.role} after {before_it.role if before_it else 'the start'}"

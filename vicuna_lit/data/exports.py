@@ -3,6 +3,7 @@
 Both walks are loops, not recursion: a tree may be as deep as its writer liked.
 """
 
+import math
 import re
 from itertools import groupby
 from operator import itemgetter
@@ -78,7 +79,7 @@ def branch(mapping: dict[str, Any], current: Any) -> dict[str, dict[str, Any]]:
             raise Unusable("broken tree", "there is no node without a parent")
         current = roots[0]
     while current is not None:
-        name = repr(current)[:40] if isinstance(current, str) else f"of type {type(current).__name__}"
+        name = repr(current)[:40] if isinstance(current, str) else f"({kind_of(current)})"
         if not isinstance(current, str) or current not in mapping:
             raise Unusable("broken tree", f"node {name} is missing")
         if current in path:
@@ -109,7 +110,7 @@ def _shown(message: Any, id: str) -> tuple[Any, str] | None:
         text = typed(content.get("text"), str, f"{where}: text")
         text = _fenced(text, content.get("language")) if kind == "code" else text
     else:
-        name = repr(kind)[:40] if isinstance(kind, str) else f"of type {type(kind).__name__}"
+        name = repr(kind)[:40] if isinstance(kind, str) else f"({kind_of(kind)})"
         raise Unusable("unknown content type", f"{where}: content_type {name}")
     return None if role == "system" and not text.strip() else (role, text)
 
@@ -174,5 +175,15 @@ def typed(value: Any, kind: Any, where: str) -> Any:
     """
     if not isinstance(value, kind):
         names = {dict: "an object", list: "a list", str: "text"}
-        raise Unusable("wrong type", f"{where} is a {type(value).__name__}, not {names.get(kind, 'a number')}")
+        raise Unusable("wrong type", f"{where} is {kind_of(value)}, not {names.get(kind, 'a number')}")
     return value
+
+
+def kind_of(value: Any) -> str:
+    """What a value is, in JSON's words: the reader of the message has a file, and need not know Python."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, float) and math.isnan(value):
+        return "NaN"
+    names = {dict: "an object", list: "a list", str: "text", int: "a number", float: "a number"}
+    return names.get(type(value), f"a {type(value).__name__}")

@@ -4,7 +4,7 @@ import json
 import math
 from typing import Any
 
-from vicuna_lit.data.exports import Unusable
+from vicuna_lit.data.exports import Unusable, kind_of
 
 
 def is_absent(value: Any) -> bool:
@@ -60,10 +60,3 @@ def text(value: Any, where: str) -> str:
     except UnicodeEncodeError:
         raise Unusable("invalid Unicode", f"{where} holds half a surrogate pair") from None
     return value
-
-
-def kind_of(value: Any) -> str:
-    """What a value is, for a message about it."""
-    if isinstance(value, float) and math.isnan(value):
-        return "NaN"
-    return "null" if value is None else f"a {type(value).__name__}"

@@ -311,7 +311,7 @@ def _loaded(value: bytes | None, where: str) -> Any:
     try:
         return orjson.loads(value)
     except orjson.JSONDecodeError as error:
-        problem = Unusable("broken JSON", f"{where}{error}")
+        problem = _not_utf8(value, where) or Unusable("broken JSON", f"{where}{error}")
     bare = value.removeprefix(codecs.BOM_UTF8).rstrip().removesuffix(b",")
     if len(bare) < len(value.rstrip()):  # a mark between files that were joined, or a comma behind each line
         return _loaded(bare, where)
@@ -321,3 +321,14 @@ def _loaded(value: bytes | None, where: str) -> Any:
         return json.loads(value)
     except (ValueError, RecursionError):
         return problem
+
+
+def _not_utf8(value: bytes, where: str) -> Unusable | None:
+    """What a text in another encoding is refused with; None: it is UTF-8, or is cut off within a letter."""
+    try:
+        value.decode()
+    except UnicodeDecodeError as error:
+        if error.reason != "unexpected end of data":
+            found = f"{where}byte {value[error.start]:#04x}"
+            return Unusable("not UTF-8", f"{found}; iconv -f <its encoding, often WINDOWS-1252> -t UTF-8 converts it")
+    return None

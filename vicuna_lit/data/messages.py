@@ -11,8 +11,8 @@ from typing import Any
 
 from vicuna_lit.config.base import Role
 from vicuna_lit.data.conversation import ToolCall, Turn
-from vicuna_lit.data.exports import Unusable
-from vicuna_lit.data.fields import as_json, filled, is_absent, kind_of, loaded, present, text
+from vicuna_lit.data.exports import Unusable, kind_of
+from vicuna_lit.data.fields import as_json, filled, is_absent, loaded, present, text
 from vicuna_lit.data.message_forms import FLAGS, ROLES, as_said, refuse_cited
 
 CALL_ROLES = ("function_call", "tool_call", "function_calls", "tool_calls")
@@ -59,11 +59,11 @@ def turns_of(messages: Any, leaf: Any = None) -> list[Turn]:
     if isinstance(messages, str):
         messages = loaded(messages, list) or messages
     if not isinstance(messages, list):
-        raise Unusable("wrong type", f"the turns are a {type(messages).__name__}, not a list")
+        raise Unusable("wrong type", f"the turns are {kind_of(messages)}, not a list")
     turns: list[Turn] = []
     for number, message in enumerate(as_said(messages, leaf), 1):
         if not isinstance(message, dict):
-            raise Unusable("wrong type", f"turn {number} is a {type(message).__name__}, not an object")
+            raise Unusable("wrong type", f"turn {number} is {kind_of(message)}, not an object")
         for turn, joins in _turns(message, f"turn {number}"):
             if joins and turns and turns[-1].role == "assistant" and _counts_alike(turns[-1], turn):
                 turns[-1] = replace(turns[-1], tool_calls=turns[-1].tool_calls + turn.tool_calls)
@@ -126,7 +126,7 @@ def _role(role: Any, where: str) -> tuple[Role, bool]:
     if name in CALL_ROLES:
         return "assistant", True
     if name is None or name not in ROLES:
-        shown = repr(role)[:40] if isinstance(role, str) else f"of type {type(role).__name__}"
+        shown = repr(role)[:40] if isinstance(role, str) else f"({kind_of(role)})"
         raise Unusable("unknown role", f"{where} {shown}")
     return ROLES[name], False
 

@@ -25,7 +25,7 @@ from vicuna_lit.data.columns import (
     unknown,
 )
 from vicuna_lit.data.conversation import SOURCE, Conversation, DataError, Rejection, Turn, said_by_user
-from vicuna_lit.data.exports import Unusable, chatgpt_messages, oasst_messages, without_marks
+from vicuna_lit.data.exports import Unusable, chatgpt_messages, kind_of, oasst_messages, without_marks
 from vicuna_lit.data.fields import filled, is_absent, loaded, present, text
 from vicuna_lit.data.files import find_files, skipped_files, values
 from vicuna_lit.data.message_forms import refuse_cut_off, snake
@@ -123,7 +123,7 @@ def parse(record: Any, default_id: str, columns: Columns = None) -> Conversation
     if isinstance(record, list) and record and all(isinstance(message, dict) for message in record):
         record = {"messages": record}
     if not isinstance(record, dict):
-        return Rejection(default_id, "not an object", f"the record is a {type(record).__name__}")
+        return Rejection(default_id, "not an object", f"the record is {kind_of(record)}")
     names = ("uuid",) if is_claude(record) else ("id", "conversation_id", "message_tree_id")
     ids = (record.get(key) for key in (*names, "conversationId"))
     named = (id for id in ids if isinstance(id, str | int | float) and not isinstance(id, bool))

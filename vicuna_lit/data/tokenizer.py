@@ -3,7 +3,6 @@
 import copy
 import re
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,15 +27,6 @@ class Tokenizer(NamedTuple):
 
     tokenizer: Any
     new: tuple[int, ...] = ()
-
-
-def need_package(name: str, asked_by: str, extra: str) -> None:
-    """
-    Raises:
-        ModelError: an optional package is not installed.
-    """
-    if find_spec(name) is None:
-        raise ModelError(f"{asked_by} needs {name}: pip install 'vicuna_lit[{extra}]'")
 
 
 def pretrained_kwargs(path: Path) -> dict[str, Any]:

@@ -11,11 +11,14 @@ from rich.text import Text
 
 from vicuna_lit import notebook
 from vicuna_lit.compare.runs import short_names
+from vicuna_lit.config.estimate import MachineConfig
 from vicuna_lit.estimate.advice import Change
 from vicuna_lit.estimate.run import Estimate
-from vicuna_lit.pages import render_page
+from vicuna_lit.pages import counted, render_page
 from vicuna_lit.whole_files import write
 
+WHERE = (*MachineConfig.model_fields, "count")
+"""Keys that say on which machine a run would be, and what that costs."""
 console = notebook.console(soft_wrap=True, highlight=False)
 console.width = max(120, console.width)
 
@@ -45,7 +48,7 @@ def lines(e: Estimate) -> dict[str, str]:
     found = {
         "model": f"{m.weights.all / 1e9:.3g}B weights{trained}, {e.config.precision}",
         "data": e.data,
-        "plan": f"{plan.steps:,} steps of {e.config.conversations_per_step}, "
+        "plan": f"{counted(plan.steps, 'steps')} of {e.config.conversations_per_step}, "
         f"{count_of(plan.step_tokens.sum())} tokens; {layout(e)} × {plan.accumulation} "
         f"row{'s' if plan.accumulation > 1 else ''}, the longest {m.row[0]:,} tokens",
         "memory": f"{gib(m.likely)} of {gib(m.limit)} ({gib(m.low)} to {gib(m.high)}): {verdict}; "
@@ -163,18 +166,23 @@ def show_sweep(found: Sequence[Estimate], folder: Path) -> None:
     output = found[0].config.output
     if output == "json":
         jobs = [e.to_dict() for e in found]
-        print(
-            json.dumps({"jobs": jobs, "usd": _sum(e.usd for e in found), "fits": all(e.fits for e in found)}, indent=2)
-        )
+        usd = None if _alternatives(found) else _sum(e.usd for e in found)
+        print(json.dumps({"jobs": jobs, "usd": usd, "fits": all(e.fits for e in found)}, indent=2))
         return
-    show_all([row_of(e) for e in found], f"{len(found)} jobs in {folder}")
+    show_all([row_of(e) for e in found], f"{counted(len(found), 'jobs')} in {folder}")
     say(total(found))
     if output == "html":
         say(f"page: {write_page(found, (), (), folder)}")
 
 
 def total(found: Sequence[Estimate]) -> str:
-    """All jobs one after another, in a sentence."""
+    """All jobs one after another, in a sentence. The same runs on several machines are alternatives, and no sum."""
+    if not (places := _alternatives(found)):
+        return _in_all(found)
+    return "alternatives: " + "; or ".join(f"{place}: {_in_all(jobs)}" for place, jobs in places.items())
+
+
+def _in_all(found: Sequence[Estimate]) -> str:
     cannot = [e.config.run.name for e in found if not e.fits]
     fitting = [e for e in found if e.fits]
     parts = []
@@ -185,6 +193,21 @@ def total(found: Sequence[Estimate]) -> str:
     if cannot:
         parts.append(f"{len(cannot)} cannot fit: {', '.join(cannot)}")
     return "; ".join(parts) or "all fit"
+
+
+def _alternatives(found: Sequence[Estimate]) -> dict[str, list[Estimate]]:
+    """The jobs by the machine that they would run on, where one of the runs would on several; else none."""
+    where = [{key: getattr(e.config, key) for key in WHERE} for e in found]
+    # What `auto` stands for may be another thing on each machine, and is no other run.
+    left_out = {**dict.fromkeys(WHERE, True), "run": True, "gradient_checkpointing": True, "trainer": {"devices"}}
+    runs = [e.config.model_dump(mode="json", exclude=left_out) for e in found]
+    if not any(runs[i] == runs[k] and where[i] != where[k] for i in range(len(found)) for k in range(i)):
+        return {}
+    varied = [key for key in WHERE if any(one[key] != where[0][key] for one in where)]
+    out: dict[str, list[Estimate]] = {}
+    for one, e in zip(where, found, strict=True):
+        out.setdefault(" ".join(f"{key}={one[key]}" for key in varied), []).append(e)
+    return out
 
 
 def _sum(ranges: Any) -> float | None:

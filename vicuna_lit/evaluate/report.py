@@ -15,7 +15,7 @@ from vicuna_lit.evaluate.questions import Question
 from vicuna_lit.evaluate.ratings import Judge, RatingRow
 from vicuna_lit.evaluate.reviews import Review
 from vicuna_lit.intervals import Interval
-from vicuna_lit.pages import render_page
+from vicuna_lit.pages import counted, render_page
 
 SHOWN = 20_000
 """Characters of an answer that the page shows."""
@@ -128,7 +128,7 @@ def _of_judge(judge: Judge) -> Iterator[str]:
         yield f"always the first {share(judge.prefers_first)}, the second {share(judge.prefers_second)};"
     if judge.decided:
         yield f"the longer answer won {share(judge.longer_won)} of {judge.decided};"
-    yield f"{judge.unparsed} reviews without a verdict"
+    yield f"{counted(judge.unparsed, 'reviews')} without a verdict"
 
 
 def _show_unread(found: Evaluation, console: Console) -> None:

@@ -12,10 +12,9 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from vicuna_lit.config.choices import FinetuneConfig, FullConfig, LastLayersConfig, LoraConfig, PartialConfig
-from vicuna_lit.data.tokenizer import need_package
 from vicuna_lit.hub import hub_name
 from vicuna_lit.models.decoder import LINEAR, decoder_layers, decoder_of, has_fused_experts, linear_layers
-from vicuna_lit.paths import ModelError
+from vicuna_lit.paths import ModelError, need_package
 from vicuna_lit.whole_files import whole_folder
 
 

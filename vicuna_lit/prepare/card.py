@@ -14,7 +14,7 @@ from typing import Any
 
 from vicuna_lit.config.prepare import PersonalData
 from vicuna_lit.data.conversation import Turn
-from vicuna_lit.pages import render_page
+from vicuna_lit.pages import counted, render_page
 from vicuna_lit.prepare.diff import compare
 from vicuna_lit.run_folder import flatten
 
@@ -46,7 +46,7 @@ def render_card(manifest: dict[str, Any], samples: Sequence[Sample]) -> str:
     looked_for, not_looked_for = _looked_for(manifest, {step.name for step in steps})
     return render_page(
         "prepare/card.html.jinja",
-        {"number": _number, "share": _share, "size": _size, "shorten": _shorten},
+        {"number": _number, "counted": counted, "share": _share, "size": _size, "shorten": _shorten},
         manifest=manifest,
         steps=steps,
         looked_for=looked_for,

@@ -23,6 +23,7 @@ from vicuna_lit.config.prepare import (
 )
 from vicuna_lit.data.conversation import PLACEHOLDER, Conversation, Rejection, Turn, follows, trim
 from vicuna_lit.data.phrases import Phrases, phrases_of
+from vicuna_lit.pages import counted
 from vicuna_lit.prepare.replies import asked_before, cut_sentences, reply_offences
 from vicuna_lit.prepare.tidy import Tidy
 
@@ -112,7 +113,7 @@ def filter_turns(
     spoken = [t for t in result.turns if t.role != "system"]
     characters = sum(len(t.content) for t in spoken)
     if len(spoken) < config.min_turns or characters < config.min_characters:
-        return Rejection(conversation.id, "too short", f"{len(spoken)} turns, {characters} characters")
+        return Rejection(conversation.id, "too short", f"{counted(len(spoken), 'turns')}, {characters} characters")
     return result
 
 

@@ -80,7 +80,7 @@ class Tidy:
         return replace(conversation, turns=tidied)
 
     def _tidied(self, turn: Turn, tally: Counter[str]) -> Turn:
-        text, applied = turn.content, dict[str, None]()
+        text, applied = turn.content.replace("\r\n", "\n"), dict[str, None]()  # the rules know one end of a line
         rules = self._rules.get(turn.role, ())
         for _ in range(self._most):  # one label may stand behind another
             before = text
@@ -97,7 +97,9 @@ class Tidy:
         if not applied:
             return turn
         tally.update(f"turns tidied: {name.replace('_', ' ')}" for name in applied)
-        return replace(turn, content=text)
+        # Ends of lines stay what they were, where all were alike.
+        ends, windows = turn.content.count("\n"), turn.content.count("\r\n")
+        return replace(turn, content=text.replace("\n", "\r\n") if windows == ends > 0 else text)
 
 
 def _is_escaped(text: str) -> bool:

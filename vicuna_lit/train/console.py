@@ -4,7 +4,7 @@ import logging
 import math
 import shlex
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from vicuna_lit.hub import hide_progress, hides_progress
 from vicuna_lit.models.adapters import describe_adapters
 from vicuna_lit.models.experts import experts_of
 from vicuna_lit.models.proof import Proof
+from vicuna_lit.pages import counted
 from vicuna_lit.train.notes import notes
 from vicuna_lit.train.result import Result
 
@@ -72,7 +73,8 @@ def _of_every_run(config: TrainConfig, data: PlannedData, model: PreTrainedModel
     return {
         "model": f"{parameters:,} parameters, {part}{type(model).__name__}, {config.precision}; {proof}",
         **_of_the_data(data),
-        "steps": f"{plan.steps:,} steps of {config.conversations_per_step} {config.step_unit}s, {plan.epochs:g} epochs",
+        "steps": f"{counted(plan.steps, 'steps')} of {counted(config.conversations_per_step, f'{config.step_unit}s')}, "
+        f"{counted(plan.epochs, 'epochs')}",
         "tokens": f"{tokens:,} tokens, {supervised:,} supervised ({supervised / tokens:.0%})",
         "recipe": _recipe(config),
         "layout": f"{spread(config, plan)} a step of up to {plan.tokens_per_device:,} tokens, {plan.fill:.0%} full",
@@ -85,12 +87,13 @@ def _of_the_data(data: PlannedData) -> dict[str, str]:
     """What is trained on, and what was rejected."""
     report = data.report
     held, pieces = len(np.unique(data.validation.records)), len(data.validation)
+    in_pieces = f" as {counted(pieces, 'examples')}" if pieces != held else ""
     dropped = ", ".join(f"{n} {reason}" for reason, n in report.rejected_by_reason.items()) or "none"
     lost = ", ".join(f"{n} {reason}" for reason, n in report.exchanges_rejected_by_reason.items())
     first = next((f"; the first, {r.id}: {r.reason} ({r.detail})" for r in report.first_rejections if r.detail), "")
     return {
-        "data": f"{report.records_kept:,} of {report.records_in:,} training records → {len(data.train):,} examples; "
-        f"{held:,} others held out{f' as {pieces:,} examples' if pieces != held else ''}",
+        "data": f"{report.records_kept:,} of {report.records_in:,} training records → "
+        f"{counted(len(data.train), 'examples')}; {held:,} others held out{in_pieces}",
         "rejected": f"{dropped}; exchanges of kept records: {lost or 'none'}; turns cut: {report.turns_cut}{first}",
     }
 
@@ -188,11 +191,17 @@ def say_stopped(config: TrainConfig, step: int) -> None:
     console.print(f"stopped after step {step}: {again}" if step else "stopped before the first step", highlight=False)
 
 
-def conclude(result: Result, folder: Path, brief: bool = False) -> None:
-    """Prints doubts (`notes`), the losses and, unless it shall be brief, the replies and where everything lies."""
+def conclude(result: Result, folder: Path, said: Collection[str] = (), brief: bool = False) -> None:
+    """Prints doubts (`notes`), the losses and, unless it shall be brief, the replies and where everything lies.
+
+    Args:
+        said: doubts that stand above already, since the start of this run printed them.
+    """
     if not brief:
         _say_replies(result)
     for line in result.notes:
+        if line in said:
+            continue
         console.print(f"[yellow]note:[/] {escape(line)}", highlight=False)
     _say_losses(result)
     _say_end(result, brief)
@@ -222,7 +231,10 @@ def _say_end(result: Result, brief: bool) -> None:
         counts = {key: result.lost_time[key] for key in ("starts", "steps_replayed", "total")}
         shares = {k: seconds / counts["total"] for k, seconds in result.lost_time.items() if k not in counts}
         parts = ", ".join(f"{cause} {share:.0%}" for cause, share in shares.items() if share >= 0.005)
-        console.print(f"{counts['starts']} starts, {counts['steps_replayed']} steps taken again; time: {parts}")
+        console.print(
+            f"{counted(counts['starts'], 'starts')}, {counted(counts['steps_replayed'], 'steps')} taken again; "
+            f"time: {parts}"
+        )
     if result.status == "stopped":
         how = "" if brief else ", as stop_after says: the same command without it goes on"
         console.print(f"stopped after step {result.steps} of {result.planned}{how}", highlight=False)

@@ -1,9 +1,10 @@
-"""What can be refused before torch is imported: a path that leads nowhere, a folder that holds no model, no login."""
+"""What can be refused before torch is imported: a path that leads nowhere, no model, no login, no package."""
 
+from vicuna_lit.config.choices import LoraConfig
 from vicuna_lit.config.train import TrainConfig
 from vicuna_lit.data.model_folder import refuse_adapter
 from vicuna_lit.data.source import Sources
-from vicuna_lit.paths import ModelError, locate_model
+from vicuna_lit.paths import ModelError, locate_model, need_package
 from vicuna_lit.tracking.server import check_wandb
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "spiece.model")
@@ -25,5 +26,7 @@ def refuse_early(config: TrainConfig) -> None:
         place = locate_model(config.tokenizer_path)
         if place.is_dir() and not any((place / name).is_file() for name in TOKENIZERS):
             raise ModelError(f"{place}: no tokenizer is in this folder (tokenizer.json); model.tokenizer=<its folder>")
+    if isinstance(config.finetune, LoraConfig):
+        need_package("peft", f"finetune={config.finetune.kind}", extra=config.finetune.kind)
     if not config.dry_run:
         check_wandb(config.wandb)

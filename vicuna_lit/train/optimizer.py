@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from vicuna_lit.config.optimizer import OptimizerConfig
-from vicuna_lit.data.tokenizer import need_package
+from vicuna_lit.paths import need_package
 from vicuna_lit.train.rounding import round_by_chance, round_to_nearest
 
 AT_ONCE = 2**24

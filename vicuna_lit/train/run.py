@@ -129,7 +129,7 @@ def _fit(config: TrainConfig, extensions: Extensions) -> Result:
         with record.open(hashes, process.opening, described):
             result = record.finish(_train(record, hashes))
     if env.rank == 0:
-        conclude(result, folder, brief=bool(config.run.swept))
+        conclude(result, folder, record.doubts(), brief=bool(config.run.swept))
     return result
 
 

@@ -279,9 +279,11 @@ class RunRecord:
 
     def _notes(self, validations: dict[int, float], steps: list[float]) -> list[str]:
         """Of the config and its data, and of what came of them."""
-        positions = getattr(self.lm.model.config, "max_position_embeddings", None)
-        came = *unmoved(self.config, validations), *worse(self.config, validations, steps)
-        return [*notes(self.config, self.data, positions), *came]
+        return [*self.doubts(), *unmoved(self.config, validations), *worse(self.config, validations, steps)]
+
+    def doubts(self) -> list[str]:
+        """The notes that are known before the first step, as the start printed them."""
+        return list(notes(self.config, self.data, getattr(self.lm.model.config, "max_position_embeddings", None)))
 
     def _why_ended(self) -> str:
         """Why the run has ended before its last planned step, in this start or in the one before."""

@@ -181,7 +181,8 @@ def test_hydra_mode_is_a_multirun():
     found = line("hydra.mode=MULTIRUN", "seed=0,1")
     assert found.multirun
     assert [config.run.name for config in jobs_of(found)] == ["seed=0", "seed=1"]
-    assert "Ambiguous value" in problems("seed=0,1")
+    assert "seed=0,1: several values; -m runs one job for each" in problems("seed=0,1")
+    assert "data=a,b: no such choice, nor a file or folder; of several values -m runs" in problems("data=a,b")
 
 
 def test_flags_may_stand_anywhere():
@@ -266,9 +267,16 @@ def test_what_the_user_says_stays_and_other_sweeps_are_left_alone(capsys):
 @pytest.mark.parametrize(
     ("job", "words", "said"),
     [
+        ("train", ["mine.yml"], "mine.yml: a file of settings is taken by --config-dir=<folder> experiment=mine, from"),
+        ("train", ["my/experiment/a.yaml"], "my/experiment/a.yaml: a file of settings is taken by --config-dir=my exp"),
         ("train", ["mine.jsonl"], "mine.jsonl: a setting is key=value, such as data=mine.jsonl"),
         ("chat", ["runs/my run"], "runs/my run: a setting is key=value, such as model='runs/my run'"),
         ("train", ["--data", "mine.jsonl"], "--data: no such option; a setting has no dashes: data=…"),
+        (
+            "train",
+            ["--config=mine.yaml"],
+            "--config=mine.yaml: no such option; a file of settings is taken by",
+        ),
         ("train", ["--optimizer.lr=1"], "--optimizer.lr=1: no such option; a setting has no dashes: optimizer.lr=1"),
     ],
 )

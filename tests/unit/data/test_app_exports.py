@@ -98,7 +98,7 @@ def test_an_older_export_of_claude_has_its_text_beside_the_parts():
         (message("human", {"type": "hologram"}), MEDIA, "a part of type 'hologram'"),
         (message("robot", "Hi"), "unknown role", "message 1 has sender 'robot'"),
         (message("human", "Hi", truncated=True), "bad answer", "message 1 is truncated"),
-        (7, "wrong type", "message 1 is a int, not an object"),
+        (7, "wrong type", "message 1 is a number, not an object"),
     ],
 )  # fmt: skip
 def test_what_claudes_export_does_not_show_is_refused_by_name(given, reason, detail):

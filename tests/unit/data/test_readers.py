@@ -172,14 +172,15 @@ def test_a_mistake_loses_what_it_must_and_is_told(tmp_path):
         found = list(read(path))
         assert [isinstance(c, Conversation) for c in found] == [True, False, True]
         assert isinstance(found[1], Rejection)
-        assert found[1][:2] == ("x.json:2", "broken JSON")
+        assert found[1][:2] == ("x.json:2", "not UTF-8" if record is bad else "broken JSON")
+        assert ("byte 0xff; iconv -f" in found[1].detail) == (record is bad)
         assert found[1].detail.startswith("line 2: ")
     for record in (bad, deep, b'{"a": "\\ud83d"}', b"", b"}", b'"]}'):
         path.write_bytes(b"[" + b",".join([good, record, good]) + b"]")
         found = list(read(path))
         expected = [True, False] if record == b'"]}' else [True, False, True]
         assert [isinstance(c, Conversation) for c in found] == expected
-        reason = {b'"]}': "file cut off", deep: "record too large"}.get(record, "broken JSON")
+        reason = {b'"]}': "file cut off", deep: "record too large", bad: "not UTF-8"}.get(record, "broken JSON")
         assert found[1][:2] == ("x.json:2", reason)  # pyright: ignore[reportIndexIssue]
     path.write_bytes(b"[" + good + b",]" + good)
     found = list(read(path))

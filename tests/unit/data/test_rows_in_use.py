@@ -312,7 +312,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "a weight as text": ({"messages": [Q, A | {"weight": "0.5"}]}, "turn 2: weight is neither 0 nor"),
     "no content": ({"messages": [Q, A | {"content": None}]}, "turn 2: content is null"),
     "lists in lists": ({"messages": [[Q, A], [Q, A]]}, "turn 1 is a list"),
-    "messages as Python": ({"messages": repr([Q, A])}, "the turns are a str"),
+    "messages as Python": ({"messages": repr([Q, A])}, "the turns are text"),
     "columns of two lengths": (
         {"messages": {"role": ["user"], "content": []}},
         "'role' and 'content' are not of one length",

@@ -1,6 +1,7 @@
 """Estimates of every family: memory from few layers, counts as they are, and a figure only where one is known."""
 
 import json
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -135,7 +136,10 @@ def _prints(e: Estimate, folder: Path) -> None:
     said = to_json(e, [], [])
     assert json.loads(json.dumps(said)) == said
     assert lines(e)["time"] and row_of(e)["memory"] and e._repr_html_()
-    assert total([e, e])
+    assert not total([e, e]).startswith("alternatives")
+    elsewhere = replace(e, config=e.config.model_copy(update={"gpu": "elsewhere"}))
+    assert total([e, elsewhere]).count(" in all ") == 2  # one run on two machines is no sum
+    assert "; or gpu=elsewhere: " in total([e, elsewhere])
     assert "What it needs" in write_page([e, e], (), (), folder).read_text()
     assert "All of it" in write_page([e], (), (), folder).read_text()
 

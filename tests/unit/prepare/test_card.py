@@ -10,6 +10,7 @@ import pytest
 
 from vicuna_lit.config.prepare import PersonalData
 from vicuna_lit.data.conversation import PLACEHOLDER, SHAREGPT_ROLES, Role, Turn
+from vicuna_lit.pages import counted
 from vicuna_lit.prepare.card import KINDS, Sample, render_card
 
 HOSTILE = (
@@ -269,3 +270,10 @@ def test_every_kind_of_personal_data_is_named_on_the_card_and_known_to_training(
     kinds = get_args(PersonalData)
     assert set(KINDS) == set(kinds)
     assert all(PLACEHOLDER.fullmatch(f"[{kind.upper()}]") for kind in kinds)
+
+
+def test_one_is_no_plural():
+    assert counted(1, "turns cut: identity") == "1 turn cut: identity"
+    assert (counted(1_200, "copies"), counted(1, "copies of a")) == ("1,200 copies", "1 copy of a")
+    assert (counted(1.0, "epochs"), counted(0.5, "epochs")) == ("1 epoch", "0.5 epochs")
+    assert counted(1, "refusal") == "1 refusal"

@@ -55,6 +55,8 @@ def test_what_was_added_is_gone_and_counted(before: str, after: str, rule: str):
     tally: Counter[str] = Counter()
     assert tidied(before, "user", tally) == after
     assert tally[f"turns tidied: {rule}"] == 1
+    assert tidied(before.replace("\n", "\r\n"), "user", tally) == after.replace("\n", "\r\n")
+    assert tally[f"turns tidied: {rule}"] == 2
     off = config().model_copy(update={"unescape": False, "rules": {}})
     talk = Conversation("x", (Turn("user", before),))
     assert Tidy(off)(talk, Counter()) == talk

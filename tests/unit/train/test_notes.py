@@ -4,7 +4,9 @@ from tests.helpers.runs import COMMON
 from vicuna_lit.config.compose import load
 from vicuna_lit.data.plan import plan_run
 from vicuna_lit.data.planned import PlannedData
+from vicuna_lit.train.console import conclude
 from vicuna_lit.train.notes import notes, worse
+from vicuna_lit.train.result import Result
 
 
 def test_a_loss_that_has_grown_is_said():
@@ -33,3 +35,9 @@ def test_a_long_validation_idle_processes_and_empty_replies_are_said():
     said = [" ".join(notes(config, data, positions)) for positions in (None, longest, longest - 1)]
     assert ["positions that it has never seen" in text for text in said] == [False, False, True]
     assert f"validation.context_length={longest - 1} leaves none" in said[2]
+
+
+def test_what_the_start_has_said_is_not_said_again(tmp_path, capsys):
+    conclude(Result("finished", str(tmp_path), notes=["known before", "came of it"]), tmp_path, ["known before"], True)
+    said = capsys.readouterr().out
+    assert "note: came of it" in said and "known before" not in said
