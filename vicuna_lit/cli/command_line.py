@@ -6,6 +6,7 @@ folder of the user's; Hydra composes it once, and all that is checked or planned
 
 import argparse
 import os
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -99,6 +100,7 @@ def read(job: Job, arguments: Sequence[str]) -> tuple[CommandLine, list[str]]:
     parser.allow_abbrev = False  # else --config, as other tools have it, is said to be short for three of Hydra's
     given, unknown = parser.parse_known_intermixed_args(list(arguments))
     overrides = list(given.overrides)
+    _refuse_flags(given)
     if given.shell_completion:
         return CommandLine(job, tuple(overrides), ("-sc",), runs=False, checked=False), unknown
     _refuse_words(job, overrides, unknown)
@@ -126,6 +128,31 @@ def read(job: Job, arguments: Sequence[str]) -> tuple[CommandLine, list[str]]:
     written += added
     source = next((unquoted(o.removeprefix(FROM)) for o in overrides if o.startswith(FROM)), None)
     return CommandLine(job, tuple(written), flags, multirun, source, settings, runs, runs and not own), unknown
+
+
+def _refuse_flags(given: argparse.Namespace) -> None:
+    """What Hydra answers with a traceback, or not at all.
+
+    Raises:
+        ConfigError: such a flag was given.
+    """
+    problems, shells = [], "bash|zsh|fish"
+    asked_to_show = next((flag for flag in ("shell_completion", "cfg", "info") if getattr(given, flag)), "")
+    if given.experimental_rerun:
+        problems.append("--experimental-rerun: unpickles a file, which could run anything; give the command once more")
+    if given.multirun and asked_to_show:
+        problems.append(f"--{asked_to_show.replace('_', '-')}: shows one job; leave --multirun out")
+    if given.resolve and not (given.cfg or given.help):
+        problems.append("--resolve: goes with --cfg")
+    if given.package and not given.cfg:
+        problems.append("--package: goes with --cfg")
+    if given.shell_completion:
+        words = " ".join(given.overrides)
+        asks = re.fullmatch(f"query=({shells})", words) and "COMP_LINE" in os.environ  # the shell does
+        if not asks and not re.fullmatch(f"(un)?install=({shells})", words):
+            problems.append('--shell-completion: install=bash, zsh or fish, as in eval "$(… -sc install=bash)"')
+    if problems:
+        raise ConfigError(problems)
 
 
 def _refuse_words(job: Job, overrides: Sequence[str], unknown: Sequence[str]) -> None:

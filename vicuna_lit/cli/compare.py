@@ -47,12 +47,18 @@ def main() -> None:
         sys.exit(code)
 
 
+def _folder(given: str) -> Path:
+    if not given.strip():  # `Path` would take it for the current folder
+        raise argparse.ArgumentTypeError("an empty name is no folder; . is the one that you are in")
+    return Path(given)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="vicuna-compare",
         description="Many train runs as one table and one page (compare.html, runs.csv, figures/).",
     )
-    parser.add_argument("folders", nargs="+", type=Path, help="a sweep's folder, or run folders")
+    parser.add_argument("folders", nargs="+", type=_folder, help="a sweep's folder, or run folders")
     parser.add_argument("--metrics", default=",".join(METRICS), help="figures of result.json (%(default)s)")
     parser.add_argument("--over", default=",".join(REPEATS), help="keys whose values are repetitions (%(default)s)")
     parser.add_argument("--baseline", help="the setting to compare with, as 512; the one that the sweep names first")

@@ -3,6 +3,7 @@
 import copy
 import difflib
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -260,10 +261,18 @@ def unknown_key(key: str, keys: Sequence[str]) -> str:
     """What to say about a key that is none of these: its name now, ours for another tool's, or the nearest."""
     if new := new_key(key):
         return f"{key}: this key is called {new} now"
-    if ours := ELSEWHERE.get(key) or ELSEWHERE.get(key.rpartition(".")[2]):
+    ours = ELSEWHERE.get(key) or ELSEWHERE.get(key.rpartition(".")[2])
+    if ours and _is_answer(ours, keys):
         what, _, why = ours.partition("nothing: ")
         return f"{key}: unknown key; here " + (f"there is nothing for it: {why}" if why else f"it is {what}")
     return f"{key}: unknown key{nearest(key, keys, ALIKE)}"
+
+
+def _is_answer(ours: str, keys: Sequence[str]) -> bool:
+    """Whether what a key of another tool is in training says anything to a job with these keys."""
+    first = re.split(r"[^\w.]", ours)[0]
+    group = first.partition(".")[0]  # which of its keys there are depends on the choice
+    return first in keys or ("conversations_per_step" in keys and (group in keys or first in ("nothing", "push")))
 
 
 def _path(loc: tuple[int | str, ...], values: Any) -> str:

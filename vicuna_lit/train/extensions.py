@@ -16,10 +16,12 @@ import lightning as L
 import numpy as np
 import orjson
 import torch
+import yaml
 from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import Profiler, PyTorchProfiler, SimpleProfiler
 
+from vicuna_lit.config.base import CONF_DIR
 from vicuna_lit.config.callbacks import (
     OWN_CALLBACKS,
     CallbacksConfig,
@@ -27,7 +29,6 @@ from vicuna_lit.config.callbacks import (
     LRMonitorConfig,
     ProfilerConfig,
 )
-from vicuna_lit.config.compose import load
 from vicuna_lit.config.train import TrainConfig
 from vicuna_lit.data.conversation import Conversation, to_record
 from vicuna_lit.run_folder import GIVEN, RunError
@@ -217,7 +218,7 @@ def with_data(config: TrainConfig, data: Any) -> TrainConfig:
         raise RunError(f"{path}: cannot be written: {error}; run.dir=<another folder>") from None
     given = config.data.model_copy(update={"path": str(path), "sources": ()})
     if (config.data.validation_path or "").startswith(SHIPPED):
-        usual = load("train", "data=files", "data.path=-").data.validation_fraction
+        usual = yaml.safe_load((CONF_DIR / "data" / "files.yaml").read_text())["validation_fraction"]
         share = config.data.validation_fraction or usual
         given = given.model_copy(update={"validation_path": None, "validation_fraction": share})
     return config.model_copy(update={"data": given})

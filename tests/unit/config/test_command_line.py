@@ -186,9 +186,23 @@ def test_hydra_mode_is_a_multirun():
 
 
 def test_flags_may_stand_anywhere():
-    found = line("seed=1", "-m", "context_length=128,256", "--info", "searchpath")
-    assert found.flags == ("--multirun", "--info", "searchpath")
-    assert found.overrides == ("seed=1", "context_length=128,256")
+    found = line("seed=1", "--info", "searchpath", "context_length=128")
+    assert found.flags == ("--info", "searchpath")
+    assert found.overrides == ("seed=1", "context_length=128")
+
+
+def test_what_hydra_would_answer_with_a_traceback_is_refused():
+    for said, flags in {
+        "--info: shows one job": "-m --info searchpath",
+        "--cfg: shows one job": "-m seed=0,1 --cfg job",
+        "--resolve: goes with --cfg": "--resolve",
+        "--package: goes with --cfg": "--package optimizer",
+        "--experimental-rerun: unpickles": "--experimental-rerun x.pickle",
+        "--shell-completion: install=": "--shell-completion query=bash",
+    }.items():
+        assert problems(*flags.split()).startswith(said)
+    for flags in ("--cfg job --resolve --package optimizer", "-sc install=fish", "-sc uninstall=zsh"):
+        assert not line(*flags.split()).runs
 
 
 def test_sizes_are_swept_with_their_weights(tmp_path, monkeypatch):

@@ -17,6 +17,7 @@ from vicuna_lit.data.tokenizer import make_encoder
 from vicuna_lit.run_folder import flatten, read_json
 from vicuna_lit.train.times import lost_time
 
+KEYS = [entry.key for entry in entries("train")]
 OLD = {
     "heldout": {"every_steps": 5, "context_length": None},
     "evaluate": {
@@ -82,7 +83,7 @@ def test_an_old_value_is_refused_with_the_new_one(key: str, old: str):
 def test_every_key_of_another_tool_has_ours():
     for key, ours in ELSEWHERE.items():
         here = f"it is {ours}".replace("it is nothing:", "there is nothing for it:")
-        assert unknown_key(key, []) == f"{key}: unknown key; here {here}"
+        assert unknown_key(key, KEYS) == f"{key}: unknown key; here {here}"
 
 
 def test_a_key_that_no_key_is_like_gets_no_guess():
@@ -93,15 +94,17 @@ def test_a_key_that_no_key_is_like_gets_no_guess():
         assert unknown_key(key, keys) == f"{key}: unknown key"
 
 
-QUICK = sorted(ELSEWHERE)[::14]
-
-
-@pytest.mark.parametrize(
-    "key", [pytest.param(k, marks=[pytest.mark.slow] * (k not in QUICK)) for k in sorted(ELSEWHERE)]
-)
+@pytest.mark.parametrize("key", ["learning_rate", "trainer.max_epochs", "model.lora_rank", "global_train_batch_size"])
 def test_another_tools_key_is_refused_with_ours(key: str):
-    said = problems(f"{key}=1")[0]
-    assert said == unknown_key(key, [])
+    """In whichever group of theirs it stands."""
+    assert problems(f"{key}=1") == (unknown_key(key, KEYS),)
+    assert "; here it is " in unknown_key(key, KEYS)
+
+
+def test_a_job_answers_with_keys_that_it_has():
+    with pytest.raises(ConfigError) as refused:
+        load("chat", "model=x", "learning_rate=1", "stage=1")
+    assert len(refused.value.problems) == 2 and not [said for said in refused.value.problems if "here" in said]
 
 
 def test_our_keys_that_are_named_exist():

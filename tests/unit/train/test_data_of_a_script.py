@@ -60,4 +60,6 @@ def test_records_come_in_any_form_that_can_be_iterated(tmp_path):
         kept = Path(str(with_data(config, given).data.path)).read_text().splitlines()
         assert len(kept) == 1
         assert "Q" in kept[0]
+    toy = with_data(load("train", f"run.dir={tmp_path / 'toy'}"), [record]).data
+    assert (toy.validation_path, toy.validation_fraction) == (None, 0.01)
     assert json.loads(Path(str(with_data(config, [arrays]).data.path)).read_text()) == record | {"id": 7}
