@@ -5,7 +5,7 @@ from typing import Any, Literal, get_args
 import pytest
 
 from vicuna_lit.config.base import CONF_DIR, Config
-from vicuna_lit.config.callbacks import CallbacksConfig, WatchingCallbacks
+from vicuna_lit.config.callbacks import CallbacksConfig
 from vicuna_lit.config.chat import Moderation
 from vicuna_lit.config.choices import (
     DDPConfig,
@@ -32,7 +32,8 @@ def test_a_choice_without_its_own_facts_cannot_be_imported():
         class Copied(DDPConfig):
             kind: Literal["copied"]  # pyright: ignore[reportIncompatibleVariableOverride]
 
-    for facts in (StrategyFacts, FinetuneFacts, JudgeFacts):
+    every: tuple[Any, ...] = (StrategyFacts, FinetuneFacts, JudgeFacts)
+    for facts in every:
         with pytest.raises(TypeError, match=r"missing .* required keyword-only argument"):
             facts()
 
@@ -54,7 +55,7 @@ def test_every_callback_has_a_file_is_shown_in_the_help_and_is_made():
     class ForgottenConfig(Config):
         pass
 
-    class More(CallbacksConfig, WatchingCallbacks):
+    class More(CallbacksConfig):
         forgotten: ForgottenConfig
 
     more = More.model_construct(early_stopping=None, lr_monitor=None, profiler=None, forgotten=ForgottenConfig())
