@@ -16,6 +16,8 @@ from vicuna_lit.config.choices import (
     shipped_strategies,
 )
 from vicuna_lit.config.evaluate import Judge, JudgeFacts
+from vicuna_lit.config.train import Layout
+from vicuna_lit.models.attention import KERNELS
 from vicuna_lit.train.extensions import Extensions
 
 CHOICES: dict[str, Any] = {
@@ -44,6 +46,10 @@ def test_every_choice_has_a_file_and_every_strategy_its_name():
         kinds = {kind for one in get_args(get_args(union)[0]) for kind in get_args(one.model_fields["kind"].annotation)}
         assert all(any(f"kind: {kind}\n" in text for text in files) for kind in kinds), (group, kinds)
     assert [one.name for one in shipped_strategies()] == sorted(f.stem for f in (CONF_DIR / "strategy").glob("*.yaml"))
+
+
+def test_every_attention_has_its_kernel():
+    assert set(get_args(Layout.model_fields["attention"].annotation)) == {"auto", *KERNELS}
 
 
 def test_every_callback_has_a_file_is_shown_in_the_help_and_is_made():
