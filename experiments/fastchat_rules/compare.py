@@ -78,6 +78,8 @@ def cause_of_decision(roles: list[str], mine: str, theirs: str) -> str:
                 return "tags and addresses in the text were deleted before the rule"
             case "duplicate first exchange" | "duplicate id":
                 return "its better copy is dropped later"
+            case _:
+                pass
     if theirs == "kept" and mine == "broken list":
         return "the list stands behind the turn at which the conversation is cut"
     return "not explained"

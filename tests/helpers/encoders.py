@@ -41,10 +41,11 @@ def tokenizer_named(name: str):
             return sentencepiece_like()
         case "whitespace_dropping":
             return whitespace_dropping()
-    folder = SHARED / "tokenizers" / name
-    if not folder.exists():
-        pytest.skip("no shared data on this machine")
-    return AutoTokenizer.from_pretrained(folder)
+        case _:
+            folder = SHARED / "tokenizers" / name
+            if not folder.exists():
+                pytest.skip("no shared data on this machine")
+            return AutoTokenizer.from_pretrained(folder)
 
 
 def encoder_for(tokenizer, template: str) -> Encoder:

@@ -82,6 +82,8 @@ class Hub(Loopback):
                     return handler.reply(404, {"error": "no"}, X_Error_Code="EntryNotFound")
                 data = states[sha][file]
                 return handler.reply(200, data, ETag=f'"{_oid(data)}"', X_Repo_Commit=sha)
+            case _:
+                pass
         siblings = [{"rfilename": name} for name in states[sha]]
         about = {"id": repo.removeprefix("datasets/"), "sha": sha, "siblings": siblings, "tags": []}
         card = states[sha].get("README.md", b"").decode().split("---")

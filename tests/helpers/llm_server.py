@@ -87,6 +87,8 @@ class Server(Loopback):
                 return handler.reply(200, {"id": "x", "object": "chat.completion"})
             case "slow":
                 time.sleep(0.3)
+            case _:
+                pass
         message: dict[str, Any] = {"role": "assistant", "content": self.answer(request)}
         if fault == "empty":
             message["content"] = ""

@@ -69,6 +69,8 @@ def messy(count: int) -> list:
                 record = [1, 2] if i % 20 == 6 else {"id": 3, "conversations": "no"}
             case 7 if out:
                 record = out[-7]
+            case _:
+                pass
         out.append(record)
     return out
 

@@ -124,6 +124,8 @@ class Draw:
             case "empty":
                 shutil.rmtree(folder)
                 folder.mkdir()
+            case _:
+                pass
         self.read += [f for f in folder.iterdir() if f.suffix in (".json", ".safetensors", ".jinja")]
         return str(folder)
 

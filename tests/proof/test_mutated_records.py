@@ -48,6 +48,8 @@ def mutated(record, random: np.random.Generator):
                     place.insert(key, inner)
                 case _ if isinstance(inner, str):
                     place[key] = f'<div class="markdown prose"><p>{inner}'
+                case _:
+                    pass
             break
     return record
 

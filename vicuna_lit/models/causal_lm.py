@@ -109,7 +109,7 @@ class SupervisedLM(nn.Module):
     ):
         super().__init__()
         self.model, self.offload, self.autocast = model, offload_activations, autocast
-        self.lm_head_kind = lm_head
+        self.lm_head_kind: LMHead = lm_head
         self._takes_positions = "position_ids" in inspect.signature(decoder_of(model).forward).parameters
         keep_within_conversations(self.layers)
         if compile:

@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from experiments.benchmarks.gpu.found import Found, milliseconds, relative
+from vicuna_lit.config.train import LMHead
 from vicuna_lit.data.batch import Batch
 from vicuna_lit.models import attention, liger
 from vicuna_lit.models.attention import KERNELS, LACKS, Form, RowLayout, banded, explicit
@@ -209,7 +210,8 @@ def heads(found: Found) -> None:
     targets = torch.randint(0, vocabulary, (positions,), device=found.device)
     states = torch.randn(positions, width, device=found.device) + 8 * matrix[targets]
     expected = _head_in_fp64(states, matrix, targets)
-    for how in ("plain", "exact", "chunked", "liger"):
+    heads: tuple[LMHead, ...] = ("plain", "exact", "chunked", "liger")
+    for how in heads:
         try:
             require(how)
         except ModelError as error:
@@ -217,7 +219,7 @@ def heads(found: Found) -> None:
             continue
         for mixed in (False, True):
 
-            def job(how: str = how, mixed: bool = mixed) -> dict[str, Any]:
+            def job(how: LMHead = how, mixed: bool = mixed) -> dict[str, Any]:
                 leaves = [states.detach().requires_grad_(), matrix.detach().requires_grad_()]
 
                 def once() -> list[Tensor]:

@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from experiments import tables
+from vicuna_lit.config.train import LMHead
 from vicuna_lit.models.lm_head import Head, cpu_multiplies_bf16
 from vicuna_lit.models.loss import loss_sum
 from vicuna_lit.train.memory import PeakMemory
@@ -67,7 +68,7 @@ def torchs(states: Tensor, weight: Tensor, labels: Tensor, options: dict[str, An
     )
 
 
-def ours(states: Tensor, weight: Tensor, labels: Tensor, how: str) -> Tensor:
+def ours(states: Tensor, weight: Tensor, labels: Tensor, how: LMHead) -> Tensor:
     chosen = labels != -100
     return loss_sum(states[chosen], Head(weight), labels[chosen], how)
 

@@ -5,7 +5,7 @@ from typing import Any, Literal, get_args
 import pytest
 
 from vicuna_lit.config.base import CONF_DIR, Config
-from vicuna_lit.config.callbacks import CallbacksConfig, WatchingCallbacks
+from vicuna_lit.config.callbacks import CallbacksConfig
 from vicuna_lit.config.chat import Moderation
 from vicuna_lit.config.choices import (
     DDPConfig,
@@ -16,6 +16,8 @@ from vicuna_lit.config.choices import (
     shipped_strategies,
 )
 from vicuna_lit.config.evaluate import Judge, JudgeFacts
+from vicuna_lit.config.train import Layout
+from vicuna_lit.models.attention import KERNELS
 from vicuna_lit.train.extensions import Extensions
 
 CHOICES: dict[str, Any] = {
@@ -32,7 +34,8 @@ def test_a_choice_without_its_own_facts_cannot_be_imported():
         class Copied(DDPConfig):
             kind: Literal["copied"]  # pyright: ignore[reportIncompatibleVariableOverride]
 
-    for facts in (StrategyFacts, FinetuneFacts, JudgeFacts):
+    every: tuple[Any, ...] = (StrategyFacts, FinetuneFacts, JudgeFacts)
+    for facts in every:
         with pytest.raises(TypeError, match=r"missing .* required keyword-only argument"):
             facts()
 
@@ -45,6 +48,10 @@ def test_every_choice_has_a_file_and_every_strategy_its_name():
     assert [one.name for one in shipped_strategies()] == sorted(f.stem for f in (CONF_DIR / "strategy").glob("*.yaml"))
 
 
+def test_every_attention_has_its_kernel():
+    assert set(get_args(Layout.model_fields["attention"].annotation)) == {"auto", *KERNELS}
+
+
 def test_every_callback_has_a_file_is_shown_in_the_help_and_is_made():
     train = (CONF_DIR / "train.yaml").read_text()
     for name in CallbacksConfig.model_fields:
@@ -54,7 +61,7 @@ def test_every_callback_has_a_file_is_shown_in_the_help_and_is_made():
     class ForgottenConfig(Config):
         pass
 
-    class More(CallbacksConfig, WatchingCallbacks):
+    class More(CallbacksConfig):
         forgotten: ForgottenConfig
 
     more = More.model_construct(early_stopping=None, lr_monitor=None, profiler=None, forgotten=ForgottenConfig())

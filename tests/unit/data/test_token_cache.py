@@ -166,6 +166,8 @@ def test_a_broken_entry_is_made_anew(data, name, damage, cache):
             file.write_bytes(content[: len(content) // 2])
         case "flipped":
             file.write_bytes(bytes([content[0] ^ 1]) + content[1:] if content else b"x")
+        case _:
+            pass
     found, again = asked(data)
     assert np.array_equal(found.input_ids, made_before[0])
     assert (list(found.ids), again) == (made_before[1], account)

@@ -10,6 +10,7 @@ from torch.nn import functional
 from torch.nn.functional import cross_entropy
 
 from tests.helpers.encoders import predicted
+from vicuna_lit.config.train import LMHead
 from vicuna_lit.data.batch import Batch
 from vicuna_lit.estimate.ledger import MemoryTracker
 from vicuna_lit.models import lm_head
@@ -56,7 +57,7 @@ def in_fp64(hidden, head, labels):
     return [loss.detach(), *torch.autograd.grad(loss / 7, leaves)]
 
 
-def by_ours(hidden, head, labels, how="chunked"):
+def by_ours(hidden, head, labels, how: LMHead = "chunked"):
     leaves = [x for x in (hidden, head.weight, head.bias) if x is not None]
     loss = loss_sum(*predicted(hidden, head, labels), how)
     return [loss.detach(), *torch.autograd.grad(loss / 7, leaves)]

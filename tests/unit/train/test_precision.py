@@ -16,6 +16,7 @@ from tests.helpers.encoders import predicted
 from tests.helpers.families import BASE
 from tests.helpers.runs import COMMON, agree, curve, run_here, weights
 from vicuna_lit.config.compose import ConfigError, load
+from vicuna_lit.config.train import LMHead
 from vicuna_lit.data.tokenizer import make_encoder
 from vicuna_lit.models import lm_head
 from vicuna_lit.models.causal_lm import build_model
@@ -40,7 +41,8 @@ def test_the_loss_of_bf16_states_is_computed_in_fp32(monkeypatch):
     labels = torch.randint(0, 1000, (1, 700))
     logits = hidden.double() @ head.double().T
     exact = cross_entropy(logits[0, :-1], labels[0, 1:], reduction="sum")
-    for how, within in (("chunked", 5e-5), ("exact", 1e-6), ("plain", 1e-6)):
+    heads: dict[LMHead, float] = {"chunked": 5e-5, "exact": 1e-6, "plain": 1e-6}
+    for how, within in heads.items():
         loss = loss_sum(*predicted(hidden, Head(head), labels), how)
         assert loss.dtype == torch.float32
         assert loss.item() == pytest.approx(exact.item(), rel=within)
