@@ -125,7 +125,8 @@ def snake(key: str) -> str:
 def _unnested(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Messages in one list; of those that hold the ones behind them (`children`), the last of each."""
     inside = [child for m in messages for child in _nested(m)]
-    if not inside or any(child in messages for child in inside):
+    names = {_name(m.get(present(m, *_ID, "messageId") or "")) for m in messages} - {None}
+    if not inside or any(_name(child.get(present(child, *_ID, "messageId") or "")) in names for child in inside):
         return messages
     found: list[dict[str, Any]] = []
     while messages:
