@@ -125,7 +125,8 @@ def snake(key: str) -> str:
 def _unnested(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Messages in one list; of those that hold the ones behind them (`children`), the last of each."""
     inside = [child for m in messages for child in _nested(m)]
-    if not inside or any(child in messages for child in inside):
+    names = {_name(m.get(present(m, *_ID, "messageId") or "")) for m in messages} - {None}
+    if not inside or any(_name(child.get(present(child, *_ID, "messageId") or "")) in names for child in inside):
         return messages
     found: list[dict[str, Any]] = []
     while messages:
@@ -337,8 +338,7 @@ def _item(message: dict[str, Any], where: str) -> dict[str, Any] | str:
     """A message; of one that is a thought alone its text."""
     role, kind = message.get("role") or message.get("from"), message.get("type")
     if role is None and kind == "reasoning":
-        blocks = [*(message.get("summary") or ()), *(message.get("content") or ())]
-        return "\n\n".join(b["text"] for b in blocks if isinstance(b, dict) and isinstance(b.get("text"), str))
+        return "\n\n".join(_thought_of(message, key, where) for key in ("summary", "content") if filled(message, key))
     if role is None and kind == "function_call":
         call = {"id": message.get("call_id"), "name": message.get("name"), "arguments": message.get("arguments")}
         return {"role": "assistant", "content": "", "tool_calls": [call]}
@@ -347,12 +347,22 @@ def _item(message: dict[str, Any], where: str) -> dict[str, Any] | str:
     if role is None and isinstance(kind, str):
         raise Unusable("unknown content type", f"{where}: an item of type {kind!r:.40}")
     if role in _THOUGHTS or message.get("channel") in _THOUGHTS:
-        text = next((message[key] for key in ("content", "value", "text") if isinstance(message.get(key), str)), None)
-        if text is None:
-            raise Unusable("wrong type", f"{where}: a thought that is no text")
-        return text
+        return _thought_of(message, present(message, "content", "value", "text") or "content", where)
     recipient = message.get("recipient")
     if role == "assistant" and "channel" in message and isinstance(recipient, str) and recipient != "all":
         name = recipient.removeprefix("functions.")
         return {"role": "assistant", "content": "", "tool_calls": [{"name": name, "arguments": message.get("content")}]}
     return message
+
+
+def _thought_of(message: dict[str, Any], key: str, where: str) -> str:
+    """
+    Raises:
+        Unusable: it is neither a text nor a list of parts with texts.
+    """
+    given = message.get(key)
+    blocks = given if isinstance(given, list) else [given]
+    texts = [text for b in blocks if isinstance(text := b.get("text") if isinstance(b, dict) else b, str)]
+    if len(texts) < len(blocks):
+        raise Unusable("wrong type", f"{where}: {key}: a thought that is no text")
+    return "\n\n".join(texts)

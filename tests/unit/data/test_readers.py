@@ -95,7 +95,8 @@ def test_broken_records_say_why(record, reason):
 keys = st.sampled_from(
     "id conversations messages items mapping current_node prompt replies rank message "
     "author role content parts text content_type parent children from value weight metadata "
-    "instruction input output system tools tool_calls a".split()
+    "instruction input output system tools tool_calls a "
+    "type data kwargs channel parentId ancestors versions responses timestamp summary".split()
 )
 values = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3) | keys
 values |= st.sampled_from(["user", "assistant", "human", "gpt", "code", "multimodal_text", "\ud83d", "\0"])
