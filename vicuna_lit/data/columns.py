@@ -98,10 +98,10 @@ def _refuse_more(record: dict[str, Any], form: dict[str, str]) -> None:
     if more := [key for key in ANSWERS if key not in own and _is_said(record.get(key)) and record[key] != said]:
         raise Unusable("several answers", f"{', '.join((*own & set(ANSWERS), *more))}; {ready_line(record, form)}")
     asked = record[form["prompt"]]
-    more = [key for key in PROMPTS if key not in own and _is_said(record.get(key)) and _adds(record[key], asked)]
+    more = [key for key in PROMPTS if key not in own and _is_said(record.get(key)) and _adds(record, key, asked)]
     if more:
         raise Unusable("several questions", f"{form['prompt']}, {', '.join(more)}; {_joining(form, more[0])}")
-    if beside := next((k for k in BESIDE if k not in own and filled(record, k) and _adds(record[k], asked)), None):
+    if beside := next((k for k in BESIDE if k not in own and filled(record, k) and _adds(record, k, asked)), None):
         texts = isinstance(asked, str) and isinstance(record[beside], str)
         way = f"; {ready_line(record, form)}" if texts else ": put it into the question"
         raise Unusable("context beside the question", f"{beside}{way}")
@@ -110,11 +110,13 @@ def _refuse_more(record: dict[str, Any], form: dict[str, str]) -> None:
         raise Unusable("context beside the question", f"{', '.join(choices)}: put the choices into the question")
 
 
-def _adds(text_beside: Any, asked: Any) -> bool:
-    """Whether a column says more than a question does; a question in its template (Alpaca's `prompt`) does not."""
-    if not isinstance(text_beside, str) or not isinstance(asked, str):
+def _adds(record: dict[str, Any], key: str, asked: Any) -> bool:
+    """Whether a column says more than the question does; `prompt` may be the question in its template (Alpaca's)."""
+    value = record[key]
+    if not isinstance(value, str) or not isinstance(asked, str):
         return True
-    return bool(text_beside.strip()) and text_beside.strip() not in asked and asked.strip() not in text_beside
+    templated = key == "prompt" and asked.strip() != "" and asked.strip() in value
+    return bool(value.strip()) and value.strip() not in asked and not templated
 
 
 def _joining(form: dict[str, str], other: str) -> str:

@@ -351,6 +351,11 @@ REFUSED: dict[str, tuple[Any, str]] = {
         two("instruction", "output", input="I", question="P"),
         "data.columns='{prompt: instruction, context: input, response: output, system: question}' reads both",
     ),
+    "a passage that holds the question": (
+        two("question", "answer", passage="P Q R"),
+        "data.columns='{prompt: question, context: passage, response: answer}' reads it",
+    ),
+    "a passage without a question": ({"question": "", "answer": "A", "passage": "P"}, "question: passage;"),
     "Alpaca's second answer": (two("instruction", "output", response="B"), "several answers: output, response"),
     "a result beside a response": (two("prompt", "response", answer="B"), "several answers: response, answer"),
     "a history beside messages": ({"messages": [Q, A], "history": [["P", "B"]]}, "context beside the turns: history"),
