@@ -31,7 +31,7 @@ Scorer = Callable[[Iterable[str]], Iterable[float]]
 """The score of each text."""
 INVISIBLE = re.compile(r"[\s\u00ad\u200b-\u200f\u2028-\u202f\u2060-\u2064\ufeff\x00-\x1f\x7f-\x9f]*+")
 LEADING_PUNCTUATION = re.compile(r"[\W_]+")
-WITHOUT_STOP = re.compile(r"^\s*(?:[-*+•#|>]|\d{1,3}[.)] |[^\n]{1,40}:)|^[^\n]{0,60}$|\S+://\S+$|\b[Tt]he [Ee]nd$")
+WITHOUT_STOP = re.compile(r"^\s*(?:[-*+•#|>]|\d{1,3}[.)] |[^\n]{1,40}:)|^[^\n]{0,60}$|\S+://\S+$|\b(?i:the end)$")
 """Lines that end without a full stop: items, rows, headings, short lines (a signature, a verse), links, the end."""
 SHORT_OPENING = 64
 """Characters in which a rule with `match: begins` finds its text; the end of a shorter one counts as a line's end."""
