@@ -31,8 +31,8 @@ Tally = Counter[str]
 Scorer = Callable[[Iterable[str]], Iterable[float]]
 """The score of each text."""
 LEADING_PUNCTUATION = re.compile(r"[\W_]+")
-WITHOUT_STOP = re.compile(r"^\s*(?:[-*+•#|>]|\d{1,3}[.)] |[^\n]{1,40}:)|^[^\n]{0,60}$|\S+://\S+$")
-"""Lines that end without a full stop: items, rows, headings, short lines (a signature, a verse), links."""
+WITHOUT_STOP = re.compile(r"^\s*(?:[-*+•#|>]|\d{1,3}[.)] |[^\n]{1,40}:)|^[^\n]{0,60}$|\S+://\S+$|\b(?i:the end)$")
+"""Lines that end without a full stop: items, rows, headings, short lines (a signature, a verse), links, the end."""
 SHORT_OPENING = 64
 """Characters in which a rule with `match: begins` finds its text; the end of a shorter one counts as a line's end."""
 SHORTEST_REPETITION = 512

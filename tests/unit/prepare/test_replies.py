@@ -365,6 +365,7 @@ def test_replies_that_break_off_and_openings_without_context_are_counted_and_can
         "\n```\nx = 1\n```",
         "\n- the last item of the list",
         "\n\nYours sincerely,\nAda",
+        ". The end",
         "好。",
         "\n| a | b |",
     ],
