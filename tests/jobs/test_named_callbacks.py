@@ -104,10 +104,12 @@ def test_figures_that_the_run_writes_are_not_written_twice():
     history = History(run := FakeRun())
     history.add(1, {"train/loss": 0.1 + 0.2})
     logged = {"mine": 1.0}
-    HistoryLogger(history, logged).log_metrics({"train/loss": 0.30000001192, "mine": 2.0, "epoch": 0.0}, 0)
+    logger = HistoryLogger(history, logged)
+    logger.log_metrics({"train/loss": 0.30000001192, "mine": 2.0, "epoch": 0.0}, 0)
     history.flush()
     assert run.rows == {1: {"train/loss": 0.1 + 0.2, "mine": 2.0, "trainer/global_step": 1}}
-    assert logged == {"mine": 2.0}
+    logger.log_metrics({"val/loss": 1.0, "val/loss_by_turn/1": 1.0, "val/loss_weighted": 3.0})
+    assert logged == {"mine": 2.0, "val/loss_weighted": 3.0}
 
 
 @pytest.mark.parametrize("name", ["fdr", "limit", "overfit", "profiler"])

@@ -1,4 +1,4 @@
-"""Chat templates as data, see `conf/template`."""
+"""Chat templates as data: the keys of the files in `conf/template`. Which one `auto` takes: `data/auto_template.py`."""
 
 import datetime
 import re

@@ -7,21 +7,25 @@ import re
 import shutil
 import tracemalloc
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.helpers import commands
 from tests.helpers.runs import COMMON, QUICKSTART
+from vicuna_lit.config.base import DataConfig
 from vicuna_lit.config.compose import load
+from vicuna_lit.config.train import TokensRecipe
 from vicuna_lit.data import source, token_cache
 from vicuna_lit.data.conversation import DataError, Rejection
 from vicuna_lit.data.dataset import DataReport, Examples, Ids, build_dataset
 from vicuna_lit.data.encoder import Example
 from vicuna_lit.data.source import ConversationFiles
-from vicuna_lit.data.token_cache import ABOUT, TokenCache
+from vicuna_lit.data.token_cache import ABOUT, Build, TokenCache
 from vicuna_lit.data.tokenizer import make_encoder
 
 COUNT = 30
@@ -90,6 +94,37 @@ def test_whatever_decides_the_tokens_makes_another_entry(data, other):
     assert same(after, fresh)
     assert not same(after, before)
     assert len(TokenCache(1e9).entries()) == 2
+
+
+EACH = {
+    "context_length": "context_length=100",
+    "train_on": "train_on=last_assistant_message",
+    "train_on_reasoning": "train_on_reasoning=false",
+    "train_on_placeholders": "train_on_placeholders=false",
+    "system_prompt": "system_prompt=Hello.",
+    "data": "data.columns={prompt: a, response: b}",
+    "template": "template=alpaca",
+    "template_date": "template_date=2026-01-02",
+}
+"""Another value of each key that decides the tokens."""
+
+
+def test_each_key_that_decides_the_tokens_stands_in_an_entrys_name(data, monkeypatch):
+    """`data` and its keys as they are, or else a new key would find the tokens of another value."""
+    assert set(EACH) == set(TokensRecipe.model_fields)
+    asked_for: list[Any] = []
+
+    def examples(self: TokenCache, about: Mapping[str, Any], build: Build) -> tuple[Examples, DataReport]:
+        asked_for.append(about)
+        return Examples.of(()), DataReport()
+
+    monkeypatch.setattr(TokenCache, "examples", examples)
+    added = "model.add_tokens=['<|start_header_id|>','<|end_header_id|>','<|eot_id|>']"
+    asked(data, "template=llama3_2", added)  # it writes the day into its system turn
+    for key, other in EACH.items():
+        asked(data, "template=llama3_2", added, other)
+        assert asked_for[-1] != asked_for[0], key
+    assert set(asked_for[0]["read_as"]) == set(DataConfig.model_fields) - {"sources", "shares"} | {"prepared"}
 
 
 def test_another_text_in_the_same_file_is_tokenised_anew(data):

@@ -1,5 +1,6 @@
 """What Lightning's callbacks and an own module log by `self.log`, in the run's W&B history."""
 
+import re
 from typing import Any
 
 from lightning.pytorch.loggers import Logger
@@ -19,6 +20,7 @@ class HistoryLogger(Logger):
     """
 
     WRITTEN = ("train/loss", "train/grad_norm", "epoch")
+    OF_VALIDATION = re.compile("val/loss($|_by_)")
 
     def __init__(self, history: History, logged: dict[str, float]):
         super().__init__()
@@ -37,7 +39,7 @@ class HistoryLogger(Logger):
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Adds the figures that are not written yet to the step's row."""
         own = {name: value for name, value in metrics.items() if name not in self.WRITTEN}
-        self.logged |= {name: float(value) for name, value in own.items() if not name.startswith("val/loss")}
+        self.logged |= {name: float(value) for name, value in own.items() if not self.OF_VALIDATION.match(name)}
         if own and step is not None:
             self.history.add(step + 1 if self.history.validating is None else self.history.validating, own)
 
