@@ -35,7 +35,7 @@ def sharded(layers: int) -> SupervisedLM:
             LlamaConfig(hidden_size=2048, intermediate_size=5504, num_hidden_layers=layers, num_attention_heads=16)
         )
     lm = SupervisedLM(model)
-    strategy_of(config).shard(lm, init_device_mesh("cpu", (2,)))
+    strategy_of(config).shard(lm, init_device_mesh("cpu", (2,), mesh_dim_names=("data_parallel",)))
     return lm
 
 
