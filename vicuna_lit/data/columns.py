@@ -69,13 +69,15 @@ ONE_MESSAGE = (
 """Keys of files that hold one message in each record."""
 BAD = ("label", "kto_tag", "is_correct", "is_safe")
 """Flags of an answer that is not to be imitated, where they are false."""
-_TRANSCRIPT = re.compile(
-    r"(?:^|\n)\s*(?:Human|User)\s*[:：].*\n\s*(?:Assistant|AI|Bot)\s*[:：]\s*$"
-    r"|<extra_id_1>(?:Assistant|User)\n|(?:<\|im_start\|>assistant|\[/INST\]|<start_of_turn>model"
-    r"|<\|start_header_id\|>assistant<\|end_header_id\|>|<\|assistant\|>|<｜Assistant｜>)\s*$",
-    re.DOTALL,
+_SPOKEN = re.compile(r"^[^\S\n]*(?:Human|User)[^\S\n]*[:：]", re.MULTILINE)
+_OPEN_END = re.compile(r"\n\s*(?:Assistant|AI|Bot)\s*[:：]$")
+_RENDERED = re.compile(
+    r"(?:<\|im_start\|>assistant|\[/INST\]|<start_of_turn>model"
+    r"|<\|start_header_id\|>assistant<\|end_header_id\|>|<\|assistant\|>|<｜Assistant｜>)$"
 )
-"""A question that is a conversation so far, as BELLE's, HH's and HelpSteer's are, or that a template has rendered."""
+"""Of a question that is a conversation so far, as BELLE's, HH's and HelpSteer's are, or that a template has rendered;
+of its end the last characters are looked at, for the time must not grow faster than the text does."""
+_END = 80
 SYSTEM = (
     "system", "system_prompt", "system_message", "system_instruction", "system_instructions", "meta_instruction",
     "preprompt", "pre_prompt", "prompt_prefix", "sys_prompt", "sysprompt", "custom_instructions",
@@ -290,7 +292,9 @@ def refuse_transcript(question: str) -> None:
     Raises:
         Unusable: a question is a conversation so far in one text.
     """
-    if _TRANSCRIPT.search(question):
+    end = question.rstrip()[-_END:]
+    is_open = end[-1:] in (":", "：") and _OPEN_END.search(end) and _SPOKEN.search(question)
+    if is_open or _RENDERED.search(end) or "<extra_id_1>Assistant\n" in question or "<extra_id_1>User\n" in question:
         why = "the question ends as a transcript or a rendered template does"
         raise Unusable("several turns in one text", f"{why}; make it a list of messages")
 

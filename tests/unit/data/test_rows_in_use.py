@@ -451,6 +451,13 @@ def test_a_row_that_cannot_be_read_is_refused_by_name(kind):
     assert reason in shown(record)
 
 
+@pytest.mark.promise("A question of many short lines takes no longer to read than another of its length")
+def test_many_lines_are_read_in_the_time_of_their_length():
+    for question in ("\n" * 1_000_000, "User: a\n" * 100_000):
+        assert shown({"prompt": question, "response": "A"}).endswith(" | a A")
+    assert "several turns in one text" in shown({"prompt": "User: a\n" * 100_000 + "Assistant:", "response": "A"})
+
+
 def test_what_a_refusal_says_to_give_reads_the_row():
     for kind, (record, _) in REFUSED.items():
         for line in re.findall(r"data\.columns='(\{[^…}]+\})'", shown(record)):
