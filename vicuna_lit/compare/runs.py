@@ -226,7 +226,7 @@ def runs_below(
             if damaged is not None:
                 run.read_all()
             return [run]
-    except RunError as error:
+    except (RunError, OSError) as error:
         if damaged is None:
             raise
         damaged.append(

@@ -11,7 +11,7 @@ from typing import Any
 from vicuna_lit.data.conversation import ALPACA_INPUT
 from vicuna_lit.data.exports import Unusable, typed
 from vicuna_lit.data.fields import filled, is_absent, loaded, present, text
-from vicuna_lit.data.message_forms import refuse_cut_off
+from vicuna_lit.data.message_forms import refuse_cut_off, snake
 from vicuna_lit.data.messages import MEDIA
 
 Columns = Mapping[Any, str] | None
@@ -69,13 +69,20 @@ ONE_MESSAGE = (
 """Keys of files that hold one message in each record."""
 BAD = ("label", "kto_tag", "is_correct", "is_safe")
 """Flags of an answer that is not to be imitated, where they are false."""
-_TRANSCRIPT = re.compile(
-    r"(?:^|\n)\s*(?:Human|User)\s*[:：].*\n\s*(?:Assistant|AI|Bot)\s*[:：]\s*$"
-    r"|<extra_id_1>(?:Assistant|User)\n|(?:<\|im_start\|>assistant|\[/INST\]|<start_of_turn>model"
-    r"|<\|start_header_id\|>assistant<\|end_header_id\|>|<\|assistant\|>|<｜Assistant｜>)\s*$",
-    re.DOTALL,
+_SPOKEN = re.compile(r"^[^\S\n]*(?:Human|User)[^\S\n]*[:：]", re.MULTILINE)
+_OPEN_END = re.compile(r"\n\s*(?:Assistant|AI|Bot)\s*[:：]$")
+_RENDERED = re.compile(
+    r"(?:<\|im_start\|>assistant|\[/INST\]|<start_of_turn>model"
+    r"|<\|start_header_id\|>assistant<\|end_header_id\|>|<\|assistant\|>|<｜Assistant｜>)$"
 )
-"""A question that is a conversation so far, as BELLE's, HH's and HelpSteer's are, or that a template has rendered."""
+"""Of a question that is a conversation so far, as BELLE's, HH's and HelpSteer's are, or that a template has rendered;
+of its end the last characters are looked at, for the time must not grow faster than the text does."""
+_END = 80
+SYSTEM = (
+    "system", "system_prompt", "system_message", "system_instruction", "system_instructions", "meta_instruction",
+    "preprompt", "pre_prompt", "prompt_prefix", "sys_prompt", "sysprompt", "custom_instructions",
+)  # fmt: skip
+"""Keys of a record that may hold its system prompt, also in camelCase."""
 KEPT = ("id", "conversation_id", "message_tree_id", "weight", *MEDIA, *BAD)
 
 
@@ -100,14 +107,19 @@ def _refuse_more(record: dict[str, Any], form: dict[str, str]) -> None:
     asked = record[form["prompt"]]
     more = [key for key in PROMPTS if key not in own and _is_said(record.get(key)) and _adds(record, key, asked)]
     if more:
-        raise Unusable("several questions", f"{form['prompt']}, {', '.join(more)}; {_joining(form, more[0])}")
+        raise Unusable("several questions", f"{form['prompt']}, {', '.join(more)}; {_joining(record, form, more[0])}")
     if beside := next((k for k in BESIDE if k not in own and filled(record, k) and _adds(record, k, asked)), None):
-        texts = isinstance(asked, str) and isinstance(record[beside], str)
-        way = f"; {ready_line(record, form)}" if texts else ": put it into the question"
-        raise Unusable("context beside the question", f"{beside}{way}")
+        if "context" not in form and isinstance(asked, str) and isinstance(record[beside], str):
+            line = columns_line(record, {"prompt": form["prompt"], "context": beside} | form)
+            raise Unusable("context beside the question", f"{beside}; {line} reads it, without context it is left out")
+        raise Unusable("context beside the question", f"{beside}: {_in_or_out(record, form)}")
     choices = [key for key in record if _CHOICE.fullmatch(str(key)) and filled(record, key)]
     if len(choices) > 1:
-        raise Unusable("context beside the question", f"{', '.join(choices)}: put the choices into the question")
+        raise Unusable("context beside the question", f"{', '.join(choices)}: {_in_or_out(record, form)}")
+
+
+def _in_or_out(record: dict[str, Any], form: Mapping[str, str]) -> str:
+    return f"put it into the question; {columns_line(record, form)} leaves it out"
 
 
 def _adds(record: dict[str, Any], key: str, asked: Any) -> bool:
@@ -119,11 +131,21 @@ def _adds(record: dict[str, Any], key: str, asked: Any) -> bool:
     return bool(value.strip()) and value.strip() not in asked and not templated
 
 
-def _joining(form: dict[str, str], other: str) -> str:
+def _joining(record: dict[str, Any], form: dict[str, str], other: str) -> str:
     """How two columns become one question; what an instruction is about stands behind it."""
     first, second = sorted((form["prompt"], other), key=lambda name: name != "instruction")
     roles = form | ({"system": other} if "context" in form else {"prompt": first, "context": second})
-    return f"data.columns='{{{', '.join(f'{role}: {name}' for role, name in roles.items())}}}' reads both"
+    return f"{columns_line(record, roles)} reads both"
+
+
+def columns_line(record: dict[str, Any], roles: Mapping[str, str]) -> str:
+    """`data.columns` with these roles, and with the record's system prompt and tools, which would be left out else."""
+    own = {"system": SYSTEM, "tools": ("tools", "functions")}
+    besides = {
+        role: key for role, names in own.items() for key in record if snake(key) in names and filled(record, key)
+    }
+    named = {**roles, **besides, **roles}  # in the order of the roles
+    return f"data.columns='{{{', '.join(f'{role}: {name}' for role, name in named.items())}}}'"
 
 
 def present_all(record: dict[str, Any], form: Mapping[str, str]) -> bool:
@@ -150,10 +172,19 @@ def ready_line(record: dict[str, Any], form: Mapping[str, str] = NO_FORM) -> str
     answers.sort(key=lambda name: name != form.get("response"))
     if prompt is None or not answers:
         return _line_of_messages(record) or "data.columns='{prompt: …, response: …}' names the columns"
-    about = form.get("context") or next((by_small[name] for name in BESIDE if name in by_small), None)
-    context = f", context: {about}" if about else ""
-    more = f", or another of {', '.join(answers[1:])}" if answers[1:] else ""
-    return f"data.columns='{{prompt: {prompt}{context}, response: {answers[0]}}}' reads it{more}"
+    texts = (by_small[name] for name in BESIDE if name in by_small and isinstance(record[by_small[name]], str))
+    about = form.get("context") or next(texts, None)
+    first, *others = [f"{name}.0" if _are_texts(record[name]) else name for name in answers]
+    roles = {"prompt": prompt, **({"context": about} if about else {}), "response": first}
+    return f"{columns_line(record, roles)} reads it{_or_with(others)}"
+
+
+def _are_texts(answer: Any) -> bool:
+    return isinstance(answer, list) and bool(answer) and isinstance(answer[0], str)
+
+
+def _or_with(others: list[str]) -> str:
+    return f", or with response: {' or '.join(others)}" if others else ""
 
 
 def _line_of_messages(record: dict[str, Any]) -> str | None:
@@ -163,8 +194,8 @@ def _line_of_messages(record: dict[str, Any]) -> str | None:
         return None
     keys = [key for key in record if re.match("response|output|answer|completion|reply", key) and record[key]]
     replies = [p for key in keys if not asked.startswith(key) and (p := _path(record[key], _is_reply, key))]
-    more = f", or another of {', '.join(replies[1:])}" if replies[1:] else ""
-    return f"data.columns='{{messages: {asked}{f', response: {replies[0]}' if replies else ''}}}' reads it{more}"
+    roles = {"messages": asked, **({"response": replies[0]} if replies else {})}
+    return f"{columns_line(record, roles)} reads it{_or_with(replies[1:])}"
 
 
 def _path(value: Any, wanted: Callable[[Any], bool], path: str) -> str | None:
@@ -261,7 +292,9 @@ def refuse_transcript(question: str) -> None:
     Raises:
         Unusable: a question is a conversation so far in one text.
     """
-    if _TRANSCRIPT.search(question):
+    end = question.rstrip()[-_END:]
+    is_open = end[-1:] in (":", "：") and _OPEN_END.search(end) and _SPOKEN.search(question)
+    if is_open or _RENDERED.search(end) or "<extra_id_1>Assistant\n" in question or "<extra_id_1>User\n" in question:
         why = "the question ends as a transcript or a rendered template does"
         raise Unusable("several turns in one text", f"{why}; make it a list of messages")
 

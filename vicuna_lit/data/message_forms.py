@@ -58,6 +58,8 @@ _DRAWN_FROM = ("documents", "sources", "citations", "search_results", "web_searc
 """What an answer was drawn from; it is in no turn."""
 _CITED = ("citation", "_location")
 """How the types of marks end that say what an answer was drawn from, OpenAI's and Anthropic's."""
+_TAKE_OUT = "take the record out, or the field"
+_PUT_IN = "put it there, or take the field out"
 _UNREAD = ("tool_invocations", "invalid_tool_calls", "tool_results", "tool_outputs")
 _TIMES = ("timestamp", "created_at", "create_time", "created", "date")
 _JITTER = 60
@@ -99,7 +101,7 @@ def refuse_cut_off(record: dict[str, Any], where: str, *others: str) -> None:
         value = record.get(key)
         value = value.get("type") if isinstance(value, dict) else value
         if isinstance(value, str) and value.lower() in _CUT_OFF:
-            raise Unusable("bad answer", f"{where}: {key} is {value}: the answer was cut off")
+            raise Unusable("bad answer", f"{where}: {key} is {value}: the answer was cut off; {_TAKE_OUT}")
 
 
 def refuse_cited(said: dict[str, Any], where: str) -> None:
@@ -112,7 +114,8 @@ def refuse_cited(said: dict[str, Any], where: str) -> None:
         for mark in marks if isinstance(marks, list) else ():
             if isinstance(mark, dict) and str(mark.get("type")).endswith(_CITED):
                 raise Unusable(
-                    "context beside the turns", f"{where}: {key}: the answer is drawn from what is in no turn"
+                    "context beside the turns",
+                    f"{where}: {key}: the answer is drawn from what is in no turn; {_PUT_IN}",
                 )
 
 
@@ -242,7 +245,7 @@ def _refuse_other_orders(messages: list[dict[str, Any]]) -> None:
     """
     times = [(number, key, at) for number, message in enumerate(messages, 1) for key, at in _time(message)]
     pairs = list(pairwise(times))
-    falls = all(after[2] < before[2] for before, after in pairs) and times and times[0][2] - times[-1][2] >= 1
+    falls = len(pairs) > 1 and all(after[2] < before[2] for before, after in pairs) and times[0][2] - times[-1][2] >= 1
     for before, after in pairs:
         if after[1] == before[1] and (falls or after[2] < before[2] - _JITTER):
             raise Unusable(
@@ -275,16 +278,16 @@ def _refuse(message: dict[str, Any], where: str) -> None:
         raise Unusable("hidden turn", f"{where}: {key} is true; take the turn out, or the flag")
     if role not in ("tool", "user"):
         if failed := next((key for key in _FAILED if message.get(key) and not is_absent(message[key])), None):
-            raise Unusable("bad answer", f"{where}: {failed}: the reply failed or was cut off")
+            raise Unusable("bad answer", f"{where}: {failed}: the reply failed or was cut off; {_TAKE_OUT}")
         if open_one := next((key for key in _DONE if message.get(key) is False), None):
-            raise Unusable("bad answer", f"{where}: {open_one} is false: the reply was not finished")
+            raise Unusable("bad answer", f"{where}: {open_one} is false: the reply was not finished; {_TAKE_OUT}")
         refuse_cut_off(message, where, "status")
     if key := filled(message, *_ATTACHED):
-        raise Unusable("images and other media", f"{where}: {key}: what they hold is in no turn")
+        raise Unusable("images and other media", f"{where}: {key}: what they hold is in no turn; {_PUT_IN}")
     for key in _DRAWN_FROM:
         said = message.get(key)
         if said and not is_absent(said) and not (isinstance(said, str) and said in str(message.get("content"))):
-            raise Unusable("context beside the turns", f"{where}: {key}: put it into the turn")
+            raise Unusable("context beside the turns", f"{where}: {key} is in no turn; {_PUT_IN}")
     refuse_cited(message, where)
     if key := filled(message, *_UNREAD):
         raise Unusable("unknown content type", f"{where}: {key}; give calls as tool_calls, results as turns of tool")

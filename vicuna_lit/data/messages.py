@@ -78,7 +78,7 @@ def _counts_alike(a: Turn, b: Turn) -> bool:
 
 def _turns(message: dict[str, Any], where: str) -> Iterator[tuple[Turn, bool]]:
     """The turns of one message (results of tools may stand in a user's), and whether it goes on with the one before."""
-    if len(message) == 2 and (plain := _plain(message, where)):
+    if sum(value is not None for value in message.values()) == 2 and (plain := _plain(message, where)):
         yield plain, False
         return
     role_key = present(message, "from", "role") or ("from" if "from" in message else "role")

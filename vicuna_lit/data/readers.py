@@ -16,10 +16,12 @@ from vicuna_lit.data.columns import (
     BAD,
     NO_FORM,
     PROMPTS,
+    SYSTEM,
     Columns,
     answer_messages,
     as_messages,
     by_columns,
+    columns_line,
     form_of,
     refuse_transcript,
     unknown,
@@ -33,11 +35,6 @@ from vicuna_lit.data.messages import REASONING, refuse_media, system_of, turns_o
 from vicuna_lit.data.tool_schemas import schemas
 from vicuna_lit.hub import fetched_path
 
-SYSTEM = (
-    "system", "system_prompt", "system_message", "system_instruction", "system_instructions", "meta_instruction",
-    "preprompt", "pre_prompt", "prompt_prefix", "sys_prompt", "sysprompt", "custom_instructions",
-)  # fmt: skip
-"""Keys of a record that may hold its system prompt, also in camelCase."""
 TURNS = ("conversations", "messages", "items", "conversation", "messagesTree")
 """Keys of a record that may hold its turns as a list."""
 LEAVES = ("currentId", "current_node", "currentNode", "current_leaf_message_uuid", "leafId", "currentMessageId")
@@ -184,9 +181,9 @@ def _system_of(record: dict[str, Any], turns: list[Turn]) -> str:
     for name, settings in record.items() if key and isinstance(record[key], list) and not said else ():
         for inner, value in settings.items() if isinstance(settings, dict) else ():
             if snake(inner) in SYSTEM and isinstance(value, str) and value.strip() and value.strip() not in own:
-                line = f"data.columns='{{messages: {key}, system: {name}.{inner}}}' takes it"
+                line = columns_line(record, {"messages": f"{key}", "system": f"{name}.{inner}"})
                 raise Unusable(
-                    "system prompt beside the turns", f"{name}.{inner}; {line}, without system it is left out"
+                    "system prompt beside the turns", f"{name}.{inner}; {line} takes it, without system it is left out"
                 )
     return said
 
@@ -227,7 +224,8 @@ def _refuse_preferences(record: dict[str, Any]) -> None:
     if key := filled(record, "rejected_response", "rejected_messages", "non_preferred_output"):
         raise Unusable("pair of answers", f"{key}: a preference, not a conversation to imitate")
     if filled(record, "documents"):
-        raise Unusable("documents beside the turns", "documents: the answer is drawn from what is in no turn")
+        way = "put them into a turn; data.columns, which names the turns, leaves them out"
+        raise Unusable("documents beside the turns", f"documents are in no turn: {way}")
     for key in BAD:
         if record.get(key) is False:
             raise Unusable("bad answer", f"{key} is false: an answer that is not to be imitated")
@@ -237,12 +235,16 @@ def _chosen_line(record: dict[str, Any]) -> str:
     """How the better one of two answers is trained on, where the record says which that is."""
     if not present(record, "chosen"):
         return ""
-    if isinstance(record["chosen"], list) and len(record["chosen"]) > 1:
-        return "; data.columns='{messages: chosen}' trains on the chosen one"
-    if key := present(record, *TURNS):
-        return f"; data.columns='{{messages: {key}, response: chosen}}' trains on the chosen one"
     prompt = present(record, *PROMPTS)
-    return f"; data.columns='{{prompt: {prompt}, response: chosen}}' trains on the chosen one" if prompt else ""
+    if isinstance(record["chosen"], list) and len(record["chosen"]) > 1:
+        roles = {"messages": "chosen"}
+    elif key := present(record, *TURNS):
+        roles = {"messages": key, "response": "chosen"}
+    elif prompt:
+        roles = {"prompt": prompt, "response": "chosen"}
+    else:
+        return ""
+    return f"; {columns_line(record, roles)} trains on the chosen one"
 
 
 def _turns_of(record: dict[str, Any]) -> list[Turn]:
@@ -290,12 +292,15 @@ def _listed(record: dict[str, Any], key: str) -> list[Turn]:
     turns = turns_of(as_messages(loaded(record[key], list) or record[key]), record[leaf] if leaf else None)
     others = (other for other in TURNS if other not in (key, "items") and isinstance(record.get(other), list))
     if other := next((other for other in others if _is_another(record[other], turns)), None):
-        why = f"data.columns='{{messages: {other}}}' takes one of them"
+        why = f"{columns_line(record, {'messages': other})} takes one of them"
         raise Unusable("two lists of turns", f"{key} and {other} differ; {why}")
     for beside in ("context", "instructions"):
         text_beside = record.get(beside)
         if isinstance(text_beside, str) and not any(text_beside.strip() in turn.content for turn in turns):
-            raise Unusable("context beside the turns", f"{beside}: put it into a turn, or into system")
+            line = columns_line(record, {"messages": key})
+            raise Unusable(
+                "context beside the turns", f"{beside}: put it into a turn, or into system; {line} leaves it out"
+            )
     if isinstance(record.get("history"), list) and record["history"]:
         raise Unusable("context beside the turns", f"history: put its turns into {key}, or take it out")
     if not turns or turns[-1].role not in ("user", "tool"):
@@ -303,8 +308,8 @@ def _listed(record: dict[str, Any], key: str) -> list[Turn]:
     if reply := filled(record, "choices", "response", "completion", "candidates"):
         return _answered(record, turns + turns_of(answer_messages(record[reply], reply)))
     if reply := filled(record, "answer", "output", "solution", "target", "reply"):
-        line = f"data.columns='{{messages: {key}, response: {reply}}}' takes it for the last reply"
-        raise Unusable("answer beside the turns", f"{reply}; {line}")
+        line = columns_line(record, {"messages": key, "response": reply})
+        raise Unusable("answer beside the turns", f"{reply}; {line} takes it for the last reply")
     return turns
 
 

@@ -243,7 +243,7 @@ def _find(rule: TextRule, content: str, lowered: str) -> str | None:
             return None
         case "begins":
             texts = _lowered(rule.texts)
-            opening = _small(content[: max(SHORT_OPENING, *map(len, texts))])  # a tenth of what the whole takes
+            opening = _small(content[: max((SHORT_OPENING, *map(len, texts)))])  # a tenth of what the whole takes
             if not opening[:1].isalnum():
                 opening = LEADING_PUNCTUATION.sub("", opening[:SHORT_OPENING], count=1)
             if len(opening) < SHORT_OPENING:

@@ -168,6 +168,11 @@ class SupervisedModule(L.LightningModule):
         """
         return self.lm(SupervisedLM.row_loss, batch)
 
+    @property
+    def has_own_loss(self) -> bool:
+        """Whether a subclass computes the loss: it may draw random numbers, and leave weights out."""
+        return type(self).loss is not SupervisedModule.loss
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One micro-batch.
 
@@ -177,8 +182,8 @@ class SupervisedModule(L.LightningModule):
         step divided by the step's supervised tokens. `step_loss` is that sum, added up over micro-batches and ranks.
         """
         self.closes_step = self.step_done(batch_idx) is not None
-        own = type(self).loss is not SupervisedModule.loss  # ours draws nothing
-        with drawn_at(self.config.seed, self.start * self.plan.accumulation + batch_idx) if own else nullcontext():
+        micro_batch = self.start * self.plan.accumulation + batch_idx
+        with drawn_at(self.config.seed, micro_batch) if self.has_own_loss else nullcontext():  # ours draws nothing
             share = self.loss(batch) / batch.denominator
         self._sum = self._sum.to(share.device) + share.detach()
         if self.closes_step:

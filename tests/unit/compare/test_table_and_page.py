@@ -235,6 +235,9 @@ def test_runs_that_cannot_be_read_are_named_and_the_others_compared(folder, monk
     assert [len(found.runs) for found in settings(read_sweep(folder, whole=False))] == [1, 2, 3]
     with pytest.raises(RunError, match="cannot be read"):
         read_sweep(folder)
+    (folder / "context_length=1024,seed=0" / "metrics.csv").unlink(missing_ok=True)
+    (folder / "context_length=1024,seed=0" / "metrics.csv").mkdir()
+    assert len(read_sweep(folder, whole=False).failures) == 3
     for one in folder.glob("context*"):
         (one / "config.json").write_text("[")
     with pytest.raises(SystemExit, match="2"):

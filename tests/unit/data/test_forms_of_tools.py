@@ -224,7 +224,7 @@ READ: dict[str, tuple[Any, str]] = {
         "u Q | a A",
     ),
     "a question as JSON": ({"prompt": json.dumps([Q]), "completion": "A"}, "u Q | a A"),
-    "times that jitter": ({"messages": [Q | {"createdAt": 9}, A | {"createdAt": 8.99}]}, "u Q | a A"),
+    "times that jitter": ({"messages": [Q | {"createdAt": 99}, A | {"createdAt": 50}]}, "u Q | a A"),
     "flags that are off": (
         {"messages": [Q | {"hidden": False}, A | {"error": None, "files": [], "status": "ok"}]},
         "u Q | a A",
@@ -324,7 +324,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     ),
     "HelpSteer3": (
         {"context": [Q], "response1": "A", "response2": "B"},
-        "data.columns='{messages: context, response: response1}' reads it, or another of response2",
+        "data.columns='{messages: context, response: response1}' reads it, or with response: response2",
     ),
 }
 

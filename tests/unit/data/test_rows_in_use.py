@@ -1,9 +1,11 @@
 """Rows of public sets and exports in use: each is read rightly, or refused with the name of what cannot be read."""
 
 import json
+import re
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.helpers.records import A, Q, shown
 
@@ -272,7 +274,10 @@ READ: dict[str, tuple[Any, str]] = {
 """What each becomes."""
 REFUSED: dict[str, tuple[Any, str]] = {
     "a context": ({"instruction": "Q", "context": "C", "output": "A"}, "context beside the question: context"),
-    "documents": ({"messages": [Q, A], "documents": [{"text": "x"}]}, "documents: the answer is drawn from"),
+    "documents": (
+        {"messages": [Q, A], "documents": [{"text": "x"}]},
+        "documents are in no turn: put them into a turn; data.columns",
+    ),
     "Glaive": ({"system": "SYSTEM: S", "chat": "USER: Q ASSISTANT: A"}, "unknown record format: keys 'system', 'chat'"),
     "R1 distilled": ({"problem": "Q", "generations": ["A"]}, "unknown record format: keys 'problem', 'generations'"),
     "OASST2, flat": ({"message_id": "m", "parent_id": None, "text": "Q", "role": "prompter"}, "unknown record format"),
@@ -333,14 +338,25 @@ REFUSED: dict[str, tuple[Any, str]] = {
         two("question", "answer", context="C"),
         "context beside the question: context; data.columns='{prompt: question, context: context, response: answer}'",
     ),
-    "choices": (two("question", "answer", options=["A", "B"]), "context beside the question: options: put it into"),
+    "choices": (
+        two("question", "answer", options=["A", "B"]),
+        "options: put it into the question; data.columns='{prompt: question, response: answer}' leaves it out",
+    ),
     "choices in columns (C-Eval)": (
         two("question", "answer", A="x", B="y"),
-        "context beside the question: A, B: put the choices into the question",
+        "A, B: put it into the question; data.columns='{prompt: question, response: answer}' leaves it out",
     ),
     "Alpaca's passage": (
         two("instruction", "output", passage="C"),
-        "data.columns='{prompt: instruction, context: passage, response: output}' reads it",
+        "data.columns='{prompt: instruction, context: passage, response: output}' reads it, without context it is left",
+    ),
+    "a passage beside Alpaca's input": (
+        two("instruction", "output", input="I", passage="C"),
+        "question; data.columns='{prompt: instruction, context: input, response: output}' leaves it out",
+    ),
+    "a passage, a system prompt and tools": (
+        two("question", "answer", passage="C", systemPrompt="S", tools=[{"name": "f"}]),
+        "'{prompt: question, context: passage, response: answer, system: systemPrompt, tools: tools}' reads it",
     ),
     "an instruction beside a question": (
         two("question", "answer", instruction="I"),
@@ -361,10 +377,13 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "a history beside messages": ({"messages": [Q, A], "history": [["P", "B"]]}, "context beside the turns: history"),
     "half a history": (two("prompt", "response", history=[["P"]]), "history is no list of pairs"),
     "the rest of the code": (two("prompt", "completion", suffix="S"), "context beside the question: suffix"),
-    "a context of turns": ({"context": "C", "messages": [Q, A]}, "context beside the turns: context"),
+    "a context of turns": (
+        {"context": "C", "system": "S", "messages": [Q, A]},
+        "or into system; data.columns='{messages: messages, system: system}' leaves it out",
+    ),
     "NuminaMath 1.5": (
         two("problem", "solution", answer="1"),
-        "data.columns='{prompt: problem, response: solution}' reads it, or another of answer",
+        "data.columns='{prompt: problem, response: solution}' reads it, or with response: answer",
     ),
     "two completions": (two("prompt", "completion", response="B"), "several answers: completion, response;"),
     "a list of answers": ({"prompt": "Q", "response": ["A", "B"]}, "several answers: response is a list of 2"),
@@ -430,6 +449,19 @@ def test_a_row_that_cannot_be_read_is_refused_by_name(kind):
     record, reason = REFUSED[kind]
     assert shown(record).startswith("refused: ")
     assert reason in shown(record)
+
+
+@pytest.mark.promise("A question of many short lines takes no longer to read than another of its length")
+def test_many_lines_are_read_in_the_time_of_their_length():
+    for question in ("\n" * 1_000_000, "User: a\n" * 100_000):
+        assert shown({"prompt": question, "response": "A"}).endswith(" | a A")
+    assert "several turns in one text" in shown({"prompt": "User: a\n" * 100_000 + "Assistant:", "response": "A"})
+
+
+def test_what_a_refusal_says_to_give_reads_the_row():
+    for kind, (record, _) in REFUSED.items():
+        for line in re.findall(r"data\.columns='(\{[^…}]+\})'", shown(record)):
+            assert not shown(record, yaml.safe_load(line)).startswith("refused"), (kind, line)
 
 
 BY_COLUMNS: dict[str, tuple[dict[str, str], Any, str]] = {

@@ -205,6 +205,10 @@ def test_users_may_say_what_assistants_may_not_and_rules_can_be_added():
     assert (result.reason, result.detail) == ("my rule", "turn 1: 'secret7'")
 
 
+def test_a_rule_that_is_emptied_finds_nothing():
+    assert filter_turns(four("Q", 0), config("filters.texts.error_text.texts=[]").filters, Counter()) == four("Q", 0)
+
+
 def test_too_short():
     for c in (Conversation.of("hi", "hello", id="x"), Conversation("x", (Turn("user", "a question without answer"),))):
         result = filter_turns(c, config().filters, Counter())

@@ -1,5 +1,6 @@
 """A module of a script's own: what it draws, what it leaves without a gradient, and what nothing would train."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +17,8 @@ from vicuna_lit.run_folder import RunError
 from vicuna_lit.train.extensions import Extensions
 from vicuna_lit.train.module import SupervisedModule
 from vicuna_lit.train.seeding import drawn_at
-from vicuna_lit.train.strategies.replicated import Single
+from vicuna_lit.train.strategies import replicated
+from vicuna_lit.train.strategies.replicated import DDP, CopiesStrategy, Single
 
 PLAN = plan_steps([8] * 20, [4] * 20, conversations_per_step=2, tokens_per_device=8)
 """Of two rows a step."""
@@ -57,10 +59,28 @@ def test_a_weight_without_a_gradient_has_one_of_zero():
     used, *others = module.parameters()
     used[0, 0].backward()
     optimizer = torch.optim.AdamW(module.parameters())
-    assert Single(module.config).clip(module, optimizer, None) == 1
+    assert Single(module.config).clip(module, optimizer, None)() == 1
     assert others and not any(weight.grad is None or weight.grad.any() for weight in others)
     optimizer.step()
     assert set(optimizer.state) == set(module.parameters())
+
+
+@pytest.mark.promise("Under ddp an own loss may leave weights out, as with one device")
+def test_torchs_ddp_which_waits_for_each_weight_is_not_asked(monkeypatch):
+    sent, averaged = [], []
+    monkeypatch.setattr(replicated.dist, "broadcast", lambda tensor, _: sent.append(tensor))
+    monkeypatch.setattr(replicated, "average_over_ranks", averaged.extend)
+    module = made(Noisy)
+    strategy = CopiesStrategy(parallel_devices=[torch.device("cpu")])
+    strategy.connect(module)
+    strategy.configure_ddp()
+    assert strategy.model is module and len(sent) == len([*module.parameters(), *module.buffers()])
+    monkeypatch.setattr(Noisy, "trainer", SimpleNamespace(strategy=strategy))
+    next(module.parameters())[0, 0].backward()
+    assert DDP(load("train", "strategy=ddp")).clip(module, None, None)() == 1
+    assert len(averaged) == len([*module.parameters()])
+    strategy.connect(made(SupervisedModule))
+    assert not strategy.averages_late
 
 
 @pytest.mark.promise("Weights and a state of an own module that nothing would train or save are refused")

@@ -66,7 +66,7 @@ class Single(TrainStrategy):
 
 
 class DDP(Single):
-    """Gradients are averaged by DistributedDataParallel; those of bf16 weights by `clip`, in fp32."""
+    """Gradients are averaged by DistributedDataParallel; those of bf16 weights, and of own losses, by `clip`."""
 
     def lightning(self, env: DistributedEnv) -> Strategy:
         """Lightning's object."""
@@ -77,7 +77,8 @@ class DDP(Single):
     def local_gradients(self, module: L.LightningModule) -> list[Tensor]:
         """All of the gradient, averaged over ranks."""
         gradients = super().local_gradients(module)
-        if isinstance(module.trainer.strategy, Fp32SumsStrategy):
+        strategy = module.trainer.strategy
+        if isinstance(strategy, CopiesStrategy) and strategy.averages_late:
             average_over_ranks(gradients)
         return gradients
 
@@ -94,16 +95,33 @@ class CopiesStrategy(DDPStrategy):
             lm.model.tie_weights()
         super().model_to_device()
 
+    @property
+    def averages_late(self) -> bool:
+        """Whether `DDP.local_gradients` averages gradients once a step, and torch's DistributedDataParallel does not.
+
+        It would wait for a gradient of each weight, and a loss of the user's own may leave some out.
+        """
+        module: Any = self.lightning_module
+        return module.has_own_loss
+
+    def configure_ddp(self) -> None:
+        """All processes begin with the first one's weights."""
+        if not self.averages_late:
+            super().configure_ddp()
+            return
+        assert self.model is not None
+        for tensor in (*self.model.parameters(), *self.model.buffers()):
+            dist.broadcast(tensor.detach(), 0)
+
 
 class Fp32SumsStrategy(CopiesStrategy):
-    """ddp for bf16 weights, whose gradients are sums in fp32: `DDP.local_gradients` averages them, once a step.
+    """ddp for bf16 weights, whose gradients are sums in fp32.
 
     torch's DistributedDataParallel reduces gradients in the weights' dtype, in buckets of its own. Nothing is wrapped
     here, so there are no buckets either; the transfer does not overlap with the step's last backward pass.
     """
 
-    def configure_ddp(self) -> None:
-        """All processes begin with the first one's weights."""
-        assert self.model is not None
-        for tensor in (*self.model.parameters(), *self.model.buffers()):
-            dist.broadcast(tensor.detach(), 0)
+    @property
+    def averages_late(self) -> bool:
+        """Always."""
+        return True
