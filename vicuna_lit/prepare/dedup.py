@@ -42,6 +42,7 @@ SIGNATURE = np.dtype(
 EXACT = {"text": "duplicate text", "id": "duplicate id", "first": "duplicate first exchange"}
 """Hashes that must not occur twice, and what it is called when they do."""
 BASE = 0x9E3779B97F4A7C15
+_MIXER, _HALF, _LEAST_NOT_SAMPLED = np.uint64(0xD6E8FEB86659FD93), np.uint64(32), np.uint64((1 << 64) // SAMPLED)
 
 
 class Duplicate(NamedTuple):
@@ -104,16 +105,18 @@ def _shingles(text: bytes) -> np.ndarray:
     powers, inverse = _powers()
     sums = np.zeros(len(data) + 1, np.uint64)
     np.cumsum(data * powers[: len(data)], out=sums[1:])
-    hashes = (sums[SHINGLE:] - sums[:-SHINGLE]) * inverse[: len(data) - SHINGLE + 1]
-    hashes ^= hashes >> np.uint64(32)
-    hashes *= np.uint64(0xD6E8FEB86659FD93)
-    return hashes ^ (hashes >> np.uint64(32))
+    hashes = sums[SHINGLE:] - sums[:-SHINGLE]
+    hashes *= inverse[: len(hashes)]
+    hashes ^= hashes >> _HALF
+    hashes *= _MIXER
+    hashes ^= hashes >> _HALF
+    return hashes
 
 
 def _sampled(text: bytes) -> np.ndarray:
     """uint64: a sample of the shingles' hashes, in order, each once; one hash of all where they are few."""
     hashes = _shingles(text)
-    sampled = _each_once(hashes[hashes < np.uint64((1 << 64) // SAMPLED)])
+    sampled = _each_once(hashes[hashes < _LEAST_NOT_SAMPLED])
     return sampled if len(sampled) >= FEWEST else np.array([_hash(text.ljust(SHINGLE, b"\0"))], np.uint64)
 
 
