@@ -62,7 +62,7 @@ def text(value: Any, where: str) -> str:
     if "\0" in value:
         raise Unusable("NUL byte", f"{where} holds a NUL byte")
     try:
-        value.encode()
+        _ = value.isascii() or value.encode()
     except UnicodeEncodeError:
         raise Unusable("invalid Unicode", f"{where} holds half a surrogate pair") from None
     return value

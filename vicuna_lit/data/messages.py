@@ -117,7 +117,7 @@ def _plain(message: dict[str, Any], where: str) -> Turn | None:
     name, content = message.get(role_key), message.get(text_key)
     if not isinstance(name, str) or not isinstance(content, str) or name in CALL_ROLES or name not in ROLES:
         return None
-    return Turn(ROLES[name], _content(content, f"{where}: {text_key}", ROLES[name])[0] or "")
+    return Turn(ROLES[name], _said(content, f"{where}: {text_key}", ROLES[name]))
 
 
 def _role(role: Any, where: str) -> tuple[Role, bool]:
@@ -245,6 +245,15 @@ class _Parts:
         self.results: tuple[Turn, ...] = ()
 
 
+def _said(content: Any, where: str, role: Role) -> str:
+    content = text(content, where)
+    if role == "user" and "<" in content and (sign := _PLACEHOLDER.search(content)):
+        raise Unusable("images and other media", f"{where}: {sign[0].strip()} stands where one was")
+    if content.startswith("[{") and _PARTS_AS_TEXT.match(content):
+        raise Unusable("parts as text", f"{where}: a list of parts was written as one text; load it")
+    return content
+
+
 def _content(content: Any, where: str, role: Role) -> tuple[str | None, _Parts]:
     """The text (None: there is none), and what else the parts of a content hold."""
     found = _Parts()
@@ -253,12 +262,7 @@ def _content(content: Any, where: str, role: Role) -> tuple[str | None, _Parts]:
     if role == "tool" and isinstance(content, dict):
         return text(as_json(content, where), where), found
     if not isinstance(content, list):
-        content = text(content, where)
-        if role == "user" and "<" in content and (sign := _PLACEHOLDER.search(content)):
-            raise Unusable("images and other media", f"{where}: {sign[0].strip()} stands where one was")
-        if content.startswith("[{") and _PARTS_AS_TEXT.match(content):
-            raise Unusable("parts as text", f"{where}: a list of parts was written as one text; load it")
-        return content, found
+        return _said(content, where, role), found
     gemini = all(isinstance(p, dict) and present(p, *_RESULTS) for p in content)
     if role == "tool" and not gemini and not all(isinstance(p, dict) and "type" in p for p in content):
         return text(as_json(content, where), where), found

@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Iterable
 from functools import cache
 
 from vicuna_lit.data.conversation import DataError
@@ -77,15 +77,16 @@ def _in_ascii(text: str) -> list[str]:
 
 
 def _shown(text: str) -> str:
-    text = _without(text, _is_invisible)
+    kinds = set(text)  # each kind of character is looked at once
+    text = _without(text, filter(_is_invisible, kinds))
     if not unicodedata.is_normalized("NFKC", text):
         text = unicodedata.normalize("NFKC", text)
-    return _without(text, _is_unseen).casefold()
+        kinds = set(text)
+    return _without(text, filter(_is_unseen, kinds)).casefold()
 
 
-def _without(text: str, hidden: Callable[[str], bool]) -> str:
-    """The text without some characters: each kind is looked at once."""
-    for c in filter(hidden, set(text)):
+def _without(text: str, hidden: Iterable[str]) -> str:
+    for c in hidden:
         text = text.replace(c, "")
     return text
 

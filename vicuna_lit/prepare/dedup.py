@@ -4,7 +4,8 @@ Exact copies agree in a hash. Near-duplicates are found by MinHash (Broder 1997)
 32-byte shingles of the text, in bands (Leskovec et al., Mining of Massive Datasets, 3.4); a candidate
 pair counts when the estimated Jaccard similarity reaches the threshold. With 128 permutations the
 standard error of the estimate is at most 0.045. Of conversations that begin with the same question it is also counted,
-exactly, how much of one stands in the other.
+exactly, how much of one stands in the other. In both cases the replies must agree too: one long pasted text may be asked
+different things.
 """
 
 from collections import OrderedDict, defaultdict
@@ -18,6 +19,7 @@ import numpy as np
 import orjson
 from rensa import RMinHash  # pyright: ignore[reportAttributeAccessIssue]
 
+from vicuna_lit.config.base import Role
 from vicuna_lit.config.prepare import DedupConfig
 from vicuna_lit.data.conversation import Conversation
 from vicuna_lit.prepare.shards import from_json
@@ -42,6 +44,7 @@ SIGNATURE = np.dtype(
 EXACT = {"text": "duplicate text", "id": "duplicate id", "first": "duplicate first exchange"}
 """Hashes that must not occur twice, and what it is called when they do."""
 BASE = 0x9E3779B97F4A7C15
+_MIXER, _HALF, _LEAST_NOT_SAMPLED = np.uint64(0xD6E8FEB86659FD93), np.uint64(32), np.uint64((1 << 64) // SAMPLED)
 
 
 class Duplicate(NamedTuple):
@@ -86,9 +89,9 @@ def _hash(text: str | bytes) -> int:
     return int.from_bytes(blake2b(data, digest_size=8).digest()) | 1
 
 
-def _normalised(c: Conversation) -> list[str]:
-    """What each turn says, in small letters with single blanks."""
-    return [" ".join(t.content.lower().split()) for t in c.turns]
+def _normalised(c: Conversation, role: Role | None = None) -> list[str]:
+    """What each turn says, or those of one role, in small letters with single blanks."""
+    return [" ".join(t.content.lower().split()) for t in c.turns if role is None or t.role == role]
 
 
 def _text(said: list[str]) -> bytes:
@@ -104,16 +107,18 @@ def _shingles(text: bytes) -> np.ndarray:
     powers, inverse = _powers()
     sums = np.zeros(len(data) + 1, np.uint64)
     np.cumsum(data * powers[: len(data)], out=sums[1:])
-    hashes = (sums[SHINGLE:] - sums[:-SHINGLE]) * inverse[: len(data) - SHINGLE + 1]
-    hashes ^= hashes >> np.uint64(32)
-    hashes *= np.uint64(0xD6E8FEB86659FD93)
-    return hashes ^ (hashes >> np.uint64(32))
+    hashes = sums[SHINGLE:] - sums[:-SHINGLE]
+    hashes *= inverse[: len(hashes)]
+    hashes ^= hashes >> _HALF
+    hashes *= _MIXER
+    hashes ^= hashes >> _HALF
+    return hashes
 
 
 def _sampled(text: bytes) -> np.ndarray:
     """uint64: a sample of the shingles' hashes, in order, each once; one hash of all where they are few."""
     hashes = _shingles(text)
-    sampled = _each_once(hashes[hashes < np.uint64((1 << 64) // SAMPLED)])
+    sampled = _each_once(hashes[hashes < _LEAST_NOT_SAMPLED])
     return sampled if len(sampled) >= FEWEST else np.array([_hash(text.ljust(SHINGLE, b"\0"))], np.uint64)
 
 
@@ -189,7 +194,7 @@ def _near(
 ) -> tuple[Duplicate, int] | None:
     for other in sorted({other for key in bands if key in kept for other in kept[key]}):
         similarity = float(np.mean(rows[other]["minhash"] == rows[n]["minhash"]))
-        if similarity >= threshold:
+        if similarity >= threshold and rows.replies_stand_in(n, other, threshold):
             said = f"similarity {similarity:.2f} to {rows.name(other)}, a better copy"
             return Duplicate("near-duplicate", said), other
     return None
@@ -197,13 +202,17 @@ def _near(
 
 def _contained(others: list[int], rows: "_Rows", n: int, least: float) -> tuple[Duplicate, int] | None:
     for other in others:
-        mine, its = rows.shingles(n), rows.shingles(other)
-        places = np.minimum(np.searchsorted(its, mine), len(its) - 1)  # both are in order
-        share = float(np.mean(its[places] == mine))
-        if share >= least:
+        share = _share(rows.shingles(n), rows.shingles(other))
+        if share >= least and rows.replies_stand_in(n, other, least):
             said = f"{share:.0%} of it stand in {rows.name(other)}, a better copy"
             return Duplicate("contained in another", said), other
     return None
+
+
+def _share(mine: np.ndarray, its: np.ndarray) -> float:
+    """How much of one conversation's shingles another has; both are in order."""
+    places = np.minimum(np.searchsorted(its, mine), len(its) - 1)
+    return float(np.mean(its[places] == mine))
 
 
 def _bands(minhash: np.ndarray, which: slice = slice(None)) -> np.ndarray:
@@ -272,6 +281,11 @@ class _Rows:
         while self._held > MOST_HELD and len(self._recent) > 1:
             self._held -= self._recent.popitem(last=False)[1].nbytes
         return found
+
+    def replies_stand_in(self, n: int, other: int, least: float) -> bool:
+        """Whether at least a share of what the assistants of one conversation say is said by those of another."""
+        mine, its = (_text(_normalised(self._read(one)[0], "assistant")) for one in (n, other))
+        return mine in its or _share(_each_once(_shingles(mine)), _each_once(_shingles(its))) >= least
 
     def _read(self, n: int) -> tuple[Conversation, str]:
         """A conversation and where it came from: its line alone is read, as suspects lie in every file."""

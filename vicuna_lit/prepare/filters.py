@@ -242,8 +242,8 @@ def _find(rule: TextRule, content: str, lowered: str) -> str | None:
                     return text
             return None
         case "begins":
-            texts = _lowered(rule.texts)
-            opening = _small(content[: max((SHORT_OPENING, *map(len, texts)))])  # a tenth of what the whole takes
+            texts, longest = _openings(rule.texts)
+            opening = _small(content[:longest])  # a tenth of what the whole takes
             if not opening[:1].isalnum():
                 opening = LEADING_PUNCTUATION.sub("", opening[:SHORT_OPENING], count=1)
             if len(opening) < SHORT_OPENING:
@@ -262,6 +262,12 @@ def _small(content: str) -> str:
 @cache
 def _lowered(texts: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(text.lower() for text in texts)
+
+
+@cache
+def _openings(texts: tuple[str, ...]) -> tuple[tuple[str, ...], int]:
+    """In small letters; and of how many characters a text's opening is looked at."""
+    return _lowered(texts), max((SHORT_OPENING, *map(len, _lowered(texts))))
 
 
 @cache

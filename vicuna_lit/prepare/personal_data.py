@@ -23,14 +23,15 @@ COPYING = re.compile(r"\b(?:scp|rsync|sftp|ssh)\b[^\n]{0,256}\Z")
 """Before the host of a file: `scp a joe@host.com:b`."""
 USER_OF_LINK = re.compile(r"://[\w.~%+:$*{}-]{0,256}@", re.ASCII)
 """Up to the host. Behind `?`, a comma or a letter of another script an address is one again."""
-PHONE = re.compile(
-    r"(?<![\w.+/=-])(?:"
-    r"\+\d{1,3}[ .-]?(?:\(\d{1,4}\)[ .-]?)?\d{1,4}(?:[ .-]?\d{2,4}){2,5}"  # +49 30 1234 5678, +33 6 39 98 00 00
-    r"|(?:1[ .-])?(?:\(\d{3}\)[ -]?\d{3}[ .-]\d{4}|\d{3}([.-])\d{3}\1\d{4})"  # (555) 123-4567, 555-123-4567
+PHONE = re.compile(  # its first sign comes before what precedes it: so Python seeks it, five times as fast
+    r"[+(\d](?<![\w.+/=-].)(?:"
+    r"(?<=\+)\d{1,3}[ .-]?(?:\(\d{1,4}\)[ .-]?)?\d{1,4}(?:[ .-]?\d{2,4}){2,5}"  # +49 30 1234 5678, +33 6 39 98 00 00
+    r"|(?<=1)[ .-](?:\(\d{3}\)[ -]?\d{3}[ .-]\d{4}|\d{3}([.-])\d{3}\1\d{4})"  # 1 (555) 123-4567, 1-555-123-4567
+    r"|(?<=\()\d{3}\)[ -]?\d{3}[ .-]\d{4}|(?<=\d)\d{2}([.-])\d{3}\2\d{4}"  # (555) 123-4567, 555-123-4567
     r")(?![\w/=-]|\.\d)"
 )
 CARD = re.compile(
-    r"(?<![\w.+-])(?:\d{13,19}|\d{4}([ -])\d{4}\1\d{4}\1\d{4}|3\d{3}([ -])\d{6}\2\d{5})(?![\w-]|\.\d| \d)"
+    r"\d(?<![\w.+-].)(?:\d{12,18}|\d{3}([ -])\d{4}\1\d{4}\1\d{4}|(?<=3)\d{3}([ -])\d{6}\2\d{5})(?![\w-]|\.\d| \d)"
 )
 ANNOUNCED = re.compile(
     r"(?: ?(?:number|no|nr|is)\b)?[ ]?[.:]{0,2}\s?(\(?0?\d{1,5}\)?(?:[ ./-]{0,2}\d{2,5}){2,5})(?![\w/=-]|\.\d)"
@@ -103,11 +104,15 @@ _IS_DIGIT = bytes(48 if chr(i).isdigit() else 120 for i in range(128)) + b"x" * 
 MOST_PASSES = 8
 
 
-def signs(text: str) -> frozenset[str]:
+def signs(text: str) -> set[str]:
     """Which of the signs a text has that FINDERS ask for. Counting digits is several times as fast as the patterns."""
-    found = {sign for sign in "@-" if sign in text}
+    found = {""}
+    if "@" in text:
+        found.add("@")
+    if "-" in text:
+        found.add("-")
     if not text.isascii():
-        return frozenset(found | ({"digits", "phone", "card"} if DIGITS.search(text) else set()))
+        return found | {"digits", "phone", "card"} if DIGITS.search(text) else found
     digits = text.encode().translate(_IS_DIGIT, _BETWEEN_DIGITS)
     if b"00000" in digits and DIGITS.search(text):
         found.add("digits")
@@ -115,7 +120,7 @@ def signs(text: str) -> frozenset[str]:
             found.add("phone")
             if b"0000000000000" in digits:
                 found.add("card")
-    return frozenset(found)
+    return found
 
 
 def _announced(text: str, lowered: str) -> Iterator[Span]:
@@ -173,7 +178,7 @@ def replacements(text: str, kinds: Sequence[str]) -> Iterator[tuple[str, str, li
     for _ in range(MOST_PASSES):
         start, found, lowered = text, signs(text), small_letters(text)
         for kind, sign, finder in FINDERS:
-            if kind in kinds and (not sign or sign in found) and (spans := sorted(set(finder(text, lowered)))):
+            if sign in found and kind in kinds and (spans := sorted(set(finder(text, lowered)))):
                 yield kind, text, spans
                 text = _replaced(text, spans, kind)
                 lowered = small_letters(text)
@@ -193,11 +198,13 @@ def redact_conversation(conversation: Conversation, kinds: Sequence[str], tally:
     """All turns scrubbed: contents, reasoning and the arguments of calls."""
 
     def scrubbed(turn: Turn) -> Turn:
-        before = tally.total()
-        calls = tuple(c._replace(arguments=redact(c.arguments, kinds, tally)) for c in turn.tool_calls)
-        content, reasoning = (redact(text, kinds, tally) if text else "" for text in (turn.content, turn.reasoning))
-        if tally.total() == before:
+        calls = tuple([c._replace(arguments=redact(c.arguments, kinds, tally)) for c in turn.tool_calls])
+        content = redact(turn.content, kinds, tally) if turn.content else ""
+        reasoning = redact(turn.reasoning, kinds, tally) if turn.reasoning else ""
+        if (content, reasoning, calls) == (turn.content, turn.reasoning, turn.tool_calls):
             return turn
         return replace(turn, content=content, reasoning=reasoning, tool_calls=calls)
 
-    return replace(conversation, turns=tuple(map(scrubbed, conversation.turns)))
+    turns = tuple([scrubbed(turn) for turn in conversation.turns])
+    unchanged = all(new is old for new, old in zip(turns, conversation.turns, strict=True))
+    return conversation if unchanged else replace(conversation, turns=turns)

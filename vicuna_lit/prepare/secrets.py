@@ -7,7 +7,7 @@ import math
 import re
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 # Possessive, and begun only where a word begins: no text, however long, takes more than linear time.
 _LETTERS = {
@@ -15,24 +15,28 @@ _LETTERS = {
     "AKIA": r"[0-9A-Z]{16}", "ASIA": r"[0-9A-Z]{16}",
     "ABIA": r"[0-9A-Z]{16}", "ACCA": r"[0-9A-Z]{16}", "A3T": r"[0-9A-Z]{17}",
     "AC": r"(?=[a-z]*\d)[0-9a-z]{32}", "SK": r"(?=[a-z]*\d)[0-9a-z]{32}",
-    "AIza": r"[\w-]{35}", "ya29.": r"[\w-]{20,}+", "GOCSPX-": r"[\w-]{20,}+",
+    "AIza": r"[\w-]{35}", "GOCSPX-": r"[\w-]{20,}+",
     "ghp_": r"[A-Za-z0-9]{36,}+", "gho_": r"[A-Za-z0-9]{36,}+", "ghu_": r"[A-Za-z0-9]{36,}+",
     "ghs_": r"[A-Za-z0-9]{36,}+", "ghr_": r"[A-Za-z0-9]{36,}+", "github_pat_": r"\w{22,}+",
     "gl": r"(?:pat|dt|ptt|rt|cbt|imt|agent|soat|oas|ft|ffct)-[\w-]{20,}+", "GR1348941": r"[\w-]{20,}+",
     "hf_": r"[A-Za-z0-9]{30,}+", "npm_": r"[A-Za-z0-9]{36,}+", "pypi-": r"[\w-]{50,}+",
-    "xox": r"[abceoprs]-[A-Za-z0-9-]{10,}+", "xapp-": r"\d-[A-Za-z0-9-]{20,}+",
+    "xapp-": r"\d-[A-Za-z0-9-]{20,}+", "pscale_": r"[a-z]{2,5}_[\w-]{30,}+",
     "sk_live_": r"[A-Za-z0-9]{16,}+", "sk_test_": r"[A-Za-z0-9]{16,}+", "rk_live_": r"[A-Za-z0-9]{16,}+",
-    "rk_test_": r"[A-Za-z0-9]{16,}+", "whsec_": r"[A-Za-z0-9+/=]{20,}+", "SG.": r"[\w-]{16,}+\.[\w-]{16,}+",
+    "rk_test_": r"[A-Za-z0-9]{16,}+", "key-": r"[0-9a-f]{32}", "AKCp": r"[A-Za-z0-9]{69}",
     "shpat_": r"[A-Fa-f0-9]{32}", "shpss_": r"[A-Fa-f0-9]{32}", "shpca_": r"[A-Fa-f0-9]{32}",
     "shppa_": r"[A-Fa-f0-9]{32}", "sq0": r"[a-z]{3}-[\w-]{22,}+", "dop_v1_": r"[a-f0-9]{64}", "dapi": r"[a-f0-9]{32}",
     "lin_api_": r"[A-Za-z0-9]{32,}+", "secret_": r"(?=\w*\d)[A-Za-z0-9]{40,}+", "ntn_": r"[A-Za-z0-9]{40,}+",
     "figd_": r"[\w-]{20,}+", "PMAK-": r"[\w-]{40,}+", "NRAK-": r"[A-Z0-9]{20,}+", "glsa_": r"\w{32,}+",
-    "hvs.": r"[\w-]{24,}+", "r8_": r"[A-Za-z0-9]{30,}+", "gsk_": r"[A-Za-z0-9]{40,}+", "xai-": r"[A-Za-z0-9]{40,}+",
+    "r8_": r"[A-Za-z0-9]{30,}+", "gsk_": r"[A-Za-z0-9]{40,}+", "xai-": r"[A-Za-z0-9]{40,}+",
     "pplx-": r"[A-Za-z0-9]{32,}+", "pcsk_": r"\w{40,}+", "lsv2_": r"\w{32,}+", "sbp_": r"[a-f0-9]{40}",
-    "ATATT3": r"[\w=-]{40,}+", "EAACEdEose0cBA": r"[A-Za-z0-9]{20,}+", "AGE-SECRET-KEY-1": r"[A-Z0-9]{40,}+",
-    "django-insecure-": r"[^\s'\"]{30,}+", "key-": r"[0-9a-f]{32}", "AKCp": r"[A-Za-z0-9]{69}",
+    "EAACEdEose0cBA": r"[A-Za-z0-9]{20,}+", "AGE-SECRET-KEY-1": r"[A-Z0-9]{40,}+",
     "cmVmd": r"[A-Za-z0-9]{59}", "nvapi-": r"[\w-]{40,}+", "dckr_": r"(?:pat|oat)_[\w-]{20,}+",
-    "sntry": r"[su]_[\w+/=-]{40,}+", "pscale_": r"[a-z]{2,5}_[\w-]{30,}+", "fm2_": r"[\w+/=-]{40,}+",
+}  # fmt: skip
+"""Tokens of letters, digits, `_` and `-` alone: a long row of those begins with the hint."""
+_OTHERS = {
+    "ya29.": r"[\w-]{20,}+", "xox": r"[abceoprs]-[A-Za-z0-9-]{10,}+", "whsec_": r"[A-Za-z0-9+/=]{20,}+",
+    "SG.": r"[\w-]{16,}+\.[\w-]{16,}+", "hvs.": r"[\w-]{24,}+", "ATATT3": r"[\w=-]{40,}+",
+    "django-insecure-": r"[^\s'\"]{30,}+", "sntry": r"[su]_[\w+/=-]{40,}+", "fm2_": r"[\w+/=-]{40,}+",
     "pat": r"[A-Za-z0-9]{14}\.[0-9a-f]{64}",
 }  # fmt: skip
 _LINE = r"[\w-]{10,}+(?:\r?\n[\w-]{30,}+)*+"  # of a JWT that was broken into lines
@@ -51,9 +55,12 @@ _FORMS = {
     "msh": r"(?<![\w-])[0-9a-f]{10}msh[0-9a-f]{15}p1[0-9a-f]{6}jsn[0-9a-f]{12}(?![\w-])",
 }
 PATTERNS = {
-    hint: re.compile(rf"{re.escape(hint)}(?<![\w-].{{{len(hint)}}}){rest}(?![\w-])") for hint, rest in _LETTERS.items()
+    hint: re.compile(rf"{re.escape(hint)}(?<![\w-].{{{len(hint)}}}){rest}(?![\w-])")
+    for hint, rest in (_LETTERS | _OTHERS).items()
 } | {hint: re.compile(pattern) for hint, pattern in _FORMS.items()}
 """By a text that every match holds. Its letters come before what precedes them: so Python seeks them fast."""
+_BEGINNINGS = {hint[:2]: [other for other in _LETTERS if other.startswith(hint[:2])] for hint in _LETTERS}
+_ANYWHERE = (*_OTHERS, *(hint for hint in _FORMS if hint != "PRIVATE KEY"))
 MASK = re.compile(
     r"(?<![\w-])(?:AP[0-9A-F]|AKC|AC|SK|AKIA|ASIA|AIza|npm_|sk-(?:proj-|ant-(?:api03-)?)?|sk_(?:live|test)_|gh[opsur]_"
     r"|github_pat_|glpat-|hf_|xox[abp]-|SG\.|shpat_|dop_v1_|whsec_|https://hooks\.slack\.com/services/[TBxX/]{1,12})"
@@ -76,7 +83,7 @@ COMMANDS = {
 }
 """Where a command takes a password that no name announces; by what stands in such a text."""
 QUERY = re.compile(r"[?&](?:appid|sig|signature|key|auth)=([\w%+/=.~-]{20,200}+)")
-URL_PASSWORD = re.compile(r"(?<=://)[^\s:/@\"'<>\[\]]{0,64}:([^\s/@\"'<>\[\]{}$]{3,128})@(?=[\w\[])")
+URL_PASSWORD = re.compile(r"://[^\s:/@\"'<>\[\]]{0,64}:([^\s/@\"'<>\[\]{}$]{3,128})@(?=[\w\[])")
 DISCORD = re.compile(r"[MNO](?<![\w.-].)[\w-]{23,27}\.[\w-]{6}\.[\w-]{27,40}(?![\w.-])")
 DISCORD_END = re.compile(r"\.[\w-]{6}\.[\w-]{27}")
 NAMES = ("secret", "pass", "pw")
@@ -128,6 +135,7 @@ RUN = 16
 """Characters of a token that stand in a row in nearly every secret; texts without are searched for passwords alone."""
 BEFORE_RUN = 64
 """Characters before such a row in which the form's sign is looked for."""
+_ROW = b"a" * RUN
 _CLASSES = bytes(97 if chr(i).isalnum() or chr(i) in "_-" else 32 for i in range(128)) + b" " * 128
 
 
@@ -172,40 +180,45 @@ def _spans(text: str, lowered: str) -> Iterator[tuple[int, int]]:
                 "pwd",
                 "user",
                 "pw",
-                found[0][:4],
+                found[0][3:7],
             ):
                 yield found.span(1)
     if "PRIVATE KEY" in text:
         yield from (found.span() for found in PATTERNS["PRIVATE KEY"].finditer(text))
-    if rows := _rows(text):
-        for hint, pattern in PATTERNS.items():
-            if hint in rows or (links and hint == "hook" and "hook" in text):
-                yield from (f.span() for f in pattern.finditer(text) if not MADE_UP.search(f[0]))
+    rows, hints = _rows(text)
+    if rows:
+        hints |= {hint for hint in _ANYWHERE if hint in rows or (links and hint == "hook" and "hook" in text)}
+        for hint in hints:
+            yield from (f.span() for f in PATTERNS[hint].finditer(text) if not MADE_UP.search(f[0]))
         if links and ("?" in text or "&" in text):
             yield from (f.span(1) for f in QUERY.finditer(text) if is_random(f[1]) and not PLACEHOLDER.search(f[1]))
         if DISCORD_END.search(rows):
             yield from (f.span() for f in DISCORD.finditer(text) if is_random(f[0]))
         small = rows.lower()
-        yield from _named(text, lowered, tuple(name for name in NAMES_OF_TOKENS if name in small))
+        if names := [name for name in NAMES_OF_TOKENS if name in small]:
+            yield from _named(text, lowered, names)
     yield from _named(text, lowered, NAMES if text.isascii() else NAMES + FOREIGN_NAMES)
     yield from _chosen(text, lowered)
     if "key" in lowered:
         yield from _named(text, lowered, NAMES_OF_KEYS)
 
 
-def _rows(text: str) -> str:
-    """The parts of a text in which a long row of a token's characters stands, each with what precedes it."""
+def _rows(text: str) -> tuple[str, set[str]]:
+    """The parts of a text in which a long row of a token's characters stands, each with what precedes it; and with which
+    hints such rows begin."""
     classes = text.encode("ascii", "replace").translate(_CLASSES)
-    parts, at = [], classes.find(b"a" * RUN)
+    at, parts, hints = classes.find(_ROW), [], set[str]()
     while at >= 0:
+        if near := _BEGINNINGS.get(text[at : at + 2]):
+            hints.update(hint for hint in near if text.startswith(hint, at))
         end = classes.find(b" ", at)
         end = len(text) if end < 0 else end
         parts.append(text[max(0, at - BEFORE_RUN) : end])
-        at = classes.find(b"a" * RUN, end)
-    return "\n".join(parts)
+        at = classes.find(_ROW, end)
+    return "\n".join(parts), hints
 
 
-def _named(text: str, lowered: str, names: tuple[str, ...]) -> Iterator[tuple[int, int]]:
+def _named(text: str, lowered: str, names: Sequence[str]) -> Iterator[tuple[int, int]]:
     for name in names:
         at = lowered.find(name)
         while at >= 0:

@@ -80,7 +80,10 @@ class Tidy:
         return replace(conversation, turns=tidied)
 
     def _tidied(self, turn: Turn, tally: Counter[str]) -> Turn:
-        text, applied = turn.content.replace("\r\n", "\n"), dict[str, None]()  # the rules know one end of a line
+        text = turn.content
+        if "\r" in text:
+            text = text.replace("\r\n", "\n")  # the rules know one end of a line
+        applied: dict[str, None] = {}
         rules = self._rules.get(turn.role, ())
         for _ in range(self._most):  # one label may stand behind another
             before = text

@@ -423,6 +423,18 @@ def test_what_another_conversation_with_the_same_question_holds_is_contained(tmp
     assert duplicates_of(talks, tmp_path, off, "dedup.containment=null") == {}
 
 
+def test_one_pasted_text_that_is_asked_different_things_is_no_copy(tmp_path):
+    """As its replies differ, however little they are beside it; a reply that goes on, or of other spacing, is the same."""
+    pasted, (one, other) = " ".join(long_text(0)), (" ".join(long_text(n, 20)) for n in (1, 2))
+    replies = (one, other, f"{one.upper()}\n and so on")
+    asked = [Conversation.of(pasted, said, id=str(i)) for i, said in enumerate(replies)]
+    assert duplicates_of(asked[:2], tmp_path) == {}
+    assert duplicates_of(asked, tmp_path, "dedup.containment=null") == {0: "near-duplicate"}
+    assert duplicates_of(asked, tmp_path, "dedup.threshold=null") == {0: "contained in another"}
+    again = Conversation.of(f"{pasted} Why?", one, id="again")
+    assert duplicates_of([*asked[:2], again], tmp_path) == {0: "near-duplicate"}
+
+
 @pytest.mark.promise("Near-duplicates agree with the true Jaccard similarity")
 def test_near_duplicates_agree_with_the_true_similarity(tmp_path):
     """Against the exact Jaccard similarity of all 32-byte shingles, over a range of overlaps."""
