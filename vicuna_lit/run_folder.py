@@ -42,6 +42,8 @@ class ForeignResult(RunError):
 
 
 RESULT, CONFIG, RUN = "result.json", "config.json", "run.json"
+PLACE = "folder"
+"""In `run.json`: where the run has written it; a copy has the origin's."""
 MEND = "bring it back from a copy, or choose another folder with run.dir=<folder>"
 
 
@@ -145,6 +147,24 @@ def new_wandb_id(folder: Path, known: str | None = None) -> str:
         ways = "run.dir=<another folder>, or unset it"
         raise RunError(f"{folder} holds W&B's run {known}, and {RUN_ID} is {asked}; {ways}")
     return known or asked or uuid.uuid4().hex[:8]
+
+
+def lives_elsewhere(folder: Path) -> bool:
+    """Whether the folder is a copy of one that is still there: both would write into one run of W&B's.
+
+    `run.dir` may be relative, so a copied project has the same: `run.json` has the place itself.
+    """
+    with suppress(RunError, OSError):
+        mine = read_json(folder, RUN) or {}
+        place = mine.get(PLACE) or ((read_json(folder, CONFIG) or {}).get("run") or {}).get("dir")
+        if place and Path(place).is_dir() and folder.exists() and not Path(place).samefile(folder):
+            return "wandb_id" in mine and mine["wandb_id"] == (read_json(Path(place), RUN) or {}).get("wandb_id")
+    return False
+
+
+def copy_note(folder: Path) -> str:
+    """What is said of a folder that `lives_elsewhere`."""
+    return f"{folder} is a copy: in W&B it goes on as a run of its own"
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], aside: Collection[str] = ()) -> list[str]:

@@ -9,7 +9,7 @@ from functools import cache
 from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
-from pydantic import Field, PositiveFloat, PositiveInt, TypeAdapter
+from pydantic import Field, PositiveFloat, PositiveInt, TypeAdapter, ValidationInfo, field_validator
 
 from vicuna_lit.config.base import CONF_DIR, Config
 
@@ -105,6 +105,16 @@ class ZeroConfig(Choice):
     """1 shards the optimizer state, 2 the gradients too, 3 the weights too."""
     offload: bool
     """Keep weights and optimizer state in CPU memory (stage 3)."""
+
+    @field_validator("offload")
+    @classmethod
+    def _of_stage_3(cls, offload: bool, info: ValidationInfo) -> bool:
+        if offload and info.data.get("stage") in (1, 2):
+            raise ValueError(
+                f"stage {info.data['stage']} keeps whole weights on each device, and offloads nothing: "
+                "strategy=zero3_offload, or fsdp_offload"
+            )
+        return offload
 
     @property
     def facts(self) -> StrategyFacts:

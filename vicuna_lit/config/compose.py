@@ -191,15 +191,35 @@ def _compose_all(job: str, overrides: Sequence[str]) -> tuple[DictConfig, list[s
         pass
     first = groups(places)
     good = search_path(overrides)
-    for override in sorted(overrides, key=lambda o: o.lstrip("+~").partition("=")[0] not in first):
-        if override in good:
-            continue
+    alone = {one: _value_alone(one, first) for one in overrides if one not in good}
+    for override in sorted((o for o, parsed in alone.items() if not parsed), key=lambda o: _key(o) not in first):
         try:
             _compose(job, [*good, override])
             good.append(override)
         except (HydraException, OmegaConfBaseException) as error:
-            problems.append(_describe_override(override, error, without_hydra(_compose(job, good)), places))
-    return _compose(job, good), problems
+            problems.append(_describe_override(override, error, _compose(job, good), places))
+    node = _compose(job, good)  # the values are written one by one: to compose each anew would be quadratic
+    for override, parsed in alone.items():
+        written = copy.deepcopy(node)
+        try:
+            ConfigLoaderImpl._apply_overrides_to_config([parsed] if parsed else [], written)
+            node = written
+        except (HydraException, OmegaConfBaseException) as error:
+            problems.append(_describe_override(override, error, node, places))
+    return node, problems
+
+
+def _value_alone(override: str, groups: Sequence[str]) -> Override | None:
+    """The override, where it sets one value and nothing but that value."""
+    try:
+        (parsed,) = OverridesParser.create().parse_overrides([override])
+    except HydraException:
+        return None  # composing says what is wrong
+    return parsed if _is_value(parsed) and _key(override) not in groups and not parsed.is_sweep_override() else None
+
+
+def _key(override: str) -> str:
+    return override.lstrip("+~").partition("=")[0]
 
 
 def _describe_override(override: str, error: Exception, node: DictConfig, places: Sequence[Path]) -> str:
@@ -211,8 +231,9 @@ def _describe_override(override: str, error: Exception, node: DictConfig, places
         if value in choices:
             return f"{key}={value}: this command has no {key}"
         return _no_choice(key, value, choices)
-    keys = _keys(OmegaConf.to_container(node, resolve=False))
-    if key and key not in keys and "=" in override:
+    composed: Any = OmegaConf.to_container(node, resolve=False)
+    keys = _keys({name: value for name, value in composed.items() if name != "hydra"})
+    if key and key not in keys and ("=" in override or override[:1] == "~"):
         return unknown_key(key, [*keys, *groups(places)])
     if str(error).startswith("Ambiguous value"):
         return f"{override}: several values; -m runs one job for each, and a list is {key}=[{value}]"

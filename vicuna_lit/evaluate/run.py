@@ -23,7 +23,19 @@ from vicuna_lit.evaluate.stages import BudgetedClients, answers_of, can_be_opene
 from vicuna_lit.file_hashes import Hashes, hashes_of, model_files, refuse_other_files
 from vicuna_lit.hub import fetched
 from vicuna_lit.paths import locate
-from vicuna_lit.run_folder import RunError, check_disk, locked, read_json, refuse_other_settings, write_hydra_files
+from vicuna_lit.run_folder import (
+    CONFIG,
+    PLACE,
+    RUN,
+    RunError,
+    check_disk,
+    copy_note,
+    lives_elsewhere,
+    locked,
+    read_json,
+    refuse_other_settings,
+    write_hydra_files,
+)
 from vicuna_lit.tracking.server import check_wandb
 from vicuna_lit.whole_files import write, write_json
 
@@ -71,12 +83,16 @@ def _evaluate(config: EvaluateConfig, folder: Path) -> Evaluation:
 
 def _claim(folder: Path, settings: dict[str, Any], files: Hashes | None = None) -> None:
     """Makes the folder that of an evaluation with these settings and files."""
-    before = read_json(folder, "run.json") or {}
+    before = read_json(folder, RUN) or {}
     folder.mkdir(parents=True, exist_ok=True)
+    here = {PLACE: str(folder.resolve())}
+    if lives_elsewhere(folder):
+        console.print(copy_note(folder), markup=False, highlight=False)
+        before = {key: value for key, value in before.items() if not key.startswith("wandb_")}
+        write_json(folder / RUN, before | here)  # before `config.json` says that it lives here
     write_hydra_files(folder)
-    write_json(folder / "config.json", settings)
-    if files is not None:
-        write_json(folder / "run.json", before | {"files": files})
+    write_json(folder / CONFIG, settings)
+    write_json(folder / RUN, before | here | ({} if files is None else {"files": files}))
 
 
 def _recorded(config: EvaluateConfig, folder: Path) -> Evaluation:

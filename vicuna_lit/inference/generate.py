@@ -4,11 +4,12 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from inspect import signature
 from pathlib import Path
 from typing import Any, NamedTuple, overload
 
 import torch
-from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, DynamicCache, GenerationConfig, PreTrainedModel
 
 from vicuna_lit.config.template import TemplateConfig
 from vicuna_lit.data.conversation import Conversation
@@ -20,6 +21,9 @@ from vicuna_lit.hub import fetched_path
 from vicuna_lit.models.architecture import read_config
 from vicuna_lit.models.load_weights import refuse_faults
 from vicuna_lit.paths import ModelError, locate_model
+
+WRONG_WITH_A_CACHE = ("minimax", "moshi")
+"""Families whose `generate` goes on from a cache to other logits than the model itself gives (transformers 5.23)."""
 
 
 class Chat:
@@ -200,7 +204,6 @@ def replies(
         output: torch.Tensor = model.generate(  # pyright: ignore[reportCallIssue]
             torch.tensor(padded, device=model.device),
             attention_mask=torch.tensor(mask, device=model.device),
-            use_cache=True,
             **arguments(model, encoder, most, temperature),
         )
     found = []
@@ -257,6 +260,7 @@ def arguments(model: PreTrainedModel, encoder: Encoder, max_new_tokens: int, tem
     nameless = encoder.nameless_ids(model.config.get_text_config(decoder=True).vocab_size)
     return {
         "max_new_tokens": max_new_tokens,
+        "use_cache": model.config.get_text_config(decoder=True).model_type not in WRONG_WITH_A_CACHE,
         "eos_token_id": list(_ending_ids(encoder)),
         "pad_token_id": tokenizer.eos_token_id,
         **({"suppress_tokens": nameless} if nameless else {}),
@@ -289,11 +293,25 @@ def _is_token(encoder: Encoder, stop: str) -> bool:
     return stop == encoder.tokenizer.eos_token or stop in encoder.tokenizer.get_added_vocab()
 
 
+def keeps_keys_alone(model: Any) -> bool:
+    """Whether what a model keeps of tokens that it has read are keys and values, which more tokens can follow.
+
+    A convolution or a state space keeps a state. Not every family goes on from it with several tokens at once: Jamba
+    starts from nothing, and says so nowhere; and none can go back to an earlier token.
+    """
+    own = model._is_stateful or not model._supports_default_dynamic_cache()  # what transformers says of a family
+    if own or "past_key_values" not in signature(model.forward).parameters:
+        return False
+    return not any(hasattr(layer, "conv_states") for layer in DynamicCache(config=model.config).layers)
+
+
 @torch.no_grad()
 def likelihoods(
     model: PreTrainedModel, encoder: Encoder, conversation: Conversation, begin: str, choices: Sequence[str]
 ) -> list[float]:
-    """The log-probability of each of some texts as what follows a reply's begin; the prompt is read once.
+    """The log-probability of each of some texts as what follows a reply's begin.
+
+    The prompt is read once, where the model `keeps_keys_alone`.
 
     Raises:
         ModelError: the prompt is longer than the model's context.
@@ -311,10 +329,14 @@ def likelihoods(
     longest = max(map(len, tails))
     if (room := room_of(model, len(prompt))) < longest:
         raise ModelError(f"the prompt has {len(prompt)} tokens, the model reads {room + len(prompt)}")
-    read = model(torch.tensor([prompt], device=model.device), use_cache=True, logits_to_keep=1)
-    read.past_key_values.batch_repeat_interleave(len(tails))
     padded = torch.tensor([tail + [tokenizer.eos_token_id] * (longest - len(tail)) for tail in tails])
-    after = model(padded.to(model.device), past_key_values=read.past_key_values).logits
-    logits = torch.cat([read.logits[:, -1:].expand(len(tails), -1, -1), after[:, :-1]], 1)
+    if keeps_keys_alone(model):
+        read = model(torch.tensor([prompt], device=model.device), use_cache=True, logits_to_keep=1)
+        read.past_key_values.batch_repeat_interleave(len(tails))
+        after = model(padded.to(model.device), past_key_values=read.past_key_values).logits
+        logits = torch.cat([read.logits[:, -1:].expand(len(tails), -1, -1), after[:, :-1]], 1)
+    else:
+        whole = torch.cat([torch.tensor([prompt] * len(tails)), padded], 1)
+        logits = model(whole.to(model.device), use_cache=False).logits[:, len(prompt) - 1 : -1]
     picked = logits.float().log_softmax(-1).cpu().gather(-1, padded[..., None])[..., 0]
     return [float(row[: len(tail)].sum()) for row, tail in zip(picked, tails, strict=True)]

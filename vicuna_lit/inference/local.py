@@ -13,19 +13,21 @@ from transformers.generation.streamers import BaseStreamer
 from vicuna_lit.data.chat_template import TemplateError
 from vicuna_lit.data.conversation import Conversation
 from vicuna_lit.inference.backend import BackendError, Sent, Settings, Stream
-from vicuna_lit.inference.generate import Chat, arguments, own_sampling_put_aside, room_of, said
+from vicuna_lit.inference.generate import Chat, arguments, keeps_keys_alone, own_sampling_put_aside, room_of, said
 
 
 class LocalBackend:
     """Replies of a model in this process.
 
     One forward pass runs at a time; conversations take turns token by token, so a long reply holds nobody up. The keys
-    and values of the last `kept` conversations stay, and a new turn reads no more than what is new.
+    and values of the last `kept` conversations stay, and a new turn reads no more than what is new. A model that
+    keeps a state (`keeps_keys_alone`) reads each turn from the beginning.
     """
 
     def __init__(self, chat: Chat, name: str, kept: int):
         self.chat, self.name, self._kept = chat, name, kept
         self._baton, self._lock = FairLock(), threading.Lock()
+        self._reuses = keeps_keys_alone(chat.model)
         self._caches: OrderedDict[str, tuple[list[int], DynamicCache]] = OrderedDict()
 
     def reply(self, conversation: Conversation, settings: Settings) -> Stream:
@@ -91,18 +93,19 @@ class LocalBackend:
         """Generates; every token goes into the queue, then None or what went wrong."""
         self._baton.take()
         try:
-            cache = self._cache_for(id, ids)
+            cache = self._cache_for(id, ids) if self._reuses else None
             prompt = torch.tensor([ids], device=self.chat.model.device)
             with own_sampling_put_aside(self.chat.model):
                 output: Any = self.chat.model.generate(  # pyright: ignore[reportCallIssue]
                     prompt,
                     attention_mask=torch.ones_like(prompt),
-                    past_key_values=cache,
                     streamer=_Tokens(pieces),
                     stopping_criteria=StoppingCriteriaList([_Pass(self._baton, stopped)]),
+                    **({} if cache is None else {"past_key_values": cache}),
                     **how,
                 )
-            self._keep(id, output[0].tolist()[: cache.get_seq_length()], cache)
+            if cache is not None:
+                self._keep(id, output[0].tolist()[: cache.get_seq_length()], cache)
             pieces.put(None)
         except Exception as error:  # a model may fail in any way, and somebody waits for the queue
             pieces.put(error)

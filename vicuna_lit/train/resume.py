@@ -20,12 +20,14 @@ from vicuna_lit.data.template_date import fixed_date
 from vicuna_lit.file_hashes import Hashes, hashes_of, model_files, refuse_other_files
 from vicuna_lit.models.export import STATE_BYTES, export_dtype, exported_bytes
 from vicuna_lit.run_folder import (
-    CONFIG,
     MEND,
+    PLACE,
     RUN,
     RunError,
     check_disk,
     check_replaceable,
+    copy_note,
+    lives_elsewhere,
     new_wandb_id,
     read_json,
     refuse_other_settings,
@@ -212,8 +214,8 @@ def open_folder(
         with suppress(RunError):
             changed_settings(config, folder, extensions)
             known = saved.get("wandb_id")
-    if copied := known is not None and _lives_elsewhere(folder):
-        console.print(f"{folder} is a copy: in W&B it goes on as a run of its own", markup=False, highlight=False)
+    if copied := known is not None and lives_elsewhere(folder):
+        console.print(copy_note(folder), markup=False, highlight=False)
     # A checkpoint may be older than the id: that of a copy is still the other run's.
     identity = new_wandb_id(folder, None if copied or known is None else saved.get("wandb_id", known))
     if known is None:
@@ -224,21 +226,8 @@ def open_folder(
         (folder / name).unlink(missing_ok=True)
     write_hydra_files(folder)
     write_json(folder / "config.json", settings(config, extensions), durable=True)
-    write_json(folder / RUN, {"wandb_id": identity, "folder": str(folder.resolve()), **read}, durable=True)
+    write_json(folder / RUN, {"wandb_id": identity, PLACE: str(folder.resolve()), **read}, durable=True)
     return identity
-
-
-def _lives_elsewhere(folder: Path) -> bool:
-    """Whether the folder is a copy of one that is still there: both would write into one run of W&B's.
-
-    `run.dir` may be relative, so a copied project has the same: `run.json` has the place itself.
-    """
-    with suppress(RunError, OSError):
-        mine = read_json(folder, RUN) or {}
-        place = mine.get("folder") or ((read_json(folder, CONFIG) or {}).get("run") or {}).get("dir")
-        if place and Path(place).is_dir() and folder.exists() and not Path(place).samefile(folder):
-            return "wandb_id" in mine and mine["wandb_id"] == (read_json(Path(place), RUN) or {}).get("wandb_id")
-    return False
 
 
 def lacks_room(config: TrainConfig, folder: Path, model: PreTrainedModel) -> str | None:

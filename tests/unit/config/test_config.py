@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from typing import Any
+from unittest import mock
 
 import pytest
 from hydra.core.config_store import ConfigStore
@@ -93,6 +94,25 @@ def test_all_mistakes_at_once_with_the_nearest_name():
         "tokens_per_device: 10 is less than context_length",
     ):
         assert expected in text
+
+
+def test_offloading_is_of_stage_3():
+    for stage in (1, 2):
+        (problem,) = problems("strategy=zero1", f"strategy.stage={stage}", "strategy.offload=true")
+        assert problem.startswith(f"strategy.offload: stage {stage} keeps whole weights")
+    assert load("train", "strategy=zero3", "strategy.offload=true").strategy.facts.name == "zero3_offload"
+
+
+def test_many_mistakes_are_found_without_composing_anew_for_each():
+    unknown = [f"key_{i}=1" for i in range(40)]
+    with mock.patch.object(compose, "_by_hydra", wraps=compose._by_hydra) as composed:
+        found = problems(*unknown, "seed=abc", "seed.x=1", "optimizer.lr=1,2", "seed=7", "model=tinyy", "~sed", "a=[")
+    text = "\n".join(found)
+    assert composed.call_count <= 10, "each takes a tenth of a second"
+    assert [line for line in found if line.startswith("key_")] == [f"key_{i}: unknown key" for i in range(40)]
+    assert "model=tinyy: no such choice" in text and "optimizer.lr=1,2: several values" in text
+    assert {"sed: unknown key (did you mean seed?)", "a: unknown key"} < {*found}
+    assert len(found) == 45, "seed=7 takes the place of seed=abc"
 
 
 def test_weights_that_are_the_users_must_be_named():

@@ -9,11 +9,25 @@ from unittest import mock
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
-from tests.helpers.families import save_tiny
+from tests.helpers.families import save_tiny, tiny_config
 from vicuna_lit.data.conversation import Conversation
-from vicuna_lit.inference.generate import Chat, arguments, generate, own_sampling_put_aside, replies, reply, said
+from vicuna_lit.inference.backend import Settings
+from vicuna_lit.inference.generate import (
+    Chat,
+    arguments,
+    generate,
+    keeps_keys_alone,
+    likelihoods,
+    own_sampling_put_aside,
+    replies,
+    reply,
+    said,
+)
+from vicuna_lit.inference.local import LocalBackend
 from vicuna_lit.models.load_weights import refuse_faults
+from vicuna_lit.models.shrink import small_copy
 from vicuna_lit.paths import ModelError
 
 TEMPLATE = (
@@ -102,3 +116,62 @@ def test_weights_in_8_bits_are_looked_at_too(tmp_path: Path):
     layer.weight.data.view(torch.uint8)[0, 0] = 0x7F  # its NaN
     with pytest.raises(ModelError, match=r"not finite \(NaN or infinite\) are .*up_proj"):
         refuse_faults(folder, model, report)
+
+
+@pytest.mark.parametrize("family", ["gemma3", "mixtral", "gpt2", "mamba"])
+def test_a_reply_is_what_the_model_gives_without_a_cache(family: str, tmp_path: Path):
+    """Greedy, in padded batches, turn by turn in a chat, and the likelihoods of choices: windows are shorter than the
+    prompts; one keeps a state."""
+    encoder = Chat.load(folder_of("llama", tmp_path)).encoder
+    torch.manual_seed(0)
+    config: Any = tiny_config(family)
+    config.vocab_size = len(encoder.tokenizer)
+    config.pad_token_id = config.eos_token_id = encoder.tokenizer.eos_token_id
+    model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.ndim > 1 and "embed" not in name:
+                weight.mul_(3)
+
+    def logits(ids: list[int]) -> torch.Tensor:
+        with torch.no_grad():
+            return model(input_ids=torch.tensor([ids]), use_cache=False).logits[0].log_softmax(-1)
+
+    def greedy(talk: Conversation) -> str:
+        ids, new = encoder.prompt_ids(talk), []
+        while len(new) < 6 and encoder.tokenizer.eos_token_id not in new:
+            new.append(int(logits([*ids, *new])[-1].argmax()))
+        return said(encoder, new)[0].strip()
+
+    first = Conversation.of("Tell me about the river, the old house on the hill and its people.", id="a")
+    second = first.say("assistant", greedy(first) or "yes").say("user", "And then? What came of them?")
+    talks = [Conversation.of("hi"), first, second]
+    expected = [greedy(talk) for talk in talks]
+    assert [one.text for one in replies(model, encoder, talks, 6)] == expected
+    backend = LocalBackend(Chat(model, encoder), family, 2)
+    for talk, whole in zip([first, second, first], [*expected[1:], expected[1]], strict=True):
+        assert "".join(backend.reply(talk, Settings(0.0, 6))).strip() == whole
+    choices = ["1", "22 and more", "none at all"]
+    found = likelihoods(model, encoder, first, "Score", choices)
+    prompt, begin = encoder.prompt_ids(first), encoder.tokenizer("Score", add_special_tokens=False)["input_ids"]
+    tails = [encoder.tokenizer("Score" + choice, add_special_tokens=False)["input_ids"] for choice in choices]
+    start = len(prompt) + next(i for i in range(len(begin), -1, -1) if all(t[:i] == begin[:i] for t in tails))
+    for tail, value in zip(tails, found, strict=True):
+        ids = prompt + tail
+        rows = logits(ids)
+        assert value == pytest.approx(sum(float(rows[i - 1, ids[i]]) for i in range(start, len(ids))), abs=1e-3)
+
+
+def test_what_is_kept_of_read_tokens_is_used_where_it_is_keys_alone():
+    """Jamba's state is lost where several tokens follow it; MiniMax, Mamba take no cache of ours."""
+
+    def reuses(kind: str) -> bool:
+        with torch.device("meta"):
+            return keeps_keys_alone(AutoModelForCausalLM.from_config(small_copy(CONFIG_MAPPING[kind]())))
+
+    assert [
+        kind for kind in ("llama", "gemma3_text", "jamba", "falcon_h1", "minimax", "qwen3_next") if reuses(kind)
+    ] == [
+        "llama",
+        "gemma3_text",
+    ]
