@@ -1,5 +1,6 @@
 """`vicuna-prepare review=40`: asks a person about each hit of the sample, and keeps every answer at once."""
 
+import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -52,6 +53,8 @@ def _answer(ask: Callable[[str], str]) -> Verdict | None:
         except EOFError:
             print()
             return None
+        if not sys.stdin.isatty():  # whoever types ends the line of the question; a pipe does not
+            print()
         if said in ("q", "quit"):
             return None
         if said in ANSWERS:

@@ -47,7 +47,7 @@ def _show(record: Conversation | Rejection, encoder: Encoder, config: TrainConfi
     examples = Examples.of(tokenised([record], encoder, config.context_length, account, masks=masks))
     console.print(f"\n[bold]{escape(record.id)}[/]" + (f", {len(examples)} pieces" if len(examples) > 1 else ""))
     for rejection in account.first_rejections:
-        console.print(f"refused: {_said(rejection)}", markup=False)
+        console.print(f"refused: {rejection.reason}{_detail(rejection)}", markup=False)
     for i in range(len(examples)):
         example = examples[i]
         view = show_mask(example, encoder)
@@ -59,22 +59,20 @@ def _show(record: Conversation | Rejection, encoder: Encoder, config: TrainConfi
         console.print(line, markup=False)
 
 
-def _said(rejection: Rejection) -> str:
-    return rejection.reason + (f": {rejection.detail}" if rejection.detail else "")
+def _detail(rejection: Rejection) -> str:
+    return (f": {rejection.detail}" if rejection.detail else "") + what_to_do(rejection)
 
 
 def _account(side: str, examples: Examples, account: DataReport) -> list[str]:
     tokens, supervised = int(examples.lengths.sum()), int(examples.supervised.sum())
     share = f" ({supervised / tokens:.0%})" if tokens else ""
+    first = {r.reason: f"; the first, {r.id}{_detail(r)}" for r in reversed(account.first_rejections)}
     lines = [
         f"{side}: {counted(account.records_in, 'records')}, {account.records_kept:,} kept, "
         f"{account.records_rejected:,} refused",
-        *(f"  refused {count:,}: {reason}" for reason, count in account.rejected_by_reason.most_common()),
+        *(f"  refused {count:,}: {reason}{first[reason]}" for reason, count in account.rejected_by_reason.most_common()),
         f"  {counted(len(examples), 'examples')}, {tokens:,} tokens, {supervised:,} in the loss{share}",
     ]
-    if account.first_rejections:
-        first = account.first_rejections[0]
-        lines.insert(-1, f"  the first refused, {first.id}: {_said(first)}{what_to_do(first)}")
     return lines + _lost(account)
 
 

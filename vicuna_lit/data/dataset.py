@@ -180,9 +180,9 @@ class DataReport:
         return sum(self.rejected_by_reason.values())
 
     def reject(self, rejection: Rejection) -> None:
-        """Counts a record; keeps the first few to show."""
+        """Counts a record; keeps the first few, and the first of each reason, to show."""
         self.rejected_by_reason[rejection.reason] += 1
-        if len(self.first_rejections) < 5:
+        if len(self.first_rejections) < 5 or self.rejected_by_reason[rejection.reason] == 1:
             self.first_rejections.append(rejection)
 
     def nothing_left(self, where: str) -> DataError:

@@ -60,6 +60,8 @@ def find_files(path: str | Path) -> list[tuple[Path, str]]:
     """
     files, skipped = _search(path)
     if odd := [file for file, _ in files if not file.is_file()]:
+        if not odd[0].exists():
+            raise DataError(f"{odd[0]}: has gone while {path} was looked through; name the folder of your data alone")
         raise DataError(f"{odd[0]}: is no regular file, and is read more than once; write it to a file first")
     if not files:
         more = f"; skipped: {', '.join(f'{s.id} ({s.detail})' for s in skipped[:5])}" if skipped else ""

@@ -106,7 +106,8 @@ def total(reports: Iterable[DataReport]) -> DataReport:
         for key, value in vars(account).items():
             before = getattr(whole, key)
             setattr(whole, key, Counter(before) + value if isinstance(value, Counter) else before + value)
-    whole.first_rejections = whole.first_rejections[:5]
+    first = {rejection.reason: rejection for rejection in reversed(whole.first_rejections)}
+    whole.first_rejections = [r for i, r in enumerate(whole.first_rejections) if i < 5 or r is first[r.reason]]
     return whole
 
 

@@ -116,8 +116,19 @@ def _rejected(before: Conversation, after: Result, _: PrepareConfig) -> Iterator
         shown = before.turns[turn : turn + 1] if named else before.turns[:4]
         yield Hit(after.reason, turn, said_in(replace(before, turns=shown)), detail=after.detail)
     elif len(after.turns) < len(before.turns):
-        place = len(after.turns)
-        yield Hit("turns cut", place, said_in(replace(before, turns=before.turns[place : place + 2])))
+        gone = _gone(before, after)
+        yield Hit("turns cut", gone[0], said_in(replace(before, turns=tuple(before.turns[i] for i in gone[:2]))))
+
+
+def _gone(before: Conversation, after: Conversation) -> list[int]:
+    """Places of the turns that a step took away, at the beginning too."""
+    gone, kept = [], 0
+    for i, turn in enumerate(before.turns):
+        if kept < len(after.turns) and turn == after.turns[kept]:
+            kept += 1
+        else:
+            gone.append(i)
+    return gone
 
 
 Finder = Callable[[Conversation, Result, PrepareConfig], Iterator[Hit]]

@@ -74,7 +74,7 @@ def _of_every_run(config: TrainConfig, data: PlannedData, model: PreTrainedModel
         "model": f"{parameters:,} parameters, {part}{type(model).__name__}, {config.precision}; {proof}",
         **_of_the_data(data),
         "steps": f"{counted(plan.steps, 'steps')} of {counted(config.conversations_per_step, f'{config.step_unit}s')}, "
-        f"{counted(plan.epochs, 'epochs')}",
+        f"{counted(round(plan.epochs, 2) or plan.epochs, 'epochs')}",
         "tokens": f"{tokens:,} tokens, {supervised:,} supervised ({supervised / tokens:.0%})",
         "recipe": _recipe(config),
         "layout": f"{spread(config, plan)} a step of up to {plan.tokens_per_device:,} tokens, {plan.fill:.0%} full",

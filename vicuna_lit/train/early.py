@@ -28,5 +28,9 @@ def refuse_early(config: TrainConfig) -> None:
             raise ModelError(f"{place}: no tokenizer is in this folder (tokenizer.json); model.tokenizer=<its folder>")
     if isinstance(config.finetune, LoraConfig):
         need_package("peft", f"finetune={config.finetune.kind}", extra=config.finetune.kind)
+    if not config.dry_run and config.finetune.kind == "qlora":
+        need_package("bitsandbytes", "finetune=qlora", extra="qlora")
+    if not config.dry_run and config.optimizer.kind == "adamw_8bit":
+        need_package("bitsandbytes", "optimizer.kind=adamw_8bit", extra="qlora")
     if not config.dry_run:
         check_wandb(config.wandb)

@@ -81,11 +81,10 @@ def _of_records(config: TrainConfig, data: PlannedData, positions: int | None) -
     for name, account in data.reports.items():
         of = f" of source {name}" if name else ""
         refused = account.rejected_by_reason[TEMPLATE_REFUSES]
-        first = next((r for r in account.first_rejections if r.reason == TEMPLATE_REFUSES), None)
         if refused:
-            detail = first.detail + what_to_do(first) if first else ""
-            why = detail or "show_masks=3 says why"
-            yield f"the template refuses {refused:,} of {account.records_in:,} records{of}: {why}"
+            first = next(r for r in account.first_rejections if r.reason == TEMPLATE_REFUSES)
+            why = f"{first.id}: {first.detail}{what_to_do(first)}"
+            yield f"the template refuses {refused:,} of {account.records_in:,} records{of}; the first, {why}"
         if empty := account.empty_replies:
             are = "replies" + of + " are" if empty > 1 else "reply" + of + " is"
             yield f"{empty:,} {are} empty, and trained on: to say nothing is learnt; vicuna-prepare drops such turns"
