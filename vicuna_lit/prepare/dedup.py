@@ -4,8 +4,8 @@ Exact copies agree in a hash. Near-duplicates are found by MinHash (Broder 1997)
 32-byte shingles of the text, in bands (Leskovec et al., Mining of Massive Datasets, 3.4); a candidate
 pair counts when the estimated Jaccard similarity reaches the threshold. With 128 permutations the
 standard error of the estimate is at most 0.045. Of conversations that begin with the same question it is also counted,
-exactly, how much of one stands in the other. In both cases the replies must agree too: one long pasted text may be asked
-different things.
+exactly, how much of one stands in the other. In both cases the replies must agree too: one long pasted text may be
+asked different things.
 """
 
 from collections import OrderedDict, defaultdict
