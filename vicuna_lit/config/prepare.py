@@ -262,8 +262,8 @@ class DedupConfig(Config):
     first_exchange_characters: Annotated[int, Field(ge=0)] | None
     """The same first question and answer, of at least so many characters together; null: not looked at."""
     threshold: Share | None
-    """Near-duplicates: estimated Jaccard similarity of the sets of 32-byte shingles; at least this share of the replies'
-    shingles must stand in the other's replies, too. null: not looked at."""
+    """Near-duplicates: estimated Jaccard similarity of the sets of 32-byte shingles; of those of its replies at least
+    this share must stand in the other's replies, too. null: not looked at."""
     containment: Share | None
     """Of two conversations with the same first question, the one of whose 32-byte shingles at least this share stands
     in the other, whatever else that holds, and of its replies' in the other's replies; null: not looked at."""

@@ -4,8 +4,8 @@ Exact copies agree in a hash. Near-duplicates are found by MinHash (Broder 1997)
 32-byte shingles of the text, in bands (Leskovec et al., Mining of Massive Datasets, 3.4); a candidate
 pair counts when the estimated Jaccard similarity reaches the threshold. With 128 permutations the
 standard error of the estimate is at most 0.045. Of conversations that begin with the same question it is also counted,
-exactly, how much of one stands in the other. In both cases the replies must agree too: one long pasted text may be asked
-different things.
+exactly, how much of one stands in the other. In both cases the replies must agree too: one long pasted text may be
+asked different things.
 """
 
 from collections import OrderedDict, defaultdict
@@ -34,7 +34,8 @@ FEWEST = 8
 LONGEST = 1 << 20
 """Bytes looked at; the rest of a longer text does not enter its near-duplicate signature."""
 MOST_COMPARED = 64
-"""Kept conversations with one first question that a further one is looked for in: thousands may begin with "hi"."""
+"""Kept conversations with one first question, or nearly one text, that a further one is looked for in: thousands may
+begin with "hi", or with one long prompt."""
 MOST_HELD = 1 << 26
 """Bytes of shingles of conversations that others are looked for in, however many those are."""
 SIGNATURE = np.dtype(
@@ -192,11 +193,17 @@ def _exact(
 def _near(
     kept: dict[tuple[int, int], list[int]], bands: list[tuple[int, int]], rows: "_Rows", n: int, threshold: float
 ) -> tuple[Duplicate, int] | None:
+    compared = 0
     for other in sorted({other for key in bands if key in kept for other in kept[key]}):
         similarity = float(np.mean(rows[other]["minhash"] == rows[n]["minhash"]))
-        if similarity >= threshold and rows.replies_stand_in(n, other, threshold):
+        if similarity < threshold:
+            continue
+        if rows.replies_stand_in(n, other, threshold):
             said = f"similarity {similarity:.2f} to {rows.name(other)}, a better copy"
             return Duplicate("near-duplicate", said), other
+        compared += 1
+        if compared == MOST_COMPARED:
+            break
     return None
 
 

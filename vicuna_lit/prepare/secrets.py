@@ -204,8 +204,8 @@ def _spans(text: str, lowered: str) -> Iterator[tuple[int, int]]:
 
 
 def _rows(text: str) -> tuple[str, set[str]]:
-    """The parts of a text in which a long row of a token's characters stands, each with what precedes it; and with which
-    hints such rows begin."""
+    """The parts of a text in which a long row of a token's characters stands, each with what precedes it; and the hints
+    with which such rows begin."""
     classes = text.encode("ascii", "replace").translate(_CLASSES)
     at, parts, hints = classes.find(_ROW), [], set[str]()
     while at >= 0:

@@ -424,7 +424,7 @@ def test_what_another_conversation_with_the_same_question_holds_is_contained(tmp
 
 
 def test_one_pasted_text_that_is_asked_different_things_is_no_copy(tmp_path):
-    """As its replies differ, however little they are beside it; a reply that goes on, or of other spacing, is the same."""
+    """As its replies differ, however little they are beside it. A reply that goes on is the same."""
     pasted, (one, other) = " ".join(long_text(0)), (" ".join(long_text(n, 20)) for n in (1, 2))
     replies = (one, other, f"{one.upper()}\n and so on")
     asked = [Conversation.of(pasted, said, id=str(i)) for i, said in enumerate(replies)]
