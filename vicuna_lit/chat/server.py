@@ -4,7 +4,11 @@ import errno
 import ipaddress
 import os
 import socket
+import sys
+import traceback
 from contextlib import suppress
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
@@ -12,12 +16,14 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
 import gradio as gr
 import uvicorn
 from fastapi import FastAPI
+from gradio import queueing, routes
 from gradio.themes import Default
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import PlainTextResponse
 
 from vicuna_lit.chat.service import ChatService
 from vicuna_lit.chat.web import CSS, Page
+from vicuna_lit.pages import visible
 from vicuna_lit.run_folder import RunError
 
 POLICY = {
@@ -32,8 +38,26 @@ API = tuple(
     f"/gradio_api/{name}" for name in ("queue/", "run/", "heartbeat/", "startup-events", "info", "cancel", "reset")
 )
 """What the page asks for; gradio's routes for files, uploads, proxies and the rest are closed."""
+HERE = Path(__file__).parents[1]
 MOST_BODY = 4 * 2**20
 """Bytes of a request: a prompt, or what was sent to a model, which the page sends back to have it hidden."""
+
+
+def say_error() -> None:
+    """One line about the error that is handled now; its traceback, where it comes out of code of ours."""
+    error = sys.exception()
+    where = [Path(frame.filename) for frame in traceback.extract_tb(error and error.__traceback__)]
+    if any(HERE in file.parents and file != Path(__file__) for file in where):
+        traceback.print_exc()
+    else:
+        text = " ".join(str(error).split())[:200]
+        print(f"a request was refused: {type(error).__name__}: {visible(text)}", file=sys.stderr, flush=True)
+
+
+def no_tracebacks() -> None:
+    """gradio prints one for whatever is wrong with a request; it offers no other way to say it."""
+    for module in (queueing, routes):
+        vars(module)["traceback"] = SimpleNamespace(print_exc=say_error)
 
 
 class SecurityMiddleware:
@@ -67,7 +91,10 @@ class SecurityMiddleware:
                 message["headers"] += [(name.lower().encode(), text.encode()) for name, text in POLICY.items()]
             await send(message)
 
-        return await self.app(scope, read, answer)
+        try:
+            return await self.app(scope, read, answer)
+        except Exception:  # a request that gradio does not expect; it was answered with 500
+            say_error()
 
 
 def is_loopback(host: str) -> bool:
@@ -89,6 +116,7 @@ def make_app(service: ChatService) -> Any:
     blocks = Page(service).blocks.queue(max_size=limits.at_once + limits.waiting, api_open=False)
     blocks.max_threads = 2 * limits.at_once + 8
     blocks.state_session_capacity = limits.open_pages  # gradio forgets closed pages at no other time
+    no_tracebacks()
     theme = Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
     gr.mount_gradio_app(
         app, blocks, "/", blocked_paths=["/"], max_file_size=1, show_error=False, ssr_mode=False, footer_links=[],

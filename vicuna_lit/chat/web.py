@@ -1,5 +1,6 @@
 """The page: gradio's components, and what their events do with a person's `ChatSession`."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -90,7 +91,7 @@ class Page:
         self, talk: ChatSession | None, text: str, temperature: float, length: float, request: gr.Request
     ) -> Iterator[list[Any]]:
         talk = talk or self.service.begin()
-        yield from self._answer(talk, text, Settings(float(temperature), int(length)), request)
+        yield from self._answer(talk, text, _settings(temperature, length), request)
 
     def _retry(
         self, talk: ChatSession | None, temperature: float, length: float, request: gr.Request
@@ -101,7 +102,7 @@ class Page:
         except Refused as refusal:
             yield self._view(talk, status=markup.plain(str(refusal), "refused"))
             return
-        yield from self._answer(talk, text, Settings(float(temperature), int(length)), request)
+        yield from self._answer(talk, text, _settings(temperature, length), request)
 
     def _answer(self, talk: ChatSession, text: str, settings: Settings, request: gr.Request) -> Iterator[list[Any]]:
         client = request.client.host if request.client else ""
@@ -165,6 +166,11 @@ class Page:
         written = gr.skip() if box is None else box
         buttons = [gr.update(visible=not running), gr.update(visible=running)]
         return [talk, *chats, written, *buttons, *votes, status, ""]
+
+
+def _settings(temperature: float, length: float) -> Settings:
+    """As a request has them; no number at all is as wrong as no token."""
+    return Settings(float(temperature), int(length) if math.isfinite(length) else 0)
 
 
 def _messages(talk: ChatSession, side: ModelPane) -> list[dict[str, str]]:

@@ -38,6 +38,8 @@ OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
 _KNOWN: dict[tuple[Any, ...], tuple[list[Any], DictConfig]] = {}
 """What was composed of the same choices, with the nodes in Hydra's store at that time, see `_compose`."""
 MOST_KNOWN = 32
+MOST_OF_A_KEY = 200
+"""Letters; a key that may name a group is looked for as a folder, and no folder's name is longer than 255 bytes."""
 ALIKE = 0.6
 """Of the letters of a wrong key the share that another key must have too, to be guessed."""
 
@@ -175,13 +177,18 @@ def _stored(part: Any) -> Iterator[Any]:
 def _by_hydra(job: str, overrides: Sequence[str]) -> DictConfig:
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        return hydra_compose(job, list(overrides), return_hydra_config=True)
+        try:
+            return hydra_compose(job, list(overrides), return_hydra_config=True)
+        except (ValueError, OSError) as error:  # a choice that is a number, a key that is longer than a file's name
+            raise HydraException(str(error)) from error
 
 
 def _compose_all(job: str, overrides: Sequence[str]) -> tuple[DictConfig, list[str]]:
     """Composes with every override that is valid; describes the others."""
     places = folders(overrides)
-    problems = search_path_problems(places)
+    long = [f"{_key(one)[:60]}…: unknown key" for one in overrides if len(_key(one)) > MOST_OF_A_KEY]
+    overrides = [one for one in overrides if len(_key(one)) <= MOST_OF_A_KEY]
+    problems = [*search_path_problems(places), *long]
     refuse_endless(overrides)
     if any(not place.is_dir() for place in places):
         raise ConfigError(problems)

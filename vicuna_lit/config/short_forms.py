@@ -11,7 +11,7 @@ from vicuna_lit.config.evaluate import EvaluateConfig
 from vicuna_lit.config.from_run import FROM, from_run, with_source
 from vicuna_lit.config.prepare import PrepareConfig
 from vicuna_lit.config.search_path import OURS, folders, groups, options
-from vicuna_lit.config.texts import parts, quoted, readable, several, unquoted
+from vicuna_lit.config.texts import is_there, parts, quoted, readable, several, unquoted
 from vicuna_lit.config.train import TrainConfig
 
 Job = Literal["prepare", "train", "estimate", "evaluate", "chat"]
@@ -92,7 +92,7 @@ def _is_path(value: str, group: str, multirun: bool, places: Sequence[Path]) -> 
     """
     known = set(options(group, places))
     values = parts(value) if multirun and value[:1] not in ("'", '"') else [value]
-    paths = [one for one in map(unquoted, values) if one not in known and ("/" in one or Path(one).exists())]
+    paths = [one for one in map(unquoted, values) if one not in known and ("/" in one or is_there(one))]
     if paths and len(paths) < len(values) and known.intersection(values):
         name = "mine" if group == "data" else "my_model"
         names = ", ".join(sorted(known.intersection(values)))

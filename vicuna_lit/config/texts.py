@@ -90,13 +90,14 @@ def parts(value: str) -> list[str]:
     """What stands between the commas; a path with commas in it that exists is one."""
     out, rest = [], value.split(",")
     while rest:
-        count = next((n for n in range(len(rest), 1, -1) if _exists(",".join(rest[:n]))), 1)
+        count = next((n for n in range(len(rest), 1, -1) if is_there(",".join(rest[:n]))), 1)
         out.append(",".join(rest[:count]))
         rest = rest[count:]
     return out
 
 
-def _exists(path: str) -> bool:
+def is_there(path: str) -> bool:
+    """Whether a file or folder has this path, which may be any text."""
     try:
         return Path(path.strip()).expanduser().exists()
     except (OSError, RuntimeError, ValueError):  # too long for a name, no such user, a null character

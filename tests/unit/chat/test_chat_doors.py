@@ -1,10 +1,12 @@
 """The page's doors: bodies have an end, and no header of a client says who it is."""
 
 import asyncio
+import math
 from typing import Any
 
 import pytest
 
+from vicuna_lit.chat.markup import plain
 from vicuna_lit.run_folder import RunError
 
 
@@ -69,3 +71,37 @@ def test_a_host_is_this_machine_alone_or_it_is_said(server):
             listen(host, 7860)
     with listen("127.0.0.1", 0) as taken, pytest.raises(RunError, match="choose another with port"):
         listen("127.0.0.1", taken.getsockname()[1])
+
+
+def test_a_request_that_gradio_does_not_expect_is_one_line(server, capsys):
+    from gradio import queueing, routes
+
+    class Broken:
+        def __init__(self, error: Any):
+            self.error = error
+
+        async def __call__(self, *_: Any) -> None:
+            self.error()
+
+    class Odd(str):
+        def replace(self, *_: Any) -> Any:
+            raise ZeroDivisionError
+
+    def asked(error: Any) -> str:
+        scope = {"type": "http", "method": "POST", "path": "/gradio_api/queue/join", "headers": []}
+        asyncio.run(server.SecurityMiddleware(Broken(error))(scope, None, None))
+        return capsys.readouterr().err
+
+    assert asked(lambda: {}[9999]) == "a request was refused: KeyError: 9999\n"
+    assert asked(lambda: int("a\nb\x1b")).count("\n") == 1
+    assert "Traceback" in asked(lambda: plain(Odd())), "a mistake of ours"
+    server.no_tracebacks()
+    try:
+        raise TypeError("no number")
+    except TypeError:
+        vars(queueing)["traceback"].print_exc()
+        vars(routes)["traceback"].print_exc()
+    assert capsys.readouterr().err == "a request was refused: TypeError: no number\n" * 2
+    from vicuna_lit.chat.web import _settings
+
+    assert [_settings(0.5, length).max_new_tokens for length in (7.9, math.nan, math.inf)] == [7, 0, 0]
