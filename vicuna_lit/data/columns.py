@@ -48,6 +48,8 @@ ANSWERS = (
     "responses", "outputs", "completions", "generations", "attempt", "chosen", "rejected", "corrected",
 )  # fmt: skip
 """A record with two of them has two answers, and a form that names one of them says too little."""
+_REPLIES = re.compile("answer|reply|response|output|completion|target|solution|assistant|bot", re.IGNORECASE)
+_NO_TEXT = ("id", "source", "lang", "language", "model", "category", "split", "date")
 BESIDE = (
     "context", "contexts", "passage", "article", "paragraph", "paragraphs", "story", "premise", "knowledge",
     "background", "evidence", "document", "documents", "table", "schema", "starter_code", "choices", "options",
@@ -149,11 +151,21 @@ def ready_line(record: dict[str, Any], form: Mapping[str, str] = NO_FORM) -> str
     answers = [by_small[name] for name in ANSWERS if name in by_small]
     answers.sort(key=lambda name: name != form.get("response"))
     if prompt is None or not answers:
-        return _line_of_messages(record) or "data.columns='{prompt: …, response: …}' names the columns"
+        return _line_of_messages(record) or _line_of_two(record)
     about = form.get("context") or next((by_small[name] for name in BESIDE if name in by_small), None)
     context = f", context: {about}" if about else ""
     more = f", or another of {', '.join(answers[1:])}" if answers[1:] else ""
     return f"data.columns='{{prompt: {prompt}{context}, response: {answers[0]}}}' reads it{more}"
+
+
+def _line_of_two(record: dict[str, Any]) -> str:
+    """What the user may give where no name is known; with the names where two columns alone hold texts."""
+    texts = [str(k) for k, v in record.items() if isinstance(v, str) and v.strip() and str(k).lower() not in _NO_TEXT]
+    if len(texts) != 2 or not all(re.fullmatch(r"\w+", name) for name in texts):
+        return "data.columns='{prompt: …, response: …}' names the columns"
+    texts.sort(key=lambda name: bool(_REPLIES.search(name)))
+    line = f"data.columns='{{prompt: {texts[0]}, response: {texts[1]}}}'"
+    return f"{line} reads it, if these are the question and its answer"
 
 
 def _line_of_messages(record: dict[str, Any]) -> str | None:
