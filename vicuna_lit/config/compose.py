@@ -248,12 +248,10 @@ def _describe(job: Job, path: str, item: Any, values: Any) -> str:
             below = [f"{path}.{key}" for key in _keys_below(job, path)]
             such = ", ".join(below[:3]) or f"{path}.<key>"
             return f"{path}={given!r:.60}: {path} holds keys; set one of them, such as {such}"
-        case "tuple_type" | "list_type":
-            return f"{path}={given!r:.60}: a list is wanted, such as [{given!r:.60}]"
-        case "dict_type":
-            return f"{path}={given!r:.60}: names with values are wanted, {{name: value}}"
-        case _:
-            return f"{path}={given!r:.60}: {message[0].lower()}{message[1:]}"
+        case kind:
+            such = {"dict_type": "names with values are wanted, {name: value}"}
+            such |= dict.fromkeys(("tuple_type", "list_type"), f"a list is wanted, such as [{given!r:.60}]")
+            return f"{path}={given!r:.60}: {such.get(kind, message[0].lower() + message[1:])}"
 
 
 def _keys_below(job: Job, path: str) -> list[str]:

@@ -49,7 +49,7 @@ ANSWERS = (
 )  # fmt: skip
 """A record with two of them has two answers, and a form that names one of them says too little."""
 _REPLIES = re.compile("answer|reply|response|output|completion|target|solution|assistant|bot", re.IGNORECASE)
-_NO_TEXT = ("id", "source", "lang", "language", "model", "category", "split", "date")
+_NO_TEXT = ("id", "source", "lang", "language", "model", "category", "split", "date", "system", "role", "text", "chat")
 BESIDE = (
     "context", "contexts", "passage", "article", "paragraph", "paragraphs", "story", "premise", "knowledge",
     "background", "evidence", "document", "documents", "table", "schema", "starter_code", "choices", "options",
