@@ -164,13 +164,13 @@ def test_accounting_of_a_mixed_lot():
     assert account.rejected_by_reason == {TOO_LONG: 1, "roles do not alternate": 1, "broken JSON": 1}
     assert account.exchanges_rejected_by_reason == {TOO_LONG: 1}
     assert (account.turns_cut, account.exchanges_kept) == (1, 3)
+    account.first_rejections.reverse()
+    assert "context_length=<more>" in str(account.nothing_left("a.json"))
     for _ in range(6):
         account.reject(broken)
     account.reject(broken._replace(reason="unknown role"))  # the first of each reason is kept, however late it comes
     assert [r.reason for r in total([account, account]).first_rejections].count("unknown role") == 1
     assert total([account]).first_rejections[-1].reason == "unknown role"
-    account.first_rejections.reverse()
-    assert "context_length=<more>" in str(account.nothing_left("a.json"))
     tools = Rejection("t", "template refuses it", "template vicuna_v1 has no tool turn")
     assert "template=hermes" in what_to_do(tools)
     assert what_to_do(broken) == ""

@@ -103,9 +103,9 @@ def test_each_rule_has_its_hits_and_a_cut_turn_has_no_further_ones():
     found, left = hits(german, settings, steps(settings))
     assert [hit.rule for hit in found] == ["language: language"]
     assert "assistant: Mir geht" in found[0].text
-    for first in (("assistant", "Hello!"), ("user", "A?")):  # what is cut is shown, at the beginning and at the end
-        turns = (Turn(*first), Turn("user", "B?"), Turn("assistant", GOOD), Turn("user", "C?"))[first[0] == "user" :]
-        found, left = hits(Conversation("z", turns), settings, steps(settings))
+    turns = (Turn("assistant", "Hello!"), Turn("user", "B?"), Turn("assistant", GOOD), Turn("user", "C?"))
+    # What is cut is shown, at the beginning and at the end.
+    for talk, gone in ((turns, (0, "assistant: Hello!\nuser: C?")), (turns[1:], (2, "user: C?"))):
+        found, left = hits(Conversation("z", talk), settings, steps(settings))
         assert isinstance(left, Conversation)
-        gone = {"assistant": (0, "assistant: Hello!\nuser: C?"), "user": (2, "user: C?")}[first[0]]
         assert [(hit.rule, hit.turn, hit.text) for hit in found] == [("roles: turns cut", *gone)]
