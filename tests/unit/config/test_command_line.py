@@ -234,9 +234,9 @@ def test_a_truth_value_is_no_number(override):
 
 
 def test_a_list_and_the_keys_inside_one_are_said():
-    given = "data.sources=[{path: x, name: a, weight: 1}, {path: y, name: b, wheight: 1}]"
+    given = "data.sources=[{path: x, name: a, weight: 1}, {path: y, name: b, wweight: 1}]"
     said = problems("data=mixture", given, "samples.questions=[Who?]", "halving={rungs: [0.1], kep: 1}").splitlines()
-    assert "data.sources.1.wheight: unknown key (did you mean data.sources.1.weight?)" in said
+    assert "data.sources.1.wweight: unknown key (did you mean data.sources.1.weight?)" in said
     assert "halving.kep: unknown key (did you mean halving.keep?)" in said
     assert "samples.questions.0='Who?': a list is wanted, such as ['Who?']" in said
     with pytest.raises(ConfigError) as error:
