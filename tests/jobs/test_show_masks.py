@@ -43,7 +43,7 @@ def test_the_first_records_are_shown_without_weights_and_all_are_accounted_for(d
     assert "two\nrefused: unknown role: turn 1 has from 'nobody'" in done.stdout
     assert "USER: [red]Why? ASSISTANT:⟦ So.</s>⟧" in done.stdout
     assert "Left?" not in done.stdout
-    assert "training: 4 records, 3 kept, 1 refused\n  refused 1: unknown role\n" in done.stdout
+    assert "training: 4 records, 3 kept, 1 refused\n  refused 1: unknown role; the first, " in done.stdout
     assert " in the loss (" in done.stdout
     assert not (data.parent / "run").exists()
 

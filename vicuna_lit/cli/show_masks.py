@@ -70,7 +70,7 @@ def _account(side: str, examples: Examples, account: DataReport) -> list[str]:
     lines = [
         f"{side}: {counted(account.records_in, 'records')}, {account.records_kept:,} kept, "
         f"{account.records_rejected:,} refused",
-        *(f"  refused {count:,}: {reason}{first[reason]}" for reason, count in account.rejected_by_reason.most_common()),
+        *(f"  refused {count:,}: {name}{first[name]}" for name, count in account.rejected_by_reason.most_common()),
         f"  {counted(len(examples), 'examples')}, {tokens:,} tokens, {supervised:,} in the loss{share}",
     ]
     return lines + _lost(account)

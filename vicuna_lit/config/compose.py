@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal, get_args, overload
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
@@ -106,9 +106,12 @@ def check(job: Job, node: DictConfig, problems: Sequence[str] = ()) -> Any:
     try:
         config = JOBS[job].model_validate(values)
     except ValidationError as error:
-        for item in error.errors():
-            path = _path(item["loc"], values)
-            found += [] if path in missing else [_describe(job, path, item, values).replace("\n", "\\n")]
+        items = [(_path(item["loc"], values), item) for item in error.errors()]
+        for path, item in items:
+            # A list or dict may be a text as well: where something inside it is wrong, that is what is meant.
+            inside = item["type"].endswith("_type") and any(other.startswith(f"{path}.") for other, _ in items)
+            told = path in missing or (inside and isinstance(item["input"], dict | list))
+            found += [] if told else [_describe(job, path, item, values).replace("\n", "\\n")]
         raise ConfigError(list(dict.fromkeys(found))) from None
     if found:
         raise ConfigError(found)
@@ -258,7 +261,7 @@ def _describe(job: Job, path: str, item: Any, values: Any) -> str:
     message, given = item["msg"], item["input"]
     match item["type"]:
         case "extra_forbidden":
-            return unknown_key(path, _keys(values))
+            return unknown_key(path, [*_keys(values), *_keys_beside(job, path)])
         case "literal_error":
             choices = [c.strip(" '") for c in item["ctx"]["expected"].replace(" or ", ",").split(",")]
             now = VALUES.get(path, {}).get(str(given))
@@ -273,8 +276,10 @@ def _describe(job: Job, path: str, item: Any, values: Any) -> str:
             below = [f"{path}.{key}" for key in _keys_below(job, path)]
             such = ", ".join(below[:3]) or f"{path}.<key>"
             return f"{path}={given!r:.60}: {path} holds keys; set one of them, such as {such}"
-        case _:
-            return f"{path}={given!r:.60}: {message[0].lower()}{message[1:]}"
+        case kind:
+            such = {"dict_type": "names with values are wanted, {name: value}"}
+            such |= dict.fromkeys(("tuple_type", "list_type"), f"a list is wanted, such as [{given!r:.60}]")
+            return f"{path}={given!r:.60}: {such.get(kind, message[0].lower() + message[1:])}"
 
 
 def _keys_below(job: Job, path: str) -> list[str]:
@@ -283,6 +288,25 @@ def _keys_below(job: Job, path: str) -> list[str]:
     for part in path.split("."):
         kind = kind.model_fields[part].annotation if part in getattr(kind, "model_fields", ()) else None
     return list(getattr(kind, "model_fields", ()))
+
+
+def _keys_beside(job: Job, path: str) -> list[str]:
+    """The keys that may stand beside one: in an item of a list too, and none where a choice decides which there are."""
+    *above, _ = path.split(".")
+    kinds: list[Any] = [JOBS[job]]
+    for part in above:
+        if not part.isdigit():
+            fields = [kind.model_fields[part] for kind in kinds if part in kind.model_fields]
+            kinds = [model for field in fields for model in _models(field.annotation)]
+    known = kinds if len(kinds) == 1 or any(map(str.isdigit, above)) else []
+    return [".".join((*above, name)) for kind in known for name in kind.model_fields]
+
+
+def _models(kind: Any) -> list[Any]:
+    """The groups of keys in a type: its own, an item's, a choice's."""
+    if hasattr(kind, "model_fields"):
+        return [kind]
+    return [model for part in get_args(kind) for model in _models(part)]
 
 
 def unknown_key(key: str, keys: Sequence[str]) -> str:

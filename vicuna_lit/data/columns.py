@@ -48,6 +48,8 @@ ANSWERS = (
     "responses", "outputs", "completions", "generations", "attempt", "chosen", "rejected", "corrected",
 )  # fmt: skip
 """A record with two of them has two answers, and a form that names one of them says too little."""
+_REPLIES = re.compile("answer|reply|response|output|completion|target|solution|assistant|bot", re.IGNORECASE)
+_NO_TEXT = ("id", "source", "lang", "language", "model", "category", "split", "date", "system", "role", "text", "chat")
 BESIDE = (
     "context", "contexts", "passage", "article", "paragraph", "paragraphs", "story", "premise", "knowledge",
     "background", "evidence", "document", "documents", "table", "schema", "starter_code", "choices", "options",
@@ -171,7 +173,7 @@ def ready_line(record: dict[str, Any], form: Mapping[str, str] = NO_FORM) -> str
     answers = [by_small[name] for name in ANSWERS if name in by_small]
     answers.sort(key=lambda name: name != form.get("response"))
     if prompt is None or not answers:
-        return _line_of_messages(record) or "data.columns='{prompt: …, response: …}' names the columns"
+        return _line_of_messages(record) or _line_of_two(record)
     texts = (by_small[name] for name in BESIDE if name in by_small and isinstance(record[by_small[name]], str))
     about = form.get("context") or next(texts, None)
     first, *others = [f"{name}.0" if _are_texts(record[name]) else name for name in answers]
@@ -185,6 +187,16 @@ def _are_texts(answer: Any) -> bool:
 
 def _or_with(others: list[str]) -> str:
     return f", or with response: {' or '.join(others)}" if others else ""
+
+
+def _line_of_two(record: dict[str, Any]) -> str:
+    """What the user may give where no name is known; with the names where two columns alone hold texts."""
+    texts = [str(k) for k, v in record.items() if isinstance(v, str) and v.strip() and str(k).lower() not in _NO_TEXT]
+    if len(texts) != 2 or not all(re.fullmatch(r"\w+", name) for name in texts):
+        return "data.columns='{prompt: …, response: …}' names the columns"
+    texts.sort(key=lambda name: bool(_REPLIES.search(name)))
+    line = f"data.columns='{{prompt: {texts[0]}, response: {texts[1]}}}'"
+    return f"{line} reads it, if these are the question and its answer"
 
 
 def _line_of_messages(record: dict[str, Any]) -> str | None:

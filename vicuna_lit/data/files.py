@@ -20,6 +20,7 @@ from vicuna_lit.data.conversation import DataError, Rejection
 from vicuna_lit.data.exports import Unusable
 from vicuna_lit.data.json_stream import MOST_BYTES, TOO_LARGE, json_lines, json_values
 from vicuna_lit.paths import place_of
+from vicuna_lit.run_folder import GIVEN
 
 SKIPPED = "file skipped"
 _TABLE = re.compile(r".*\.(csv|tsv|xlsx|xls)(?:\.(?:gz|bz2|xz|zst))?", re.I)
@@ -48,6 +49,17 @@ _BOMS = ((codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"), (code
          (codecs.BOM_UTF16_BE, "utf-16"), (b"{\0", "utf-16-le"), (b"[\0", "utf-16-le"), (b"\0{", "utf-16-be"),
          (b"\0[", "utf-16-be"))  # fmt: skip
 """In this order: UTF-32's begins as UTF-16's does. The last ones are JSON in UTF-16 without a mark."""
+
+
+def name_said(path: str | Path, name: str) -> str:
+    """A file's name in messages and in its records' ids; what a script gave to `fit` is no file that its author knows.
+
+    Args:
+        name: what it is called otherwise.
+    """
+    place = Path(path)
+    of_a_script = place.parent.name == GIVEN and re.fullmatch(r"[0-9a-f]{16}\.jsonl", place.name)
+    return "fit(data=…)" if of_a_script else name
 
 
 def find_files(path: str | Path) -> list[tuple[Path, str]]:

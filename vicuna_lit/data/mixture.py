@@ -106,8 +106,10 @@ def total(reports: Iterable[DataReport]) -> DataReport:
         for key, value in vars(account).items():
             before = getattr(whole, key)
             setattr(whole, key, Counter(before) + value if isinstance(value, Counter) else before + value)
-    first = {rejection.reason: rejection for rejection in reversed(whole.first_rejections)}
-    whole.first_rejections = [r for i, r in enumerate(whole.first_rejections) if i < 5 or r is first[r.reason]]
+    every, whole.first_rejections = whole.first_rejections, []
+    for i, one in enumerate(every):
+        if i < 5 or one.reason not in {kept.reason for kept in whole.first_rejections}:
+            whole.first_rejections.append(one)
     return whole
 
 

@@ -29,7 +29,7 @@ from vicuna_lit.data.columns import (
 from vicuna_lit.data.conversation import SOURCE, Conversation, DataError, Rejection, Turn, said_by_user
 from vicuna_lit.data.exports import Unusable, chatgpt_messages, kind_of, oasst_messages, without_marks
 from vicuna_lit.data.fields import filled, is_absent, loaded, present, text
-from vicuna_lit.data.files import find_files, skipped_files, values
+from vicuna_lit.data.files import find_files, name_said, skipped_files, values
 from vicuna_lit.data.message_forms import refuse_cut_off, snake
 from vicuna_lit.data.messages import REASONING, refuse_media, system_of, turns_of, weight_of
 from vicuna_lit.data.tool_schemas import schemas
@@ -97,7 +97,7 @@ def records(path: Paths) -> Iterator[tuple[str, Any | Rejection]]:
     """
     for file, name in [found for one in _several(path) for found in find_files(one)]:
         for number, record in enumerate((one for value in values(file) for one in conversations_in(value)), 1):
-            id = f"{name}:{number}"
+            id = f"{name_said(file, name)}:{number}"
             yield id, Rejection(id, record.reason, record.detail) if isinstance(record, Unusable) else record
 
 

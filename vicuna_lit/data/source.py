@@ -10,7 +10,7 @@ from vicuna_lit.config.train import Computation
 from vicuna_lit.data.conversation import Conversation, DataError, Rejection, is_validation
 from vicuna_lit.data.dataset import EVERY_REPLY, DataReport, Examples, Masks, NumberedExample, tokenised
 from vicuna_lit.data.encoder import Encoder
-from vicuna_lit.data.files import find_files
+from vicuna_lit.data.files import find_files, name_said
 from vicuna_lit.data.mixture import JoinedExamples
 from vicuna_lit.data.order import Shares
 from vicuna_lit.data.readers import read
@@ -71,13 +71,14 @@ class ConversationFiles:
 
     def nothing_left(self, account: DataReport) -> DataError:
         """The error for a source without a single example to train on."""
+        where = name_said(self.path, self.path)
         if (only := self.config.data.from_source) is not None and not account.records_in:
-            return DataError(f"{self.path}: no record to train on is of source {only} (from_source)")
+            return DataError(f"{where}: no record to train on is of source {only} (from_source)")
         splits = self.prepared is None and self.config.data.validation_path is None
         if splits and not account.records_in and any(isinstance(record, Conversation) for record in self._side(True)):
             fraction = f"data.validation_fraction={self.config.data.validation_fraction:g}"
-            return DataError(f"{self.path}: all of its conversations are held out; {fraction} may be smaller")
-        return account.nothing_left(self.path)
+            return DataError(f"{where}: all of its conversations are held out; {fraction} may be smaller")
+        return account.nothing_left(where)
 
     def records(self, validation: bool) -> Iterator[Conversation | Rejection]:
         """The conversations of one side as they are read, and why others cannot be."""

@@ -174,9 +174,16 @@ def _asked(config: EvaluateConfig, folder: Path, settings: dict[str, Any]) -> Ev
     without = sum(not q.references for q in questions)
     if config.judge.facts.needs_reference and without:
         told = f"rules judge the {len(questions) - without} questions with a reference answer; {without} have none"
-        none = "rules judge by a reference answer, and no question has one; of the bundled ones coding and math have"
-        notes.append(told if without < len(questions) else none)
+        none = "rules judge by a reference answer, and no question has one; nothing was judged"
+        notes.append(told if without < len(questions) else f"{none}: {_ways(config)}")
     return _rated(config, names, questions, answers, reviews, notes)
+
+
+def _ways(config: EvaluateConfig) -> str:
+    """To questions with a reference answer."""
+    if config.questions is not None:
+        return "give the questions a reference, or leave questions= out"
+    return "of the bundled ones coding and math have, and max_questions=8 or more takes some of them"
 
 
 def files_read(config: EvaluateConfig, asked: Iterable[str]) -> Hashes:

@@ -44,6 +44,8 @@ def notes(config: TrainConfig, data: PlannedData, positions: int | None) -> Iter
             "your data train the quickstart's toy, a tiny model with random weights; "
             "model=<folder> fine-tunes a model of yours"
         )
+    if config.data.sources and all(path.startswith(SHIPPED) for path in config.data.paths):
+        yield "data=mixture has two sources of ours; 'data.sources=[{path: …, name: …, weight: 1}, …]' names yours"
     if not config.strategy.facts.one_process and data.plan.world_size == 1:
         several = "trainer.devices=auto takes every GPU, or a number"
         yield f"strategy={config.strategy.facts.name} runs in one process; {several}"

@@ -233,6 +233,20 @@ def test_a_truth_value_is_no_number(override):
     assert "input should be a valid" in said
 
 
+def test_a_list_and_the_keys_inside_one_are_said():
+    given = "data.sources=[{path: x, name: a, weight: 1}, {path: y, name: b, wweight: 1}]"
+    said = problems("data=mixture", given, "samples.questions=[Who?]", "halving={rungs: [0.1], kep: 1}").splitlines()
+    assert "data.sources.1.wweight: unknown key (did you mean data.sources.1.weight?)" in said
+    assert "halving.kep: unknown key (did you mean halving.keep?)" in said
+    assert "samples.questions.0='Who?': a list is wanted, such as ['Who?']" in said
+    with pytest.raises(ConfigError) as error:
+        load("prepare", "raw=[{path: x, nam: a}]")
+    assert str(error.value).splitlines() == [
+        "raw.0.name: must be given, raw.0.name=…",
+        "raw.0.nam: unknown key (did you mean raw.0.name?)",
+    ]
+
+
 def test_a_group_that_is_left_out_is_gone_or_asked_for():
     assert load("train", "experiment=null", "context_length=512", "model.rope_scaling=none").run.name == "run"
     assert load("train", "~experiment", "context_length=512").conversations_per_step == 128

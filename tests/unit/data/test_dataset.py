@@ -13,6 +13,7 @@ from tests.helpers.runs import SHARED
 from vicuna_lit.data.conversation import Conversation, Rejection, Turn
 from vicuna_lit.data.dataset import build_dataset, what_to_do
 from vicuna_lit.data.encoder import Example
+from vicuna_lit.data.mixture import total
 from vicuna_lit.data.readers import read
 from vicuna_lit.data.splitting import TOO_LONG, split
 
@@ -165,6 +166,11 @@ def test_accounting_of_a_mixed_lot():
     assert (account.turns_cut, account.exchanges_kept) == (1, 3)
     account.first_rejections.reverse()
     assert "context_length=<more>" in str(account.nothing_left("a.json"))
+    for _ in range(6):
+        account.reject(broken)
+    account.reject(broken._replace(reason="unknown role"))  # the first of each reason is kept, however late it comes
+    assert [r.reason for r in total([account, account]).first_rejections].count("unknown role") == 1
+    assert total([account]).first_rejections[-1].reason == "unknown role"
     tools = Rejection("t", "template refuses it", "template vicuna_v1 has no tool turn")
     assert "template=hermes" in what_to_do(tools)
     assert what_to_do(broken) == ""

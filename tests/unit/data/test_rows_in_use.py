@@ -279,6 +279,10 @@ REFUSED: dict[str, tuple[Any, str]] = {
         "documents are in no turn: put them into a turn; data.columns",
     ),
     "Glaive": ({"system": "SYSTEM: S", "chat": "USER: Q ASSISTANT: A"}, "unknown record format: keys 'system', 'chat'"),
+    "two columns of one's own": (
+        {"id": "7", "model_reply": "A", "user_question": "Q"},
+        "data.columns='{prompt: user_question, response: model_reply}' reads it, if these are",
+    ),
     "R1 distilled": ({"problem": "Q", "generations": ["A"]}, "unknown record format: keys 'problem', 'generations'"),
     "OASST2, flat": ({"message_id": "m", "parent_id": None, "text": "Q", "role": "prompter"}, "unknown record format"),
     "an arena": ({"conversation_a": [Q, A], "conversation_b": [Q, A]}, "unknown record format: keys 'conversation_a'"),

@@ -7,7 +7,7 @@ import pytest
 
 from vicuna_lit import load
 from vicuna_lit.cli.review import review
-from vicuna_lit.data.conversation import Conversation, DataError, write_jsonl
+from vicuna_lit.data.conversation import Conversation, DataError, Turn, write_jsonl
 from vicuna_lit.prepare import run
 from vicuna_lit.prepare.hits import hits
 from vicuna_lit.prepare.review import read_items
@@ -103,3 +103,9 @@ def test_each_rule_has_its_hits_and_a_cut_turn_has_no_further_ones():
     found, left = hits(german, settings, steps(settings))
     assert [hit.rule for hit in found] == ["language: language"]
     assert "assistant: Mir geht" in found[0].text
+    turns = (Turn("assistant", "Hello!"), Turn("user", "B?"), Turn("assistant", GOOD), Turn("user", "C?"))
+    # What is cut is shown, at the beginning and at the end.
+    for talk, gone in ((turns, (0, "assistant: Hello!\nuser: C?")), (turns[1:], (2, "user: C?"))):
+        found, left = hits(Conversation("z", talk), settings, steps(settings))
+        assert isinstance(left, Conversation)
+        assert [(hit.rule, hit.turn, hit.text) for hit in found] == [("roles: turns cut", *gone)]

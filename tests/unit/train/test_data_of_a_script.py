@@ -9,6 +9,7 @@ import pytest
 from tests.helpers.runs import COMMON
 from vicuna_lit.config.compose import load
 from vicuna_lit.data.conversation import Conversation
+from vicuna_lit.data.readers import read
 from vicuna_lit.run_folder import RunError
 from vicuna_lit.train.extensions import with_data
 
@@ -60,6 +61,7 @@ def test_records_come_in_any_form_that_can_be_iterated(tmp_path):
         kept = Path(str(with_data(config, given).data.path)).read_text().splitlines()
         assert len(kept) == 1
         assert "Q" in kept[0]
+    assert [one.id for one in read(str(with_data(config, [record]).data.path))] == ["fit(data=…):1"]
     toy = with_data(load("train", f"run.dir={tmp_path / 'toy'}"), [record]).data
     assert (toy.validation_path, toy.validation_fraction) == (None, 0.01)
     assert json.loads(Path(str(with_data(config, [arrays]).data.path)).read_text()) == record | {"id": 7}
