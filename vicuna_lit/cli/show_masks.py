@@ -25,7 +25,8 @@ def show_masks(config: TrainConfig) -> int:
         DataError: a source has no record that can be used.
     """
     config, tokenizer = template_and_tokenizer(config)
-    model_config(config, tokenizer)  # what it refuses, training refuses: these would not be the masks
+    if config.model.path or config.model.architecture:  # what it refuses, training refuses: these were not the masks
+        model_config(config, tokenizer)
     encoder, sources = make_encoder(config, loaded=tokenizer), Sources(config)
     console = notebook.console(soft_wrap=True, highlight=False)
     for part in sources.parts.values():

@@ -8,10 +8,11 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from vicuna_lit.data.column_values import answer_messages, as_messages, is_message, refuse_transcript, served_key
 from vicuna_lit.data.conversation import ALPACA_INPUT
 from vicuna_lit.data.exports import Unusable, typed
 from vicuna_lit.data.fields import filled, is_absent, loaded, present, text
-from vicuna_lit.data.message_forms import refuse_cut_off, snake
+from vicuna_lit.data.message_forms import snake
 from vicuna_lit.data.messages import MEDIA
 
 Columns = Mapping[Any, str] | None
@@ -58,11 +59,6 @@ BESIDE = (
 """What a question is about, where it is no part of the form."""
 _CHOICE = re.compile(r"(?:option|choice|opt|op)?[ _]?[a-e]|(?:option|choice|opt)[ _]?\d", re.IGNORECASE)
 """Columns of which each holds one of the answers to choose from."""
-PAIRS = (
-    ("input", "output"), ("human", "assistant"), ("user", "assistant"), ("user", "bot"), ("question", "answer"),
-    ("prompt", "response"), ("query", "response"), ("instruction", "output"),
-)  # fmt: skip
-"""The keys of a question and its answer in lists of exchanges."""
 ONE_MESSAGE = (
     {"role", "content"}, {"from", "value"}, {"is_user", "mes"}, {"message_id", "parent_id", "text"},
     {"uuid", "parentUuid"}, {"type", "payload"}, {"type", "data"}, {"sender", "text"}, {"sender", "message"},
@@ -71,15 +67,6 @@ ONE_MESSAGE = (
 """Keys of files that hold one message in each record."""
 BAD = ("label", "kto_tag", "is_correct", "is_safe")
 """Flags of an answer that is not to be imitated, where they are false."""
-_SPOKEN = re.compile(r"^[^\S\n]*(?:Human|User)[^\S\n]*[:：]", re.MULTILINE)
-_OPEN_END = re.compile(r"\n\s*(?:Assistant|AI|Bot)\s*[:：]$")
-_RENDERED = re.compile(
-    r"(?:<\|im_start\|>assistant|\[/INST\]|<start_of_turn>model"
-    r"|<\|start_header_id\|>assistant<\|end_header_id\|>|<\|assistant\|>|<｜Assistant｜>)$"
-)
-"""Of a question that is a conversation so far, as BELLE's, HH's and HelpSteer's are, or that a template has rendered;
-of its end the last characters are looked at, for the time must not grow faster than the text does."""
-_END = 80
 SYSTEM = (
     "system", "system_prompt", "system_message", "system_instruction", "system_instructions", "meta_instruction",
     "preprompt", "pre_prompt", "prompt_prefix", "sys_prompt", "sysprompt", "custom_instructions",
@@ -221,7 +208,7 @@ def _path(value: Any, wanted: Callable[[Any], bool], path: str) -> str | None:
 
 
 def _are_messages(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(_is_message(m) or _is_typed(m) for m in value)
+    return isinstance(value, list) and bool(value) and all(is_message(m) or _is_typed(m) for m in value)
 
 
 def _is_typed(value: Any) -> bool:
@@ -229,7 +216,7 @@ def _is_typed(value: Any) -> bool:
 
 
 def _is_reply(value: Any) -> bool:
-    return (isinstance(value, str) and bool(value)) or _served(value) is not None or _is_message(value)
+    return (isinstance(value, str) and bool(value)) or served_key(value) is not None or is_message(value)
 
 
 def unknown(record: dict[str, Any], known: str) -> Unusable:
@@ -288,7 +275,7 @@ def _at(record: Any, name: str, role: str) -> Any:
 
 def _asked(prompt: Any, name: str, context: Any, context_name: str) -> list[Any]:
     messages = loaded(prompt, list)
-    if messages and all(_is_message(message) for message in messages):
+    if messages and all(is_message(message) for message in messages):
         prompt = messages
     if isinstance(prompt, list) and is_absent(context):
         return prompt
@@ -297,18 +284,6 @@ def _asked(prompt: Any, name: str, context: Any, context_name: str) -> list[Any]
     if not is_absent(context) and context != "":
         said += ALPACA_INPUT + text(context, context_name)
     return [{"role": "user", "content": said}]
-
-
-def refuse_transcript(question: str) -> None:
-    """
-    Raises:
-        Unusable: a question is a conversation so far in one text.
-    """
-    end = question.rstrip()[-_END:]
-    is_open = end[-1:] in (":", "：") and _OPEN_END.search(end) and _SPOKEN.search(question)
-    if is_open or _RENDERED.search(end) or "<extra_id_1>Assistant\n" in question or "<extra_id_1>User\n" in question:
-        why = "the question ends as a transcript or a rendered template does"
-        raise Unusable("several turns in one text", f"{why}; make it a list of messages")
 
 
 def _reply(found: Mapping[str, Any], columns: Mapping[Any, str]) -> list[dict[str, Any]]:
@@ -322,84 +297,3 @@ def _reply(found: Mapping[str, Any], columns: Mapping[Any, str]) -> list[dict[st
     if not is_absent(thought) and thought != "":
         messages[-1] = messages[-1] | {"reasoning_content": text(thought, columns["reasoning"])}
     return messages
-
-
-def answer_messages(answer: Any, where: str) -> list[dict[str, Any]]:
-    """An answer as messages: a text, a message, a list of messages, or what a server answers, also as JSON.
-
-    Raises:
-        Unusable: it is none, several to choose from, or was cut off.
-    """
-    answer, where = _out_of_response(answer, where)
-    if _is_message(answer):
-        return [answer]
-    if isinstance(answer, list) and answer and all(isinstance(one, dict) for one in answer):
-        return list(answer)
-    if isinstance(answer, list) and answer:
-        raise Unusable("several answers", f"{where} is a list of {len(answer)}; {where}.0 names the first")
-    return [{"role": "assistant", "content": text(answer, where)}]
-
-
-def _out_of_response(answer: Any, where: str) -> tuple[Any, str]:
-    """The messages in a server's answer, and where they stand; anything else as it is.
-
-    Raises:
-        Unusable: there are several to choose from, or it was cut off.
-    """
-    served: Any = loaded(answer, dict) if isinstance(answer, str) else answer
-    if key := _served(served):
-        refuse_cut_off(served, where, "status")
-        answer, where = served[key], f"{where}.{key}"
-    if not isinstance(answer, list) or not answer or not all(isinstance(one, dict) for one in answer):
-        return answer, where
-    choices = [one.get("message", one.get("content") if _is_message(one.get("content")) else None) for one in answer]
-    if None in choices:
-        return answer, where
-    if len(choices) > 1:
-        raise Unusable("several answers", f"{where}: {len(choices)} choices; keep one")
-    refuse_cut_off(answer[0], where)
-    return choices[0], where
-
-
-_SERVED = {"choices": list, "candidates": list, "output": list, "message": dict}
-"""Where OpenAI's, Google's, the Responses API's and Ollama's answers hold what was said."""
-
-
-def _served(answer: Any) -> str | None:
-    """The key of a server's answer that holds its messages; None: it is none."""
-    if not isinstance(answer, dict) or present(answer, "role", "from"):
-        return None
-    for key, kind in _SERVED.items():
-        held = answer.get(key)
-        if held and isinstance(held, kind) and (_is_message(held) or all(isinstance(one, dict) for one in held)):
-            return key
-    return None
-
-
-def _is_message(answer: Any) -> bool:
-    return isinstance(answer, dict) and present(answer, "role", "from", "kwargs") is not None
-
-
-def as_messages(turns: Any) -> Any:
-    """A list of texts (the user's first), of exchanges, or an object of columns, as messages; others as they are."""
-    if isinstance(turns, dict) and turns.keys() & {"role", "from"} and all(isinstance(c, list) for c in turns.values()):
-        if len({len(column) for column in turns.values()}) > 1:
-            raise Unusable("wrong type", f"{' and '.join(map(repr, turns))} are not of one length")
-        return [dict(zip(turns, row, strict=True)) for row in zip(*turns.values(), strict=True)]
-    if not isinstance(turns, list) or not turns:
-        return turns
-    if all(isinstance(one, str) for one in turns):
-        return [{"role": ("user", "assistant")[number % 2], "content": one} for number, one in enumerate(turns)]
-    if all(isinstance(one, list) and len(one) == 2 and all(isinstance(side, str) for side in one) for one in turns):
-        return as_messages([side for one in turns for side in one])
-    for question, answer in PAIRS:
-        if all(isinstance(one, dict) and {question, answer} <= one.keys() and "role" not in one for one in turns):
-            return [message for one in turns for message in _exchange(one, question, answer)]
-    return turns
-
-
-def _exchange(one: dict[str, Any], question: str, answer: str) -> list[dict[str, Any]]:
-    system = [{"role": "system", "content": one["system"]}] if filled(one, "system") else []
-    flags = {key: value for key, value in one.items() if key not in (question, answer, "system")}
-    reply = {**flags, "role": "assistant", "content": one[answer]}
-    return [*system, {"role": "user", "content": one[question]}, reply]

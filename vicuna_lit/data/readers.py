@@ -12,18 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from vicuna_lit.data.app_exports import app_messages, conversations_in, is_claude
+from vicuna_lit.data.column_values import answer_messages, as_messages, refuse_transcript
 from vicuna_lit.data.columns import (
     BAD,
     NO_FORM,
     PROMPTS,
     SYSTEM,
     Columns,
-    answer_messages,
-    as_messages,
     by_columns,
     columns_line,
     form_of,
-    refuse_transcript,
     unknown,
 )
 from vicuna_lit.data.conversation import SOURCE, Conversation, DataError, Rejection, Turn, said_by_user
