@@ -99,9 +99,9 @@ def test_what_fits_nothing_is_said(overrides: tuple[str, ...], expected: str):
     ("kind", "package"), [("finetune=lora", "peft"), ("finetune=qlora", "bitsandbytes"), ("finetune=qlora", "peft")]
 )
 def test_what_is_not_installed_is_said(kind: str, package: str, base, monkeypatch):
-    from vicuna_lit.data import tokenizer
+    from vicuna_lit import paths
 
-    monkeypatch.setattr(tokenizer, "find_spec", lambda name: None if name == package else True)
+    monkeypatch.setattr(paths, "find_spec", lambda name: None if name == package else True)
     with pytest.raises(ModelError, match="pip install 'vicuna_lit"):
         config = load("train", *local(base, kind))
         build_model(config, make_encoder(config))
