@@ -1,9 +1,9 @@
 """Where files lie: on disk, or inside an installed package."""
 
-import importlib.util
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 GGUF_HEAD, TEMPLATE = 2**26, 2**16
@@ -49,7 +49,7 @@ def need_package(name: str, asked_by: str, extra: str) -> None:
     Raises:
         ModelError: an optional package is not installed.
     """
-    if importlib.util.find_spec(name) is None:
+    if find_spec(name) is None:
         raise ModelError(f"{asked_by} needs {name}: pip install 'vicuna_lit[{extra}]'")
 
 
@@ -65,7 +65,7 @@ def locate(path: str) -> Path:
         found = Path(path).expanduser()
     else:
         package, _, inside = path.removeprefix("package://").partition("/")
-        spec = importlib.util.find_spec(package) if package.isidentifier() else None
+        spec = find_spec(package) if package.isidentifier() else None
         if ".." in Path(inside).parts:
             raise MissingPath(f"{path}: leads out of the package")
         if spec is None or not spec.submodule_search_locations:
