@@ -1,4 +1,8 @@
-"""Every knob of the train job on one page. Values are in `conf/train.yaml` and its groups."""
+"""Every knob of the train job on one page. Values are in `conf/train.yaml` and its groups.
+
+`Recipe` is what is computed, `Layout` how it lies on the hardware, `RunSettings` where the run is kept and how it is
+watched. The two last ones may change between two starts of a run. A reader of their keys alone begins at these classes.
+"""
 
 from typing import Annotated, Literal
 

@@ -223,10 +223,10 @@ def _environment(name: str, devices: int, besides: dict[str, str]) -> dict[str, 
     }
 
 
-def _wait(processes: list[subprocess.Popen[bytes]], grace_seconds: float) -> int:
+def _wait(processes: list[subprocess.Popen[bytes]], most_seconds: float) -> int:
     """The exit code of the first process that ended with another than 0, or 0.
 
-    Signals are passed on. The others get the same time to end that a preemption gives them.
+    Each signal is passed on. From then, or from the first that was preempted, all have `most_seconds` to end.
     """
     passed_on, code, ends = 0, 0, math.inf
     while any(process.poll() is None for process in processes):
@@ -234,11 +234,11 @@ def _wait(processes: list[subprocess.Popen[bytes]], grace_seconds: float) -> int
         if failed and not code:
             code = failed[0]
             _send(processes, signal.SIGTERM)
-            ends = time.monotonic() + (grace_seconds if code == PREEMPTED else LAST_WORDS)
+            ends = time.monotonic() + (most_seconds if code == PREEMPTED else LAST_WORDS)
         if stop_signal.signals > passed_on:
             passed_on = stop_signal.signals
             _send(processes, signal.SIGTERM)
-            ends = min(ends, time.monotonic() + grace_seconds)
+            ends = min(ends, time.monotonic() + most_seconds)
         if time.monotonic() > ends:
             _send(processes, signal.SIGKILL)
         time.sleep(0.05)

@@ -177,9 +177,10 @@ class SupervisedModule(L.LightningModule):
         """One micro-batch.
 
         Lightning divides the loss by the accumulation (DeepSpeed does not once more: `scale_wrt_gas=False` in
-        `strategies/zero.py`). Gradients are averaged over the ranks: by torch's DDP and FSDP, by DeepSpeed, or for bf16
-        weights under ddp by `average_over_ranks`. The factor below undoes both, so what is left is the sum over the
-        step divided by the step's supervised tokens. `step_loss` is that sum, added up over micro-batches and ranks.
+        `strategies/zero.py`). Gradients are averaged over the ranks: by torch's DDP and FSDP, by DeepSpeed, or under
+        ddp for bf16 weights and own losses by `average_over_ranks`. The factor below undoes both, so what is left is
+        the sum over the step divided by the step's supervised tokens. `step_loss` is that sum, added up over
+        micro-batches and ranks.
         """
         self.closes_step = self.step_done(batch_idx) is not None
         micro_batch = self.start * self.plan.accumulation + batch_idx

@@ -6,8 +6,10 @@ there when as much time has passed again leaves without saving. Imports no torch
 finds its handler.
 
 With several processes each is told: by its scheduler, or by the one that started it (`distributed.launch`, in
-`_wait`). At the end of a step `CheckpointCallback` asks whether any of them was (`any_rank`); then all save their
-shards of this step and raise `Preempted` with the last step that is on disk at all of them. On its way up
+`_wait`; each further signal too). At the end of a step `CheckpointCallback` asks whether any of them was (`any_rank`);
+then all save their shards of this step and raise `Preempted` with the last step that is on disk at all of them. It asks
+so between sample questions too, and before the export; while a run is set up, each rank asks for itself
+(`stop_signal.check`). Own loggers are told `success` (`StopAfterStep.on_exception`). On its way up
 `RunRecord.open` writes `preempted` to `result.json` and leaves W&B's open row to the next start, `setup.preemptible`
 returns the result, and the process exits with `PREEMPTED`. So does the command, once all processes have ended.
 Rank 0 alone writes `result.json`. A rank whose grace is over saves its last finished step alone

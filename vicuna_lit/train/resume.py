@@ -2,6 +2,7 @@
 
 `changed_settings` compares `config.json` there with the config: a difference in a key of `Recipe` is refused, one in
 `MAY_CHANGE` is a line. `check_resume` asks the same of the files' hashes. `already_done` asks both of a finished run.
+Once the data are read, `RunRecord` also asks whether the tokens and their plan are those of the checkpoint (`_check`).
 """
 
 from collections.abc import Mapping

@@ -20,7 +20,8 @@ Where things go (CONTRIBUTING.md has the same with its tests):
 - a strategy: a class in `config/choices.py` with its facts, and in `StrategyConfig` there; `conf/strategy/`; a class in
   `train/strategies/`. The type checker names the two cases that it needs, in `strategy_of` and in the estimate's
   `residence`, and each fact and method that is absent. A new kind of shard also: `partition` and `whole` in `models/`;
-- a template: a YAML file in `conf/template/`; for `template=auto` its family in `data/auto_template.py`;
+- a template: a YAML file in `conf/template/`; for `template=auto` its family in `data/auto_template.py`
+  (`FAMILIES`; Llama's versions in `_llama`);
 - a figure of each step: `MetricsCallback.on_train_batch_end` for what is measured, `MetricsCallback.figures` for what
   follows from `COLUMNS` and the plan (asked again on resume); of a validation: `ValidationLoss.metrics`; its panel in
   `wandb_workspace.py`. Or `self.log` in a module or callback of one's own, under any name but `train/loss`,

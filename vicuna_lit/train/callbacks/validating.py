@@ -6,7 +6,8 @@ all ranks) → `ValidationLoss.metrics` (`val/loss`, by turn, position and sourc
 step's row; it is sent once, where the next step begins (`MetricsCallback.on_train_batch_start` calls `History.over`) or
 the run ends (`RunRecord.finish`). Ranks but the first have a `History` that writes nothing. What the module logs of it
 for Lightning's callbacks reaches the same row through `HistoryLogger`, and is replaced there. Rows that an interruption
-took from W&B come back from the checkpoint (`RunRecord.fill_history`).
+took from W&B come back from the checkpoint (`RunRecord.fill_history`). The validation before training goes past `_take`
+where another run has taken it of the same model and conversations (`train/loss_before.py`).
 """
 
 from collections.abc import Callable, Sequence
