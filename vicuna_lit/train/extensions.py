@@ -1,19 +1,13 @@
 """What a user adds to a run, by script or by name, and the part of it that a checkpoint keeps."""
 
-import ast
 import hashlib
-import inspect
-import re
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
-from types import FunctionType
 from typing import Any
 
 import lightning as L
-import numpy as np
 import orjson
 import torch
 import yaml
@@ -34,11 +28,9 @@ from vicuna_lit.data.conversation import Conversation, to_record
 from vicuna_lit.run_folder import GIVEN, RunError
 from vicuna_lit.train.module import SupervisedModule
 from vicuna_lit.train.notes import SHIPPED
+from vicuna_lit.train.own_code import described, written
 from vicuna_lit.whole_files import write
 
-LONGEST_VALUE = 60
-"""Characters of a callback's value in `config.json`; of a longer one the beginning and a mark."""
-_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 NOTHING_HELD_OUT = "no conversation is held out: data.validation_path=<file>, or a larger data.validation_fraction"
 
 
@@ -105,8 +97,9 @@ class Extensions:
     def identity(self) -> dict[str, Any]:
         """Of what changes the result and stands in no key of the config, for `config.json`.
 
-        That is a module that is not ours (its name, and a hash of what is written in it), and a script's
-        `EarlyStopping`. A script's callbacks may change it, or look on alone: other ones are said, and not refused.
+        That is a module that is not ours (its name, and a hash of what is written in it and of the values that it reads
+        around it, see `own_code.written`), and a script's `EarlyStopping`. A script's callbacks may change the result,
+        or look on alone: other ones are said, and not refused.
 
         Raises:
             RunError: a module's source cannot be read, as that of a class from Python's prompt (a notebook's can).
@@ -114,7 +107,7 @@ class Extensions:
         return self._stopping() | self._module() | self._callbacks()
 
     def _callbacks(self) -> dict[str, Any]:
-        return {OWN_CALLBACKS: [_described(one) for one in self.callbacks]} if self.callbacks else {}
+        return {OWN_CALLBACKS: [described(one) for one in self.callbacks]} if self.callbacks else {}
 
     def _stopping(self) -> dict[str, Any]:
         what = ("monitor", "patience", "min_delta", "mode", "stopping_threshold", "divergence_threshold")
@@ -127,7 +120,7 @@ class Extensions:
             return {}
         own = self.module.__mro__[: self.module.__mro__.index(SupervisedModule)]
         try:
-            source = "".join(map(_source, own))
+            source = written(*own)
         except (OSError, TypeError, SyntaxError) as error:
             raise RunError(
                 f"{self.module.__qualname__}: put it into a file, its source cannot be read: {error}"
@@ -257,84 +250,6 @@ def profiler_of(config: CallbacksConfig, folder: Path) -> Profiler | None:
     if config.profiler.kind == "simple":
         return SimpleProfiler(folder, "profile")
     return PyTorchProfiler(folder, "profile")
-
-
-def _described(callback: L.Callback) -> str:
-    """A callback as it is given: its name, its values and a mark of its source, as `mine.Ema(decay=0.9) 3f8ebeb0`.
-
-    Values are those that are no state of it, and say more of themselves than their class. Lightning's own classes are
-    known by their names.
-    """
-    kind, state = type(callback), {}
-    with suppress(Exception):  # some have a state only once they are set up
-        state = callback.state_dict()
-    known = getattr(callback, "__dict__", {}).items()
-    given = {k: v for k, v in known if not (k.startswith("_") or k in state or type(v).__repr__ is object.__repr__)}
-    values = ", ".join(f"{k}={_short(v)}" for k, v in given.items())
-    own = [part for part in kind.__mro__[:-1] if not part.__module__.startswith(("lightning.", "pytorch_lightning."))]
-    return f"{kind.__module__}.{kind.__qualname__}({values}){_mark(*own)}"
-
-
-def _mark(*parts: Any) -> str:
-    """Eight digits of what is written in classes or functions; empty where it cannot be read, as at Python's prompt."""
-    with suppress(OSError, TypeError, SyntaxError):
-        text = "".join(_source(part) if isinstance(part, type) else inspect.getsource(part) for part in parts)
-        return f" {_digits(text.encode())}" if text else ""
-    return ""
-
-
-def _digits(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:8]
-
-
-def _short(value: Any) -> str:
-    try:
-        text = _in_words(value)
-    except Exception:  # a value's own code may fail in any way
-        text = type(value).__name__
-    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}… {_digits(text.encode(errors='replace'))}"
-
-
-def _in_words(value: Any) -> str:
-    """A value as a text that is the same at each start: without addresses, and without a set's order."""
-    match value:
-        case dict():
-            text = f"{{{', '.join(f'{_in_words(key)}: {_in_words(item)}' for key, item in value.items())}}}"
-        case list() | tuple():
-            text = f"[{', '.join(map(_in_words, value))}]"
-        case set() | frozenset():
-            text = f"{{{', '.join(sorted(map(_in_words, value)))}}}"
-        case torch.Tensor():
-            raw = value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes()
-            text = f"{value.dtype}{list(value.shape)} {_digits(raw)}"
-        case np.ndarray():
-            text = f"{value.dtype}{list(value.shape)} {_digits(value.tobytes())}"
-        case partial():
-            text = f"partial({_in_words([value.func, *value.args, value.keywords])})"
-        case FunctionType():
-            text = f"{value.__qualname__}{_mark(value)}"
-        case _:
-            text = _ADDRESS.sub("", repr(value))
-    return text
-
-
-def _source(part: type) -> str:
-    """What is written in a class. Of a notebook `inspect` finds the functions alone: it is the class around one."""
-    try:
-        return inspect.getsource(part)
-    except (OSError, TypeError):
-        functions = [member for member in vars(part).values() if inspect.isfunction(member)]
-        if not functions:
-            raise
-    text, line = "".join(inspect.findsource(functions[0])[0]), functions[0].__code__.co_firstlineno
-    for node in ast.walk(ast.parse(text)):
-        if (
-            isinstance(node, ast.ClassDef)
-            and node.name == part.__name__
-            and node.lineno <= line <= (node.end_lineno or 0)
-        ):
-            return ast.get_source_segment(text, node) or ""
-    raise OSError("its class is not found in it")
 
 
 def _as_json(value: Any) -> Any:

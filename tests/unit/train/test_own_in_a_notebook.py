@@ -54,6 +54,37 @@ def test_a_class_of_a_notebook_is_known_by_all_that_is_written_in_it():
     assert first["module_sha256"] != other["module_sha256"]
 
 
+AROUND = """
+from functools import cache
+from math import exp
+
+K = {"weight": 1.0}
+
+@cache
+def helper(x):
+    return [K["weight"] * y for y in (x,)][0]
+
+def of(strength):
+    class Scaled(vl.SupervisedModule):
+        def loss(self, batch, power=2):
+            return strength * helper(super().loss(batch)) + 0 * exp(power)
+    return Scaled
+
+Scaled = of(0.1)
+"""
+
+
+def test_a_class_is_known_by_the_values_that_it_reads_around_it():
+    """As a loss in a function that takes its strength, or with a number at the head of the file."""
+    changes = ("of(0.1)", "of(0.2)"), ('"weight": 1.0', '"weight": 2.0'), ("y in (x,)", "y in (2 * x,)"), ("=2", "=3")
+    codes = [AROUND, "import sys" + AROUND, *(AROUND.replace(old, new) for old, new in changes)]
+    first, same, *others = (
+        Extensions(module=run_cell(code, f"<around {i}>")).identity["module_sha256"] for i, code in enumerate(codes)
+    )
+    assert first == same
+    assert len({first, *others}) == 5
+
+
 def test_a_class_without_a_source_is_refused():
     names: dict[str, Any] = {"vl": vl, "__name__": "__main__"}
     exec(CELL, names)
