@@ -167,7 +167,8 @@ def show_sweep(found: Sequence[Estimate], folder: Path) -> None:
     if output == "json":
         jobs = [e.to_dict() for e in found]
         usd = None if _alternatives(found) else _sum(e.usd for e in found)
-        print(json.dumps({"jobs": jobs, "usd": usd, "fits": all(e.fits for e in found)}, indent=2))
+        said = {"jobs": jobs, "usd": usd, "total": total(found), "fits": all(e.fits for e in found)}
+        print(json.dumps(said, indent=2))
         return
     show_all([row_of(e) for e in found], f"{counted(len(found), 'jobs')} in {folder}")
     say(total(found))

@@ -333,10 +333,14 @@ def test_the_command(tmp_path):
     swept = ["context_length=512,2048", "count=4,8", f"hydra.sweep.dir={tmp_path}/m"]
     done = command("-m", *short, "gpu=a100-40gb", *swept)
     assert "2 cannot fit: context_length=512,count=4, context_length=2048,count=4" in done.stdout
-    done = command("-m", *short, "gpu=h100", "count=4,8", "output=json", f"hydra.sweep.dir={tmp_path}/j")
-    jobs = json.loads(done.stdout)
-    assert [job["name"] for job in jobs["jobs"]] == ["count=4", "count=8"]
+    asked = ["-m", *short, "gpu=h100", "output=json", f"hydra.sweep.dir={tmp_path}/j"]
+    jobs = json.loads(command(*asked, "count=8", "context_length=512,1024").stdout)
+    assert [job["name"] for job in jobs["jobs"]] == ["context_length=512", "context_length=1024"]
     assert jobs["usd"] == pytest.approx(sum(job["usd"] for job in jobs["jobs"]))
+    assert jobs["total"].startswith("in all ")
+    jobs = json.loads(command(*asked, "count=4,8").stdout)  # one run on either of two machines: no sum
+    assert [job["name"] for job in jobs["jobs"]] == ["count=4", "count=8"]
+    assert jobs["usd"] is None and jobs["total"].startswith("alternatives: count=4: in all ")
     for bad, why in (
         ("gpu=a100-80", "did you mean a100-80gb"),
         ("data=/nowhere", "data.path: /nowhere: no such file or folder"),
