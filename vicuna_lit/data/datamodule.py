@@ -14,8 +14,9 @@ supervised tokens) → `train/module.py`, which divides by `Batch.denominator`, 
 - An *example* is a conversation, or a *piece* of one that is longer than `context_length`: whole exchanges, cut by
   `splitting.py`, each piece behind the system prompt. With `train_on=single_turns` each exchange is a piece. A template
   that rewrites earlier turns makes several examples of one piece (`encoder.py`).
-- A *row* is a micro-batch of one device: examples one after another, without padding, at most `tokens_per_device` long;
-  a held-out example that is longer has a row of its own.
+- A *row* is a micro-batch of one device: examples one after another, without padding, at most `tokens_per_device` long
+  (in a validation: or as long as the longest held-out example, where that is more). A rank that has no example left in
+  a step takes an empty row: one token without loss.
 - A *step* is an update of the weights: `conversations_per_step` examples (or whole conversations, see `step_unit`) on
   all devices together, in `plan.accumulation` rows on each. Which ones does not depend on how they lie in rows.
 """

@@ -3,10 +3,10 @@
 Its config is the train job's (`EstimateConfig`). What that job is made of, in `data/` and `models/`, gives the plan
 (`plan_run`), what is refused (`prove`), what `auto` becomes (`resolved`), the model without numbers (`build_model` on
 the meta device), FLOPs (`flops_of`) and the micro-batch: `simulate.py` runs `SupervisedLM` and its loss forward and
-backward on tensors without content. With data of one's own, `Sources` reads and tokenises it as training does. In
-turn, training asks `resolved_here` what `auto` means on this machine, and `tables.py` for its GPU's peak. Of the
-estimate alone are what each strategy holds and sends (`strategies.py`, `time.py`), the lengths where there is no data
-(`lengths.py`), and speeds and prices (`tables.py`).
+backward on a `Batch` without content. With data of one's own, `Sources` reads and tokenises it as training does.
+Nothing of `train/` is imported. In turn, training asks `resolved_here` what `auto` means on this machine, and
+`tables.py` for its GPU's peak. Of the estimate alone are what each strategy holds and sends (`strategies.py`,
+`time.py`), the lengths where there is no data (`lengths.py`), and speeds and prices (`tables.py`).
 """
 
 import json

@@ -5,16 +5,17 @@ of the grace period, gives that step up: the last finished one is saved at the n
 there when as much time has passed again leaves without saving. Imports no torch, so that a signal during the start
 finds its handler.
 
-With several processes each is told: by its scheduler, or by the one that started it (`distributed.launch`, in
-`_wait`; each further signal too). At the end of a step `CheckpointCallback` asks whether any of them was (`any_rank`);
-then all save their shards of this step and raise `Preempted` with the last step that is on disk at all of them. It asks
-so between sample questions too, and before the export; while a run is set up, each rank asks for itself
-(`stop_signal.check`). Own loggers are told `success` (`StopAfterStep.on_exception`). On its way up
-`RunRecord.open` writes `preempted` to `result.json` and leaves W&B's open row to the next start, `setup.preemptible`
-returns the result, and the process exits with `PREEMPTED`. So does the command, once all processes have ended.
-Rank 0 alone writes `result.json`. A rank whose grace is over saves its last finished step alone
-(`CheckpointCallback.on_train_batch_end`); `distributed._wait` kills what is there after twice the grace and
-`LAST_WORDS`. Under torchrun that is torchrun's part: it kills 30 s after the signal, and has its own exit code.
+With several processes each is told: by its scheduler, or by the one that started it (`distributed.launch`, in `_wait`;
+each further signal too; the same one within a second counts once). At the end of a step `CheckpointCallback` asks
+whether any of them was (`any_rank`); then all save their shards of this step and raise `Preempted` with the last step
+that is on disk at all of them. It asks so between the rows and the sample questions of a validation too, and before the
+export; while a run is set up, each rank asks for itself (`stop_signal.check`). Own loggers are told `success`
+(`StopAfterStep.on_exception`). On its way up `RunRecord.open` writes `preempted` to `result.json` and leaves W&B's open
+row to the next start, `setup.preemptible` returns the result, and the process exits with `PREEMPTED`. So does the
+command, once all processes have ended. Rank 0 alone writes `result.json`. A rank whose grace is over saves its last
+finished step alone (`CheckpointCallback.on_train_batch_end`); `distributed._wait` kills what is there after twice the
+grace and `LAST_WORDS`. Under torchrun that is torchrun's part: it kills 30 s after the signal, and has its own exit
+code.
 
 Python runs signal handlers between two bytecodes of the main thread: never while it is blocked in C, as in a
 collective whose other side is gone. So the signals are counted by what the interpreter's C handler writes, at once,

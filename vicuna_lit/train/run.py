@@ -12,20 +12,22 @@ Where things go (CONTRIBUTING.md has the same with its tests):
   `conf/train.yaml`; what it must have of other keys is checked in `config/train_checks.py`. A folder of an earlier
   version lacks it, which counts as null: one of the recipe with another default refuses it, and says "absent". A test
   asks for what a layout key needs besides: a value in `tests/proof/test_invariance.py`, which shows that the losses
-  stay; and for a key of the tokens: its part of an entry's name in `data/source.py`;
+  stay; and for a key of the tokens: its part of `about` in `data/source.py`, which names the kept tokens;
 - a loss: `SupervisedModule.loss` in a subclass, `fit(module=…)`; a validation still takes the cross-entropy;
 - a callback: `fit(callbacks=…)`; one with a name: its keys and a field in `config/callbacks.py` (`DecidingCallbacks`
   where it changes the result), null and its name in the help of `conf/train.yaml`, `conf/callbacks/`, its case in
   `Extensions.and_configured`; `test_choices.py` names what is absent;
 - a strategy: a class in `config/choices.py` with its facts, and in `StrategyConfig` there; `conf/strategy/`; a class in
   `train/strategies/`. The type checker names the two cases that it needs, in `strategy_of` and in the estimate's
-  `residence`, and each fact and method that is absent. A new kind of shard also: `partition` and `whole` in `models/`;
+  `residence`, and each fact and method that is absent. A new kind of shard also: `partition` and `whole` (`models/`),
+  `_traffic` (`estimate/`);
 - a template: a YAML file in `conf/template/`; for `template=auto` its family in `data/auto_template.py`
   (`FAMILIES`; Llama's versions in `_llama`);
 - a figure of each step: `MetricsCallback.on_train_batch_end` for what is measured, `MetricsCallback.figures` for what
-  follows from `COLUMNS` and the plan (asked again on resume); of a validation: `ValidationLoss.metrics`; its panel in
-  `wandb_workspace.py`. Or `self.log` in a module or callback of one's own, under any name but `train/loss`,
-  `train/grad_norm`, `val/loss` and `val/loss_by_…`, which the run writes itself.
+  follows from `COLUMNS` and the plan (asked again on resume, of rows that lack a column which is newer than they are);
+  of a validation: `ValidationLoss.metrics`; its panel in `wandb_workspace.py`. Or `self.log` in a module or callback of
+  one's own, under any name but `train/loss`, `train/grad_norm`, `val/loss` and `val/loss_by_…`, which the run writes
+  itself.
 """
 
 from collections.abc import Iterable, Sequence

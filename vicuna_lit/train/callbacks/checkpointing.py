@@ -115,7 +115,7 @@ class CheckpointCallback(L.Callback):
             self.save(trainer, pl_module, step)
 
     def stop_if_told(self, trainer: L.Trainer, module: SupervisedModule, step: int) -> None:
-        """Between two questions of a validation: stops if any rank was told to.
+        """Between two rows or two questions of a validation: stops if any rank was told to.
 
         Raises:
             Preempted: after `step`, which is saved.
