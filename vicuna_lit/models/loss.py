@@ -25,8 +25,9 @@ def loss_sum(
 ) -> Float[Tensor, ""]:
     """Sum of the cross-entropies of the tokens that some last hidden states predict, in nats, Σ w · nll.
 
-    Everything but the products is computed in fp32, and the losses are summed in fp64. The gradients are computed
-    with the loss, of what requires one, so it can be differentiated once.
+    Everything but the products is computed in fp32. `chunked` and `exact` sum the losses in fp64; with fp32 on a CPU
+    (no bias, no softcap) they add in fp32 and in torch's own order, to be its loss to the bit. They compute the
+    gradients with the loss, of what requires one, so it can be differentiated once.
 
     Args:
         how: `chunked` (some positions at a time, products in the dtype that the model computes in), `exact` (the same

@@ -13,9 +13,9 @@ export; while a run is set up, each rank asks for itself (`stop_signal.check`). 
 (`StopAfterStep.on_exception`). On its way up `RunRecord.open` writes `preempted` to `result.json` and leaves W&B's open
 row to the next start, `setup.preemptible` returns the result, and the process exits with `PREEMPTED`. So does the
 command, once all processes have ended. Rank 0 alone writes `result.json`. A rank whose grace is over saves its last
-finished step alone (`CheckpointCallback.on_train_batch_end`); `distributed._wait` kills what is there after twice the
-grace and `LAST_WORDS`. Under torchrun that is torchrun's part: it kills 30 s after the signal, and has its own exit
-code.
+finished step alone (`CheckpointCallback.on_train_batch_end`); After twice the grace each leaves without saving, the
+command too; `distributed._wait` kills ranks that are left `LAST_WORDS` later, where one alone was told. Under torchrun
+that is torchrun's part: it kills 30 s after the signal, and has its own exit code.
 
 Python runs signal handlers between two bytecodes of the main thread: never while it is blocked in C, as in a
 collective whose other side is gone. So the signals are counted by what the interpreter's C handler writes, at once,

@@ -2,11 +2,12 @@
 
 Two starts of one run may differ in every key that `Recipe` lacks (`resume.MAY_CHANGE`): those of `Layout` and
 `RunSettings`. All three are in `config/train.py`. Of `trainer`, `epochs` and `max_steps` are the recipe's and the rest
-(`DevicesConfig`) is layout; of `callbacks`, `early_stopping` is the recipe's and the rest (`WatchingCallbacks`) is run
-settings. What the files hold, and a script's own module, must stay too (`check_resume`); a script's other callbacks are
-said. The first start decides `template_date` and `taken_before` (`as_begun`).
+(`devices`, `accelerator`, `peak_tflops`) is layout; of `callbacks`, `early_stopping` is the recipe's and the rest
+(`WatchingCallbacks`) is run settings. What the files hold, and a script's own module, must stay too (`check_resume`); a
+script's other callbacks are said. The first start decides `template_date` and `taken_before` (`as_begun`), and the
+Hub's commits (`hub.fetched`).
 
-Where things go (CONTRIBUTING.md has the same with its tests):
+Where things go (`conf/` is beside the package; CONTRIBUTING.md has the same with what the tests need, as golden files):
 
 - a key: a field with its docstring in the one of the three classes that it belongs to, and its default in
   `conf/train.yaml`; what it must have of other keys is checked in `config/train_checks.py`. A folder of an earlier
@@ -19,8 +20,8 @@ Where things go (CONTRIBUTING.md has the same with its tests):
   `Extensions.and_configured`; `test_choices.py` names what is absent;
 - a strategy: a class in `config/choices.py` with its facts, and in `StrategyConfig` there; `conf/strategy/`; a class in
   `train/strategies/`. The type checker names the two cases that it needs, in `strategy_of` and in the estimate's
-  `residence`, and each fact and method that is absent. A new kind of shard also: `partition` and `whole` (`models/`),
-  `_traffic` (`estimate/`);
+  `residence`, and each fact and method that is absent. A new kind of shard also: `partition` (`models/export.py`),
+  `whole` (`models/adapters.py`) and `_traffic` (`estimate/time.py`);
 - a template: a YAML file in `conf/template/`; for `template=auto` its family in `data/auto_template.py`
   (`FAMILIES`; Llama's versions in `_llama`);
 - a figure of each step: `MetricsCallback.on_train_batch_end` for what is measured, `MetricsCallback.figures` for what
