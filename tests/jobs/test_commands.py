@@ -6,6 +6,8 @@ import subprocess
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.helpers import commands, forked_python
 
 SAY = """
@@ -17,6 +19,7 @@ sys.exit(int(sys.argv[1]))
 """
 
 
+@pytest.mark.slow
 def test_a_forked_command_says_and_returns_what_a_fresh_one_does(tmp_path):
     (tmp_path / "said.py").write_text(SAY)
     keys = ("PATH", *(key for key in os.environ if key.startswith(commands.READ_WHEN_IMPORTED)))

@@ -238,6 +238,7 @@ def test_a_killed_worker_is_replaced(raw, tmp_path):
     assert outputs(tmp_path / "out") == outputs(tmp_path / "again")
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_again_and_again_is_an_error_that_keeps_what_is_done(raw, tmp_path):
     died = run(
         raw,

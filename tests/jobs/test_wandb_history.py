@@ -56,6 +56,7 @@ def has_one_row_a_step(folder: Path, steps: int = STEPS) -> None:
             assert ("val/loss" in figures) == (step % 2 == 0)
 
 
+@pytest.mark.slow
 @pytest.mark.promise("One W&B run has one row a step, whatever was interrupted or lost of its record")
 def test_rows_that_the_record_lost_come_back(tmp_path):
     """The machine went with the end of W&B's file; the checkpoint has the figures."""

@@ -82,6 +82,7 @@ def test_a_run_goes_on_and_is_found_again_after_midnight_with_the_date_of_its_fi
         fit(load("train", *given, "template_date=2024-07-26"))
 
 
+@pytest.mark.slow
 def test_a_template_without_a_date_leaves_no_date_in_the_run(tmp_path, base, clock):
     shutil.copytree(base, tmp_path / "base")
     (tmp_path / "base/chat_template.jinja").write_text(TEMPLATE.replace("{{ strftime_now('%d %b %Y') }}", "none"))

@@ -187,6 +187,7 @@ def test_an_endpoint_that_cannot_be_used(wrong, tmp_path, monkeypatch):
         assert not (tmp_path / "run/config.json").exists()  # else the corrected command would be another one
 
 
+@pytest.mark.slow
 def test_a_judge_that_will_not_say(tmp_path, capsys):
     """Asked once more, then reported: not guessed, and not left out in silence."""
 
@@ -213,6 +214,7 @@ def test_a_judge_that_will_not_say(tmp_path, capsys):
         assert all(r["text"].count("Hard to say.") == 2 for r in reviews)
 
 
+@pytest.mark.slow
 def test_a_notebook_whose_event_loop_runs(tmp_path):
     async def cell(server: Server) -> list[dict[str, Any]]:
         return run(server, tmp_path / "run", "max_questions=8", models=2)
