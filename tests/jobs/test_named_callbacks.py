@@ -110,6 +110,10 @@ def test_figures_that_the_run_writes_are_not_written_twice():
     assert run.rows == {1: {"train/loss": 0.1 + 0.2, "mine": 2.0, "trainer/global_step": 1}}
     logger.log_metrics({"val/loss": 1.0, "val/loss_by_turn/1": 1.0, "val/loss_weighted": 3.0})
     assert logged == {"mine": 2.0, "val/loss_weighted": 3.0}
+    with pytest.raises(RunError, match=r"self\.log\('train/lr', …\): the run writes a figure of this name"):
+        logger.log_metrics({"mine": 3.0, "train/lr": 1.0}, 1)
+    logger.log_metrics({"train/lr_scale": 1.0, "time/mine": 1.0, "data/mine": 1.0, "lr-AdamW": 1.0}, 1)
+    assert {"train/lr_scale", "time/mine", "data/mine", "lr-AdamW"} < logged.keys()
 
 
 @pytest.mark.parametrize("name", ["fdr", "limit", "overfit", "profiler"])

@@ -30,6 +30,7 @@ from vicuna_lit.tracking.session import Session
 from vicuna_lit.tracking.wandb_file import history_rows, messages
 from vicuna_lit.train import distributed
 from vicuna_lit.train import run_record as record_of_a_run
+from vicuna_lit.train.tracking.history_logger import HistoryLogger
 from vicuna_lit.train.validation_loss import BY_SOURCE
 
 SECRETS = {
@@ -186,6 +187,10 @@ def test_the_history(trained):
     assert list(rows) == [0, 1, 2, 3, 4]
     for step in (1, 2, 3, 4):
         assert set(rows[step]) >= EVERY_STEP, EVERY_STEP - set(rows[step])
+        numbers = {name for name in rows[step] if "." not in name}  # else of a table or a chart
+        for name in numbers - {"_step", "_runtime", "_timestamp", *HistoryLogger.WRITTEN}:
+            taken = HistoryLogger.TAKEN.match(name) or HistoryLogger.OF_VALIDATION.match(name)
+            assert taken, f"{name}: a figure of an own module would take its place"
         figures = rows[step]
         assert figures["speed/mfu"] == pytest.approx(figures["speed/model_tflops_per_second"] / 0.1)
     assert all(set(rows[step]) >= VALIDATION for step in (0, 2, 4))

@@ -19,6 +19,7 @@ from experiments.spot.simulate import steps_done
 from tests.helpers import commands
 from tests.helpers.commands import Command
 from tests.helpers.runs import COMMON, compare, run_here
+from vicuna_lit.train import distributed
 from vicuna_lit.train.callbacks.checkpointing import CheckpointCallback
 from vicuna_lit.train.preemption import PREEMPTED, Preempted, StopSignal, stop_signal
 from vicuna_lit.train.starts import starts_of
@@ -268,6 +269,34 @@ def test_an_overdue_step_is_given_up(tmp_path, never, monkeypatch):
     compare(folder, never)
 
 
+LATE = """
+import os, signal, sys, time
+import lightning as L
+import vicuna_lit as vl
+class Late(L.Callback):
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        if batch_idx == 9:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1.4 * trainer.global_rank)
+print(vl.fit(vl.load("train", *sys.argv[1:]), callbacks=[Late()]).status)
+"""
+
+
+@pytest.mark.slow
+def test_a_rank_whose_grace_is_over_leaves_no_failure_behind(tmp_path):
+    """The other one waits for it in a collective, and loses it there."""
+    settings = (*COMMON, f"run.dir={tmp_path / 'run'}", "strategy=ddp", "tokens_per_device=256")
+    shared = os.environ | distributed._environment("late", 2, {"OMP_NUM_THREADS": "1"})
+    processes = [
+        subprocess.Popen([sys.executable, "-c", LATE, *settings, "checkpoint.grace_seconds=1"], text=True,
+                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=shared | ranks)
+        for ranks in ({"RANK": "0", "LOCAL_RANK": "0"}, {"RANK": "1", "LOCAL_RANK": "1"})
+    ]  # fmt: skip
+    for process in processes:
+        assert ended(process).endswith("preempted\n")
+    assert json.loads((tmp_path / "run/result.json").read_text())["status"] == "preempted"
+
+
 def test_flags(monkeypatch):
     """A repeated signal within a second is the same one; another, or the time, makes the step overdue."""
     stop_signal = StopSignal()
@@ -349,7 +378,7 @@ def test_a_signal_as_soon_as_it_is_heard(tmp_path):
     assert "libtorch" not in Path(f"/proc/{process.pid}/maps").read_text()
     process.send_signal(signal.SIGTERM)
     out = ended(process, PREEMPTED)
-    assert "stopped before the first step" in out
+    assert "stopped before a step was saved" in out
     assert "Traceback" not in out
     assert not (tmp_path / "run").exists()
 

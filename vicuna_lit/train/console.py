@@ -188,7 +188,7 @@ def say_stopped(config: TrainConfig, step: int) -> None:
     again = "the same command goes on from there"
     if config.resume == "never":
         again = "the same command with resume=auto goes on from there"
-    console.print(f"stopped after step {step}: {again}" if step else "stopped before the first step", highlight=False)
+    console.print(f"stopped after step {step}: {again}" if step else "stopped before a step was saved", highlight=False)
 
 
 def conclude(result: Result, folder: Path, said: Collection[str] = (), brief: bool = False) -> None:

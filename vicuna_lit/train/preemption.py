@@ -13,7 +13,7 @@ export; while a run is set up, each rank asks for itself (`stop_signal.check`). 
 (`StopAfterStep.on_exception`). On its way up `RunRecord.open` writes `preempted` to `result.json` and leaves W&B's open
 row to the next start, `setup.preemptible` returns the result, and the process exits with `PREEMPTED`. So does the
 command, once all processes have ended. Rank 0 alone writes `result.json`. A rank whose grace is over saves its last
-finished step alone (`CheckpointCallback.on_train_batch_end`); After twice the grace each leaves without saving, the
+finished step alone (`CheckpointCallback.on_train_batch_end`); after twice the grace each leaves without saving, the
 command too; `distributed._wait` kills ranks that are left `LAST_WORDS` later, where one alone was told. Under torchrun
 that is torchrun's part: it kills 30 s after the signal, and has its own exit code.
 

@@ -7,7 +7,7 @@ Two starts of one run may differ in every key that `Recipe` lacks (`resume.MAY_C
 script's other callbacks are said. The first start decides `template_date` and `taken_before` (`as_begun`), and the
 Hub's commits (`hub.fetched`).
 
-Where things go (`conf/` is beside the package; CONTRIBUTING.md has the same with what the tests need, as golden files):
+Where things go (`conf/` is beside the package; CONTRIBUTING.md has the same with what tests and documentation need):
 
 - a key: a field with its docstring in the one of the three classes that it belongs to, and its default in
   `conf/train.yaml`; what it must have of other keys is checked in `config/train_checks.py`. A folder of an earlier
@@ -27,8 +27,7 @@ Where things go (`conf/` is beside the package; CONTRIBUTING.md has the same wit
 - a figure of each step: `MetricsCallback.on_train_batch_end` for what is measured, `MetricsCallback.figures` for what
   follows from `COLUMNS` and the plan (asked again on resume, of rows that lack a column which is newer than they are);
   of a validation: `ValidationLoss.metrics`; its panel in `wandb_workspace.py`. Or `self.log` in a module or callback of
-  one's own, under any name but `train/loss`, `train/grad_norm`, `val/loss` and `val/loss_by_…`, which the run writes
-  itself.
+  one's own, under any name that the run does not write itself (`HistoryLogger`).
 """
 
 from collections.abc import Iterable, Sequence
@@ -178,7 +177,8 @@ def _train(record: RunRecord, hashes: Hashes) -> Result:
     )  # fmt: skip
     keep_signals(trainer)
     try:
-        trainer.fit(extensions.module(record.lm, config, data.plan, done), data)
+        with checkpoints.telling_who_left():
+            trainer.fit(extensions.module(record.lm, config, data.plan, done), data)
     except Stopped as stopped:
         return record.result(metrics, validation, checkpoints, stopped.step, stopped=True)
     return record.result(metrics, validation, checkpoints, done + trainer.global_step)

@@ -6,7 +6,8 @@ numbers come on a stream of their own, piece by piece.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
 from typing import Any, NoReturn
@@ -16,6 +17,7 @@ import torch
 from rich.markup import escape
 
 from vicuna_lit.config.checkpoint import CheckpointConfig
+from vicuna_lit.machine import is_lost_peer
 from vicuna_lit.models.safetensors_stream import aside
 from vicuna_lit.run_folder import RunError
 from vicuna_lit.train.checkpoint import format as checkpoint_files
@@ -127,6 +129,20 @@ class CheckpointCallback(L.Callback):
         """Saves where all ranks have agreed to stop; names the step that all of them have on disk."""
         self._save_last(trainer, module, step)
         raise Preempted(self._saved_by_all())
+
+    @contextmanager
+    def telling_who_left(self) -> Iterator[None]:
+        """Around the loop: a rank whose grace is over leaves it alone, and the others lose that rank in a collective.
+
+        Raises:
+            Preempted: in place of what the lost rank raised here; after the last step that this rank has on disk.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            if not told_to_stop(error):
+                raise
+            raise Preempted(max(self._on_disk)) from error
 
     def _saved_by_all(self) -> int:
         """The last step that every rank has on disk."""
@@ -258,3 +274,8 @@ def find_resume_point(folder: Path, resume: str, env: DistributedEnv) -> Checkpo
         names = ", ".join(path.name for path in found.half_written)
         console.print(f"[yellow]{names}: the first save was interrupted; starting from the first step again[/]")
     return None
+
+
+def told_to_stop(error: BaseException) -> bool:
+    """Whether a run ends with this because it was told to stop, at this rank or at one that left before it."""
+    return isinstance(error, Preempted) or (stop_signal.requested and is_lost_peer(error))

@@ -4,8 +4,8 @@ from typing import Any
 
 import lightning as L
 
-from vicuna_lit.train.callbacks.checkpointing import CheckpointCallback
-from vicuna_lit.train.preemption import Preempted, Stopped
+from vicuna_lit.train.callbacks.checkpointing import CheckpointCallback, told_to_stop
+from vicuna_lit.train.preemption import Stopped
 
 
 class StopAfterStep(L.Callback):
@@ -36,7 +36,7 @@ class StopAfterStep(L.Callback):
 
     def on_exception(self, trainer: L.Trainer, pl_module: Any, exception: BaseException) -> None:
         """Of the words that Lightning has for an end, MLflow takes `success` and `failed` alone."""
-        if isinstance(exception, Stopped | Preempted):
+        if isinstance(exception, Stopped) or told_to_stop(exception):
             for logger in trainer.loggers:
                 logger.finalize("success")
             trainer.loggers = []  # else Lightning tells them that the run has failed
