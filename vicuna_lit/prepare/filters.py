@@ -60,10 +60,11 @@ def alternate(conversation: Conversation, config: RolesConfig, tally: Tally) -> 
         tally["turns merged with the one before"] += len(conversation.turns) - len(turns)
     elif config.disorder == "trim":
         turns = turns[: _ordered(turns)]
-    trimmed, cut = trim(replace(conversation, turns=turns))
+    unchanged = len(turns) == len(conversation.turns)
+    trimmed, cut = trim(conversation if unchanged else replace(conversation, turns=turns))
     if isinstance(trimmed, Rejection):
         # Where nothing is left because of the disorder, that is the reason.
-        return trim(conversation)[0] if config.disorder == "trim" and turns != conversation.turns else trimmed
+        return trim(conversation)[0] if config.disorder == "trim" and not unchanged else trimmed
     tally["turns cut: no question or no answer"] += cut
     if config.disorder == "trim":
         tally["turns cut: roles do not alternate"] += len(conversation.turns) - len(turns)
