@@ -214,5 +214,4 @@ def redact_conversation(conversation: Conversation, kinds: Sequence[str], tally:
         return replace(turn, content=content, reasoning=reasoning, tool_calls=calls)
 
     turns = tuple([scrubbed(turn) for turn in conversation.turns])
-    unchanged = all(new is old for new, old in zip(turns, conversation.turns, strict=True))
-    return conversation if unchanged else replace(conversation, turns=turns)
+    return conversation if turns == conversation.turns else replace(conversation, turns=turns)
