@@ -206,6 +206,9 @@ def redact_conversation(conversation: Conversation, kinds: Sequence[str], tally:
     """All turns scrubbed: contents, reasoning and the arguments of calls."""
 
     def scrubbed(turn: Turn) -> Turn:
+        if not (turn.reasoning or turn.tool_calls):  # as most turns
+            content = redact(turn.content, kinds, tally)
+            return turn if content == turn.content else replace(turn, content=content)
         calls = tuple([c._replace(arguments=redact(c.arguments, kinds, tally)) for c in turn.tool_calls])
         content = redact(turn.content, kinds, tally) if turn.content else ""
         reasoning = redact(turn.reasoning, kinds, tally) if turn.reasoning else ""

@@ -200,8 +200,12 @@ def _spans(text: str, lowered: str) -> Iterator[tuple[int, int]]:
         small = rows.lower()
         if names := [name for name in NAMES_OF_TOKENS if name in small]:
             yield from _named(text, lowered, names)
-    yield from _named(text, lowered, NAMES if text.isascii() else NAMES + FOREIGN_NAMES)
-    yield from _chosen(text, lowered)
+    if names := [name for name in (NAMES if text.isascii() else NAMES + FOREIGN_NAMES) if name in lowered]:
+        yield from _named(text, lowered, names)
+    if "xxxxxx" in lowered:  # masked by its owner
+        yield from (found.span() for found in MASK.finditer(text))
+    if " -" in text:
+        yield from _of_commands(text)
     if "key" in lowered:
         yield from _named(text, lowered, NAMES_OF_KEYS)
 
@@ -243,13 +247,11 @@ def _named(text: str, lowered: str, names: Sequence[str]) -> Iterator[tuple[int,
             at = lowered.find(name, end)
 
 
-def _chosen(text: str, lowered: str) -> Iterator[tuple[int, int]]:
-    """Masked tokens, and passwords of commands."""
-    if "xxxxxx" in lowered:
-        yield from (found.span() for found in MASK.finditer(text))
-    if " -" in text:
-        for pattern in (p for option, of in COMMANDS.items() if option in text for c, p in of.items() if c in text):
-            yield from (f.span(1) for f in pattern.finditer(text) if _is_chosen(f[1]))
+def _of_commands(text: str) -> Iterator[tuple[int, int]]:
+    for option, commands in COMMANDS.items():
+        if option in text:
+            for pattern in (pattern for command, pattern in commands.items() if command in text):
+                yield from (f.span(1) for f in pattern.finditer(text) if _is_chosen(f[1]))
 
 
 def _is_name(lowered: str, name: str, at: int, end: int) -> bool:
