@@ -147,7 +147,7 @@ def find_secrets(text: str, lowered: str) -> list[tuple[int, int]]:
 
     `lowered` is the text in small letters, as `small_letters` makes it.
     """
-    escaped = "\\_" in text
+    escaped = "\\" in text and "\\_" in text  # one sign is sought ten times as fast as two
     if escaped:
         spans = sorted(_spans(text.replace("\\_", "_"), lowered.replace("\\_", "_")))
     else:
@@ -175,7 +175,7 @@ def small_letters(text: str) -> str:
 
 
 def _spans(text: str, lowered: str) -> Iterator[tuple[int, int]]:
-    links = "://" in text
+    links = "/" in text and "://" in text
     if links:
         for found in URL_PASSWORD.finditer(text):
             if not (PLACEHOLDER.search(found[1]) or SEQUENCE.search(found[1])) and found[1].lower() not in (
@@ -204,7 +204,7 @@ def _spans(text: str, lowered: str) -> Iterator[tuple[int, int]]:
         yield from _named(text, lowered, names)
     if "xxxxxx" in lowered:  # masked by its owner
         yield from (found.span() for found in MASK.finditer(text))
-    if " -" in text:
+    if "-" in text and " -" in text:
         yield from _of_commands(text)
     if "key" in lowered:
         yield from _named(text, lowered, NAMES_OF_KEYS)
