@@ -86,7 +86,7 @@ class Tidy:
         if "\r" in text or (self._unescape and _is_escaped(text)):
             return True
         at_end, anywhere = self._hints.get(role, ((), ()))
-        return any(map(text[-END:].__contains__, at_end)) or any(map(text.__contains__, anywhere))
+        return (bool(at_end) and any(map(text[-END:].__contains__, at_end))) or any(map(text.__contains__, anywhere))
 
     def _tidied(self, turn: Turn, tally: Counter[str]) -> Turn:
         text = turn.content
