@@ -1,7 +1,6 @@
 """Every knob of the prepare job; `conf/prepare.yaml` holds the values. A step is a class with `enabled`."""
 
 import re
-from functools import cached_property
 from importlib import import_module
 from typing import Annotated, Any, Literal
 
@@ -110,11 +109,6 @@ class ReplyRule(Config):
     """Python's regular expressions, for the opening in small letters with straight apostrophes."""
     unless: tuple[str, ...]
     """A reply in whose opening one of these is found does not count, such as one that asks for what is missing."""
-
-    @cached_property
-    def hints_in_ascii(self) -> tuple[str, ...]:
-        """Those that a text of ASCII can hold."""
-        return tuple(hint for hint in self.hints if hint.isascii())
 
     @field_validator("texts", "unless")
     @classmethod

@@ -77,7 +77,7 @@ def find_in_reply(rule: ReplyRule, reply: Reply) -> tuple[int, int] | None:
     """Where a reply breaks a rule: the place of the words in its text."""
     if rule.max_characters is not None and len(reply.content) > rule.max_characters:
         return None
-    hints = rule.hints_in_ascii if reply.is_ascii else rule.hints
+    hints = _in_ascii(rule.hints) if reply.is_ascii else rule.hints
     if not any(map(reply.opening.__contains__, hints)):  # several times as fast as one pattern of all
         return None
     if rule.plain and reply.structured:
@@ -171,6 +171,12 @@ class ReplyRules:
         for name, rule in self._rules:
             if span := find_in_reply(rule, reply):
                 yield name, rule, content[slice(*span)]
+
+
+@cache
+def _in_ascii(hints: tuple[str, ...]) -> tuple[str, ...]:
+    """Those that a text of ASCII can hold."""
+    return tuple(filter(str.isascii, hints))
 
 
 @cache
