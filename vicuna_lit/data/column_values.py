@@ -92,7 +92,8 @@ def as_messages(turns: Any) -> Any:
         return [{"role": ("user", "assistant")[number % 2], "content": one} for number, one in enumerate(turns)]
     if all(isinstance(one, list) and len(one) == 2 and all(isinstance(side, str) for side in one) for one in turns):
         return as_messages([side for one in turns for side in one])
-    for question, answer in PAIRS:
+    first = turns[0]
+    for question, answer in [pair for pair in PAIRS if isinstance(first, dict) and pair[0] in first]:
         if all(isinstance(one, dict) and {question, answer} <= one.keys() and "role" not in one for one in turns):
             return [message for one in turns for message in _exchange(one, question, answer)]
     return turns

@@ -159,7 +159,7 @@ def trim(conversation: Conversation) -> tuple[Conversation | Rejection, int]:
         if not follows(turn, before_it):
             detail = f"turn {number} is {turn.role} after {before_it.role if before_it else 'the start'}"
             return Rejection(conversation.id, "roles do not alternate", detail), 0
-    return replace(conversation, turns=(*system, *turns)), cut
+    return (replace(conversation, turns=(*system, *turns)) if cut else conversation), cut
 
 
 def follows(turn: Turn, before: Turn | None) -> bool:

@@ -85,6 +85,8 @@ def as_said(messages: list[Any], leaf: Any = None) -> list[Any]:
 
 
 def _is_plain(message: dict[str, Any]) -> bool:
+    if len(message) == 2 and message.get("from") is not None and "value" in message:
+        return message["from"] not in _THOUGHTS  # ShareGPT's: the short way to what the rest would say
     for key, value in message.items():
         if key not in _PLAIN and value is not None:
             return False

@@ -64,6 +64,9 @@ def turns_of(messages: Any, leaf: Any = None) -> list[Turn]:
     for number, message in enumerate(as_said(messages, leaf), 1):
         if not isinstance(message, dict):
             raise Unusable("wrong type", f"turn {number} is {kind_of(message)}, not an object")
+        if len(message) == 2 and (plain := _plain(message, f"turn {number}")):
+            turns.append(plain)
+            continue
         for turn, joins in _turns(message, f"turn {number}"):
             if joins and turns and turns[-1].role == "assistant" and _counts_alike(turns[-1], turn):
                 turns[-1] = replace(turns[-1], tool_calls=turns[-1].tool_calls + turn.tool_calls)

@@ -9,6 +9,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, repeat
 from pathlib import Path
 
 import orjson
@@ -120,16 +121,16 @@ def in_other_words(said: set[str], known: set[str], questions: Questions, least:
         return None
     squares, unknown = questions.squares, questions.unknown
     others = (len(said) - len(known)) * unknown
-    if sum(squares[word] for word in known) * (1 - least**2) < CERTAINLY * least**2 * others:
+    if sum(map(squares.__getitem__, known)) * (1 - least**2) < CERTAINLY * least**2 * others:
         return None  # what no question says outweighs all that one could share
-    shared = Counter(q for word in known & questions.holding.keys() for q in questions.holding[word])
+    shared = Counter(chain.from_iterable(map(questions.holding.__getitem__, known & questions.holding.keys())))
     near = [q for q, n in shared.items() if n >= FEWEST]
     if not near:
         return None
-    size = math.fsum(squares.get(word, unknown) for word in said)
+    size = math.fsum(chain(map(squares.__getitem__, known), repeat(unknown, len(said) - len(known))))
 
     def cosine(q: int) -> float:
-        common = math.fsum(squares[word] for word in questions.words[q] & said)
+        common = math.fsum(map(squares.__getitem__, questions.words[q] & known))
         return common / math.sqrt(size * questions.weights[q])
 
     similarity, best = max((cosine(q), -q) for q in near)

@@ -7,7 +7,7 @@ conversation or a `Rejection`. Rules after FastChat (`fastchat/data/clean_shareg
 import re
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import cache
 from typing import NamedTuple
@@ -24,7 +24,7 @@ from vicuna_lit.config.prepare import (
 from vicuna_lit.data.conversation import PLACEHOLDER, Conversation, Rejection, Turn, follows, trim
 from vicuna_lit.data.phrases import Phrases, phrases_of
 from vicuna_lit.pages import counted
-from vicuna_lit.prepare.replies import asked_before, cut_sentences, reply_offences
+from vicuna_lit.prepare.replies import ReplyRules, asked_before, cut_sentences
 from vicuna_lit.prepare.tidy import Tidy
 
 Tally = Counter[str]
@@ -60,10 +60,11 @@ def alternate(conversation: Conversation, config: RolesConfig, tally: Tally) -> 
         tally["turns merged with the one before"] += len(conversation.turns) - len(turns)
     elif config.disorder == "trim":
         turns = turns[: _ordered(turns)]
-    trimmed, cut = trim(replace(conversation, turns=turns))
+    unchanged = len(turns) == len(conversation.turns)
+    trimmed, cut = trim(conversation if unchanged else replace(conversation, turns=turns))
     if isinstance(trimmed, Rejection):
         # Where nothing is left because of the disorder, that is the reason.
-        return trim(conversation)[0] if config.disorder == "trim" and turns != conversation.turns else trimmed
+        return trim(conversation)[0] if config.disorder == "trim" and not unchanged else trimmed
     tally["turns cut: no question or no answer"] += cut
     if config.disorder == "trim":
         tally["turns cut: roles do not alternate"] += len(conversation.turns) - len(turns)
@@ -174,6 +175,7 @@ def _apply_violations(
 def offences(conversation: Conversation, config: FiltersConfig) -> Iterator[RuleViolation]:
     """What breaks a rule, in the order of the turns."""
     rules = [(name.replace("_", " "), rule) for name, rule in config.texts.items() if rule.scope != "off"]
+    replies = ReplyRules(config.replies)
     yield from _continues(conversation, config.ends)
     for i, turn in enumerate(conversation.turns):
         content = turn.content
@@ -189,19 +191,19 @@ def offences(conversation: Conversation, config: FiltersConfig) -> Iterator[Rule
             if found := _find(rule, content, lowered or ""):
                 yield RuleViolation(i, rule.scope, reason, f"turn {i + 1}: {found!r:.60}")
         if turn.role == "assistant":
-            yield from (RuleViolation(i, *found) for found in _offences_of_reply(i, conversation.turns, config))
+            for reason, rule, found in replies.broken_by(content, asked_before(conversation.turns, i)):
+                scope = "turn" if rule.scope == "sentence" else rule.scope
+                yield RuleViolation(i, scope, reason, f"turn {i + 1}: {found!r:.60}")
+            yield from _spoiled(i, content, config)
     yield from _unfinished(conversation, config.ends)
 
 
-def _offences_of_reply(i: int, turns: Sequence[Turn], config: FiltersConfig) -> Iterator[tuple[Scope, str, str]]:
-    content = turns[i].content
-    for reason, rule, found in reply_offences(config.replies, content, asked_before(turns, i)):
-        scope = "turn" if rule.scope == "sentence" else rule.scope
-        yield scope, reason, f"turn {i + 1}: {found!r:.60}"
+def _spoiled(i: int, content: str, config: FiltersConfig) -> Iterator[RuleViolation]:
     if ratio := _repeats(content, config.repetition):
-        yield config.repetition.scope, "repetition", f"turn {i + 1} compresses {ratio:.1f} times"
+        yield RuleViolation(i, config.repetition.scope, "repetition", f"turn {i + 1} compresses {ratio:.1f} times")
     if (share := _placeholders(content)) > config.placeholders.max_share:
-        yield config.placeholders.scope, "placeholders", f"turn {i + 1}: {share:.0%} of it stand for personal data"
+        detail = f"turn {i + 1}: {share:.0%} of it stand for personal data"
+        yield RuleViolation(i, config.placeholders.scope, "placeholders", detail)
 
 
 def _placeholders(content: str) -> float:

@@ -5,8 +5,9 @@ Patterns and checksums find what has the form of such data; names and addresses 
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import cache
 from ipaddress import ip_address
 
 from vicuna_lit.data.conversation import Conversation, Turn
@@ -149,8 +150,9 @@ def _emails(text: str, _: str) -> Iterator[Span]:
             yield start, end
 
 
-FINDERS: tuple[tuple[str, str, Callable[[str, str], Iterator[Span]]], ...] = (
-    ("key", "", lambda text, lowered: iter(find_secrets(text, lowered))),
+Finder = tuple[str, str, Callable[[str, str], Iterable[Span]]]
+FINDERS: tuple[Finder, ...] = (
+    ("key", "", find_secrets),
     ("phone", "digits", _announced),
     ("iban", "digits", _ibans),
     ("email", "@", _emails),
@@ -160,6 +162,11 @@ FINDERS: tuple[tuple[str, str, Callable[[str, str], Iterator[Span]]], ...] = (
     ("phone", "phone", _matches(PHONE)),
 )
 """In the order of the search: the kind, the sign that a text must have, and where it is in it and its small letters."""
+
+
+@cache
+def _finders(kinds: tuple[str, ...]) -> tuple[Finder, ...]:
+    return tuple(finder for finder in FINDERS if finder[0] in kinds)
 
 
 def redact(text: str, kinds: Sequence[str], tally: Counter[str]) -> str:
@@ -175,10 +182,11 @@ def redact(text: str, kinds: Sequence[str], tally: Counter[str]) -> str:
 
 def replacements(text: str, kinds: Sequence[str]) -> Iterator[tuple[str, str, list[Span]]]:
     """What `redact` does, step by step: a kind, the text as it is by then, and the places in it that are replaced."""
+    finders = _finders(tuple(kinds))
     for _ in range(MOST_PASSES):
         start, found, lowered = text, signs(text), small_letters(text)
-        for kind, sign, finder in FINDERS:
-            if sign in found and kind in kinds and (spans := sorted(set(finder(text, lowered)))):
+        for kind, sign, finder in finders:
+            if sign in found and (spans := sorted(set(finder(text, lowered)))):
                 yield kind, text, spans
                 text = _replaced(text, spans, kind)
                 lowered = small_letters(text)
@@ -198,6 +206,9 @@ def redact_conversation(conversation: Conversation, kinds: Sequence[str], tally:
     """All turns scrubbed: contents, reasoning and the arguments of calls."""
 
     def scrubbed(turn: Turn) -> Turn:
+        if not (turn.reasoning or turn.tool_calls):  # as most turns
+            content = redact(turn.content, kinds, tally)
+            return turn if content == turn.content else replace(turn, content=content)
         calls = tuple([c._replace(arguments=redact(c.arguments, kinds, tally)) for c in turn.tool_calls])
         content = redact(turn.content, kinds, tally) if turn.content else ""
         reasoning = redact(turn.reasoning, kinds, tally) if turn.reasoning else ""
@@ -206,5 +217,4 @@ def redact_conversation(conversation: Conversation, kinds: Sequence[str], tally:
         return replace(turn, content=content, reasoning=reasoning, tool_calls=calls)
 
     turns = tuple([scrubbed(turn) for turn in conversation.turns])
-    unchanged = all(new is old for new, old in zip(turns, conversation.turns, strict=True))
-    return conversation if unchanged else replace(conversation, turns=turns)
+    return conversation if turns == conversation.turns else replace(conversation, turns=turns)

@@ -77,10 +77,8 @@ def find_in_reply(rule: ReplyRule, reply: Reply) -> tuple[int, int] | None:
     """Where a reply breaks a rule: the place of the words in its text."""
     if rule.max_characters is not None and len(reply.content) > rule.max_characters:
         return None
-    everywhere, others = _hints(rule.hints)
-    hints = everywhere if reply.is_ascii else others
-    opening = reply.opening
-    if not any(map(opening.__contains__, hints)):  # several times as fast as one pattern of all
+    hints = _in_ascii(rule.hints) if reply.is_ascii else rule.hints
+    if not any(map(reply.opening.__contains__, hints)):  # several times as fast as one pattern of all
         return None
     if rule.plain and reply.structured:
         return None
@@ -102,11 +100,6 @@ def _is_translated(rule: ReplyRule, asked: str) -> bool:
     return TRANSLATE.search(asked) is not None and any(
         _compiled(text).search(piece[0].strip()) for piece in PIECE.finditer(asked) for text in rule.texts
     )
-
-
-def longest_opening(rules: dict[str, ReplyRule]) -> int:
-    """Characters of which some rule looks at each."""
-    return max((rule.opening for rule in rules.values() if rule.scope != "off"), default=0)
 
 
 def _small(text: str) -> str:
@@ -165,18 +158,25 @@ def _sentence(content: str, span: tuple[int, int], thought: int) -> tuple[int, i
     return start, min((end for end in ends if end >= span[1]), default=len(content))
 
 
-def reply_offences(rules: dict[str, ReplyRule], content: str, asked: str) -> Iterator[tuple[str, ReplyRule, str]]:
-    """The rules that a reply breaks: name, rule, the words."""
-    reply = Reply(content, longest_opening(rules), asked)
-    for name, rule in rules.items():
-        if rule.scope != "off" and (span := find_in_reply(rule, reply)):
-            yield name.replace("_", " "), rule, content[slice(*span)]
+class ReplyRules:
+    """The rules of a config that are on, with the longest opening that one looks at."""
+
+    def __init__(self, rules: dict[str, ReplyRule]):
+        self._rules = [(name.replace("_", " "), rule) for name, rule in rules.items() if rule.scope != "off"]
+        self._longest = max((rule.opening for _, rule in self._rules), default=0)
+
+    def broken_by(self, content: str, asked: str) -> Iterator[tuple[str, ReplyRule, str]]:
+        """The rules that a reply breaks: name, rule, the words."""
+        reply = Reply(content, self._longest, asked)
+        for name, rule in self._rules:
+            if span := find_in_reply(rule, reply):
+                yield name, rule, content[slice(*span)]
 
 
 @cache
-def _hints(hints: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Those that a text of ASCII can hold, and all."""
-    return tuple(hint for hint in hints if hint.isascii()), hints
+def _in_ascii(hints: tuple[str, ...]) -> tuple[str, ...]:
+    """Those that a text of ASCII can hold."""
+    return tuple(filter(str.isascii, hints))
 
 
 @cache

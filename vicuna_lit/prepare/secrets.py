@@ -69,19 +69,22 @@ MASK = re.compile(
 """A token that its owner masked: an issuer's prefix, and a row of x."""
 _TAKEN = r"[\"']?([^\s\"'`$%<>(){}\[\]|;&*\\]{6,64}+)(?=[\s\"'`|;&)]|\Z)"
 COMMANDS = {
-    hints: re.compile(before + _TAKEN)
-    for hints, before in {
-        ("login", " -p"): r"(?:docker|podman|az) login\b[^\n|;]{0,160}? -p[ =]?",
-        ("sshpass", " -p"): r"sshpass -p ?",
-        ("mysql", " -p"): r"mysql\w{0,8}\b[^\n|;]{0,160}? -p",  # with a blank behind it a database's name follows
-        ("mariadb", " -p"): r"mariadb[\w-]{0,8}\b[^\n|;]{0,160}? -p",
-        ("mongo", " -p"): r"mongo\w{0,8}\b[^\n|;]{0,160}? -p ?",
-        ("redis-cli", " -a "): r"redis-cli\b[^\n|;]{0,160}? -a ",
-        ("curl", " -"): r"curl\b[^\n|;]{0,240}? (?:-u|--user)[ =]?[\"']?[^\s:/\"']{1,64}:",
-        (" pass:", "-pass"): r"-pass(?:in|out)? pass:",
+    option: {command: re.compile(before + _TAKEN) for command, before in commands.items()}
+    for option, commands in {
+        " -p": {
+            "login": r"(?:docker|podman|az) login\b[^\n|;]{0,160}? -p[ =]?",
+            "sshpass": r"sshpass -p ?",
+            "mysql": r"mysql\w{0,8}\b[^\n|;]{0,160}? -p",  # with a blank behind it a database's name follows
+            "mariadb": r"mariadb[\w-]{0,8}\b[^\n|;]{0,160}? -p",
+            "mongo": r"mongo\w{0,8}\b[^\n|;]{0,160}? -p ?",
+        },
+        " -a ": {"redis-cli": r"redis-cli\b[^\n|;]{0,160}? -a "},
+        " -": {"curl": r"curl\b[^\n|;]{0,240}? (?:-u|--user)[ =]?[\"']?[^\s:/\"']{1,64}:"},
+        "-pass": {" pass:": r"-pass(?:in|out)? pass:"},
     }.items()
 }
-"""Where a command takes a password that no name announces; by what stands in such a text."""
+"""Where a command takes a password that no name announces; by what stands in such a text: the option, which few texts
+hold, then the command."""
 QUERY = re.compile(r"[?&](?:appid|sig|signature|key|auth)=([\w%+/=.~-]{20,200}+)")
 URL_PASSWORD = re.compile(r"://[^\s:/@\"'<>\[\]]{0,64}:([^\s/@\"'<>\[\]{}$]{3,128})@(?=[\w\[])")
 DISCORD = re.compile(r"[MNO](?<![\w.-].)[\w-]{23,27}\.[\w-]{6}\.[\w-]{27,40}(?![\w.-])")
@@ -144,7 +147,7 @@ def find_secrets(text: str, lowered: str) -> list[tuple[int, int]]:
 
     `lowered` is the text in small letters, as `small_letters` makes it.
     """
-    escaped = "\\_" in text
+    escaped = "\\" in text and "\\_" in text  # one sign is sought ten times as fast as two
     if escaped:
         spans = sorted(_spans(text.replace("\\_", "_"), lowered.replace("\\_", "_")))
     else:
@@ -172,7 +175,7 @@ def small_letters(text: str) -> str:
 
 
 def _spans(text: str, lowered: str) -> Iterator[tuple[int, int]]:
-    links = "://" in text
+    links = "/" in text and "://" in text
     if links:
         for found in URL_PASSWORD.finditer(text):
             if not (PLACEHOLDER.search(found[1]) or SEQUENCE.search(found[1])) and found[1].lower() not in (
@@ -197,8 +200,12 @@ def _spans(text: str, lowered: str) -> Iterator[tuple[int, int]]:
         small = rows.lower()
         if names := [name for name in NAMES_OF_TOKENS if name in small]:
             yield from _named(text, lowered, names)
-    yield from _named(text, lowered, NAMES if text.isascii() else NAMES + FOREIGN_NAMES)
-    yield from _chosen(text, lowered)
+    if names := [name for name in (NAMES if text.isascii() else NAMES + FOREIGN_NAMES) if name in lowered]:
+        yield from _named(text, lowered, names)
+    if "xxxxxx" in lowered:  # masked by its owner
+        yield from (found.span() for found in MASK.finditer(text))
+    if "-" in text and " -" in text:
+        yield from _of_commands(text)
     if "key" in lowered:
         yield from _named(text, lowered, NAMES_OF_KEYS)
 
@@ -207,7 +214,10 @@ def _rows(text: str) -> tuple[str, set[str]]:
     """The parts of a text in which a long row of a token's characters stands, each with what precedes it; and the hints
     with which such rows begin."""
     classes = text.encode("ascii", "replace").translate(_CLASSES)
-    at, parts, hints = classes.find(_ROW), [], set[str]()
+    at = classes.find(_ROW)
+    if at < 0:
+        return "", set()  # as in most texts
+    parts, hints = [], set[str]()
     while at >= 0:
         if near := _BEGINNINGS.get(text[at : at + 2]):
             hints.update(hint for hint in near if text.startswith(hint, at))
@@ -237,13 +247,10 @@ def _named(text: str, lowered: str, names: Sequence[str]) -> Iterator[tuple[int,
             at = lowered.find(name, end)
 
 
-def _chosen(text: str, lowered: str) -> Iterator[tuple[int, int]]:
-    """Masked tokens, and passwords of commands."""
-    if "xxxxxx" in lowered:
-        yield from (found.span() for found in MASK.finditer(text))
-    if " -" in text:
-        for hints, pattern in COMMANDS.items():
-            if hints[0] in text and hints[1] in text:
+def _of_commands(text: str) -> Iterator[tuple[int, int]]:
+    for option, commands in COMMANDS.items():
+        if option in text:
+            for pattern in (pattern for command, pattern in commands.items() if command in text):
                 yield from (f.span(1) for f in pattern.finditer(text) if _is_chosen(f[1]))
 
 

@@ -24,7 +24,7 @@ CODE_SPAN, FORMULA_SPAN, PROTECTED = (re.compile(p, re.M) for p in (CODE, FORMUL
 WITH_TILDES, ALL_WITH_TILDES = (re.compile(f"{CODE}|{TILDES}{more}", re.M) for more in ("", f"|{FORMULA}"))
 END = 400
 """Characters at the end of a text in which a rule with `where: end` looks."""
-ESCAPES = re.compile(r"(?<![\\:])((?:\\[_*])+)")
+ESCAPES = re.compile(r"\\(?<![\\:].)[_*](?:\\[_*])*")
 LATEX = re.compile(r"\\[a-zA-Z]{2,20}\{")
 """A command of LaTeX: on such a line a backslash is the author's own."""
 
@@ -70,17 +70,28 @@ class Tidy:
             role: tuple(one for one in rules if role in one.rule.roles)
             for role in dict.fromkeys(role for one in rules for role in one.rule.roles)
         }
+        self._hints = {
+            role: tuple(tuple(one.hint for one in of if one.at_end == at_end) for at_end in (True, False))
+            for role, of in self._rules.items()
+        }
 
     def __call__(self, conversation: Conversation, tally: Counter[str]) -> Conversation:
         """The conversation itself where nothing is changed."""
         turns = conversation.turns
         tidied = tuple([self._tidied(turn, tally) for turn in turns])
-        if all(new is old for new, old in zip(tidied, turns, strict=True)):
-            return conversation
-        return replace(conversation, turns=tidied)
+        return conversation if tidied == turns else replace(conversation, turns=tidied)
+
+    def _may_change(self, text: str, role: str) -> bool:
+        """Whether a sign of any rule is there: in one turn of ten."""
+        if "\r" in text or (self._unescape and _is_escaped(text)):
+            return True
+        at_end, anywhere = self._hints.get(role, ((), ()))
+        return (bool(at_end) and any(map(text[-END:].__contains__, at_end))) or any(map(text.__contains__, anywhere))
 
     def _tidied(self, turn: Turn, tally: Counter[str]) -> Turn:
         text = turn.content
+        if not self._may_change(text, turn.role):
+            return turn
         if "\r" in text:
             text = text.replace("\r\n", "\n")  # the rules know one end of a line
         applied: dict[str, None] = {}
@@ -142,4 +153,9 @@ def _unescape_as(role: str) -> Callable[[str], str]:
     def line(text: str) -> str:
         return ESCAPES.sub(put, text) if _is_escaped(text) and not LATEX.search(text) else text
 
-    return lambda text: "\n".join(map(line, text.split("\n"))) if _is_escaped(text) else text
+    def unescape(text: str) -> str:
+        if not LATEX.search(text):
+            return line(text)  # then its lines are alike
+        return "\n".join(map(line, text.split("\n"))) if _is_escaped(text) else text
+
+    return unescape
