@@ -4,7 +4,6 @@ Readers stream: memory stays flat however large the file. A record that cannot b
 `Rejection` that says why; nothing is dropped silently.
 """
 
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -12,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from vicuna_lit.data.app_exports import app_messages, conversations_in, is_claude
-from vicuna_lit.data.column_values import answer_messages, as_messages, refuse_transcript
+from vicuna_lit.data.column_values import answer_messages, as_messages, refuse_served_cut_off, refuse_transcript
 from vicuna_lit.data.columns import (
-    BAD,
     NO_FORM,
     PROMPTS,
     SYSTEM,
@@ -26,11 +24,14 @@ from vicuna_lit.data.columns import (
 )
 from vicuna_lit.data.conversation import SOURCE, Conversation, DataError, Rejection, Turn, said_by_user
 from vicuna_lit.data.exports import Unusable, chatgpt_messages, kind_of, oasst_messages, without_marks
+from vicuna_lit.data.field_names import REASONING, refuse_by_flags, snake
 from vicuna_lit.data.fields import filled, is_absent, loaded, present, text
 from vicuna_lit.data.files import find_files, name_said, skipped_files, values
-from vicuna_lit.data.message_forms import refuse_cut_off, snake
-from vicuna_lit.data.messages import REASONING, refuse_media, system_of, turns_of, weight_of
+from vicuna_lit.data.message_forms import refuse_cut_off
+from vicuna_lit.data.messages import refuse_media, system_of, turns_of, weight_of
+from vicuna_lit.data.record_tools import refuse_other_tools, with_tools
 from vicuna_lit.data.tool_schemas import schemas
+from vicuna_lit.data.transcripts import transcript_messages
 from vicuna_lit.hub import fetched_path
 
 TURNS = ("conversations", "messages", "items", "conversation", "messagesTree")
@@ -134,8 +135,10 @@ def parse(record: Any, default_id: str, columns: Columns = None) -> Conversation
 def _conversation(record: dict[str, Any], id: str) -> Conversation:
     refuse_media(record, "the record")
     _refuse_preferences(record)
-    refuse_cut_off(record, "the record")
-    record = _with_template_arguments(record)
+    refuse_cut_off(record, "the record", *(("status",) if record.get("object") == "response" else ()))
+    record = with_tools(record, present(record, *TURNS))
+    if isinstance(record.get("output"), list) and filled(record, "previous_response_id"):
+        raise Unusable("context beside the turns", "previous_response_id: the turns before are in another record")
     if isinstance(record.get("output"), list) and isinstance(record.get("instructions"), str):  # the Responses API's
         record = record | {"system": record.get("system") or record["instructions"], "instructions": None}
     turns, marks = _turns_of(record), 0
@@ -148,6 +151,8 @@ def _conversation(record: dict[str, Any], id: str) -> Conversation:
         trained = [turn.role == "assistant" and turn.supervised for turn in turns]
         turns = [replace(t, weight=t.weight * weight) if on else t for t, on in zip(turns, trained, strict=True)]
     tools, described = schemas(record)
+    if not (tools or described):
+        refuse_other_tools(record, present(record, *TURNS))
     said = _system_of(record, turns)
     system = "\n\n".join(filter(None, (said, described)))
     if system and (not turns or turns[0].role != "system"):
@@ -192,26 +197,6 @@ def _unmarked(turns: list[Turn]) -> tuple[list[Turn], int]:
     return [replace(turn, content=content) for turn, (content, _) in pairs], sum(n for _, n in cleaned)
 
 
-def _with_template_arguments(record: dict[str, Any]) -> dict[str, Any]:
-    """SmolTalk2's: what a template would be called with beside the messages, as the record's own system and tools."""
-    given = record.get("chat_template_kwargs")
-    if not isinstance(given, dict):
-        return record
-    own = {key: value for key, value in record.items() if not is_absent(value)}
-    for tools in ("tools", "xml_tools", "python_tools") if filled(record, "tools") is None else ():
-        if filled(given, tools) is None:
-            continue
-        values = given[tools] if isinstance(given[tools], list) else [given[tools]]
-        try:
-            read = [json.loads(tool) if isinstance(tool, str) else tool for tool in values]
-        except (ValueError, RecursionError):
-            raise Unusable("wrong type", f"chat_template_kwargs.{tools}: a tool that is no JSON") from None
-        own["tools"] = [*(own.get("tools") or ()), *read]
-    if (instructions := filled(given, "custom_instructions")) and filled(record, *SYSTEM) is None:
-        own["system"] = given[instructions]
-    return own
-
-
 def _refuse_preferences(record: dict[str, Any]) -> None:
     kinds = (str, list, dict)
     if pair := [
@@ -224,9 +209,7 @@ def _refuse_preferences(record: dict[str, Any]) -> None:
     if filled(record, "documents"):
         way = "put them into a turn; data.columns, which names the turns, leaves them out"
         raise Unusable("documents beside the turns", f"documents are in no turn: {way}")
-    for key in BAD:
-        if record.get(key) is False:
-            raise Unusable("bad answer", f"{key} is false: an answer that is not to be imitated")
+    refuse_by_flags(record)
 
 
 def _chosen_line(record: dict[str, Any]) -> str:
@@ -277,7 +260,7 @@ def _exported(record: dict[str, Any]) -> list[dict[str, Any]] | None:
         return chatgpt_messages(record)
     if isinstance(record.get("prompt"), dict):
         return oasst_messages(record)
-    return None
+    return transcript_messages(record) if "chat" in record or "plain_text" in record else None
 
 
 def _listed(record: dict[str, Any], key: str) -> list[Turn]:
@@ -302,6 +285,9 @@ def _listed(record: dict[str, Any], key: str) -> list[Turn]:
     if isinstance(record.get("history"), list) and record["history"]:
         raise Unusable("context beside the turns", f"history: put its turns into {key}, or take it out")
     if not turns or turns[-1].role not in ("user", "tool"):
+        for beside in ("output", "response"):
+            refuse_served_cut_off(record.get(beside), beside)
+        _refuse_thought_beside(record, turns)
         return turns
     if reply := filled(record, "choices", "response", "completion", "candidates"):
         return _answered(record, turns + turns_of(answer_messages(record[reply], reply)))
@@ -309,6 +295,19 @@ def _listed(record: dict[str, Any], key: str) -> list[Turn]:
         line = columns_line(record, {"messages": key, "response": reply})
         raise Unusable("answer beside the turns", f"{reply}; {line} takes it for the last reply")
     return turns
+
+
+def _refuse_thought_beside(record: dict[str, Any], turns: list[Turn]) -> None:
+    """
+    Raises:
+        Unusable: a column holds what was thought before some reply, and no reply has it.
+    """
+    key = filled(record, *REASONING)
+    if key is None or not isinstance(record[key], str | list) or _is_switch(record[key]):
+        return
+    if not any(str(record[key]).strip() in said for turn in turns for said in (turn.reasoning, turn.content)):
+        line = columns_line(record, {"messages": present(record, *TURNS) or "messages"})
+        raise Unusable("reasoning beside the turns", f"{key}: put it into its turn; {line} leaves it out")
 
 
 def _is_another(messages: list[Any], turns: list[Turn]) -> bool:
@@ -334,7 +333,8 @@ def _answered(record: dict[str, Any], turns: list[Turn], form: Mapping[str, str]
 def _is_switch(value: Any) -> bool:
     """Whether a column says that there is reasoning, as Nemotron's do, and not what was thought."""
     return isinstance(value, bool) or (
-        isinstance(value, str) and value.strip().lower() in ("on", "off", "true", "false")
+        isinstance(value, str)
+        and value.strip().lower() in ("on", "off", "true", "false", "none", "low", "medium", "high")
     )
 
 

@@ -1,0 +1,162 @@
+"""What a field says by its name, also one that no tool known here writes: what is trained, and what is in no turn.
+
+A field of which the name says that it decides about the loss, or holds a thought, tools or what an answer was drawn
+from, is read where it is known and refused by its name elsewhere; it is never passed over.
+"""
+
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
+
+from vicuna_lit.data.exports import Unusable
+from vicuna_lit.data.fields import filled, is_absent, loaded
+
+FLAGS = (
+    "weight", "train", "loss", "loss_mask", "trainable", "training", "train_on_turn", "supervised", "step_loss_mask",
+    "loss_weight", "is_train", "is_trainable", "compute_loss", "calculate_loss", "need_loss", "with_loss",
+    "output_with_loss", "learnable",
+)  # fmt: skip
+"""By which tools take a turn out of the loss (OpenAI, axolotl, ms-swift, XTuner and others): false or 0 does. `weight`
+and `loss_weight` may be any number."""
+NUMBERS = ("weight", "loss_weight")
+INVERSE = (
+    "masked", "is_masked", "no_loss", "ignore_loss", "skip_loss", "mask_loss", "exclude_from_loss",
+    "exclude_from_training", "ignore_in_loss", "no_train",
+)  # fmt: skip
+"""Flags that take a turn out of the loss where they are true."""
+PARTLY = ("train_detail", "training_detail", "loss_scale", "token_weights", "loss_weights")
+"""Weights of parts of a turn, which nothing here reads; a single number is the turn's."""
+BAD = (
+    "label", "kto_tag", "is_correct", "is_safe", "resolved", "is_resolved", "correct", "success", "is_success",
+    "passed", "is_passed", "solved", "is_solved",
+)  # fmt: skip
+"""Flags of an answer that is not to be imitated, where they are false."""
+REASONING = (
+    "reasoning_content", "reasoning", "thinking", "thought", "thoughts", "tool_plan", "thinking_blocks",
+    "reasoning_details", "thinking_trace",
+)  # fmt: skip
+"""The first that holds anything: some tools write the same thought as a text and as blocks."""
+_BAD_WORDS = ("unsafe", "harmful", "undesirable", "rejected", "incorrect", "wrong")
+_WEIGHTS = ("loss_weight", "sample_weight", "example_weight", "instance_weight")
+_SAYS_LOSS = re.compile(
+    r"(?:^|_)(?:loss|losses|masks?|masked|train|trained|training|trainable|supervised?|weights?)(?:_|$)"
+)
+_OF_TOKENS = re.compile(r"(?:loss|completion|assistant|response|token|label|train)s?_(?:masks?|weights?)|weights")
+"""Fields of a record that hold a number for each turn or token."""
+_SAYS_THOUGHT = re.compile(
+    r"(?:\w+_)?(?:reasoning|thinking|thoughts?|chain_of_thought|cot|rationale)"
+    r"(?:_(?:content|text|traces?|process|steps?|details|blocks|output|trajector(?:y|ies)))*"
+)
+_SAYS_SOURCE = re.compile(
+    r"(?:\w+_)?(?:search|web|retrieval|retrieved|grounding|source|reference)_(?:\w+_)?"
+    r"(?:results?|metadata|documents?|docs?|contexts?|passages?|chunks?|nodes?|supports?)"
+    r"|retrieved_\w+|quotes|canvas|references|citation_metadata"
+)
+_SAYS_TOOLS = re.compile(
+    r"(?:\w+_)?(?:tools?|functions?|apis?)(?:_(?:list|definitions?|schemas?|specs?|descriptions?))?"
+)
+
+
+@lru_cache(maxsize=4096)
+def snake(key: str) -> str:
+    """A name as Python writes it: `toolCallId` → `tool_call_id`."""
+    return re.sub(r"(?<=[a-z0-9])[A-Z]", lambda found: f"_{found[0]}", key).lower() if key[:1].islower() else key
+
+
+@lru_cache(maxsize=4096)
+def loss_sign(key: str) -> str | None:
+    """What a field of a message does to the loss: `flag`, `number`, `inverse`, `partly`, `unknown`; None: nothing."""
+    for sign, names in (("number", NUMBERS), ("flag", FLAGS), ("inverse", INVERSE), ("partly", PARTLY)):
+        if key in names:
+            return sign
+    return "unknown" if _SAYS_LOSS.search(key) else None
+
+
+@lru_cache(maxsize=4096)
+def says_thought(key: str) -> bool:
+    """Whether a field holds what an assistant thought, and no figure or setting of it."""
+    return _SAYS_THOUGHT.fullmatch(key) is not None
+
+
+@lru_cache(maxsize=4096)
+def says_source(key: str) -> bool:
+    """Whether a field holds what an answer was drawn from."""
+    return _SAYS_SOURCE.fullmatch(key) is not None
+
+
+def refuse_sources(said: dict[str, Any], where: str) -> None:
+    """
+    Raises:
+        Unusable: a field says by its name that it is what the answer was drawn from.
+    """
+    for key in said:
+        if says_source(snake(key)) and filled(said, key):
+            raise Unusable(
+                "context beside the turns", f"{where}: {key} is in no turn; put it there, or take the field out"
+            )
+
+
+@lru_cache(maxsize=1024)
+def _of_record(keys: tuple[Any, ...]) -> tuple[str, ...]:
+    """Those keys of a record, in small letters, that its verdict, loss or tools may stand in."""
+    names = [(key, key.lower()) for key in keys if isinstance(key, str)]
+    return tuple(
+        key
+        for key, name in names
+        if name in BAD or name in _WEIGHTS or name == "mask" or name.endswith("label") or _OF_TOKENS.fullmatch(name)
+        or (name != "weight" and (name in FLAGS or name in INVERSE)) or _SAYS_TOOLS.fullmatch(name)
+    )  # fmt: skip
+
+
+@lru_cache(maxsize=1024)
+def thoughts_in(keys: tuple[Any, ...]) -> tuple[str, ...]:
+    """Those columns that hold the way to an answer, by their names."""
+    return tuple(k for k in keys if isinstance(k, str) and (k.lower() == "explanation" or says_thought(k.lower())))
+
+
+def signs_of(record: dict[str, Any]) -> Iterator[tuple[str, str, Any]]:
+    """The fields of a record that may say something about it: key, name in small letters, value."""
+    for key in _of_record(tuple(record)):
+        if not is_absent(record[key]):
+            yield key, key.lower(), record[key]
+
+
+def refuse_by_flags(record: dict[str, Any]) -> None:
+    """
+    Raises:
+        Unusable: a record's own flags say that it is not to be imitated or trained on, or weigh its turns apart.
+    """
+    for key, name, value in signs_of(record):
+        is_no = value is False or (value == 0 and isinstance(value, int | float))
+        if name in BAD and is_no:
+            said = "false" if value is False else "0"
+            raise Unusable("bad answer", f"{key} is {said}: an answer that is not to be imitated")
+        if name.endswith("label") and not name.startswith("prompt") and str(value).strip().lower() in _BAD_WORDS:
+            raise Unusable("bad answer", f"{key} is {value}: an answer that is not to be imitated")
+        if isinstance(value, list) and value and (loss_sign(name) or _OF_TOKENS.fullmatch(name)):
+            raise Unusable("weights within a turn", f"{key} is a list; give each turn a weight of its own")
+        if (name in INVERSE and value is True) or (name in FLAGS and name != "weight" and is_no):
+            said = str(value).lower()
+            raise Unusable("record out of the loss", f"{key} is {said}; take the record out, or say weight: 0")
+        if name in _WEIGHTS and value != 1:
+            raise Unusable("record out of the loss", f"{key}: call it weight, which multiplies those of the turns")
+        if name == "mask" and str(value).strip().lower() not in ("user", "human", "prompter", "prompt", "true"):
+            why = "it does not say that replies alone are trained; take the field out"
+            raise Unusable("loss on another's turn", f"{key} is {value!r:.40}: {why}")
+
+
+def other_tools(record: dict[str, Any], known: tuple[str, ...]) -> str | None:
+    """The first key with schemas of tools that is none of those that are read."""
+    signs = (key for key, name, value in signs_of(record) if _SAYS_TOOLS.fullmatch(name) and are_schemas(value))
+    return next((key for key in signs if key not in known), None)
+
+
+def are_schemas(value: Any) -> bool:
+    """Whether a value is a list of descriptions of tools, also as JSON."""
+    tools = loaded(value, list) if isinstance(value, str) else value
+    if not isinstance(tools, list) or not tools:
+        return False
+    inner = [tool.get("function", tool) if isinstance(tool, dict) else None for tool in tools]
+    described = ("parameters", "input_schema", "inputSchema", "description")
+    return all(isinstance(t, dict) and "name" in t and any(k in t for k in described) for t in inner)
