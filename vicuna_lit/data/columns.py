@@ -6,6 +6,7 @@ several answers is trained on is never guessed.
 
 import re
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from vicuna_lit.data.column_values import answer_messages, as_messages, is_message, refuse_transcript, served_key
@@ -69,9 +70,16 @@ ONE_MESSAGE = (
 SYSTEM = (
     "system", "system_prompt", "system_message", "system_instruction", "system_instructions", "meta_instruction",
     "preprompt", "pre_prompt", "preamble", "prompt_prefix", "sys_prompt", "sysprompt", "custom_instructions",
+    "developer_prompt", "developer_message", "developer_instructions",
 )  # fmt: skip
 """Keys of a record that may hold its system prompt, also in camelCase."""
 KEPT = ("id", "conversation_id", "message_tree_id", "weight", *MEDIA, *BAD)
+
+
+@lru_cache(maxsize=1024)
+def systems_in(keys: tuple[str, ...]) -> tuple[str, ...]:
+    """Those keys of a record that its system prompt may stand in."""
+    return tuple(key for key in keys if snake(key) in SYSTEM)
 
 
 def form_of(record: dict[str, Any]) -> dict[str, str] | None:

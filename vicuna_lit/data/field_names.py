@@ -5,7 +5,6 @@ from, is read where it is known and refused by its name elsewhere; it is never p
 """
 
 import re
-from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -45,14 +44,17 @@ _SAYS_LOSS = re.compile(
 _OF_TOKENS = re.compile(r"(?:loss|completion|assistant|response|token|label|train)s?_(?:masks?|weights?)|weights")
 """Fields of a record that hold a number for each turn or token."""
 _SAYS_THOUGHT = re.compile(
-    r"(?:\w+_)?(?:reasoning|thinking|thoughts?|chain_of_thought|cot|rationale)"
+    r"(?:\w+_)?(?:reasoning|thinking|think|thoughts?|chain_of_thought|cot|rationale)"
     r"(?:_(?:content|text|traces?|process|steps?|details|blocks|output|trajector(?:y|ies)))*"
 )
-_SAYS_SOURCE = re.compile(
+_RESULTS = (
     r"(?:\w+_)?(?:search|web|retrieval|retrieved|grounding|source|reference)_(?:\w+_)?"
-    r"(?:results?|metadata|documents?|docs?|contexts?|passages?|chunks?|nodes?|supports?)"
-    r"|retrieved_\w+|quotes|canvas|references|citation_metadata"
+    r"(?:results?|metadata|documents?|docs?|contexts?|passages?|chunks?|nodes?|supports?)|retrieved_\w+"
 )
+_SAYS_RESULTS = re.compile(_RESULTS)
+_SAYS_SOURCE = re.compile(f"{_RESULTS}|quotes|canvas|references|citation_metadata")
+_CITED = ("citation", "_location")
+"""How the types of marks end that say what an answer was drawn from, OpenAI's and Anthropic's."""
 _SAYS_TOOLS = re.compile(
     r"(?:\w+_)?(?:tools?|functions?|apis?)(?:_(?:list|definitions?|schemas?|specs?|descriptions?))?"
 )
@@ -85,6 +87,21 @@ def says_source(key: str) -> bool:
     return _SAYS_SOURCE.fullmatch(key) is not None
 
 
+def refuse_cited(said: dict[str, Any], where: str) -> None:
+    """
+    Raises:
+        Unusable: marks in a message or part say that it was drawn from a search or a file.
+    """
+    for key in ("annotations", "citations"):
+        marks = said.get(key)
+        for mark in marks if isinstance(marks, list) else ():
+            if isinstance(mark, dict) and str(mark.get("type")).endswith(_CITED):
+                raise Unusable(
+                    "context beside the turns",
+                    f"{where}: {key}: the answer is drawn from what is in no turn; put it there, or take the field out",
+                )
+
+
 def refuse_sources(said: dict[str, Any], where: str) -> None:
     """
     Raises:
@@ -98,7 +115,7 @@ def refuse_sources(said: dict[str, Any], where: str) -> None:
 
 
 @lru_cache(maxsize=1024)
-def _of_record(keys: tuple[Any, ...]) -> tuple[str, ...]:
+def signs_in(keys: tuple[Any, ...]) -> tuple[str, ...]:
     """Those keys of a record, in small letters, that its verdict, loss or tools may stand in."""
     names = [(key, key.lower()) for key in keys if isinstance(key, str)]
     return tuple(
@@ -115,11 +132,11 @@ def thoughts_in(keys: tuple[Any, ...]) -> tuple[str, ...]:
     return tuple(k for k in keys if isinstance(k, str) and (k.lower() == "explanation" or says_thought(k.lower())))
 
 
-def signs_of(record: dict[str, Any]) -> Iterator[tuple[str, str, Any]]:
-    """The fields of a record that may say something about it: key, name in small letters, value."""
-    for key in _of_record(tuple(record)):
-        if not is_absent(record[key]):
-            yield key, key.lower(), record[key]
+@lru_cache(maxsize=1024)
+def contexts_in(keys: tuple[Any, ...]) -> tuple[str, ...]:
+    """Those keys of a record with turns that hold what the turns may be about, or drawn from."""
+    names = ("context", "contexts", "instructions", "passage", "passages")
+    return tuple(k for k in keys if isinstance(k, str) and (k in names or _SAYS_RESULTS.fullmatch(snake(k))))
 
 
 def refuse_by_flags(record: dict[str, Any]) -> None:
@@ -127,7 +144,10 @@ def refuse_by_flags(record: dict[str, Any]) -> None:
     Raises:
         Unusable: a record's own flags say that it is not to be imitated or trained on, or weigh its turns apart.
     """
-    for key, name, value in signs_of(record):
+    for key in signs_in(tuple(record)):
+        name, value = key.lower(), record[key]
+        if is_absent(value):
+            continue
         is_no = value is False or (value == 0 and isinstance(value, int | float))
         if name in BAD and is_no:
             said = "false" if value is False else "0"
@@ -148,8 +168,10 @@ def refuse_by_flags(record: dict[str, Any]) -> None:
 
 def other_tools(record: dict[str, Any], known: tuple[str, ...]) -> str | None:
     """The first key with schemas of tools that is none of those that are read."""
-    signs = (key for key, name, value in signs_of(record) if _SAYS_TOOLS.fullmatch(name) and are_schemas(value))
-    return next((key for key in signs if key not in known), None)
+    for key in signs_in(tuple(record)):
+        if key not in known and _SAYS_TOOLS.fullmatch(key.lower()) and are_schemas(record[key]):
+            return key
+    return None
 
 
 def are_schemas(value: Any) -> bool:

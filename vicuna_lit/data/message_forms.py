@@ -12,9 +12,9 @@ from typing import Any
 
 from vicuna_lit.config.base import Role
 from vicuna_lit.data.exports import Unusable, branch, is_cut_off
-from vicuna_lit.data.field_names import BAD, FLAGS, REASONING, refuse_sources, says_thought, snake
+from vicuna_lit.data.field_names import BAD, FLAGS, REASONING, refuse_cited, refuse_sources, says_thought, snake
 from vicuna_lit.data.fields import filled, is_absent, present
-from vicuna_lit.data.tool_parts import split
+from vicuna_lit.data.tool_parts import holds_tools, split
 
 _NAMES: dict[Role, str] = {
     "system": "system developer system_prompt",
@@ -59,14 +59,17 @@ _ATTACHED = (
     "attachments", "experimental_attachments", "files", "file_ids", "image_files", "file_attachments",
     "image_attachments",
 )  # fmt: skip
-_DRAWN_FROM = ("documents", "sources", "citations", "search_results", "web_search_results", "context")
+_DRAWN_FROM = ("documents", "sources", "citations", "context")
 """What an answer was drawn from; it is in no turn."""
-_CITED = ("citation", "_location")
-"""How the types of marks end that say what an answer was drawn from, OpenAI's and Anthropic's."""
 _TAKE_OUT = "take the record out, or the field"
 _PUT_IN = "put it there, or take the field out"
 _UNREAD = ("tool_invocations", "invalid_tool_calls", "tool_results", "tool_outputs", "steps")
 _TIMES = ("timestamp", "created_at", "create_time", "created", "date")
+_PLACES = {
+    "index", "idx", "position", "order", "seq", "sequence", "turn", "turn_id", "turn_idx", "turn_index", "turn_number",
+    "turn_identifier", "message_index", "message_idx",
+}  # fmt: skip
+"""Where a message may say its place."""
 _JITTER = 60
 """Seconds by which a message may be stored before the one that it answers."""
 
@@ -95,6 +98,8 @@ def _is_plain(message: dict[str, Any]) -> bool:
         if key not in _PLAIN and value is not None:
             return False
     role, content = (message.get("role"), message.get("from")), (message.get("content"), message.get("value"))
+    if isinstance(content[0], list) and holds_tools(content[0]):
+        return False
     return (role[0] is None) != (role[1] is None) and None in content and not any(one in _THOUGHTS for one in role)
 
 
@@ -108,21 +113,6 @@ def refuse_cut_off(record: dict[str, Any], where: str, *others: str) -> None:
         value = (value.get("type") or value.get("reason")) if isinstance(value, dict) else value
         if isinstance(value, str) and is_cut_off(value):
             raise Unusable("bad answer", f"{where}: {key} is {value}: the answer was cut off; {_TAKE_OUT}")
-
-
-def refuse_cited(said: dict[str, Any], where: str) -> None:
-    """
-    Raises:
-        Unusable: marks in a message or part say that it was drawn from a search or a file.
-    """
-    for key in ("annotations", "citations"):
-        marks = said.get(key)
-        for mark in marks if isinstance(marks, list) else ():
-            if isinstance(mark, dict) and str(mark.get("type")).endswith(_CITED):
-                raise Unusable(
-                    "context beside the turns",
-                    f"{where}: {key}: the answer is drawn from what is in no turn; {_PUT_IN}",
-                )
 
 
 def _unnested(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -248,6 +238,12 @@ def _refuse_other_orders(messages: list[dict[str, Any]]) -> None:
     Raises:
         Unusable: by their times the messages stand in another order, as in exports with the newest first.
     """
+    for key in messages[0].keys() & _PLACES if messages else ():
+        places = [place for m in messages if isinstance(place := m.get(key), int) and not isinstance(place, bool)]
+        if len(places) == len(messages) and (
+            fall := next((n for n in range(1, len(places)) if places[n] < places[n - 1]), 0)
+        ):
+            raise Unusable("turns out of order", f"turn {fall + 1} is before turn {fall} by {key}; sort them by it")
     times = [(number, key, at) for number, message in enumerate(messages, 1) for key, at in _time(message)]
     pairs = list(pairwise(times))
     falls = len(pairs) > 1 and all(after[2] < before[2] for before, after in pairs) and times[0][2] - times[-1][2] >= 1

@@ -12,9 +12,9 @@ from typing import Any
 from vicuna_lit.config.base import Role
 from vicuna_lit.data.conversation import INLINE_THOUGHT, ToolCall, Turn
 from vicuna_lit.data.exports import Unusable, kind_of
-from vicuna_lit.data.field_names import FLAGS, REASONING, loss_sign
+from vicuna_lit.data.field_names import FLAGS, REASONING, loss_sign, refuse_cited
 from vicuna_lit.data.fields import as_json, filled, is_absent, loaded, present, text
-from vicuna_lit.data.message_forms import ROLES, as_said, refuse_cited, refuse_cut_off
+from vicuna_lit.data.message_forms import ROLES, as_said, refuse_cut_off
 from vicuna_lit.data.tool_schemas import python_calls
 
 CALL_ROLES = ("function_call", "tool_call", "function_calls", "tool_calls")

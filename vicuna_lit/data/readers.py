@@ -20,18 +20,19 @@ from vicuna_lit.data.columns import (
     by_columns,
     columns_line,
     form_of,
+    systems_in,
     unknown,
 )
 from vicuna_lit.data.conversation import SOURCE, Conversation, DataError, Rejection, Turn, said_by_user
 from vicuna_lit.data.exports import Unusable, chatgpt_messages, kind_of, oasst_messages, without_marks
-from vicuna_lit.data.field_names import REASONING, refuse_by_flags, snake
+from vicuna_lit.data.field_names import REASONING, contexts_in, refuse_by_flags, snake
 from vicuna_lit.data.fields import filled, is_absent, loaded, present, text
 from vicuna_lit.data.files import find_files, name_said, skipped_files, values
 from vicuna_lit.data.message_forms import refuse_cut_off
 from vicuna_lit.data.messages import refuse_media, system_of, turns_of, weight_of
 from vicuna_lit.data.record_tools import refuse_other_tools, with_tools
 from vicuna_lit.data.tool_schemas import schemas
-from vicuna_lit.data.transcripts import transcript_messages
+from vicuna_lit.data.transcripts import with_transcript
 from vicuna_lit.hub import fetched_path
 
 TURNS = ("conversations", "messages", "items", "conversation", "messagesTree")
@@ -39,6 +40,8 @@ TURNS = ("conversations", "messages", "items", "conversation", "messagesTree")
 LEAVES = ("currentId", "current_node", "currentNode", "current_leaf_message_uuid", "leafId", "currentMessageId")
 """Keys of a record that may name the message that the user ended on."""
 Paths = str | Path | Sequence[str | Path]
+_BESIDE = frozenset((*REASONING, "output", "response"))
+"""Columns beside the turns that may say something of the last reply."""
 
 
 def read(
@@ -136,6 +139,7 @@ def _conversation(record: dict[str, Any], id: str) -> Conversation:
     refuse_media(record, "the record")
     _refuse_preferences(record)
     refuse_cut_off(record, "the record", *(("status",) if record.get("object") == "response" else ()))
+    record = with_transcript(record) if "chat" in record or "plain_text" in record else record
     record = with_tools(record, present(record, *TURNS))
     if isinstance(record.get("output"), list) and filled(record, "previous_response_id"):
         raise Unusable("context beside the turns", "previous_response_id: the turns before are in another record")
@@ -170,7 +174,7 @@ def _system_of(record: dict[str, Any], turns: list[Turn]) -> str:
     Raises:
         Unusable: there are two, or it is in an object of settings, where it may be another chat's.
     """
-    found = {key: system_of(record[key], key) for key in record if snake(key) in SYSTEM and filled(record, key)}
+    found = {key: system_of(record[key], key) for key in systems_in(tuple(record)) if filled(record, key)}
     own = turns[0].content if turns and turns[0].role == "system" else ""
     keys = list(found)
     if len({said.strip() for said in found.values()}) > 1:
@@ -260,7 +264,7 @@ def _exported(record: dict[str, Any]) -> list[dict[str, Any]] | None:
         return chatgpt_messages(record)
     if isinstance(record.get("prompt"), dict):
         return oasst_messages(record)
-    return transcript_messages(record) if "chat" in record or "plain_text" in record else None
+    return None
 
 
 def _listed(record: dict[str, Any], key: str) -> list[Turn]:
@@ -275,9 +279,12 @@ def _listed(record: dict[str, Any], key: str) -> list[Turn]:
     if other := next((other for other in others if _is_another(record[other], turns)), None):
         why = f"{columns_line(record, {'messages': other})} takes one of them"
         raise Unusable("two lists of turns", f"{key} and {other} differ; {why}")
-    for beside in ("context", "instructions"):
-        text_beside = record.get(beside)
-        if isinstance(text_beside, str) and not any(text_beside.strip() in turn.content for turn in turns):
+    for beside in contexts_in(tuple(record)):
+        held = record[beside] if isinstance(record[beside], list) else [record[beside]]
+        texts = [
+            one.strip() if isinstance(one, str) else None for one in held if one and isinstance(one, str | list | dict)
+        ]
+        if not all(one is not None and any(one in turn.content for turn in turns) for one in texts):
             line = columns_line(record, {"messages": key})
             raise Unusable(
                 "context beside the turns", f"{beside}: put it into a turn, or into system; {line} leaves it out"
@@ -285,9 +292,8 @@ def _listed(record: dict[str, Any], key: str) -> list[Turn]:
     if isinstance(record.get("history"), list) and record["history"]:
         raise Unusable("context beside the turns", f"history: put its turns into {key}, or take it out")
     if not turns or turns[-1].role not in ("user", "tool"):
-        for beside in ("output", "response"):
-            refuse_served_cut_off(record.get(beside), beside)
-        _refuse_thought_beside(record, turns)
+        if not _BESIDE.isdisjoint(record):
+            _refuse_beside(record, key, turns)
         return turns
     if reply := filled(record, "choices", "response", "completion", "candidates"):
         return _answered(record, turns + turns_of(answer_messages(record[reply], reply)))
@@ -297,16 +303,18 @@ def _listed(record: dict[str, Any], key: str) -> list[Turn]:
     return turns
 
 
-def _refuse_thought_beside(record: dict[str, Any], turns: list[Turn]) -> None:
+def _refuse_beside(record: dict[str, Any], turns_key: str, turns: list[Turn]) -> None:
     """
     Raises:
-        Unusable: a column holds what was thought before some reply, and no reply has it.
+        Unusable: a column says that the last reply was cut off, or holds a thought that no reply has.
     """
+    for beside in ("output", "response"):
+        refuse_served_cut_off(record.get(beside), beside)
     key = filled(record, *REASONING)
     if key is None or not isinstance(record[key], str | list) or _is_switch(record[key]):
         return
     if not any(str(record[key]).strip() in said for turn in turns for said in (turn.reasoning, turn.content)):
-        line = columns_line(record, {"messages": present(record, *TURNS) or "messages"})
+        line = columns_line(record, {"messages": turns_key})
         raise Unusable("reasoning beside the turns", f"{key}: put it into its turn; {line} leaves it out")
 
 

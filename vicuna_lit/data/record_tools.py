@@ -19,7 +19,8 @@ def with_tools(record: dict[str, Any], turns_key: str | None) -> dict[str, Any]:
     Raises:
         Unusable: there are two lists of tools, or one is no JSON.
     """
-    return _of_turn(_of_template(record), turns_key) if turns_key else _of_template(record)
+    record = _of_template(record) if "chat_template_kwargs" in record else record
+    return _of_turn(record, turns_key) if turns_key else record
 
 
 def refuse_other_tools(record: dict[str, Any], turns_key: str | None) -> None:
@@ -27,11 +28,13 @@ def refuse_other_tools(record: dict[str, Any], turns_key: str | None) -> None:
     Raises:
         Unusable: schemas of tools stand under a key that is not read.
     """
-    for where, one in (("", record), ("metadata.", record.get("metadata"))):
-        if isinstance(one, dict) and (key := other_tools(one, () if where else TOOLS)):
-            line = columns_line(record, {"messages": turns_key or "messages", "tools": f"{where}{key}"})
-            why = f"{line} takes them, without tools they are left out"
-            raise Unusable("tools under another name", f"{where}{key}; {why}")
+    key = other_tools(record, TOOLS)
+    if key is None and isinstance(held := record.get("metadata"), dict):
+        inner = other_tools(held, ())
+        key = f"metadata.{inner}" if inner else None
+    if key:
+        line = columns_line(record, {"messages": turns_key or "messages", "tools": key})
+        raise Unusable("tools under another name", f"{key}; {line} takes them, without tools they are left out")
 
 
 def _of_template(record: dict[str, Any]) -> dict[str, Any]:
@@ -62,8 +65,8 @@ def _of_turn(record: dict[str, Any], turns_key: str) -> dict[str, Any]:
     name = filled(first, "tools", "functions") if isinstance(first, dict) and first.get("role") == "system" else None
     if name is None or not isinstance(first, dict) or not isinstance(messages, list):
         return record
-    if filled(record, *TOOLS):
+    if filled(record, *TOOLS) and first[name] != "[]":
         raise Unusable("two lists of tools", f"{name} of turn 1, and the record's; keep one of them")
     said = {key: value for key, value in first.items() if key != name}
     rest = [*([said] if filled(said, "content") else ()), *messages[1:]]
-    return record | {turns_key: rest, "tools": first[name]}
+    return record | {turns_key: rest} | ({} if filled(record, *TOOLS) else {"tools": first[name]})

@@ -19,7 +19,7 @@ def split(message: dict[str, Any], where: str) -> Iterator[dict[str, Any]]:
         Unusable: a call has no result yet.
     """
     parts = message.get("content")
-    if not isinstance(parts, list) or not any(_tool(part) for part in parts):
+    if not isinstance(parts, list) or not holds_tools(parts):
         yield message
         return
     said: list[Any] = []
@@ -37,6 +37,11 @@ def split(message: dict[str, Any], where: str) -> Iterator[dict[str, Any]]:
         results.append({"role": "tool", "content": result, "tool_call_id": call["id"], "name": call["name"]})
     if results or said:
         yield from (message | {"content": said}, *results)
+
+
+def holds_tools(parts: list[Any]) -> bool:
+    """Whether results of tools stand between the parts of one message."""
+    return any(_tool(part) is not None for part in parts)
 
 
 def _tool(part: Any) -> dict[str, Any] | None:

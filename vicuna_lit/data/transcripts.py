@@ -9,34 +9,31 @@ _GLAIVE = re.compile(r"(?:\A|\n\n)\s*(USER|ASSISTANT|FUNCTION RESPONSE): ?")
 _GLAIVE_ROLES = {"USER": "user", "ASSISTANT": "assistant", "FUNCTION RESPONSE": "tool"}
 _GLAIVE_CALL = re.compile(r"""\{\s*"name":\s*"([^"]+)"(?:,\s*"arguments":\s*(?:'(.*)'|(\{.*\})))?\s*\}""", re.DOTALL)
 _MOSS = re.compile(r"\[(Human|MOSS)\]: (.*?)\s*(?:<eoh>|<eoa>)", re.DOTALL)
+_MOSS_ROLES = {"Human": "user", "MOSS": "assistant"}
 _MOSS_MARKS = re.compile(r"\A\s*<\|[^|]+\|>:\s*|\s*<eo\w>\s*\Z")
 
 
-def transcript_messages(record: dict[str, Any]) -> list[dict[str, Any]] | None:
-    """The messages of a record of Glaive's or MOSS's sets; None: it is of neither.
+def with_transcript(record: dict[str, Any]) -> dict[str, Any]:
+    """A record of Glaive's or MOSS's sets with its messages and system prompt; another as it is.
 
     Raises:
         Unusable: a part of the text belongs to no turn, or a turn has what its marks do not say in words.
     """
     chat, plain = record.get("chat"), record.get("plain_text")
     if isinstance(chat, str) and _GLAIVE.match(chat) and "\nASSISTANT:" in chat:
-        return _with_system(record, "system", "SYSTEM:", _glaive(chat))
+        system = typed(record.get("system") or "", str, "system").strip().removeprefix("SYSTEM:").strip()
+        return record | {"chat": None, "system": system, "messages": _glaive(chat)}
     if isinstance(chat, dict) and chat and all(str(key).startswith("turn_") for key in chat):
-        return [message for key in sorted(chat, key=_number) for message in _moss(chat[key], key)]
+        return record | {
+            "chat": None,
+            "messages": [m for key in sorted(chat, key=_number) for m in _moss(chat[key], key)],
+        }
     if isinstance(plain, str) and "[Human]:" in plain and "<eoa>" in plain:
         if rest := _MOSS.sub("", plain).strip():
             raise Unusable("wrong type", f"plain_text: {rest!r:.60} stands between its turns")
-        turns = [
-            {"role": {"Human": "user", "MOSS": "assistant"}[who], "content": said} for who, said in _MOSS.findall(plain)
-        ]
-        return _with_system(record, "prefix", "", turns)
-    return None
-
-
-def _with_system(record: dict[str, Any], key: str, before: str, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    said = record.get(key)
-    system = typed(said, str, key).strip().removeprefix(before).strip() if said is not None else ""
-    return [{"role": "system", "content": system}, *messages] if system else messages
+        turns = [{"role": _MOSS_ROLES[who], "content": said} for who, said in _MOSS.findall(plain)]
+        return record | {"plain_text": None, "system": record.get("prefix"), "prefix": None, "messages": turns}
+    return record
 
 
 def _glaive(chat: str) -> list[dict[str, Any]]:
