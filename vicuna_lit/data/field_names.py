@@ -5,6 +5,7 @@ from, is read where it is known and refused by its name elsewhere; it is never p
 """
 
 import re
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -36,6 +37,9 @@ REASONING = (
     "reasoning_details", "thinking_trace",
 )  # fmt: skip
 """The first that holds anything: some tools write the same thought as a text and as blocks."""
+_LONGEST = 80
+_COUNTS = ("correct", "success", "passed", "solved")
+"""Of those flags the ones of which a 0 may be a number of something."""
 _BAD_WORDS = ("unsafe", "harmful", "undesirable", "rejected", "incorrect", "wrong")
 _WEIGHTS = ("loss_weight", "sample_weight", "example_weight", "instance_weight")
 _SAYS_LOSS = re.compile(
@@ -66,25 +70,30 @@ def snake(key: str) -> str:
     return re.sub(r"(?<=[a-z0-9])[A-Z]", lambda found: f"_{found[0]}", key).lower() if key[:1].islower() else key
 
 
+def _says(found_in: Callable[[str], Any], key: str) -> bool:
+    """Whether a pattern is found; a text that stands where a name should is none, and would take long."""
+    return len(key) < _LONGEST and found_in(key) is not None
+
+
 @lru_cache(maxsize=4096)
 def loss_sign(key: str) -> str | None:
     """What a field of a message does to the loss: `flag`, `number`, `inverse`, `partly`, `unknown`; None: nothing."""
     for sign, names in (("number", NUMBERS), ("flag", FLAGS), ("inverse", INVERSE), ("partly", PARTLY)):
         if key in names:
             return sign
-    return "unknown" if _SAYS_LOSS.search(key) else None
+    return "unknown" if _says(_SAYS_LOSS.search, key) else None
 
 
 @lru_cache(maxsize=4096)
 def says_thought(key: str) -> bool:
     """Whether a field holds what an assistant thought, and no figure or setting of it."""
-    return _SAYS_THOUGHT.fullmatch(key) is not None
+    return _says(_SAYS_THOUGHT.fullmatch, key)
 
 
 @lru_cache(maxsize=4096)
 def says_source(key: str) -> bool:
     """Whether a field holds what an answer was drawn from."""
-    return _SAYS_SOURCE.fullmatch(key) is not None
+    return _says(_SAYS_SOURCE.fullmatch, key)
 
 
 def refuse_cited(said: dict[str, Any], where: str) -> None:
@@ -116,8 +125,8 @@ def refuse_sources(said: dict[str, Any], where: str) -> None:
 
 @lru_cache(maxsize=1024)
 def signs_in(keys: tuple[Any, ...]) -> tuple[str, ...]:
-    """Those keys of a record, in small letters, that its verdict, loss or tools may stand in."""
-    names = [(key, key.lower()) for key in keys if isinstance(key, str)]
+    """Those keys of a record that its verdict, loss or tools may stand in."""
+    names = [(key, snake(key).lower()) for key in keys if isinstance(key, str) and len(key) < _LONGEST]
     return tuple(
         key
         for key, name in names
@@ -136,7 +145,12 @@ def thoughts_in(keys: tuple[Any, ...]) -> tuple[str, ...]:
 def contexts_in(keys: tuple[Any, ...]) -> tuple[str, ...]:
     """Those keys of a record with turns that hold what the turns may be about, or drawn from."""
     names = ("context", "contexts", "instructions", "passage", "passages")
-    return tuple(k for k in keys if isinstance(k, str) and (k in names or _SAYS_RESULTS.fullmatch(snake(k))))
+    return tuple(k for k in keys if isinstance(k, str) and (k in names or _says(_SAYS_RESULTS.fullmatch, snake(k))))
+
+
+def is_bad(name: str, value: Any) -> bool:
+    """Whether a flag says that an answer is not to be imitated."""
+    return name in BAD and (value is False or (name not in _COUNTS and isinstance(value, int | float) and value == 0))
 
 
 def refuse_by_flags(record: dict[str, Any]) -> None:
@@ -145,19 +159,17 @@ def refuse_by_flags(record: dict[str, Any]) -> None:
         Unusable: a record's own flags say that it is not to be imitated or trained on, or weigh its turns apart.
     """
     for key in signs_in(tuple(record)):
-        name, value = key.lower(), record[key]
+        name, value = snake(key).lower(), record[key]
         if is_absent(value):
             continue
-        is_no = value is False or (value == 0 and isinstance(value, int | float))
-        if name in BAD and is_no:
-            said = "false" if value is False else "0"
+        is_no, said = value is False or (value == 0 and isinstance(value, int | float)), str(value).lower()
+        if is_bad(name, value):
             raise Unusable("bad answer", f"{key} is {said}: an answer that is not to be imitated")
         if name.endswith("label") and not name.startswith("prompt") and str(value).strip().lower() in _BAD_WORDS:
             raise Unusable("bad answer", f"{key} is {value}: an answer that is not to be imitated")
         if isinstance(value, list) and value and (loss_sign(name) or _OF_TOKENS.fullmatch(name)):
             raise Unusable("weights within a turn", f"{key} is a list; give each turn a weight of its own")
         if (name in INVERSE and value is True) or (name in FLAGS and name != "weight" and is_no):
-            said = str(value).lower()
             raise Unusable("record out of the loss", f"{key} is {said}; take the record out, or say weight: 0")
         if name in _WEIGHTS and value != 1:
             raise Unusable("record out of the loss", f"{key}: call it weight, which multiplies those of the turns")
@@ -169,7 +181,7 @@ def refuse_by_flags(record: dict[str, Any]) -> None:
 def other_tools(record: dict[str, Any], known: tuple[str, ...]) -> str | None:
     """The first key with schemas of tools that is none of those that are read."""
     for key in signs_in(tuple(record)):
-        if key not in known and _SAYS_TOOLS.fullmatch(key.lower()) and are_schemas(record[key]):
+        if key not in known and _SAYS_TOOLS.fullmatch(snake(key).lower()) and are_schemas(record[key]):
             return key
     return None
 

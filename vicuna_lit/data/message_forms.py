@@ -12,7 +12,7 @@ from typing import Any
 
 from vicuna_lit.config.base import Role
 from vicuna_lit.data.exports import Unusable, branch, is_cut_off
-from vicuna_lit.data.field_names import BAD, FLAGS, REASONING, refuse_cited, refuse_sources, says_thought, snake
+from vicuna_lit.data.field_names import FLAGS, REASONING, is_bad, refuse_cited, refuse_sources, says_thought, snake
 from vicuna_lit.data.fields import filled, is_absent, present
 from vicuna_lit.data.tool_parts import holds_tools, split
 
@@ -305,7 +305,7 @@ def _refuse_by_names(message: dict[str, Any], role: str, where: str) -> None:
         raise Unusable("tools of a turn", f"{where}: {key}: give them as the record's tools")
     for key in message if role == "assistant" else ():
         value = message[key]
-        if key in BAD and (value is False or (value == 0 and isinstance(value, int | float))):
+        if is_bad(key, value):
             raise Unusable("bad answer", f"{where}: {key} is {str(value).lower()}: not to be imitated; {_TAKE_OUT}")
         if key not in REASONING and isinstance(value, str | list | dict) and value and says_thought(key):
             raise Unusable("thought in an unknown field", f"{where}: {key}; call it reasoning_content, or take it out")
