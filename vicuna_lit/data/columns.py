@@ -12,9 +12,8 @@ from typing import Any
 from vicuna_lit.data.column_values import answer_messages, as_messages, is_message, refuse_transcript, served_key
 from vicuna_lit.data.conversation import ALPACA_INPUT
 from vicuna_lit.data.exports import Unusable, typed
-from vicuna_lit.data.field_names import BAD, REASONING, snake, thoughts_in
+from vicuna_lit.data.field_names import BAD, REASONING, answers_in, media_in, snake, thoughts_in
 from vicuna_lit.data.fields import filled, is_absent, loaded, present, text
-from vicuna_lit.data.messages import MEDIA
 from vicuna_lit.data.tool_schemas import TOOLS
 
 Columns = Mapping[Any, str] | None
@@ -73,7 +72,7 @@ SYSTEM = (
     "developer_prompt", "developer_message", "developer_instructions",
 )  # fmt: skip
 """Keys of a record that may hold its system prompt, also in camelCase."""
-KEPT = ("id", "conversation_id", "message_tree_id", "weight", *MEDIA, *BAD)
+KEPT = ("id", "conversation_id", "message_tree_id", "weight", *BAD)
 
 
 @lru_cache(maxsize=1024)
@@ -100,7 +99,13 @@ def _refuse_more(record: dict[str, Any], form: dict[str, str]) -> None:
     """What a form has no place for is not left out without a word."""
     own = set(form.values())
     said = record[form["response"]] if "response" in form else None
-    if more := [key for key in ANSWERS if key not in own and _is_said(record.get(key)) and record[key] != said]:
+    keys = tuple(record)
+    besides = answers_in(keys)
+    if more := [
+        key
+        for key in ((*ANSWERS, *besides) if besides else ANSWERS)
+        if key not in own and _is_said(record.get(key)) and record[key] != said
+    ]:
         raise Unusable("several answers", f"{', '.join((*own & set(ANSWERS), *more))}; {ready_line(record, form)}")
     asked = record[form["prompt"]]
     more = [key for key in PROMPTS if key not in own and _is_said(record.get(key)) and _adds(record, key, asked)]
@@ -111,7 +116,7 @@ def _refuse_more(record: dict[str, Any], form: dict[str, str]) -> None:
             line = columns_line(record, {"prompt": form["prompt"], "context": beside} | form)
             raise Unusable("context beside the question", f"{beside}; {line} reads it, without context it is left out")
         raise Unusable("context beside the question", f"{beside}: {_in_or_out(record, form)}")
-    for key in thoughts_in(tuple(record)):
+    for key in thoughts_in(keys):
         thought = record[key]
         is_more = isinstance(thought, str | list) and thought and not (isinstance(said, str) and str(thought) in said)
         if key not in own and key not in REASONING and is_more:
@@ -267,6 +272,7 @@ def by_columns(record: dict[str, Any], columns: Mapping[Any, str]) -> dict[str, 
     """
     found = {role: _at(record, name, role) for role, name in columns.items()}
     out = {key: record[key] for key in KEPT if key in record}
+    out |= {key: record[key] for key in media_in(tuple(record))}
     out |= {key: found[key] for key in ("system", "tools") if key in found}
     name = columns.get("messages") or columns["prompt"]
     if "messages" in columns:

@@ -29,7 +29,7 @@ PARTLY = ("train_detail", "training_detail", "loss_scale", "token_weights", "los
 """Weights of parts of a turn, which nothing here reads; a single number is the turn's."""
 BAD = (
     "label", "kto_tag", "is_correct", "is_safe", "resolved", "is_resolved", "correct", "success", "is_success",
-    "passed", "is_passed", "solved", "is_solved",
+    "passed", "is_passed", "solved", "is_solved", "review_result",
 )  # fmt: skip
 """Flags of an answer that is not to be imitated, where they are false."""
 REASONING = (
@@ -37,11 +37,24 @@ REASONING = (
     "reasoning_details", "thinking_trace",
 )  # fmt: skip
 """The first that holds anything: some tools write the same thought as a text and as blocks."""
+_ELSEWHERE = ("previous_response_id", "cached_content")
+"""Names of what a request went on from, which is in another place."""
+_WEIGHTS = ("loss_weight", "sample_weight", "example_weight", "instance_weight")
+_OF_RECORD = frozenset((*BAD, *_WEIGHTS, *_ELSEWHERE, *FLAGS, *INVERSE, "mask")) - {"weight"}
+_SAYS_MEDIA = re.compile(
+    r"(?:(?:input|decoded|original|raw|question|query|user)_)?(?:images?|imgs?|pictures?|photos?|videos?|audios?|media"
+    r"|pixel_values|attachments_media)(?:_(?:paths?|files?|urls?|uris?|ids?|bytes|data|list|b64|base64))?"
+)
+"""Not `image_name` and `docker_image`, which the sets of programming have."""
+_SAYS_ANSWER = re.compile(
+    r"(?:response|answer|output|completion|solution|reply)s?_?(?:[a-e]|\d+)"
+    r"|(?:bad|negative|worse|wrong|incorrect|losing|dispreferred|non_preferred)_(?:response|answer|output|completion|reply)"
+)
+"""Of one more answer to the same question."""
 _LONGEST = 80
 _COUNTS = ("correct", "success", "passed", "solved")
 """Of those flags the ones of which a 0 may be a number of something."""
 _BAD_WORDS = ("unsafe", "harmful", "undesirable", "rejected", "incorrect", "wrong")
-_WEIGHTS = ("loss_weight", "sample_weight", "example_weight", "instance_weight")
 _SAYS_LOSS = re.compile(
     r"(?:^|_)(?:loss|losses|masks?|masked|train|trained|training|trainable|supervised?|weights?)(?:_|$)"
 )
@@ -49,7 +62,7 @@ _OF_TOKENS = re.compile(r"(?:loss|completion|assistant|response|token|label|trai
 """Fields of a record that hold a number for each turn or token."""
 _SAYS_THOUGHT = re.compile(
     r"(?:\w+_)?(?:reasoning|thinking|think|thoughts?|chain_of_thought|cot|rationale)"
-    r"(?:_(?:content|text|traces?|process|steps?|details|blocks|output|trajector(?:y|ies)))*"
+    r"(?:_(?:content|text|traces?|process|steps?|details|blocks|output|summary|trajector(?:y|ies)))*"
 )
 _RESULTS = (
     r"(?:\w+_)?(?:search|web|retrieval|retrieved|grounding|source|reference)_(?:\w+_)?"
@@ -127,18 +140,37 @@ def refuse_sources(said: dict[str, Any], where: str) -> None:
 def signs_in(keys: tuple[Any, ...]) -> tuple[str, ...]:
     """Those keys of a record that its verdict, loss or tools may stand in."""
     names = [(key, snake(key).lower()) for key in keys if isinstance(key, str) and len(key) < _LONGEST]
+    patterns = (_OF_TOKENS, _SAYS_TOOLS)
     return tuple(
         key
         for key, name in names
-        if name in BAD or name in _WEIGHTS or name == "mask" or name.endswith("label") or _OF_TOKENS.fullmatch(name)
-        or (name != "weight" and (name in FLAGS or name in INVERSE)) or _SAYS_TOOLS.fullmatch(name)
-    )  # fmt: skip
+        if name in _OF_RECORD or name.endswith("label") or any(pattern.fullmatch(name) for pattern in patterns)
+    )
+
+
+@lru_cache(maxsize=4096)
+def signs_of_turn(keys: tuple[str, ...]) -> tuple[str, ...]:
+    """Those keys of a message, in snake_case, that say more than who says what."""
+    known = ("tools", "functions", *BAD)
+    return tuple(k for k in keys if k in known or says_source(k) or (says_thought(k) and k not in REASONING))
 
 
 @lru_cache(maxsize=1024)
 def thoughts_in(keys: tuple[Any, ...]) -> tuple[str, ...]:
     """Those columns that hold the way to an answer, by their names."""
     return tuple(k for k in keys if isinstance(k, str) and (k.lower() == "explanation" or says_thought(k.lower())))
+
+
+@lru_cache(maxsize=4096)
+def media_in(keys: tuple[Any, ...]) -> tuple[str, ...]:
+    """Those keys of a record or message that hold pictures, films or sounds, or say where they are."""
+    return tuple(k for k in keys if isinstance(k, str) and _says(_SAYS_MEDIA.fullmatch, snake(k)))
+
+
+@lru_cache(maxsize=1024)
+def answers_in(keys: tuple[Any, ...]) -> tuple[str, ...]:
+    """Those columns that hold one more answer by their names: numbered ones, and worse ones."""
+    return tuple(k for k in keys if isinstance(k, str) and _says(_SAYS_ANSWER.fullmatch, snake(k).lower()))
 
 
 @lru_cache(maxsize=1024)
@@ -167,6 +199,8 @@ def refuse_by_flags(record: dict[str, Any]) -> None:
             raise Unusable("bad answer", f"{key} is {said}: an answer that is not to be imitated")
         if name.endswith("label") and not name.startswith("prompt") and str(value).strip().lower() in _BAD_WORDS:
             raise Unusable("bad answer", f"{key} is {value}: an answer that is not to be imitated")
+        if name in _ELSEWHERE and value:
+            raise Unusable("context beside the turns", f"{key}: what was said before is in another place")
         if isinstance(value, list) and value and (loss_sign(name) or _OF_TOKENS.fullmatch(name)):
             raise Unusable("weights within a turn", f"{key} is a list; give each turn a weight of its own")
         if (name in INVERSE and value is True) or (name in FLAGS and name != "weight" and is_no):

@@ -12,7 +12,7 @@ from typing import Any
 
 from vicuna_lit.config.base import Role
 from vicuna_lit.data.exports import Unusable, branch, is_cut_off
-from vicuna_lit.data.field_names import FLAGS, REASONING, is_bad, refuse_cited, refuse_sources, says_thought, snake
+from vicuna_lit.data.field_names import FLAGS, is_bad, refuse_cited, refuse_sources, says_thought, signs_of_turn, snake
 from vicuna_lit.data.fields import filled, is_absent, present
 from vicuna_lit.data.tool_parts import holds_tools, split
 
@@ -55,6 +55,7 @@ _ENDED = (
     "finish_reason", "stop_reason", "done_reason", "finishReason", "stopReason", "generation_status",
     "incomplete_details",
 )  # fmt: skip
+_ENDS = frozenset(_ENDED)
 _ATTACHED = (
     "attachments", "experimental_attachments", "files", "file_ids", "image_files", "file_attachments",
     "image_attachments",
@@ -108,6 +109,8 @@ def refuse_cut_off(record: dict[str, Any], where: str, *others: str) -> None:
     Raises:
         Unusable: the record says that its answer was cut off.
     """
+    if not others and _ENDS.isdisjoint(record):
+        return
     for key in (*_ENDED, *others):
         value = record.get(key)
         value = (value.get("type") or value.get("reason")) if isinstance(value, dict) else value
@@ -142,6 +145,8 @@ def _opened(message: dict[str, Any]) -> dict[str, Any]:
         message = {k: v for k, v in message.items() if not isinstance(v, dict | list)} | {"type": kind} | inner
     said = {snake(key): value for key, value in message.items()}
     said |= {key: message[key] for key in said.keys() & message.keys() if not is_absent(message[key])}
+    if said.get("is_system") is True:  # SillyTavern's notes
+        said["role"] = "system"
     if not filled(said, "role", "from"):
         if by_user := present(said, *_BY_USER):
             said["role"] = "user" if said[by_user] else "assistant"
@@ -152,16 +157,20 @@ def _opened(message: dict[str, Any]) -> dict[str, Any]:
         said["id"] = said["uuid"]
     if "mes" in said and not filled(said, "content"):
         said["content"] = said["mes"]
-    for key in ("additional_kwargs", "response_metadata", "meta", "metadata", "generation_info"):
-        more = said.get(key) or {}
-        names = ("reasoning_content", "tool_calls", "function_call", *_ENDED) if key in _LANGCHAIN else _ENDED
+    for key in said.keys() & _INNER.keys():
+        more, names = said[key] or {}, _INNER[key]
         for name in names if isinstance(more, dict) else ():
             if filled(more, name) and not filled(said, name):
                 said[name] = more[name]
     return _with_parts(said)
 
 
-_LANGCHAIN = ("additional_kwargs", "response_metadata")
+_OF_LANGCHAIN = ("reasoning_content", "tool_calls", "function_call", *_ENDED)
+_INNER = {
+    "additional_kwargs": _OF_LANGCHAIN, "response_metadata": _OF_LANGCHAIN, "extra": ("reasoning", *_ENDED),
+    "meta": _ENDED, "metadata": _ENDED, "generation_info": _ENDED,
+}  # fmt: skip
+"""Objects in a message, and what is read of them."""
 _KINDS = ("human", "ai", "gemini", "system", "tool", "function", "user", "assistant", "developer")
 """Types of messages that are roles; of Responses' items it says something else."""
 
@@ -278,7 +287,9 @@ def _refuse(message: dict[str, Any], where: str) -> None:
     if key := next((key for key in _HIDDEN if message.get(key) is True), None):
         raise Unusable("hidden turn", f"{where}: {key} is true; take the turn out, or the flag")
     if role not in ("tool", "user"):
-        if failed := next((key for key in message if key in _FAILED and filled(message, key) and message[key]), None):
+        if failed := next(
+            (key for key in sorted(message.keys() & _FAILED) if message[key] and filled(message, key)), ""
+        ):
             raise Unusable("bad answer", f"{where}: {failed}: the reply failed or was cut off; {_TAKE_OUT}")
         if open_one := next((key for key in _DONE if message.get(key) is False), None):
             raise Unusable("bad answer", f"{where}: {open_one} is false: the reply was not finished; {_TAKE_OUT}")
@@ -300,14 +311,16 @@ def _refuse(message: dict[str, Any], where: str) -> None:
 
 
 def _refuse_by_names(message: dict[str, Any], role: str, where: str) -> None:
-    refuse_sources(message, where)
-    if key := filled(message, "tools", "functions"):
-        raise Unusable("tools of a turn", f"{where}: {key}: give them as the record's tools")
-    for key in message if role == "assistant" else ():
+    signs = signs_of_turn(tuple(message))
+    if signs:
+        refuse_sources(message, where)
+    for key in signs:
         value = message[key]
-        if is_bad(key, value):
+        if key in ("tools", "functions") and filled(message, key):
+            raise Unusable("tools of a turn", f"{where}: {key}: give them as the record's tools")
+        if role == "assistant" and is_bad(key, value):
             raise Unusable("bad answer", f"{where}: {key} is {str(value).lower()}: not to be imitated; {_TAKE_OUT}")
-        if key not in REASONING and isinstance(value, str | list | dict) and value and says_thought(key):
+        if role == "assistant" and says_thought(key) and isinstance(value, str | list | dict) and value:
             raise Unusable("thought in an unknown field", f"{where}: {key}; call it reasoning_content, or take it out")
 
 

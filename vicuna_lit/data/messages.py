@@ -12,7 +12,7 @@ from typing import Any
 from vicuna_lit.config.base import Role
 from vicuna_lit.data.conversation import INLINE_THOUGHT, ToolCall, Turn
 from vicuna_lit.data.exports import Unusable, kind_of
-from vicuna_lit.data.field_names import FLAGS, REASONING, loss_sign, refuse_cited
+from vicuna_lit.data.field_names import FLAGS, REASONING, loss_sign, media_in, refuse_cited
 from vicuna_lit.data.fields import as_json, filled, is_absent, loaded, present, text
 from vicuna_lit.data.message_forms import ROLES, as_said, refuse_cut_off
 from vicuna_lit.data.tool_schemas import python_calls
@@ -21,7 +21,6 @@ CALL_ROLES = ("function_call", "tool_call", "function_calls", "tool_calls")
 """Of messages that are an assistant's call as JSON."""
 LIGHTEST, HEAVIEST = 1e-9, 1e9
 """Weights of turns, but for 0; far from where sums of them in fp32 lose digits."""
-MEDIA = ("images", "image", "videos", "video", "audios", "audio", "image_url", "attachments_media")
 _RESULTS = ("functionResponse", "function_response")
 """Gemini's parts that are results of tools."""
 _PARTS_AS_TEXT = re.compile(
@@ -136,8 +135,8 @@ def refuse_media(record: dict[str, Any], where: str) -> None:
     Raises:
         Unusable: there is a picture, a film or a sound: text about what nobody shows the model teaches it to invent.
     """
-    for key in MEDIA:
-        if not is_absent(record.get(key)) and record[key] not in ("", [], {}):
+    for key in media_in(tuple(record)):
+        if filled(record, key) and not isinstance(record[key], bool) and record[key] != 0:
             raise Unusable("images and other media", f"{where}: {key}")
 
 

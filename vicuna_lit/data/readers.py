@@ -40,7 +40,7 @@ TURNS = ("conversations", "messages", "items", "conversation", "messagesTree")
 LEAVES = ("currentId", "current_node", "currentNode", "current_leaf_message_uuid", "leafId", "currentMessageId")
 """Keys of a record that may name the message that the user ended on."""
 Paths = str | Path | Sequence[str | Path]
-_BESIDE = frozenset((*REASONING, "output", "response"))
+_BESIDE = frozenset((*REASONING, "output", "response", "choices", "completion", "candidates"))
 """Columns beside the turns that may say something of the last reply."""
 
 
@@ -141,8 +141,6 @@ def _conversation(record: dict[str, Any], id: str) -> Conversation:
     refuse_cut_off(record, "the record", *(("status",) if record.get("object") == "response" else ()))
     record = with_transcript(record) if "chat" in record or "plain_text" in record else record
     record = with_tools(record, present(record, *TURNS))
-    if isinstance(record.get("output"), list) and filled(record, "previous_response_id"):
-        raise Unusable("context beside the turns", "previous_response_id: the turns before are in another record")
     if isinstance(record.get("output"), list) and isinstance(record.get("instructions"), str):  # the Responses API's
         record = record | {"system": record.get("system") or record["instructions"], "instructions": None}
     turns, marks = _turns_of(record), 0
@@ -306,16 +304,29 @@ def _listed(record: dict[str, Any], key: str) -> list[Turn]:
 def _refuse_beside(record: dict[str, Any], turns_key: str, turns: list[Turn]) -> None:
     """
     Raises:
-        Unusable: a column says that the last reply was cut off, or holds a thought that no reply has.
+        Unusable: a column holds another reply, or a thought that no reply has, or says that the last one was cut off.
     """
     for beside in ("output", "response"):
         refuse_served_cut_off(record.get(beside), beside)
+    if (reply := filled(record, "choices", "response", "completion", "candidates")) and _is_other(record, reply, turns):
+        line = columns_line(record, {"messages": turns_key})
+        raise Unusable("several answers", f"the last turn, and {reply}; {line} leaves {reply} out")
     key = filled(record, *REASONING)
     if key is None or not isinstance(record[key], str | list) or _is_switch(record[key]):
         return
     if not any(str(record[key]).strip() in said for turn in turns for said in (turn.reasoning, turn.content)):
         line = columns_line(record, {"messages": turns_key})
         raise Unusable("reasoning beside the turns", f"{key}: put it into its turn; {line} leaves it out")
+
+
+def _is_other(record: dict[str, Any], reply: str, turns: list[Turn]) -> bool:
+    """Whether a column holds one reply, and another one than the last turn."""
+    try:
+        said = turns_of(answer_messages(record[reply], reply))[-1].content.strip()
+    except Unusable:
+        return False
+    last = turns[-1].content.strip()
+    return said not in last and last not in said
 
 
 def _is_another(messages: list[Any], turns: list[Turn]) -> bool:

@@ -148,6 +148,10 @@ READ: dict[str, tuple[Any, str]] = {
         {"messages": [Q, A | {"content": [{"type": "tool_call", "tool_call": {**CALL, "output": "1"}}, TEXT]}]},
         "u Q | a  f{} | t 1 | a A",
     ),
+    "SillyTavern's thought": (
+        [{"mes": "Q", "is_user": True}, {"mes": "A", "is_user": False, "extra": {"reasoning": "T"}}],
+        "u Q | a(T) A",
+    ),
     "Gemini CLI": (
         {"messages": [{"type": "user", "content": "Q"}, {"type": "gemini", "content": "A", "thoughts": []}]},
         "u Q | a A",
@@ -215,7 +219,15 @@ READ: dict[str, tuple[Any, str]] = {
     ),
     "figures of a record": (
         beside(
-            loss=1.2, used_in_training="yes", label="math", resolved=True, attention_mask=[1], function="def f(): 0"
+            image_name="docker",
+            has_image=True,
+            response="A",
+            loss=1.2,
+            used_in_training="yes",
+            label="math",
+            resolved=True,
+            attention_mask=[1],
+            function="def f(): 0",
         ),
         "u Q | a A",
     ),
@@ -318,6 +330,12 @@ REFUSED: dict[str, tuple[Any, str]] = {
         {"system": "S", "chat": "USER: Q\n\n\nASSISTANT: <functioncall> f(x) <|endoftext|>"},
         "turn 2: a call that cannot be read: 'f(x)'",
     ),
+    "a path of a picture": (beside(image_path="x.png"), "images and other media: the record: image_path"),
+    "a film of a turn": (talk(videoUrl="x"), "images and other media: turn 2: video_url"),
+    "one more answer": (columns(answer_b="B"), "several answers: answer, answer_b"),
+    "a worse answer": (columns(negativeAnswer="B"), "several answers: answer, negativeAnswer"),
+    "a reply to a beginning": (beside(response="B"), "several answers: the last turn, and response"),
+    "a note": ([{"mes": "Q", "is_user": True}, {"mes": "A", "is_system": True}], "turn 2 is system after user"),
     "MOSS with tools": ({"chat": {"turn_1": moss("Q", "A", "Search")}}, "turn_1: Commands: turns with tools"),
 }
 
