@@ -54,12 +54,21 @@ class Unusable(Exception):
         self.reason, self.detail = reason, detail
 
 
+class _Shown(NamedTuple):
+    """A message of ChatGPT's export: who says what, the tool that it calls, whether it is but a part of a reply."""
+
+    role: Any
+    text: str
+    tool: str
+    is_part: bool
+
+
 def chatgpt_messages(record: dict[str, Any]) -> list[dict[str, Any]]:
     """The branch of an official export (`conversations.json`) that the user ended on, as role and content.
 
     What the assistant writes before, between and after tool calls are messages of their own; where no
     other role stands between them they are one reply, as the user saw it. Results of several tools likewise. What it
-    writes to a tool, and not to the user, is a call. A reply that was cut off is out of the loss.
+    writes to a tool, and not to the user, is a call. A reply that was cut off for good is out of the loss.
 
     Raises:
         Unusable: the tree is broken, or a message is not text. An image is not left out: its question
@@ -74,7 +83,7 @@ def chatgpt_messages(record: dict[str, Any]) -> list[dict[str, Any]]:
             messages += [{"role": role, "content": one.text} for one in said]
             continue
         calls = [{"name": one.tool, "arguments": one.text} for one in said if one.tool]
-        texts = [one.text for one in said if not one.tool]
+        texts = [one for one in said if one.text and not one.tool]
         asked = messages[-1].get("tool_calls") if role == "tool" and messages and not any(texts) else None
         unanswered = (
             calls if any(before.tool and after.text and not after.tool for before, after in pairwise(said)) else asked
@@ -82,9 +91,15 @@ def chatgpt_messages(record: dict[str, Any]) -> list[dict[str, Any]]:
         if unanswered:
             name = unanswered[-1]["name"]
             raise Unusable("context beside the turns", f"{name}: the result of this call is not in the export")
-        message = {"role": role, "content": "\n\n".join(filter(None, texts))} | ({"tool_calls": calls} if calls else {})
-        messages.append(message | ({"weight": 0} if any(one.is_part and one.text for one in said) else {}))
+        message = {"role": role, "content": _joined(texts)} | ({"tool_calls": calls} if calls else {})
+        messages.append(message | ({"weight": 0} if said[-1].is_part and said[-1].text else {}))
     return messages
+
+
+def _joined(said: list[_Shown]) -> str:
+    """The texts of one reply; what follows a part that was cut off goes on in the middle of its sentence."""
+    parts = [part for one in said for part in (one.text, "" if one.is_part else "\n\n")]
+    return "".join(parts[:-1])
 
 
 def branch(mapping: dict[str, Any], current: Any) -> dict[str, dict[str, Any]]:
@@ -113,15 +128,6 @@ def branch(mapping: dict[str, Any], current: Any) -> dict[str, dict[str, Any]]:
         current = node.get("parent") if upwards else (children[-1] if children else None)
     order = reversed(path.items()) if upwards else path.items()
     return {id: node for id, node in order if node.get("message") is not None}
-
-
-class _Shown(NamedTuple):
-    """A message of ChatGPT's export: who says what, the tool that it calls, whether it is but a part of a reply."""
-
-    role: Any
-    text: str
-    tool: str
-    is_part: bool
 
 
 def _shown(message: Any, id: str) -> _Shown | None:

@@ -176,6 +176,14 @@ READ: dict[str, tuple[Any, str]] = {
         ),
         "u Q | [a B] | u R | a A",
     ),
+    "ChatGPT's reply that goes on": (
+        chatgpt(
+            ("user", "Q", {}),
+            ("assistant", "in the mid", {"metadata": {"finish_details": {"type": "max_tokens"}}}),
+            ("assistant", "dle", {"metadata": {"finish_details": {"type": "stop"}}}),
+        ),
+        "u Q | a in the middle",
+    ),
     "ChatGPT's call": (
         chatgpt(
             ("user", "Q", {}),
