@@ -11,7 +11,7 @@ from typing import Any
 
 from vicuna_lit.data.exports import Unusable, branch, typed
 from vicuna_lit.data.fields import filled
-from vicuna_lit.data.message_forms import NO_PARENT
+from vicuna_lit.data.message_forms import NO_PARENT, refuse_cut_off
 
 SENDERS = {"human": "user", "user": "user", "assistant": "assistant"}
 UNSAID = ("token_budget", "flag")
@@ -105,6 +105,7 @@ def claude_messages(record: dict[str, Any]) -> list[dict[str, Any]]:
             raise Unusable("unknown role", f"{where} has sender {sender!r:.40}")
         if message.get("truncated") is True:
             raise Unusable("bad answer", f"{where} is truncated")
+        refuse_cut_off(message, where)
         parts = message.get("content") or [{"type": "text", "text": message.get("text") or ""}]
         texts = _attached(message, where)
         turns = list(_claude_turns(typed(parts, list, f"{where}: content"), SENDERS[sender], where))
@@ -282,9 +283,13 @@ def _lm_studio_parts(step: Any, where: str) -> list[Any]:
     return [{"type": "thinking", "thinking": said}]
 
 
+_OLDER = ("USER", "ASSISTANT")
+"""Roles in DeepSeek's exports until 2025, whose messages have their text as `content`."""
+
+
 def _is_deepseek(node: Any) -> bool:
     message = node.get("message") if isinstance(node, dict) else None
-    return isinstance(message, dict) and isinstance(message.get("fragments"), list)
+    return isinstance(message, dict) and (isinstance(message.get("fragments"), list) or message.get("role") in _OLDER)
 
 
 def deepseek_messages(record: dict[str, Any]) -> list[dict[str, Any]]:
@@ -301,6 +306,13 @@ def _deepseek_message(message: dict[str, Any], id: str) -> dict[str, Any]:
     where, texts = f"node {id!r:.40}", {"REQUEST": "", "RESPONSE": "", "THINK": ""}
     if message.get("files"):
         raise Unusable("images and other media", f"{where}: files: what they hold is not in the export")
+    if message.get("search_results"):
+        raise Unusable(
+            "context beside the turns", f"{where}: search_results: the answer is drawn from what is in no turn"
+        )
+    if message.get("role") in _OLDER and "fragments" not in message:
+        names = ("content", "reasoning_content")
+        return {"role": message["role"].lower()} | {k: message[k] for k in names if message.get(k) is not None}
     for fragment in typed(message.get("fragments"), list, f"{where}: fragments"):
         kind = typed(fragment, dict, f"{where}: fragment").get("type")
         if kind not in texts:

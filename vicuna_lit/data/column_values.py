@@ -4,6 +4,7 @@ import re
 from typing import Any
 
 from vicuna_lit.data.exports import Unusable
+from vicuna_lit.data.field_names import refuse_sources
 from vicuna_lit.data.fields import filled, loaded, present, text
 from vicuna_lit.data.message_forms import refuse_cut_off
 
@@ -57,6 +58,7 @@ def _out_of_response(answer: Any, where: str) -> tuple[Any, str]:
     if len(choices) > 1:
         raise Unusable("several answers", f"{where}: {len(choices)} choices; keep one")
     refuse_cut_off(answer[0], where)
+    refuse_sources(answer[0], where)
     return choices[0], where
 
 
@@ -73,6 +75,17 @@ def served_key(answer: Any) -> str | None:
         if held and isinstance(held, kind) and (is_message(held) or all(isinstance(one, dict) for one in held)):
             return key
     return None
+
+
+def refuse_served_cut_off(served: Any, where: str) -> None:
+    """
+    Raises:
+        Unusable: a server's answer, as it stands beside the turns that hold it, was cut off.
+    """
+    if key := served_key(served):
+        held = served[key] if isinstance(served[key], list) else [served]
+        for one in (served, *held):
+            refuse_cut_off(one, f"{where}.{key}")
 
 
 def is_message(answer: Any) -> bool:

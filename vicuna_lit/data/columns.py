@@ -6,14 +6,15 @@ several answers is trained on is never guessed.
 
 import re
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from vicuna_lit.data.column_values import answer_messages, as_messages, is_message, refuse_transcript, served_key
 from vicuna_lit.data.conversation import ALPACA_INPUT
 from vicuna_lit.data.exports import Unusable, typed
+from vicuna_lit.data.field_names import BAD, REASONING, answers_in, media_in, snake, thoughts_in
 from vicuna_lit.data.fields import filled, is_absent, loaded, present, text
-from vicuna_lit.data.message_forms import snake
-from vicuna_lit.data.messages import MEDIA
+from vicuna_lit.data.tool_schemas import TOOLS
 
 Columns = Mapping[Any, str] | None
 """As `data.columns`; None: the record's keys say what it is."""
@@ -54,7 +55,7 @@ _NO_TEXT = ("id", "source", "lang", "language", "model", "category", "split", "d
 BESIDE = (
     "context", "contexts", "passage", "article", "paragraph", "paragraphs", "story", "premise", "knowledge",
     "background", "evidence", "document", "documents", "table", "schema", "starter_code", "choices", "options",
-    "definition", "suffix", "hint", "instructions",
+    "definition", "suffix", "hint", "instructions", "text",
 )  # fmt: skip
 """What a question is about, where it is no part of the form."""
 _CHOICE = re.compile(r"(?:option|choice|opt|op)?[ _]?[a-e]|(?:option|choice|opt)[ _]?\d", re.IGNORECASE)
@@ -65,14 +66,19 @@ ONE_MESSAGE = (
     {"message_id", "text"}, {"messageId", "text"}, {"type", "content"},
 )  # fmt: skip
 """Keys of files that hold one message in each record."""
-BAD = ("label", "kto_tag", "is_correct", "is_safe")
-"""Flags of an answer that is not to be imitated, where they are false."""
 SYSTEM = (
     "system", "system_prompt", "system_message", "system_instruction", "system_instructions", "meta_instruction",
-    "preprompt", "pre_prompt", "prompt_prefix", "sys_prompt", "sysprompt", "custom_instructions",
+    "preprompt", "pre_prompt", "preamble", "prompt_prefix", "sys_prompt", "sysprompt", "custom_instructions",
+    "developer_prompt", "developer_message", "developer_instructions",
 )  # fmt: skip
 """Keys of a record that may hold its system prompt, also in camelCase."""
-KEPT = ("id", "conversation_id", "message_tree_id", "weight", *MEDIA, *BAD)
+KEPT = ("id", "conversation_id", "message_tree_id", "weight", *BAD)
+
+
+@lru_cache(maxsize=1024)
+def systems_in(keys: tuple[str, ...]) -> tuple[str, ...]:
+    """Those keys of a record that its system prompt may stand in."""
+    return tuple(key for key in keys if snake(key) in SYSTEM)
 
 
 def form_of(record: dict[str, Any]) -> dict[str, str] | None:
@@ -82,6 +88,8 @@ def form_of(record: dict[str, Any]) -> dict[str, str] | None:
         Unusable: the record has a second question or answer, or what its question is about in a column besides.
     """
     form = next((form for form in FORMS if present_all(record, form)), None)
+    if form is not None and isinstance(record[form["prompt"]], dict):
+        return None  # a trace, whose messages lie deeper
     if form is not None:
         _refuse_more(record, form)
     return form
@@ -91,7 +99,13 @@ def _refuse_more(record: dict[str, Any], form: dict[str, str]) -> None:
     """What a form has no place for is not left out without a word."""
     own = set(form.values())
     said = record[form["response"]] if "response" in form else None
-    if more := [key for key in ANSWERS if key not in own and _is_said(record.get(key)) and record[key] != said]:
+    keys = tuple(record)
+    besides = answers_in(keys)
+    if more := [
+        key
+        for key in ((*ANSWERS, *besides) if besides else ANSWERS)
+        if key not in own and _is_said(record.get(key)) and record[key] != said
+    ]:
         raise Unusable("several answers", f"{', '.join((*own & set(ANSWERS), *more))}; {ready_line(record, form)}")
     asked = record[form["prompt"]]
     more = [key for key in PROMPTS if key not in own and _is_said(record.get(key)) and _adds(record, key, asked)]
@@ -102,6 +116,13 @@ def _refuse_more(record: dict[str, Any], form: dict[str, str]) -> None:
             line = columns_line(record, {"prompt": form["prompt"], "context": beside} | form)
             raise Unusable("context beside the question", f"{beside}; {line} reads it, without context it is left out")
         raise Unusable("context beside the question", f"{beside}: {_in_or_out(record, form)}")
+    for key in thoughts_in(keys):
+        thought = record[key]
+        is_more = isinstance(thought, str | list) and thought and not (isinstance(said, str) and str(thought) in said)
+        if key not in own and key not in REASONING and is_more:
+            line = columns_line(record, {"prompt": form["prompt"], "reasoning": key} | form)
+            why = f"{line} reads it, without reasoning it is left out"
+            raise Unusable("reasoning beside the answer", f"{key}; {why}")
     choices = [key for key in record if _CHOICE.fullmatch(str(key)) and filled(record, key)]
     if len(choices) > 1:
         raise Unusable("context beside the question", f"{', '.join(choices)}: {_in_or_out(record, form)}")
@@ -116,7 +137,7 @@ def _adds(record: dict[str, Any], key: str, asked: Any) -> bool:
     value = record[key]
     if not isinstance(value, str) or not isinstance(asked, str):
         return True
-    templated = key == "prompt" and asked.strip() != "" and asked.strip() in value
+    templated = key in ("prompt", "text") and asked.strip() != "" and asked.strip() in value
     return bool(value.strip()) and value.strip() not in asked and not templated
 
 
@@ -129,10 +150,14 @@ def _joining(record: dict[str, Any], form: dict[str, str], other: str) -> str:
 
 def columns_line(record: dict[str, Any], roles: Mapping[str, str]) -> str:
     """`data.columns` with these roles, and with the record's system prompt and tools, which would be left out else."""
-    own = {"system": SYSTEM, "tools": ("tools", "functions")}
-    besides = {
-        role: key for role, names in own.items() for key in record if snake(key) in names and filled(record, key)
-    }
+    own, besides = {"system": SYSTEM, "tools": TOOLS}, {}
+    held, path, steps = record, "", roles.get("messages", "").split(".")
+    for step in steps:  # also of the request that the messages stand in
+        for role, names in own.items():
+            besides.update((role, f"{path}{key}") for key in held if snake(key) in names and filled(held, key))
+        held, path = held.get(step), f"{path}{step}."
+        if not isinstance(held, dict):
+            break
     named = {**roles, **besides, **roles}  # in the order of the roles
     return f"data.columns='{{{', '.join(f'{role}: {name}' for role, name in named.items())}}}'"
 
@@ -247,6 +272,7 @@ def by_columns(record: dict[str, Any], columns: Mapping[Any, str]) -> dict[str, 
     """
     found = {role: _at(record, name, role) for role, name in columns.items()}
     out = {key: record[key] for key in KEPT if key in record}
+    out |= {key: record[key] for key in media_in(tuple(record))}
     out |= {key: found[key] for key in ("system", "tools") if key in found}
     name = columns.get("messages") or columns["prompt"]
     if "messages" in columns:

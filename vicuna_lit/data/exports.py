@@ -5,9 +5,9 @@ Both walks are loops, not recursion: a tree may be as deep as its writer liked.
 
 import math
 import re
-from itertools import groupby
-from operator import itemgetter
-from typing import Any
+from itertools import groupby, pairwise
+from operator import attrgetter
+from typing import Any, NamedTuple
 
 LEFT_OUT = ("user_editable_context", "model_editable_context", "thoughts", "reasoning_recap")
 """ChatGPT's content types that stand beside the conversation: settings, memory and reasoning, which no one was told."""
@@ -23,6 +23,18 @@ _MARKS = re.compile(
 )
 """ChatGPT's marks of search and of names, which its page draws as links."""
 _NAME = re.compile(r'"(?:[^"\\]|\\.)*"')
+
+
+_CUT_OFF = re.compile(
+    "length|max|limit|trunc|exhaust|cancel|abort|interrupt|fail|error|incomplete|partial|in_progress|streaming|pending"
+    "|paus|filter|safety|block|guardrail|recitation|prohibited|spii|refus|timeout|timed_out|stopped|malformed|unload"
+    "|^other$|^language$"
+)
+
+
+def is_cut_off(ended: str) -> bool:
+    """Whether the reason why an answer ended, or its status, says that it is no whole answer."""
+    return _CUT_OFF.search(ended.lower()) is not None
 
 
 def without_marks(text: str) -> tuple[str, int]:
@@ -42,11 +54,21 @@ class Unusable(Exception):
         self.reason, self.detail = reason, detail
 
 
+class _Shown(NamedTuple):
+    """A message of ChatGPT's export: who says what, the tool that it calls, whether it is but a part of a reply."""
+
+    role: Any
+    text: str
+    tool: str
+    is_part: bool
+
+
 def chatgpt_messages(record: dict[str, Any]) -> list[dict[str, Any]]:
     """The branch of an official export (`conversations.json`) that the user ended on, as role and content.
 
     What the assistant writes before, between and after tool calls are messages of their own; where no
-    other role stands between them they are one reply, as the user saw it. Results of several tools likewise.
+    other role stands between them they are one reply, as the user saw it. Results of several tools likewise. What it
+    writes to a tool, and not to the user, is a call. A reply that was cut off for good is out of the loss.
 
     Raises:
         Unusable: the tree is broken, or a message is not text. An image is not left out: its question
@@ -55,12 +77,29 @@ def chatgpt_messages(record: dict[str, Any]) -> list[dict[str, Any]]:
     mapping = typed(record["mapping"], dict, "mapping")
     shown = [_shown(node["message"], id) for id, node in branch(mapping, record.get("current_node")).items()]
     messages: list[dict[str, Any]] = []
-    for role, group in groupby(filter(None, shown), key=itemgetter(0)):
-        texts = [text for _, text in group]
-        if role in ("assistant", "tool"):
-            texts = ["\n\n".join(filter(None, texts))]
-        messages += [{"role": role, "content": text} for text in texts]
+    for role, group in groupby(filter(None, shown), key=attrgetter("role")):
+        said = list(group)
+        if role not in ("assistant", "tool"):
+            messages += [{"role": role, "content": one.text} for one in said]
+            continue
+        calls = [{"name": one.tool, "arguments": one.text} for one in said if one.tool]
+        texts = [one for one in said if one.text and not one.tool]
+        asked = messages[-1].get("tool_calls") if role == "tool" and messages and not any(texts) else None
+        unanswered = (
+            calls if any(before.tool and after.text and not after.tool for before, after in pairwise(said)) else asked
+        )
+        if unanswered:
+            name = unanswered[-1]["name"]
+            raise Unusable("context beside the turns", f"{name}: the result of this call is not in the export")
+        message = {"role": role, "content": _joined(texts)} | ({"tool_calls": calls} if calls else {})
+        messages.append(message | ({"weight": 0} if said[-1].is_part and said[-1].text else {}))
     return messages
+
+
+def _joined(said: list[_Shown]) -> str:
+    """The texts of one reply; what follows a part that was cut off goes on in the middle of its sentence."""
+    parts = [part for one in said for part in (one.text, "" if one.is_part else "\n\n")]
+    return "".join(parts[:-1])
 
 
 def branch(mapping: dict[str, Any], current: Any) -> dict[str, dict[str, Any]]:
@@ -91,8 +130,8 @@ def branch(mapping: dict[str, Any], current: Any) -> dict[str, dict[str, Any]]:
     return {id: node for id, node in order if node.get("message") is not None}
 
 
-def _shown(message: Any, id: str) -> tuple[Any, str] | None:
-    """Role and text of a message; None if it is no part of the conversation."""
+def _shown(message: Any, id: str) -> _Shown | None:
+    """What a message says; None if it is no part of the conversation."""
     where = f"node {id!r:.40}"
     message = typed(message, dict, f"{where}: message")
     role = typed(message.get("author"), dict, f"{where}: author").get("role")
@@ -101,6 +140,11 @@ def _shown(message: Any, id: str) -> tuple[Any, str] | None:
     kind = content.get("content_type")
     if metadata.get("is_visually_hidden_from_conversation") or kind in LEFT_OUT:
         return None
+    recipient = message.get("recipient")
+    is_call = role == "assistant" and isinstance(recipient, str) and recipient not in ("all", "python")
+    called = recipient if is_call else ""
+    if role in ("user", "assistant") and metadata.get("attachments"):
+        raise Unusable("images and other media", f"{where}: attachments: what they hold is not in the export")
     if kind in ("text", "multimodal_text"):
         parts = typed(content.get("parts"), list, f"{where}: parts")
         spoken = any(_part_type(part) == "audio_transcription" for part in parts)
@@ -108,11 +152,20 @@ def _shown(message: Any, id: str) -> tuple[Any, str] | None:
         text = "\n".join(text for text in texts if text is not None)
     elif kind in ("code", "execution_output"):
         text = typed(content.get("text"), str, f"{where}: text")
-        text = _fenced(text, content.get("language")) if kind == "code" else text
+        text = _fenced(text, content.get("language")) if kind == "code" and not called else text
     else:
         name = repr(kind)[:40] if isinstance(kind, str) else f"({kind_of(kind)})"
         raise Unusable("unknown content type", f"{where}: content_type {name}")
-    return None if role == "system" and not text.strip() else (role, text)
+    if role == "system" and not text.strip():
+        return None
+    return _Shown(role, text, called, role == "assistant" and _is_part(message, metadata))
+
+
+def _is_part(message: dict[str, Any], metadata: dict[str, Any]) -> bool:
+    """Whether a reply was cut off. Its `weight` says something else: what the model was shown later on."""
+    details = metadata.get("finish_details")
+    reasons = (message.get("status"), details.get("type") if isinstance(details, dict) else None)
+    return any(isinstance(why, str) and is_cut_off(why) for why in reasons)
 
 
 def _part_type(part: Any) -> Any:
@@ -151,15 +204,22 @@ def oasst_messages(record: dict[str, Any]) -> list[dict[str, Any]]:
         Unusable: a message is not what it should be, or the question itself was deleted.
     """
     message, messages = record["prompt"], []
-    if message.get("deleted"):
-        raise Unusable("no answered turn", "the prompt was deleted")
+    if _is_out(message):
+        raise Unusable("no answered turn", "the prompt was deleted or rejected by its reviewers")
+    if str(record.get("tree_state")).startswith(("aborted", "halted")):
+        raise Unusable("bad answer", f"tree_state is {record['tree_state']}")
     while message is not None:
         messages.append({"role": message.get("role"), "content": message.get("text")})
         replies = typed(message.get("replies") or [], list, f"replies of turn {len(messages)}")
         where = f"a reply to turn {len(messages)}"
-        left = [reply for reply in replies if not typed(reply, dict, where).get("deleted")]
+        left = [reply for reply in replies if not _is_out(typed(reply, dict, where))]
         message = min(left, key=lambda reply: _rank(reply, where), default=None)
     return messages
+
+
+def _is_out(message: dict[str, Any]) -> bool:
+    """Whether a message was deleted, or rejected by its reviewers."""
+    return bool(message.get("deleted")) or message.get("review_result") is False
 
 
 def _rank(reply: dict[str, Any], where: str) -> tuple[bool, float]:

@@ -5,21 +5,22 @@ camelCase. What says that a message is not to be imitated (failed, cut off, hidd
 not there, refuses the record.
 """
 
-import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
 from vicuna_lit.config.base import Role
-from vicuna_lit.data.exports import Unusable, branch
+from vicuna_lit.data.exports import Unusable, branch, is_cut_off
+from vicuna_lit.data.field_names import FLAGS, is_bad, refuse_cited, refuse_sources, says_thought, signs_of_turn, snake
 from vicuna_lit.data.fields import filled, is_absent, present
+from vicuna_lit.data.tool_parts import holds_tools, split
 
 _NAMES: dict[Role, str] = {
     "system": "system developer system_prompt",
     "user": "human user prompter human_input question instruction input",
-    "assistant": "gpt assistant chatgpt bing bard claude model bot chatbot ai answer output gpt4 gpt-4 gpt-3.5 llm",
+    "assistant": "gpt assistant chatgpt bing bard claude gemini model bot chatbot ai answer output gpt4 gpt-4 "
+    "gpt-3.5 llm",
     "tool": "tool function observation ipython environment tool_result tool_output tool_response function_response "
     "function_result function_output",
 }
@@ -27,41 +28,49 @@ ROLES: dict[str, Role] = {name: role for role, names in _NAMES.items() for name 
 """By name in small letters."""
 NO_PARENT = ("00000000-0000-4000-8000-000000000000", "00000000-0000-0000-0000-000000000000")
 """What Claude's and LibreChat's exports write for the parent of a first message."""
-FLAGS = ("weight", "train", "loss", "loss_mask", "trainable", "training", "train_on_turn", "supervised")
-"""By which tools take a turn out of the loss (OpenAI, axolotl, ms-swift and others): false or 0 does. `weight` may be
-any number."""
-_PLAIN = {"role", "content", "from", "value", "name", "tool_calls", "tool_call_id", "reasoning_content", *FLAGS}
+_PLAIN = {
+    "role", "content", "from", "value", "name", "tool_calls", "tool_call_id", "reasoning_content",
+    "weight", "train", "loss", "loss_mask", "trainable", "training", "train_on_turn", "supervised",
+}  # fmt: skip
 """Fields that need nothing done to them here; most messages have no others with anything in them."""
 _SPEAKER = ("sender", "author", "speaker", "type")
 """Where a message says who speaks, if it has no role."""
 _BY_USER = ("is_user", "is_created_by_user")
-_PARTS = ("parts", "content_parts", "content_blocks")
+_PARTS = ("parts", "content_parts", "content_blocks", "content_chunks")
 _ID = ("id", "uuid", "message_id", "_id")
 _PARENT = ("parent", "parent_id", "parent_uuid", "parent_message_id", "parent_message_uuid", "parent_response_id")
 _THOUGHTS = ("reasoning", "thinking", "thought", "thoughts", "analysis")
 """Roles and channels of a message that is what an assistant thought before its next one."""
-_FAILED = (
-    "error", "is_error", "unfinished", "interrupted", "truncated", "aborted", "is_aborted", "cancelled", "canceled",
+_FAILED = {
+    f"{before}{name}"
+    for before in ("", "is_", "was_", "has_")
+    for name in (
+        "error", "api_error_message", "failed", "unfinished", "incomplete", "partial", "interrupted", "truncated",
+        "aborted", "cancelled", "canceled", "stopped", "streaming", "generating", "prefix", "ipython",
+    )
+}  # fmt: skip
+_DONE = ("done", "is_complete", "is_finished", "finished", "completed", "need_eos_token", "eot")
+_HIDDEN = ("hidden", "is_hidden", "deleted", "is_deleted", "is_meta", "is_sidechain", "ignore", "ignored", "excluded")
+_ENDED = (
+    "finish_reason", "stop_reason", "done_reason", "finishReason", "stopReason", "generation_status",
+    "incomplete_details",
 )  # fmt: skip
-_DONE = ("done", "is_complete", "finished")
-_HIDDEN = ("hidden", "is_hidden", "deleted", "is_deleted", "is_meta", "is_sidechain")
-_ENDED = ("finish_reason", "stop_reason", "done_reason", "finishReason", "stopReason")
-_CUT_OFF = (
-    "length", "max_tokens", "max_output_tokens", "model_length", "content_filter", "content_filtered", "safety",
-    "recitation", "incomplete", "in_progress", "failed", "error", "cancelled", "canceled", "aborted", "interrupted",
-)  # fmt: skip
+_ENDS = frozenset(_ENDED)
 _ATTACHED = (
     "attachments", "experimental_attachments", "files", "file_ids", "image_files", "file_attachments",
     "image_attachments",
 )  # fmt: skip
-_DRAWN_FROM = ("documents", "sources", "citations", "search_results", "web_search_results", "context")
+_DRAWN_FROM = ("documents", "sources", "citations", "context")
 """What an answer was drawn from; it is in no turn."""
-_CITED = ("citation", "_location")
-"""How the types of marks end that say what an answer was drawn from, OpenAI's and Anthropic's."""
 _TAKE_OUT = "take the record out, or the field"
 _PUT_IN = "put it there, or take the field out"
-_UNREAD = ("tool_invocations", "invalid_tool_calls", "tool_results", "tool_outputs")
+_UNREAD = ("tool_invocations", "invalid_tool_calls", "tool_results", "tool_outputs", "steps")
 _TIMES = ("timestamp", "created_at", "create_time", "created", "date")
+_PLACES = {
+    "index", "idx", "position", "order", "seq", "sequence", "turn", "turn_id", "turn_idx", "turn_index", "turn_number",
+    "turn_identifier", "message_index", "message_idx",
+}  # fmt: skip
+"""Where a message may say its place."""
 _JITTER = 60
 """Seconds by which a message may be stored before the one that it answers."""
 
@@ -79,6 +88,7 @@ def as_said(messages: list[Any], leaf: Any = None) -> list[Any]:
         return messages
     opened = _branch([_opened(m) for m in _unnested(messages)], leaf)
     _refuse_other_orders(opened)
+    opened = [piece for number, m in enumerate(opened, 1) for piece in split(m, f"turn {number}")]
     for number, message in enumerate(opened, 1):
         _refuse(message, f"turn {number}")
     return list(_joined(opened))
@@ -91,6 +101,8 @@ def _is_plain(message: dict[str, Any]) -> bool:
         if key not in _PLAIN and value is not None:
             return False
     role, content = (message.get("role"), message.get("from")), (message.get("content"), message.get("value"))
+    if isinstance(content[0], list) and holds_tools(content[0]):
+        return False
     return (role[0] is None) != (role[1] is None) and None in content and not any(one in _THOUGHTS for one in role)
 
 
@@ -99,32 +111,13 @@ def refuse_cut_off(record: dict[str, Any], where: str, *others: str) -> None:
     Raises:
         Unusable: the record says that its answer was cut off.
     """
+    if not others and _ENDS.isdisjoint(record):
+        return
     for key in (*_ENDED, *others):
         value = record.get(key)
-        value = value.get("type") if isinstance(value, dict) else value
-        if isinstance(value, str) and value.lower() in _CUT_OFF:
+        value = (value.get("type") or value.get("reason")) if isinstance(value, dict) else value
+        if isinstance(value, str) and is_cut_off(value):
             raise Unusable("bad answer", f"{where}: {key} is {value}: the answer was cut off; {_TAKE_OUT}")
-
-
-def refuse_cited(said: dict[str, Any], where: str) -> None:
-    """
-    Raises:
-        Unusable: marks in a message or part say that it was drawn from a search or a file.
-    """
-    for key in ("annotations", "citations"):
-        marks = said.get(key)
-        for mark in marks if isinstance(marks, list) else ():
-            if isinstance(mark, dict) and str(mark.get("type")).endswith(_CITED):
-                raise Unusable(
-                    "context beside the turns",
-                    f"{where}: {key}: the answer is drawn from what is in no turn; {_PUT_IN}",
-                )
-
-
-@lru_cache(maxsize=4096)
-def snake(key: str) -> str:
-    """A name as Python writes it: `toolCallId` → `tool_call_id`."""
-    return re.sub(r"(?<=[a-z0-9])[A-Z]", lambda found: f"_{found[0]}", key).lower() if key[:1].islower() else key
 
 
 def _unnested(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -154,22 +147,33 @@ def _opened(message: dict[str, Any]) -> dict[str, Any]:
         message = {k: v for k, v in message.items() if not isinstance(v, dict | list)} | {"type": kind} | inner
     said = {snake(key): value for key, value in message.items()}
     said |= {key: message[key] for key in said.keys() & message.keys() if not is_absent(message[key])}
+    if said.get("is_system") is True:  # SillyTavern's notes
+        said["role"] = "system"
     if not filled(said, "role", "from"):
         if by_user := present(said, *_BY_USER):
             said["role"] = "user" if said[by_user] else "assistant"
         elif (key := filled(said, *_SPEAKER)) and not (key == "type" and said[key] not in _KINDS):
             speaker = said[key]
             said["role"] = speaker.get("role") if isinstance(speaker, dict) else speaker
+    if "parent_uuid" in said and filled(said, "uuid"):  # Claude Code's; the message in it has the server's id
+        said["id"] = said["uuid"]
     if "mes" in said and not filled(said, "content"):
         said["content"] = said["mes"]
-    for more in (said.get(key) or {} for key in ("additional_kwargs", "response_metadata")):  # LangChain's
-        for name in ("reasoning_content", "tool_calls", "function_call", *_ENDED) if isinstance(more, dict) else ():
+    for key in said.keys() & _INNER.keys():
+        more, names = said[key] or {}, _INNER[key]
+        for name in names if isinstance(more, dict) else ():
             if filled(more, name) and not filled(said, name):
                 said[name] = more[name]
     return _with_parts(said)
 
 
-_KINDS = ("human", "ai", "system", "tool", "function", "user", "assistant", "developer")
+_OF_LANGCHAIN = ("reasoning_content", "tool_calls", "function_call", *_ENDED)
+_INNER = {
+    "additional_kwargs": _OF_LANGCHAIN, "response_metadata": _OF_LANGCHAIN, "extra": ("reasoning", *_ENDED),
+    "meta": _ENDED, "metadata": _ENDED, "generation_info": _ENDED,
+}  # fmt: skip
+"""Objects in a message, and what is read of them."""
+_KINDS = ("human", "ai", "gemini", "system", "tool", "function", "user", "assistant", "developer")
 """Types of messages that are roles; of Responses' items it says something else."""
 
 
@@ -245,6 +249,12 @@ def _refuse_other_orders(messages: list[dict[str, Any]]) -> None:
     Raises:
         Unusable: by their times the messages stand in another order, as in exports with the newest first.
     """
+    for key in messages[0].keys() & _PLACES if messages else ():
+        places = [place for m in messages if isinstance(place := m.get(key), int) and not isinstance(place, bool)]
+        if len(places) == len(messages) and (
+            fall := next((n for n in range(1, len(places)) if places[n] < places[n - 1]), 0)
+        ):
+            raise Unusable("turns out of order", f"turn {fall + 1} is before turn {fall} by {key}; sort them by it")
     times = [(number, key, at) for number, message in enumerate(messages, 1) for key, at in _time(message)]
     pairs = list(pairwise(times))
     falls = len(pairs) > 1 and all(after[2] < before[2] for before, after in pairs) and times[0][2] - times[-1][2] >= 1
@@ -279,7 +289,9 @@ def _refuse(message: dict[str, Any], where: str) -> None:
     if key := next((key for key in _HIDDEN if message.get(key) is True), None):
         raise Unusable("hidden turn", f"{where}: {key} is true; take the turn out, or the flag")
     if role not in ("tool", "user"):
-        if failed := next((key for key in _FAILED if message.get(key) and not is_absent(message[key])), None):
+        if failed := next(
+            (key for key in sorted(message.keys() & _FAILED) if message[key] and filled(message, key)), ""
+        ):
             raise Unusable("bad answer", f"{where}: {failed}: the reply failed or was cut off; {_TAKE_OUT}")
         if open_one := next((key for key in _DONE if message.get(key) is False), None):
             raise Unusable("bad answer", f"{where}: {open_one} is false: the reply was not finished; {_TAKE_OUT}")
@@ -291,12 +303,27 @@ def _refuse(message: dict[str, Any], where: str) -> None:
         if said and not is_absent(said) and not (isinstance(said, str) and said in str(message.get("content"))):
             raise Unusable("context beside the turns", f"{where}: {key} is in no turn; {_PUT_IN}")
     refuse_cited(message, where)
+    _refuse_by_names(message, role, where)
     if key := filled(message, *_UNREAD):
         raise Unusable("unknown content type", f"{where}: {key}; give calls as tool_calls, results as turns of tool")
     for one, other, of in (("content", "value", str), ("role", "from", _role_of)):
         texts = [message.get(one), message.get(other)]
         if len({of(t) for t in texts if isinstance(t, str) and t}) > 1:
             raise Unusable("two texts of a turn", f"{where}: {one} and {other} differ; keep one of them")
+
+
+def _refuse_by_names(message: dict[str, Any], role: str, where: str) -> None:
+    signs = signs_of_turn(tuple(message))
+    if signs:
+        refuse_sources(message, where)
+    for key in signs:
+        value = message[key]
+        if key in ("tools", "functions") and filled(message, key):
+            raise Unusable("tools of a turn", f"{where}: {key}: give them as the record's tools")
+        if role == "assistant" and is_bad(key, value):
+            raise Unusable("bad answer", f"{where}: {key} is {str(value).lower()}: not to be imitated; {_TAKE_OUT}")
+        if role == "assistant" and says_thought(key) and isinstance(value, str | list | dict) and value:
+            raise Unusable("thought in an unknown field", f"{where}: {key}; call it reasoning_content, or take it out")
 
 
 def _role_of(name: str) -> str:

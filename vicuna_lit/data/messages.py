@@ -10,23 +10,17 @@ from dataclasses import replace
 from typing import Any
 
 from vicuna_lit.config.base import Role
-from vicuna_lit.data.conversation import ToolCall, Turn
+from vicuna_lit.data.conversation import INLINE_THOUGHT, ToolCall, Turn
 from vicuna_lit.data.exports import Unusable, kind_of
+from vicuna_lit.data.field_names import FLAGS, REASONING, loss_sign, media_in, refuse_cited
 from vicuna_lit.data.fields import as_json, filled, is_absent, loaded, present, text
-from vicuna_lit.data.message_forms import FLAGS, ROLES, as_said, refuse_cited
+from vicuna_lit.data.message_forms import ROLES, as_said, refuse_cut_off
+from vicuna_lit.data.tool_schemas import python_calls
 
 CALL_ROLES = ("function_call", "tool_call", "function_calls", "tool_calls")
 """Of messages that are an assistant's call as JSON."""
 LIGHTEST, HEAVIEST = 1e-9, 1e9
 """Weights of turns, but for 0; far from where sums of them in fp32 lose digits."""
-PARTLY = ("train_detail", "training_detail", "loss_scale", "token_weights", "loss_weights")
-"""Weights of parts of a turn, which nothing here reads; a single number is the turn's."""
-REASONING = (
-    "reasoning_content", "reasoning", "thinking", "thought", "thoughts", "tool_plan", "thinking_blocks",
-    "reasoning_details", "thinking_trace",
-)  # fmt: skip
-"""The first that holds anything: some tools write the same thought as a text and as blocks."""
-MEDIA = ("images", "image", "videos", "video", "audios", "audio", "image_url", "attachments_media")
 _RESULTS = ("functionResponse", "function_response")
 """Gemini's parts that are results of tools."""
 _PARTS_AS_TEXT = re.compile(
@@ -144,8 +138,8 @@ def refuse_media(record: dict[str, Any], where: str) -> None:
     Raises:
         Unusable: there is a picture, a film or a sound: text about what nobody shows the model teaches it to invent.
     """
-    for key in MEDIA:
-        if not is_absent(record.get(key)) and record[key] not in ("", [], {}):
+    for key in media_in(tuple(record)):
+        if filled(record, key) and not isinstance(record[key], bool) and record[key] != 0:
             raise Unusable("images and other media", f"{where}: {key}")
 
 
@@ -156,23 +150,29 @@ def weight_of(record: dict[str, Any], where: str) -> float:
         Unusable: a flag is no number that a weight can be, or weighs parts of the turn.
     """
     weight = 1.0
-    for key in (*FLAGS, *PARTLY):
-        value = record.get(key)
-        if is_absent(value) or (key in PARTLY and value in ([], {}, "")):
+    for key, value in record.items():
+        sign = loss_sign(key)
+        if sign is None or is_absent(value) or (sign in ("partly", "unknown") and value in ([], {}, "")):
             continue
-        if key in PARTLY and not isinstance(value, int | float):
+        if sign == "unknown":
+            raise Unusable(
+                "unknown flag of the loss", f"{where}: {key}; say it as weight: 0 or 1, or take the field out"
+            )
+        if sign == "inverse":
+            if not isinstance(value, bool):
+                raise Unusable("wrong type", f"{where}: {key} is neither true nor false")
+            weight *= not value
+            continue
+        if sign == "partly" and not isinstance(value, int | float):
             raise Unusable("weights within a turn", f"{where}: {key}: a turn has one weight")
-        any_number = key == "weight" or key in PARTLY
+        any_number = sign != "flag"
         allowed = f"a number from {LIGHTEST:g} to {HEAVIEST:g}" if any_number else "1"
         if not isinstance(value, int | float) or not (
             value in (0, 1) or (any_number and LIGHTEST <= value <= HEAVIEST)
         ):
             raise Unusable("wrong type", f"{where}: {key} is neither 0 nor {allowed}")
         weight *= value
-    masked = record.get("masked")
-    if not is_absent(masked) and not isinstance(masked, bool):
-        raise Unusable("wrong type", f"{where}: masked is neither true nor false")
-    return 0.0 if masked is True else weight
+    return weight
 
 
 def _weight(message: dict[str, Any], role: Role, where: str) -> float:
@@ -192,7 +192,7 @@ def _calls(message: dict[str, Any], where: str) -> Iterator[ToolCall]:
         if is_absent(calls) or calls in ("", [], {}):
             continue
         if isinstance(calls, str):
-            calls = loaded(calls, list)
+            calls = loaded(calls, list) or python_calls(calls)
         if not isinstance(calls, list):
             raise Unusable("wrong type", f"{where}: {key} is not a list")
         yield from (_call(call, f"{where}: {key}") for call in calls)
@@ -211,6 +211,10 @@ def _call(call: Any, where: str) -> ToolCall:
         inner = {"name": inner["toolName"]} | inner
     if not isinstance(inner, dict) or not isinstance(inner.get("name"), str):
         raise Unusable("wrong type", f"{where}: a call without the name of its function")
+    if result := filled(call, "result", "results", "output", "response"):
+        raise Unusable(
+            "unknown content type", f"{where}: a call with its {result} inside; give results as turns of tool"
+        )
     key = present(inner, "arguments", "parameters", "input", "args")
     arguments = inner[key] if key else {}
     if not isinstance(arguments, str):
@@ -225,16 +229,26 @@ def _call(call: Any, where: str) -> ToolCall:
 
 def _reasoning(message: dict[str, Any], where: str) -> str:
     key = filled(message, *REASONING)
-    if key is None:
+    if key is None or _is_said_again(message[key], message):
         return ""
     blocks = message[key] if isinstance(message[key], list) else [message[key]]
     return "\n\n".join(_thought(block, f"{where}: {key}") for block in blocks)
 
 
+def _is_said_again(thought: Any, message: dict[str, Any]) -> bool:
+    """Whether a thought is the text itself, or stands in it: SWE-agent's with its action, and inline thoughts."""
+    content = message.get(present(message, "content", "value") or "content")
+    if not isinstance(thought, str) or not isinstance(content, str):
+        return False
+    inline = INLINE_THOUGHT.match(content)
+    begins = "action" in message and content.strip().startswith(thought.strip())
+    return begins or thought.strip() in (content.strip(), inline[2].strip() if inline else None)
+
+
 def _thought(block: Any, where: str) -> str:
     """Of a text, or of a block that holds one; what is encrypted or redacted holds none."""
     if isinstance(block, dict):
-        key = present(block, "thinking", "text", "summary")
+        key = present(block, "thinking", "text", "summary", "description")
         block = block[key] if key else None
     return text(block, where)
 
@@ -269,6 +283,8 @@ def _content(content: Any, where: str, role: Role) -> tuple[str | None, _Parts]:
     gemini = all(isinstance(p, dict) and present(p, *_RESULTS) for p in content)
     if role == "tool" and not gemini and not all(isinstance(p, dict) and "type" in p for p in content):
         return text(as_json(content, where), where), found
+    if sum(isinstance(part, str) for part in content) > 1:
+        raise Unusable("several answers", f"{where}: a list of {len(content)} texts; make it one")
     texts, last = [], 0
     for part in content:
         before = found.reasoning, found.results, found.calls
@@ -291,8 +307,9 @@ def _part(part: Any, where: str, found: _Parts) -> str | None:
     kind = part.get("type")
     match kind:
         case "text" | "input_text" | "output_text":
-            said = part.get("text")
+            said = part.get(present(part, "text", "content") or "text")
             refuse_cited(part, where)
+            refuse_cut_off(part, where, "state")
             return text(said.get("value") if isinstance(said, dict) else said, where)
         case "step-start":
             pass
@@ -321,19 +338,39 @@ def _part(part: Any, where: str, found: _Parts) -> str | None:
         case "refusal":
             return text(part.get("refusal"), where)
         case "thinking" | "reasoning":
-            thought = part[present(part, "thinking", "reasoning", "text") or "text"] if len(part) > 1 else None
-            if isinstance(thought, list):
-                thought = "".join(_part(p, where, found) or "" for p in thought)
-            found.reasoning += text(thought, f"{where}: {kind}")
+            found.reasoning += _thinking(part, f"{where}: {kind}")
         case "tool_use" | "tool_call":
             found.calls += (_call(part, f"{where}: {kind}"),)
         case "tool_result":
             result, _ = _content(part.get("content"), f"{where}: tool_result", "tool")
             found.results += (Turn("tool", result or "", call_id=str(part.get("tool_use_id") or "")),)
+        case "tool_call_response":  # OpenTelemetry's
+            found.results += (_result_of(part, where),)
         case _:
             said = f"of type {str(kind)!r:.40}" if kind else f"with {', '.join(map(repr, part)):.60}"
             raise Unusable("images and other media", f"{where}: a part {said} is no text")
     return None
+
+
+def _thinking(part: dict[str, Any], where: str) -> str:
+    """
+    Raises:
+        Unusable: it is no text, or not the thought itself.
+    """
+    if key := next((key for key in ("redacted", "cut_off") if part.get(key) is True), None):
+        raise Unusable("thought that is not there", f"{where}: {key} is true; take the thought out")
+    key = present(part, "thinking", "reasoning", "text", "content") or "text"
+    thought = part.get(key)
+    if isinstance(thought, list):
+        thought = "".join(_part(p, where, _Parts()) or "" for p in thought)
+    return text(thought, where)
+
+
+def _result_of(part: dict[str, Any], where: str) -> Turn:
+    said = part.get(present(part, "response", "result") or "response")
+    return Turn(
+        "tool", text(said if isinstance(said, str) else as_json(said, where), where), call_id=str(part.get("id") or "")
+    )
 
 
 def _vercel_result(part: dict[str, Any], where: str) -> Turn:

@@ -4,7 +4,6 @@ Readers stream: memory stays flat however large the file. A record that cannot b
 `Rejection` that says why; nothing is dropped silently.
 """
 
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -12,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from vicuna_lit.data.app_exports import app_messages, conversations_in, is_claude
-from vicuna_lit.data.column_values import answer_messages, as_messages, refuse_transcript
+from vicuna_lit.data.column_values import answer_messages, as_messages, refuse_served_cut_off, refuse_transcript
 from vicuna_lit.data.columns import (
-    BAD,
     NO_FORM,
     PROMPTS,
     SYSTEM,
@@ -22,15 +20,19 @@ from vicuna_lit.data.columns import (
     by_columns,
     columns_line,
     form_of,
+    systems_in,
     unknown,
 )
 from vicuna_lit.data.conversation import SOURCE, Conversation, DataError, Rejection, Turn, said_by_user
 from vicuna_lit.data.exports import Unusable, chatgpt_messages, kind_of, oasst_messages, without_marks
+from vicuna_lit.data.field_names import REASONING, contexts_in, refuse_by_flags, snake
 from vicuna_lit.data.fields import filled, is_absent, loaded, present, text
 from vicuna_lit.data.files import find_files, name_said, skipped_files, values
-from vicuna_lit.data.message_forms import refuse_cut_off, snake
-from vicuna_lit.data.messages import REASONING, refuse_media, system_of, turns_of, weight_of
+from vicuna_lit.data.message_forms import refuse_cut_off
+from vicuna_lit.data.messages import refuse_media, system_of, turns_of, weight_of
+from vicuna_lit.data.record_tools import refuse_other_tools, with_tools
 from vicuna_lit.data.tool_schemas import schemas
+from vicuna_lit.data.transcripts import with_transcript
 from vicuna_lit.hub import fetched_path
 
 TURNS = ("conversations", "messages", "items", "conversation", "messagesTree")
@@ -38,6 +40,8 @@ TURNS = ("conversations", "messages", "items", "conversation", "messagesTree")
 LEAVES = ("currentId", "current_node", "currentNode", "current_leaf_message_uuid", "leafId", "currentMessageId")
 """Keys of a record that may name the message that the user ended on."""
 Paths = str | Path | Sequence[str | Path]
+_BESIDE = frozenset((*REASONING, "output", "response", "choices", "completion", "candidates"))
+"""Columns beside the turns that may say something of the last reply."""
 
 
 def read(
@@ -134,8 +138,9 @@ def parse(record: Any, default_id: str, columns: Columns = None) -> Conversation
 def _conversation(record: dict[str, Any], id: str) -> Conversation:
     refuse_media(record, "the record")
     _refuse_preferences(record)
-    refuse_cut_off(record, "the record")
-    record = _with_template_arguments(record)
+    refuse_cut_off(record, "the record", *(("status",) if record.get("object") == "response" else ()))
+    record = with_transcript(record) if "chat" in record or "plain_text" in record else record
+    record = with_tools(record, present(record, *TURNS))
     if isinstance(record.get("output"), list) and isinstance(record.get("instructions"), str):  # the Responses API's
         record = record | {"system": record.get("system") or record["instructions"], "instructions": None}
     turns, marks = _turns_of(record), 0
@@ -148,6 +153,8 @@ def _conversation(record: dict[str, Any], id: str) -> Conversation:
         trained = [turn.role == "assistant" and turn.supervised for turn in turns]
         turns = [replace(t, weight=t.weight * weight) if on else t for t, on in zip(turns, trained, strict=True)]
     tools, described = schemas(record)
+    if not (tools or described):
+        refuse_other_tools(record, present(record, *TURNS))
     said = _system_of(record, turns)
     system = "\n\n".join(filter(None, (said, described)))
     if system and (not turns or turns[0].role != "system"):
@@ -165,7 +172,7 @@ def _system_of(record: dict[str, Any], turns: list[Turn]) -> str:
     Raises:
         Unusable: there are two, or it is in an object of settings, where it may be another chat's.
     """
-    found = {key: system_of(record[key], key) for key in record if snake(key) in SYSTEM and filled(record, key)}
+    found = {key: system_of(record[key], key) for key in systems_in(tuple(record)) if filled(record, key)}
     own = turns[0].content if turns and turns[0].role == "system" else ""
     keys = list(found)
     if len({said.strip() for said in found.values()}) > 1:
@@ -192,26 +199,6 @@ def _unmarked(turns: list[Turn]) -> tuple[list[Turn], int]:
     return [replace(turn, content=content) for turn, (content, _) in pairs], sum(n for _, n in cleaned)
 
 
-def _with_template_arguments(record: dict[str, Any]) -> dict[str, Any]:
-    """SmolTalk2's: what a template would be called with beside the messages, as the record's own system and tools."""
-    given = record.get("chat_template_kwargs")
-    if not isinstance(given, dict):
-        return record
-    own = {key: value for key, value in record.items() if not is_absent(value)}
-    for tools in ("tools", "xml_tools", "python_tools") if filled(record, "tools") is None else ():
-        if filled(given, tools) is None:
-            continue
-        values = given[tools] if isinstance(given[tools], list) else [given[tools]]
-        try:
-            read = [json.loads(tool) if isinstance(tool, str) else tool for tool in values]
-        except (ValueError, RecursionError):
-            raise Unusable("wrong type", f"chat_template_kwargs.{tools}: a tool that is no JSON") from None
-        own["tools"] = [*(own.get("tools") or ()), *read]
-    if (instructions := filled(given, "custom_instructions")) and filled(record, *SYSTEM) is None:
-        own["system"] = given[instructions]
-    return own
-
-
 def _refuse_preferences(record: dict[str, Any]) -> None:
     kinds = (str, list, dict)
     if pair := [
@@ -224,9 +211,7 @@ def _refuse_preferences(record: dict[str, Any]) -> None:
     if filled(record, "documents"):
         way = "put them into a turn; data.columns, which names the turns, leaves them out"
         raise Unusable("documents beside the turns", f"documents are in no turn: {way}")
-    for key in BAD:
-        if record.get(key) is False:
-            raise Unusable("bad answer", f"{key} is false: an answer that is not to be imitated")
+    refuse_by_flags(record)
 
 
 def _chosen_line(record: dict[str, Any]) -> str:
@@ -292,9 +277,12 @@ def _listed(record: dict[str, Any], key: str) -> list[Turn]:
     if other := next((other for other in others if _is_another(record[other], turns)), None):
         why = f"{columns_line(record, {'messages': other})} takes one of them"
         raise Unusable("two lists of turns", f"{key} and {other} differ; {why}")
-    for beside in ("context", "instructions"):
-        text_beside = record.get(beside)
-        if isinstance(text_beside, str) and not any(text_beside.strip() in turn.content for turn in turns):
+    for beside in contexts_in(tuple(record)):
+        held = record[beside] if isinstance(record[beside], list) else [record[beside]]
+        texts = [
+            one.strip() if isinstance(one, str) else None for one in held if one and isinstance(one, str | list | dict)
+        ]
+        if not all(one is not None and any(one in turn.content for turn in turns) for one in texts):
             line = columns_line(record, {"messages": key})
             raise Unusable(
                 "context beside the turns", f"{beside}: put it into a turn, or into system; {line} leaves it out"
@@ -302,6 +290,8 @@ def _listed(record: dict[str, Any], key: str) -> list[Turn]:
     if isinstance(record.get("history"), list) and record["history"]:
         raise Unusable("context beside the turns", f"history: put its turns into {key}, or take it out")
     if not turns or turns[-1].role not in ("user", "tool"):
+        if not _BESIDE.isdisjoint(record):
+            _refuse_beside(record, key, turns)
         return turns
     if reply := filled(record, "choices", "response", "completion", "candidates"):
         return _answered(record, turns + turns_of(answer_messages(record[reply], reply)))
@@ -309,6 +299,34 @@ def _listed(record: dict[str, Any], key: str) -> list[Turn]:
         line = columns_line(record, {"messages": key, "response": reply})
         raise Unusable("answer beside the turns", f"{reply}; {line} takes it for the last reply")
     return turns
+
+
+def _refuse_beside(record: dict[str, Any], turns_key: str, turns: list[Turn]) -> None:
+    """
+    Raises:
+        Unusable: a column holds another reply, or a thought that no reply has, or says that the last one was cut off.
+    """
+    for beside in ("output", "response"):
+        refuse_served_cut_off(record.get(beside), beside)
+    if (reply := filled(record, "choices", "response", "completion", "candidates")) and _is_other(record, reply, turns):
+        line = columns_line(record, {"messages": turns_key})
+        raise Unusable("several answers", f"the last turn, and {reply}; {line} leaves {reply} out")
+    key = filled(record, *REASONING)
+    if key is None or not isinstance(record[key], str | list) or _is_switch(record[key]):
+        return
+    if not any(str(record[key]).strip() in said for turn in turns for said in (turn.reasoning, turn.content)):
+        line = columns_line(record, {"messages": turns_key})
+        raise Unusable("reasoning beside the turns", f"{key}: put it into its turn; {line} leaves it out")
+
+
+def _is_other(record: dict[str, Any], reply: str, turns: list[Turn]) -> bool:
+    """Whether a column holds one reply, and another one than the last turn."""
+    try:
+        said = turns_of(answer_messages(record[reply], reply))[-1].content.strip()
+    except Unusable:
+        return False
+    last = turns[-1].content.strip()
+    return said not in last and last not in said
 
 
 def _is_another(messages: list[Any], turns: list[Turn]) -> bool:
@@ -334,7 +352,8 @@ def _answered(record: dict[str, Any], turns: list[Turn], form: Mapping[str, str]
 def _is_switch(value: Any) -> bool:
     """Whether a column says that there is reasoning, as Nemotron's do, and not what was thought."""
     return isinstance(value, bool) or (
-        isinstance(value, str) and value.strip().lower() in ("on", "off", "true", "false")
+        isinstance(value, str)
+        and value.strip().lower() in ("on", "off", "true", "false", "none", "low", "medium", "high")
     )
 
 

@@ -1,9 +1,13 @@
-"""The schemas of a record's tools, in the forms that servers take them in → OpenAI's."""
+"""The schemas of a record's tools, in the forms that servers take them in → OpenAI's; calls in Python's form."""
 
+import ast
 from typing import Any
 
 from vicuna_lit.data.exports import Unusable
 from vicuna_lit.data.fields import as_json, is_absent, loaded, present, text
+
+TOOLS = ("tools", "functions", "toolConfig", "oai_tools")
+"""Keys of a record that hold its tools."""
 
 
 def schemas(record: dict[str, Any], where: str = "") -> tuple[str, str]:
@@ -12,7 +16,7 @@ def schemas(record: dict[str, Any], where: str = "") -> tuple[str, str]:
     Raises:
         Unusable: the tools are neither a list nor text.
     """
-    for key in ("tools", "functions", "toolConfig"):
+    for key in TOOLS:
         tools = record.get(key)
         if key == "toolConfig" and isinstance(tools, dict):
             tools = tools.get("tools")
@@ -24,6 +28,8 @@ def schemas(record: dict[str, Any], where: str = "") -> tuple[str, str]:
                 return "", text(tools, f"{where}{key}")
             tools = as_list
         tools = [tools] if isinstance(tools, dict) else tools
+        if isinstance(tools, list):  # When2Call's are each a text
+            tools = [loaded(tool, dict) or tool for tool in tools]
         if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
             raise Unusable("wrong type", f"{where}{key} is no list of schemas")
         tools = [tool for given in tools for tool in _declared(given)]
@@ -50,3 +56,21 @@ def _declared(tool: dict[str, Any]) -> list[dict[str, Any]]:
         schema = schema.get("json") if isinstance(schema, dict) else schema
         return [{name: spec[name] for name in ("name", "description") if name in spec} | {"parameters": schema or {}}]
     return [tool]
+
+
+def python_calls(code: str) -> list[dict[str, Any]] | None:
+    """Calls as Python writes them, OLMo's: `f(a=1)`, one a line; None: it is something else."""
+    try:
+        said = [statement.value for statement in ast.parse(code.strip()).body if isinstance(statement, ast.Expr)]
+        calls = [one for value in said for one in (value.elts if isinstance(value, ast.List) else [value])]
+        if not calls or not all(
+            isinstance(c, ast.Call) and not c.args and all(k.arg for k in c.keywords) for c in calls
+        ):
+            return None
+        return [
+            {"name": ast.unparse(c.func), "arguments": {str(k.arg): ast.literal_eval(k.value) for k in c.keywords}}
+            for c in calls
+            if isinstance(c, ast.Call)
+        ]
+    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
+        return None
