@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import re
 import shutil
 import sys
 import time
@@ -42,6 +43,10 @@ class ForeignResult(RunError):
 
 
 RESULT, CONFIG, RUN = "result.json", "config.json", "run.json"
+MODULE, MODULE_HASH, MODULE_VALUES = "module", "module_sha256", "module_values"
+"""In `config.json`, where a script gave a class of its own to `fit`: its name, a hash of all that it computes with, and
+the values among that, as texts. The hash covers the values, which are there to be read."""
+_FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 PLACE = "folder"
 """In `run.json`: where the run has written it; a copy has the origin's."""
 MEND = "bring it back from a copy, or choose another folder with run.dir=<folder>"
@@ -177,11 +182,27 @@ def differences(old: dict[str, Any], new: dict[str, Any], aside: Collection[str]
         aside: keys that are left out, with all below them.
     """
     a, b = flatten(old), flatten(new)
+    aside = (*aside, MODULE_VALUES)  # its hash covers them
     differing = [key for key in sorted(a.keys() | b.keys()) if a.get(key) != b.get(key) and not is_below(key, aside)]
-    return [f"{key}: {_shown(a, key)} → {_shown(b, key)}" for key in differing]
+    if {MODULE, MODULE_HASH} <= {*differing}:  # its name says it
+        differing.remove(MODULE_HASH)
+    return [_difference(key, a, b) for key in differing]
 
 
-def _shown(values: dict[str, Any], key: str) -> str:
+def _difference(key: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """`key: old → new`; of a fingerprint, whose digits tell nobody anything, what it is taken of."""
+    if key == MODULE_HASH:
+        values = sorted(name for name in old.keys() | new.keys() if is_below(name, (MODULE_VALUES,)))
+        said = [f"{name.partition('.')[2]} {old.get(name, 'absent')} → {new.get(name, 'absent')}"
+                for name in values if old.get(name) != new.get(name)]  # fmt: skip
+        what = ", ".join(said) or "its source, or that of a function or class which it uses"
+        return f"module {new.get(MODULE)}: what it computes with is another: {what}"
+    if any(isinstance(one.get(key), str) and _FINGERPRINT.fullmatch(one[key]) for one in (old, new)):
+        return f"{key}: {'other content' if key in old and key in new else 'new' if key in new else 'gone'}"
+    return f"{key}: {_shown(old, key)} → {_shown(new, key)}"
+
+
+def _shown(values: Mapping[str, Any], key: str) -> str:
     return repr(values[key]) if key in values else "absent"
 
 
