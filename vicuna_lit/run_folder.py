@@ -1,5 +1,6 @@
 """A run is its folder: files that are whole or not there, and the same command finding its own results."""
 
+import errno
 import fcntl
 import json
 import os
@@ -16,7 +17,7 @@ from typing import IO, Any
 
 from vicuna_lit.config.base import is_below
 from vicuna_lit.config.renamed import with_new_names
-from vicuna_lit.config.texts import shortened
+from vicuna_lit.config.texts import folder_name, shortened
 from vicuna_lit.whole_files import write
 
 MOST_OF_A_NAME = 128
@@ -220,9 +221,16 @@ def refuse_other_settings(
     """
     if other := differences(saved, wanted, may_change):
         lines = "\n  ".join(other)
-        choose = f"choose another with run.dir=<folder>{way_out}"
+        choose = f"choose another with {_where_else(wanted)}{way_out}"
         raise RunError(f"{folder} holds a run with other settings; {choose}:\n  {lines}")
     return differences(saved, wanted)
+
+
+def _where_else(wanted: Mapping[str, Any]) -> str:
+    """How a run gets another folder: by its name, where the folder is called by it."""
+    run = {"dir": "", "name": "its own"} | (wanted.get("run") or {})
+    named = Path(run["dir"]).name in (run["name"], folder_name(run["name"]))
+    return "run.name=<name>" if named or run.get("swept") else "run.dir=<folder>"
 
 
 LEAST_FILES = 100
@@ -297,13 +305,38 @@ def locked(
         file.close()
 
 
+_NOT_HERE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
+
+
+def _cannot_be_made(folder: Path, why: str) -> RunError:
+    return RunError(f"run.dir={folder}: no run can be kept there ({why}); run.dir=<another folder>")
+
+
+def check_can_be_made(folder: Path) -> None:
+    """What `locked` would find, without making anything.
+
+    Raises:
+        RunError: a new folder may not be made there.
+    """
+    if folder.exists():
+        return
+    place = next(p for p in folder.absolute().parents if p.exists())
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise _cannot_be_made(folder, f"{place} may not be written")
+
+
 def _lock(folder: Path) -> IO[str] | None:
     """The locked file, or None if another process holds it, or has just removed it."""
     if os.path.lexists(folder) and not folder.is_dir():
         what = "is a link to a folder that is not there" if folder.is_symlink() else "exists and is no run folder"
         raise RunError(f"{folder}: {what}; choose another with run.dir=<folder>")
-    folder.mkdir(parents=True, exist_ok=True)
-    file = (folder / LOCK).open("a+")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / LOCK).open("a+")
+    except OSError as error:
+        if error.errno not in _NOT_HERE:
+            raise
+        raise _cannot_be_made(folder, error.strerror or "") from None
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if (folder / LOCK).stat().st_ino == os.fstat(file.fileno()).st_ino:

@@ -243,7 +243,8 @@ def _say_end(result: Result, brief: bool) -> None:
     speed = f"{result.supervised_tokens_per_second:,.0f} supervised tokens/s"
     steps = f"{result.steps} step{'s' * (result.steps != 1)}"
     training = sum(result.lost_time.get(what, 0.0) for what in ("useful", "data", "saving"))
-    whole = f"; {result.seconds:.0f} s with start and validation" if 0 < training < result.seconds - 1 else ""
+    besides = "sample replies" if result.val_loss is None else "validation"
+    whole = f"; {result.seconds:.0f} s with start and {besides}" if 0 < training < result.seconds - 1 else ""
     console.print(f"{steps} in {training or result.seconds:.0f} s, {speed}{whole}", soft_wrap=True)
     console.print(f"peak memory {_size(result.peak_memory_bytes)} a process (the model: {_size(result.model_bytes)})")
 

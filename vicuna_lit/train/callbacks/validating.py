@@ -101,8 +101,11 @@ class ValidationCallback(L.Callback):
             self._between(trainer, pl_module, start)
         self.times.lap("validation")
         spans = self.times.close(start)
+        names = {} if len(self.data.validation) else {"validation": "sample replies"}  # the span has both
         said = ", ".join(
-            f"{what.rpartition('/')[2]} {seconds:.1f} s" for what, seconds in spans.items() if seconds >= 0.05
+            f"{names.get(what, what.rpartition('/')[2])} {seconds:.1f} s"
+            for what, seconds in spans.items()
+            if seconds >= 0.05
         )
         console.print(f"before the first step: {said}", highlight=False)
 
