@@ -107,7 +107,11 @@ class ValidationCallback(L.Callback):
             for what, seconds in spans.items()
             if seconds >= 0.05
         )
-        console.print(f"before the first step: {said}", highlight=False)
+        self._say(f"before the first step: {said}")
+
+    def _say(self, text: str) -> None:
+        if self.config.verbose:
+            console.print(text, highlight=False)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Every so many steps; after the last, `finish` does."""
@@ -142,9 +146,7 @@ class ValidationCallback(L.Callback):
     def _before_training(self, trainer: L.Trainer, module: Any) -> None:
         """Found again where another run has taken it of the same model and conversations."""
         if known := broadcast_object(self._cache and self._cache.read()):
-            console.print(
-                f"validation loss before training: {known['val/loss']:.4f}, kept from a run before", highlight=False
-            )
+            self._say(f"validation loss before training: {known['val/loss']:.4f}, kept from a run before")
             self.losses[0] = known
             self.history.add(0, known)
             return
@@ -163,7 +165,7 @@ class ValidationCallback(L.Callback):
             self._at = step
             validate(trainer)
             load.gather()
-        console.print(f"validation loss {when}: {module.validation.loss:.4f}", highlight=False)
+        self._say(f"validation loss {when}: {module.validation.loss:.4f}")
         check_validation(step, module.validation.loss)
         self.losses[step] = module.validation.metrics() | load.metrics()
         self.history.add(step, self.losses[step])
