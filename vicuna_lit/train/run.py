@@ -153,6 +153,7 @@ def _train(record: RunRecord, hashes: Hashes) -> Result:
     new = record.env.rank == 0 and not (record.start or record.origin) and extensions == Extensions()
     cache = loss_before_cache(config, data, hashes) if new else None  # callbacks see every validation
     validation = ValidationCallback(data, history, times, resumed.get("validation"), checkpoints.stop_if_told, cache)
+    validation.shows = config.verbose
     record.fill_history(metrics, validation)
     done, steps = data.start, data.plan.steps
     over = done == steps or bool(resumed.get("ended"))

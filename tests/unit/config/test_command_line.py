@@ -201,8 +201,8 @@ def test_what_hydra_would_answer_with_a_traceback_is_refused():
         "--shell-completion: install=": "--shell-completion query=bash",
         "--info/-i: invalid choice: 'nope' (choose from 'all'": "--info=nope",
         "--cfg/-c: expected one argument": "--cfg",
-        "--package=optimzer: the config of --cfg job has no such part (did you mean optimizer?)": (
-            "--cfg job --package optimzer"
+        "--package=optimisr: the config of --cfg job has no such part (did you mean optimizer?)": (
+            "--cfg job --package optimisr"
         ),
         "Could not find 'hydra/launcher/jobli' (launchers and sweepers": "hydra/launcher=jobli",
         "Could not override 'hydra.foo'": "hydra.foo=1",

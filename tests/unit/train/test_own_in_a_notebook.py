@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import numpy as np
@@ -102,14 +102,14 @@ def test_classes_of_values_alone_and_those_that_a_call_makes_are_known_without_a
     def half(self: Any, batch: Any) -> Any:
         return base.loss(self, batch) / 2
 
-    made = [
+    made: list[Any] = [
         type("Scaled", (base,), more) for more in ({"scale": 3.0}, {"scale": 4.0}, {"loss": double}, {"loss": half})
     ]
     identities = [Extensions(module=one).identity for one in [base, *made]]
     assert len({one["module_sha256"] for one in identities}) == 5
     assert identities == [Extensions(module=one).identity for one in [base, *made]]
     with pytest.raises(RunError, match="part is neither a function nor a value"):
-        _ = Extensions(module=type("Scaled", (base,), {"part": property(double)})).identity
+        _ = Extensions(module=cast(Any, type("Scaled", (base,), {"part": property(double)}))).identity
     config = vl.load("train", f"run.dir={tmp_path}")
     write_json(tmp_path / "config.json", settings(config, identities[1]))
     assert changed_settings(config, tmp_path, identities[1]) == []

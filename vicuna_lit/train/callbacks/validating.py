@@ -56,6 +56,8 @@ class ValidationCallback(L.Callback):
     ):
         self.data, self.history, self.times, self.config = data, history, times, data.config
         self.stop_if_told, self._cache = stop_if_told, cache
+        self.shows = True
+        """Whether losses are printed."""
         self._at = 0
         self._every = self.config.validation.interval(data.plan.steps)
         self.losses: dict[int, dict[str, float]] = {}
@@ -110,7 +112,7 @@ class ValidationCallback(L.Callback):
         self._say(f"before the first step: {said}")
 
     def _say(self, text: str) -> None:
-        if self.config.verbose:
+        if self.shows:
             console.print(text, highlight=False)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
