@@ -109,7 +109,7 @@ def test_classes_of_values_alone_and_those_that_a_call_makes_are_known_without_a
     assert len({one["module_sha256"] for one in identities}) == 5
     assert identities == [Extensions(module=one).identity for one in [base, *made]]
     with pytest.raises(RunError, match="part is neither a function nor a value"):
-        _ = Extensions(module=cast(Any, type("Scaled", (base,), {"part": property(double)}))).identity
+        _ = Extensions(module=cast(Any, type("Scaled", (base,), {"part": property(repr)}))).identity
     config = vl.load("train", f"run.dir={tmp_path}")
     write_json(tmp_path / "config.json", settings(config, identities[1]))
     assert changed_settings(config, tmp_path, identities[1]) == []
