@@ -1,8 +1,10 @@
 """A run is its folder: files that are whole or not there, and the same command finding its own results."""
 
+import errno
 import fcntl
 import json
 import os
+import re
 import shutil
 import sys
 import time
@@ -15,7 +17,7 @@ from typing import IO, Any
 
 from vicuna_lit.config.base import is_below
 from vicuna_lit.config.renamed import with_new_names
-from vicuna_lit.config.texts import shortened
+from vicuna_lit.config.texts import folder_name, shortened
 from vicuna_lit.whole_files import write
 
 MOST_OF_A_NAME = 128
@@ -42,6 +44,10 @@ class ForeignResult(RunError):
 
 
 RESULT, CONFIG, RUN = "result.json", "config.json", "run.json"
+MODULE, MODULE_HASH, MODULE_VALUES = "module", "module_sha256", "module_values"
+"""In `config.json`, where a script gave a class of its own to `fit`: its name, a hash of all that it computes with, and
+the values among that, as texts. The hash covers the values, which are there to be read."""
+_FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 PLACE = "folder"
 """In `run.json`: where the run has written it; a copy has the origin's."""
 MEND = "bring it back from a copy, or choose another folder with run.dir=<folder>"
@@ -177,11 +183,27 @@ def differences(old: dict[str, Any], new: dict[str, Any], aside: Collection[str]
         aside: keys that are left out, with all below them.
     """
     a, b = flatten(old), flatten(new)
+    aside = (*aside, MODULE_VALUES)  # its hash covers them
     differing = [key for key in sorted(a.keys() | b.keys()) if a.get(key) != b.get(key) and not is_below(key, aside)]
-    return [f"{key}: {_shown(a, key)} → {_shown(b, key)}" for key in differing]
+    if {MODULE, MODULE_HASH} <= {*differing}:  # its name says it
+        differing.remove(MODULE_HASH)
+    return [_difference(key, a, b) for key in differing]
 
 
-def _shown(values: dict[str, Any], key: str) -> str:
+def _difference(key: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """`key: old → new`; of a fingerprint, whose digits tell nobody anything, what it is taken of."""
+    if key == MODULE_HASH:
+        values = sorted(name for name in old.keys() | new.keys() if is_below(name, (MODULE_VALUES,)))
+        said = [f"{name.partition('.')[2]} {old.get(name, 'absent')} → {new.get(name, 'absent')}"
+                for name in values if old.get(name) != new.get(name)]  # fmt: skip
+        what = ", ".join(said) or "its source, or that of a function or class which it uses"
+        return f"module {new.get(MODULE)}: what it computes with is another: {what}"
+    if any(isinstance(one.get(key), str) and _FINGERPRINT.fullmatch(one[key]) for one in (old, new)):
+        return f"{key}: {'other content' if key in old and key in new else 'new' if key in new else 'gone'}"
+    return f"{key}: {_shown(old, key)} → {_shown(new, key)}"
+
+
+def _shown(values: Mapping[str, Any], key: str) -> str:
     return repr(values[key]) if key in values else "absent"
 
 
@@ -199,9 +221,16 @@ def refuse_other_settings(
     """
     if other := differences(saved, wanted, may_change):
         lines = "\n  ".join(other)
-        choose = f"choose another with run.dir=<folder>{way_out}"
+        choose = f"choose another with {_where_else(wanted)}{way_out}"
         raise RunError(f"{folder} holds a run with other settings; {choose}:\n  {lines}")
     return differences(saved, wanted)
+
+
+def _where_else(wanted: Mapping[str, Any]) -> str:
+    """How a run gets another folder: by its name, where the folder is called by it."""
+    run = {"dir": "", "name": "its own"} | (wanted.get("run") or {})
+    named = Path(run["dir"]).name in (run["name"], folder_name(run["name"]))
+    return "run.name=<name>" if named or run.get("swept") else "run.dir=<folder>"
 
 
 LEAST_FILES = 100
@@ -276,13 +305,38 @@ def locked(
         file.close()
 
 
+_NOT_HERE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
+
+
+def _cannot_be_made(folder: Path, why: str) -> RunError:
+    return RunError(f"run.dir={folder}: no run can be kept there ({why}); run.dir=<another folder>")
+
+
+def check_can_be_made(folder: Path) -> None:
+    """What `locked` would find, without making anything.
+
+    Raises:
+        RunError: a new folder may not be made there.
+    """
+    if folder.exists():
+        return
+    place = next(p for p in folder.absolute().parents if p.exists())
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise _cannot_be_made(folder, f"{place} may not be written")
+
+
 def _lock(folder: Path) -> IO[str] | None:
     """The locked file, or None if another process holds it, or has just removed it."""
     if os.path.lexists(folder) and not folder.is_dir():
         what = "is a link to a folder that is not there" if folder.is_symlink() else "exists and is no run folder"
         raise RunError(f"{folder}: {what}; choose another with run.dir=<folder>")
-    folder.mkdir(parents=True, exist_ok=True)
-    file = (folder / LOCK).open("a+")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / LOCK).open("a+")
+    except OSError as error:
+        if error.errno not in _NOT_HERE:
+            raise
+        raise _cannot_be_made(folder, error.strerror or "") from None
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if (folder / LOCK).stat().st_ino == os.fstat(file.fileno()).st_ino:

@@ -126,11 +126,22 @@ def test_the_readmes_and_the_quickstarts_output_is_what_the_command_prints(tmp_p
 
 
 @pytest.mark.slow
-def test_the_readmes_python_runs(tmp_path: Path):
+def test_the_readmes_python_runs_and_the_own_callback_loss_and_sweep_of_the_python_page(tmp_path: Path):
     code = "\n".join(blocks(README, "python"))
     assert len(code.strip().splitlines()) <= 9
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    whole = ("class WeightNorm", "class Smoothed", "vl.read_sweep")
+    page = [block for block in blocks(PAGES["python.md"], "python") if any(part in block for part in whole)]
+    code = "\n".join((code, *page))
+    fewer = {"max_steps=20": "max_steps=1", "max_steps=40": "max_steps=1", "(0, 1, 2)": "(0,)", " % 10 ": " % 1 "}
+    fewer |= {'vl.fit(vl.load("train", "run.dir=runs/smoothed"), module=Smoothed)': ""}
+    for long, short in fewer.items():
+        assert long in code
+        code = code.replace(long, short)
+    (tmp_path / "page.py").write_text(code)
+    done = subprocess.run([sys.executable, "page.py"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
+    assert "{'own/weight_norm': " in done.stdout and "module=plain: validation loss " in done.stdout
+    assert re.search(r"^runs/sweeps/losses/smoothed,seed=0: validation loss 6.* → 6.*, 1 step in ", done.stdout, re.M)
 
 
 def test_python_in_the_documentation_parses_and_names_what_there_is():

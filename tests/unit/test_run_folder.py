@@ -1,5 +1,6 @@
 """What a job writes into its folder arrives whole, wherever the folder's parts lie, or is refused before the work."""
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -15,10 +16,12 @@ from tests.helpers.runs import COMMON
 from vicuna_lit import run_folder, whole_files
 from vicuna_lit.cli.app import fail
 from vicuna_lit.compare.runs import FAILURES, failures_in
+from vicuna_lit.config.base import ConfigError
 from vicuna_lit.config.compose import load
 from vicuna_lit.machine import MACHINE_FAULT
 from vicuna_lit.run_folder import (
     RunError,
+    check_can_be_made,
     check_disk,
     check_replaceable,
     differences,
@@ -27,7 +30,7 @@ from vicuna_lit.run_folder import (
     refuse_other_settings,
 )
 from vicuna_lit.train.result import Result
-from vicuna_lit.train.resume import lacks_room
+from vicuna_lit.train.resume import lacks_room, refused_in, settings
 from vicuna_lit.train.run_record import RunRecord
 from vicuna_lit.whole_files import add_line, add_rows, naming, whole_folder
 
@@ -177,3 +180,45 @@ def test_a_key_that_an_earlier_version_lacks_is_said_to_be_absent():
     with pytest.raises(RunError, match="order: absent"):
         refuse_other_settings(Path("run"), old, new, ("run",))
     assert refuse_other_settings(Path("run"), old, new, ("run", "order")) == differences(old, new)
+
+
+def test_a_folder_that_cannot_be_is_refused_by_its_key_and_another_is_offered_as_the_user_names_it(tmp_path):
+    (tmp_path / "file").touch()
+    for place, said in (
+        ("file/run", "file/run: cannot be a folder, for .*file is a file"),
+        ("x" * 300, "a name of 300 bytes is too long for a folder"),
+    ):
+        with pytest.raises(ConfigError, match=f"^run.dir: .*{said}"):
+            load("train", f"run.dir={tmp_path / place}")
+    with (
+        pytest.raises(RunError, match=r"^run\.dir=/proc/run: no run can be kept there \(No such"),
+        locked(Path("/proc/run")),
+    ):
+        pass
+    with patch.object(os, "access", return_value=False), pytest.raises(RunError, match="may not be written"):
+        check_can_be_made(tmp_path / "new/run")
+    check_can_be_made(tmp_path / "new/run")
+    for run, ways in (
+        ({"name": "mine", "dir": "runs/mine"}, "run.name=<name>"),
+        ({"name": "lr=1", "dir": "runs/sweeps/a/lr=1", "swept": {"lr": "1"}}, "run.name=<name>"),
+        ({"name": "mine", "dir": "here"}, "run.dir=<folder>"),
+        (None, "run.dir=<folder>"),
+    ):
+        with pytest.raises(RunError, match=f"choose another with {ways}:"):
+            refuse_other_settings(tmp_path, {"seed": 0}, {"seed": 1, "run": run}, ("run",))
+
+
+def test_a_fingerprint_is_said_by_what_it_is_taken_of():
+    old = {"inputs": {"0 a.json": "a" * 64, "1 b.json": "b" * 64}, "files": {"tokenizer": "e" * 64}}
+    new = {"inputs": {"0 a.json": "c" * 64}, "files": {"questions q": "d" * 64, "tokenizer": "e" * 64}}
+    said = ["files.questions q: new", "inputs.0 a.json: other content", "inputs.1 b.json: gone"]
+    assert differences(old, new) == said
+
+
+def test_a_plan_says_why_its_run_would_be_refused(tmp_path):
+    config = load("train", f"run.dir={tmp_path}")
+    assert refused_in(tmp_path, config) == ""
+    (tmp_path / "config.json").write_text(json.dumps(settings(config, {}) | {"seed": 7}))
+    assert refused_in(tmp_path, config) == "", "it has not begun: training takes the folder"
+    (tmp_path / "result.json").write_text('{"status": "finished"}')
+    assert "holds a run with other settings" in refused_in(tmp_path, config)

@@ -2,6 +2,7 @@
 
 import re
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -28,6 +29,8 @@ def converse(service: ChatService, read: Callable[[str], str] = input) -> None:
     while True:
         try:
             text = read("> ").strip()
+            if not sys.stdin.isatty():  # a terminal shows what is typed in it
+                _print(out, text)
         except UnicodeDecodeError as error:
             _print(out, f"That is no {error.encoding} text; nothing was sent.", "yellow")
             continue
@@ -44,10 +47,11 @@ def converse(service: ChatService, read: Callable[[str], str] = input) -> None:
                     continue
                 case "/clear":
                     talk = service.begin()
+                    _print(out, "A new conversation.")
                     continue
                 case "/retry":
                     text = again = service.take_back(talk)
-                case _ if re.fullmatch(r"/[a-z]+", text):
+                case _ if re.fullmatch(r"/[A-Za-z]+", text):
                     raise Refused(f"{text}: no such command; {HELP}")
                 case _:
                     pass

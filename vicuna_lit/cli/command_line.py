@@ -6,8 +6,6 @@ folder of the user's; Hydra composes it once, and all that is checked or planned
 
 import argparse
 import os
-import re
-import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -23,7 +21,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from vicuna_lit.cli.explain import asked
+from vicuna_lit.cli.flags import refuse_flags, refuse_package, refuse_words
 from vicuna_lit.cli.wandb_agent import JOBS, of_agent, refuse_multirun
 from vicuna_lit.config.base import ConfigError
 from vicuna_lit.config.compose import Job, load, master
@@ -36,8 +34,6 @@ MOST_CHECKED = 64
 """Jobs of a sweep that are checked before the first starts; each costs a tenth of a second."""
 CUTS = {"context_length", "train_on", "template", "model", "model.path", "model.tokenizer"}
 """Keys and groups that change how conversations become examples."""
-FIRST = {"train": "data", "prepare": "raw", "estimate": "model", "evaluate": "models", "chat": "model"}
-"""What a job's word without a key is most likely meant for."""
 NAMES = "hydra.job.config.override_dirname.exclude_keys"
 """Of Hydra: the keys that stay out of the jobs' names."""
 
@@ -78,9 +74,7 @@ class CommandLine:
             try:
                 settings = master(self.job, self.overrides).hydra
             except (HydraException, OmegaConfBaseException) as error:
-                said = str(error).strip().splitlines()[0]
-                plugins = "launchers and sweepers are plugins: pip install 'vicuna_lit[sweep]'"
-                raise ConfigError([f"{said} ({plugins})"]) from None
+                raise ConfigError([_hydras_words(error)]) from None
         return Path(settings.sweep.dir)
 
     @property
@@ -98,12 +92,16 @@ def read(job: Job, arguments: Sequence[str]) -> tuple[CommandLine, list[str]]:
     """
     parser = get_args_parser()
     parser.allow_abbrev = False  # else --config, as other tools have it, is said to be short for three of Hydra's
-    given, unknown = parser.parse_known_intermixed_args(list(arguments))
+    parser.exit_on_error = False
+    try:
+        given, unknown = parser.parse_known_intermixed_args(list(arguments))
+    except argparse.ArgumentError as error:
+        raise ConfigError([f"{error.argument_name}: {error.message}; --help says more"]) from None
     overrides = list(given.overrides)
-    _refuse_flags(given)
+    refuse_flags(given)
     if given.shell_completion:
         return CommandLine(job, tuple(overrides), ("-sc",), runs=False, checked=False), unknown
-    _refuse_words(job, overrides, unknown)
+    refuse_words(job, overrides, unknown)
     if given.config_dir:
         overrides = with_folder(overrides, given.config_dir)
     overrides = of_agent(job, overrides, os.environ)
@@ -126,66 +124,10 @@ def read(job: Job, arguments: Sequence[str]) -> tuple[CommandLine, list[str]]:
             file=sys.stderr,
         )
     written += added
+    if given.cfg and given.package and not own:
+        refuse_package(job, written, given)
     source = next((unquoted(o.removeprefix(FROM)) for o in overrides if o.startswith(FROM)), None)
     return CommandLine(job, tuple(written), flags, multirun, source, settings, runs, runs and not own), unknown
-
-
-def _refuse_flags(given: argparse.Namespace) -> None:
-    """What Hydra answers with a traceback, or not at all.
-
-    Raises:
-        ConfigError: such a flag was given.
-    """
-    problems, shells = [], "bash|zsh|fish"
-    asked_to_show = next((flag for flag in ("shell_completion", "cfg", "info") if getattr(given, flag)), "")
-    if given.experimental_rerun:
-        problems.append("--experimental-rerun: unpickles a file, which could run anything; give the command once more")
-    if given.multirun and asked_to_show:
-        problems.append(f"--{asked_to_show.replace('_', '-')}: shows one job; leave --multirun out")
-    if given.resolve and not (given.cfg or given.help):
-        problems.append("--resolve: goes with --cfg")
-    if given.package and not given.cfg:
-        problems.append("--package: goes with --cfg")
-    if given.shell_completion:
-        words = " ".join(given.overrides)
-        asks = re.fullmatch(f"query=({shells})", words) and "COMP_LINE" in os.environ  # the shell does
-        if not asks and not re.fullmatch(f"(un)?install=({shells})", words):
-            problems.append('--shell-completion: install=bash, zsh or fish, as in eval "$(… -sc install=bash)"')
-    if problems:
-        raise ConfigError(problems)
-
-
-def _refuse_words(job: Job, overrides: Sequence[str], unknown: Sequence[str]) -> None:
-    """Says what to type for a word without a key, and for a key with dashes; `--explain` takes both as they are.
-
-    Raises:
-        ConfigError: there is one.
-    """
-    if asked(unknown):
-        return
-    problems = []
-    for flag in unknown:
-        key, _, value = flag.lstrip("-").partition("=")
-        like = f" a setting has no dashes: {key.replace('-', '_')}={value or '…'};" if flag.startswith("--") else ""
-        if key == "config":
-            like = " a file of settings is taken by --config-dir=<folder> experiment=<name>;"
-        problems.append(f"{flag}: no such option;{like} --help says more")
-    if not problems:  # else a word may be what stands behind it
-        words = [word for word in overrides if "=" not in word and word[:1] != "~"]
-        problems = [_word(job, word) for word in words]
-    if problems:
-        raise ConfigError(problems)
-
-
-def _word(job: Job, word: str) -> str:
-    """What to type for a word without a key; other tools take a YAML file so, of which we choose one by its name."""
-    place = Path(word)
-    if job not in ("train", "estimate") or place.suffix not in (".yaml", ".yml"):
-        return f"{word}: a setting is key=value, such as {FIRST[job]}={shlex.quote(word)}"
-    there = place.suffix == ".yaml" and place.parent.name == "experiment"
-    folder = shlex.quote(str(place.parent.parent)) if there else "<folder>"
-    where = "" if there else f", from <folder>/experiment/{place.stem}.yaml"
-    return f"{word}: a file of settings is taken by --config-dir={folder} experiment={place.stem}{where}"
 
 
 def _mode(job: Job, overrides: list[str], asked: bool, composes: bool) -> tuple[list[str], DictConfig | None, bool]:
@@ -325,6 +267,7 @@ def jobs_of(line: CommandLine) -> list[Any]:
             "run.dir: jobs of a sweep would share it; hydra.sweep.dir=<folder> names the folder of them all"
         )
     hydra = line.hydra
+    problems += _of_hydras_own(line) if hydra is None and not problems else []
     if not line.multirun and hydra is not None and hydra.run.dir != "." and not hydra.job.chdir:
         problems.append(f"hydra.run.dir={hydra.run.dir}: a run's folder is run.dir=<folder> here")
     if any(getattr(config, "halving", None) for config in configs) and (why := _not_halved(line)):
@@ -334,6 +277,27 @@ def jobs_of(line: CommandLine) -> list[Any]:
     if problems:
         raise ConfigError(problems)
     return configs
+
+
+def _of_hydras_own(line: CommandLine) -> list[str]:
+    """What is wrong with settings of Hydra's own."""
+    own = [o for o in line.overrides if o not in _task(line)]
+    try:
+        if own:
+            master(line.job, own)
+    except (HydraException, OmegaConfBaseException) as error:
+        return [_hydras_words(error)]
+    return []
+
+
+def _hydras_words(error: Exception) -> str:
+    """Of settings of its own: its first line, and the choices that there are."""
+    said, _, choices = str(error).strip().partition("Available options in")
+    first = said.splitlines()[0].removeprefix("In 'hydra/config': ").removesuffix(".")
+    there = ", ".join(choices.partition("Config search path")[0].split()[1:])
+    plugin = any(kind in first for kind in ("launcher", "sweeper"))
+    plugins = " (launchers and sweepers are plugins: pip install 'vicuna_lit[sweep]')" if plugin else ""
+    return f"{first}{plugins}{f'; choices: {there}' if there else ''}"
 
 
 def grid_of(line: CommandLine) -> dict[str, dict[str, str]]:

@@ -1,6 +1,5 @@
 """`vicuna-prepare`: see `vicuna-prepare --help`."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +73,6 @@ def show(prepared: Any) -> None:
         copies = ", ".join(f"{counted(n, 'copies')} of {'its own' if who == name else who}" for who, n in lost.items())
         said = f"  {name}: {counted(own['records_in'], 'records')} → {own['records_kept']:,} kept"
         print(said + (f"; left out are {copies}" if copies else ""))
-    if not manifest["records_kept"]:
-        print("warning: nothing was kept; rejected.jsonl says why", file=sys.stderr)
     if train["tokens"] is None:
         print("  not cut to a context: no tokenizer was given; vicuna-train cuts to its own")
     for name, what in {

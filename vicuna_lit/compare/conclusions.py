@@ -18,7 +18,7 @@ from vicuna_lit.intervals import (
     pairs_needed,
     visible_difference,
 )
-from vicuna_lit.run_folder import RunError
+from vicuna_lit.run_folder import MODULE, RunError
 
 ALPHA = 1 - LEVEL
 ALSO = ("steps", "tokens", "supervised_tokens")
@@ -152,7 +152,7 @@ def in_words(
         if not alone:
             what = f"--baseline {other} compares the others with that setting"
         lines.append(f"Nothing is compared: {first}, {which}, {why}; {what}.")
-    if lines and "module" in sweep.keys_but(repeats):
+    if lines and MODULE in sweep.keys_but(repeats):
         lines.append("Whatever loss they train by, all are judged by the plain validation loss.")
     for unread in dict.fromkeys(setting.unread for setting in found if setting.unread):
         lines.append(f"An interval is for these held-out conversations alone, since {unread}.")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from vicuna_lit.compare.run import Run, run_in
 from vicuna_lit.config.base import is_below, other_keys
 from vicuna_lit.config.train import Computation, Recipe, RunSettings
-from vicuna_lit.run_folder import RunError
+from vicuna_lit.run_folder import MODULE, MODULE_HASH, MODULE_VALUES, RunError
 
 if TYPE_CHECKING:
     from vicuna_lit.compare.conclusions import Conclusion
@@ -23,10 +23,8 @@ FAILURES = "failures.jsonl"
 """In a sweep's folder: a line for each job that failed."""
 DAMAGED = "damaged"
 """The cause of a failure that stands in no such file: the run is there, and cannot be read."""
-OURS = {"module": "SupervisedModule"}
-"""What stands in a config only where it is the user's."""
-SCRIPT = "__main__."
-"""Before the name of a class that stands in the user's script."""
+OURS = {MODULE: "plain"}
+"""What stands in a config only where it is the user's, and what its absence is called."""
 LAYOUT = other_keys(Computation, Recipe)
 """Differences that leave the losses alone are named last."""
 
@@ -65,7 +63,17 @@ class Sweep:
         if key in run.choices:
             return run.choices[key]
         value = run.values.get(key, OURS.get(key, ""))
-        return value.removeprefix(SCRIPT) if isinstance(value, str) else json.dumps(value)
+        if key == MODULE_HASH:
+            return str(value)[:8]
+        return self._classes.get(value, value) if isinstance(value, str) else json.dumps(value)
+
+    @cached_property
+    def _classes(self) -> dict[str, str]:
+        """The names of modules of scripts without what stands before the class, where this tells them apart."""
+        names = {run.values[MODULE] for run in self.runs if isinstance(run.values.get(MODULE), str)}
+        last = {name: name.rpartition(".")[2] for name in names}
+        shared = Counter(last.values())
+        return {name: short for name, short in last.items() if shared[short] == 1}
 
     def choices(self, run: Run, keys: Iterable[str]) -> tuple[str, ...]:
         """The values of keys in a run."""
@@ -132,9 +140,7 @@ def _differing(runs: Sequence[Run]) -> tuple[str, ...]:
     flat = _as_first_named(runs)
     named = dict.fromkeys(key for one in flat for key in one if not is_below(key, RunSettings.model_fields))
     differing = [key for key in named if len({one.get(key) for one in flat}) > 1]
-    losses = {(one.get("module"), one.get("module_sha256")) for one in flat}
-    if len(losses) == len({name for name, _ in losses}):  # the name of a loss of one's own tells it already
-        differing = [key for key in differing if key != "module_sha256"]
+    differing = _without_what_tells_the_same(flat, differing)
     groups = dict.fromkeys(group for run in runs for group in run.choices)
     chosen = []
     for group in groups:
@@ -146,6 +152,19 @@ def _differing(runs: Sequence[Run]) -> tuple[str, ...]:
             follow = {key for key, values in of_each.items() if len(values) == len(set(names))}
             differing = [key for key in differing if key not in follow]
     return tuple(sorted((*chosen, *differing), key=lambda key: is_below(key, LAYOUT)))
+
+
+def _without_what_tells_the_same(flat: Sequence[dict[str, str]], differing: Sequence[str]) -> list[str]:
+    """The keys that tell own losses apart: their class where that suffices, else also the values that classes of one
+    name read around them, and the hash of their source where it is another with the same values."""
+
+    def cases(*keys: str) -> int:
+        return len({tuple(one.get(key) for key in keys) for one in flat})
+
+    values = [key for key in differing if is_below(key, (MODULE_VALUES,)) and cases(MODULE, key) > cases(MODULE)]
+    others = [key for key in differing if key != MODULE_HASH and not is_below(key, (MODULE_VALUES,))]
+    hashes = [MODULE_HASH] if cases(MODULE, *values, MODULE_HASH) > cases(MODULE, *values) else []
+    return [*others, *values, *hashes]
 
 
 def _as_first_named(runs: Sequence[Run]) -> list[dict[str, str]]:

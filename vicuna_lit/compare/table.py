@@ -13,8 +13,9 @@ import numpy as np
 from vicuna_lit.compare.conversations import differences_of
 from vicuna_lit.compare.run import Run
 from vicuna_lit.compare.runs import OURS, Sweep, as_number, short_names
+from vicuna_lit.config.base import is_below
 from vicuna_lit.intervals import PairedTest, crossed_test, mean_and_deviation, paired_test
-from vicuna_lit.run_folder import RunError
+from vicuna_lit.run_folder import MODULE_VALUES, RunError
 
 METRICS = ("val_loss", "supervised_tokens_per_second", "peak_memory_bytes", "seconds")
 REPEATS = ("seed",)
@@ -138,7 +139,7 @@ class Setting:
     @property
     def name(self) -> str:
         """`512`, or `512, fsdp` where several keys differ; long values are cut."""
-        return ", ".join(map(brief, self.choices.values())) or "all runs"
+        return ", ".join(map(brief, _with_a_value(self.choices).values())) or "all runs"
 
     @property
     def label(self) -> str:
@@ -154,7 +155,12 @@ def setting_of(chosen: Mapping[str, str]) -> dict[str, str]:
 def named(choices: Mapping[str, str]) -> str:
     """Choices as one text, by the last part of each key; long values are cut."""
     names = short_names(choices)
-    return ", ".join(f"{names[key]}={brief(value)}" for key, value in choices.items()) or "all runs"
+    return ", ".join(f"{names[key]}={brief(value)}" for key, value in _with_a_value(choices).items()) or "all runs"
+
+
+def _with_a_value(choices: Mapping[str, str]) -> dict[str, str]:
+    """Without the values of own losses that a setting's loss has not."""
+    return {key: value for key, value in choices.items() if value or not is_below(key, (MODULE_VALUES,))}
 
 
 def brief(value: str) -> str:
@@ -232,7 +238,7 @@ def is_named(choices: Mapping[str, str], wanted: str) -> bool:
     asked = [part.strip() for part in wanted.split(",")]
     if len(choices) == 1 and "," in wanted:  # a comma inside of the value
         asked.append(wanted)
-    return all(any(_is_choice(key, value, part) for part in asked) for key, value in choices.items())
+    return all(any(_is_choice(key, value, part) for part in asked) for key, value in _with_a_value(choices).items())
 
 
 def _is_choice(key: str, value: str, said: str) -> bool:

@@ -4,6 +4,7 @@ YAML in `conf/` holds all values; these classes hold none, they check them. Impo
 milliseconds: no torch, no Hydra. `vicuna_lit.config.compose` turns YAML and overrides into these classes.
 """
 
+import errno
 import math
 import os
 import re
@@ -154,12 +155,28 @@ FilePath = Annotated[str, AfterValidator(os.path.expanduser)]
 """A path of a file or folder that we write, or read ourselves; `~` is the user's home."""
 
 
+def _can_be_a_folder(path: str) -> str:
+    """What a folder's name can never be, whoever asks; whether it may be made is seen where it is."""
+    try:
+        os.lstat(path)
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            longest = max(len(os.fsencode(part)) for part in Path(path).parts)
+            raise ValueError(f"a name of {longest:,} bytes is too long for a folder; 255 is the most") from None
+        if error.errno == errno.ENOTDIR:
+            file = next(str(above) for above in Path(path).parents if above.is_file())
+            raise ValueError(f"{path}: cannot be a folder, for {file} is a file") from None
+    except ValueError as error:
+        raise ValueError(f"{path!r} is no path: {error}") from None
+    return path
+
+
 class RunConfig(Config):
     """Where the results go."""
 
     name: str
     """Names the run in W&B and, by default, its folder."""
-    dir: FilePath
+    dir: Annotated[FilePath, AfterValidator(_can_be_a_folder)]
     """The run's folder; the same command finds its own results there."""
     swept: dict[str, str]
     """What was chosen for this job of a sweep; the multirun fills it."""

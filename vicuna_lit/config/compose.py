@@ -235,16 +235,18 @@ def _key(override: str) -> str:
 def _describe_override(override: str, error: Exception, node: DictConfig, places: Sequence[Path]) -> str:
     key, _, value = override.partition("=")
     key = key.lstrip("+~")
+    composed: Any = OmegaConf.to_container(node, resolve=False)
+    chosen, group = composed.pop("hydra")["runtime"]["choices"], re.split(r"[./@]", key)[0]
+    absent = [one for one in groups() if one not in chosen and one not in composed]  # other commands'
+    if group in absent:
+        return f"{override.lstrip('+~')}: this command has no {group}"
     if key and (choices := options(key, places)):
         if override[:1] == "~":
             return f"{key}: must be given, {key}=…; choices: {', '.join(choices)}"
-        if value in choices:
-            return f"{key}={value}: this command has no {key}"
         return _no_choice(key, value, choices)
-    composed: Any = OmegaConf.to_container(node, resolve=False)
-    keys = _keys({name: value for name, value in composed.items() if name != "hydra"})
+    keys = _keys(composed)
     if key and key not in keys and ("=" in override or override[:1] == "~"):
-        return unknown_key(key, [*keys, *groups(places)])
+        return unknown_key(key, [*keys, *(one for one in groups(places) if one not in absent)])
     if str(error).startswith("Ambiguous value"):
         return f"{override}: several values; -m runs one job for each, and a list is {key}=[{value}]"
     return f"{override}: {str(error).splitlines()[0]}"
@@ -261,7 +263,8 @@ def _describe(job: Job, path: str, item: Any, values: Any) -> str:
     message, given = item["msg"], item["input"]
     match item["type"]:
         case "extra_forbidden":
-            return unknown_key(path, [*_keys(values), *_keys_beside(job, path)])
+            known = [*_keys(values), *_keys_beside(job, path)]
+            return unknown_key(path, [key for key in known if key != path and not key.startswith(f"{path}.")])
         case "literal_error":
             choices = [c.strip(" '") for c in item["ctx"]["expected"].replace(" or ", ",").split(",")]
             now = VALUES.get(path, {}).get(str(given))

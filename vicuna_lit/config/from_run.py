@@ -24,7 +24,7 @@ EXTENDS = "extends="
 RECIPE = "from_run"
 """What it is called in each group."""
 GROUPS = ("model", "data", "template", "strategy", "finetune", "callbacks")
-OF_ONE_RUN = ("run", "dry_run", "resume", "push", "claim", "halving", "stop_after")
+OF_ONE_RUN = ("run", "dry_run", "resume", "push", "claim", "halving", "stop_after", "verbose")
 """What the new run does not take over: where it lies, how it was started and stopped, where its model was published,
 and what was claimed and halved of its sweep."""
 NO_DIFFERENCE = (

@@ -220,6 +220,9 @@ class RunSettings(Config):
     run: RunConfig
     dry_run: bool
     """Print what would run (steps, tokens, layout; of a sweep all jobs and what differs) and stop."""
+    verbose: bool
+    """Print the plan, the progress, sample replies and where everything lies. false: notes, and a line at the end; for
+    a loop of runs, or a sweep, whose table says the rest."""
     alike: bool
     """Of a sweep over `context_length`, `train_on`, `template` or the model, which cut conversations in other ways:
     count whole conversations in a step, and judge all runs by the longest context, so that they differ in what is

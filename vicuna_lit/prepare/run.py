@@ -137,7 +137,7 @@ def _not_empty(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
 def _readable(identity: dict[str, Any]) -> dict[str, Any]:
     """With a line for each input, as the differences are shown."""
     inputs = enumerate(identity["inputs"] or [])  # two inputs may have one name
-    return identity | {"inputs": {f"{i} {f['path']}": f["sha256"][:12] for i, f in inputs}}
+    return identity | {"inputs": {f"{i} {f['path']}": f["sha256"] for i, f in inputs}}
 
 
 def _fingerprint(config: PrepareConfig, raw: Raw, folder: Path) -> dict[str, Any]:

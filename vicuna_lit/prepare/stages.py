@@ -174,8 +174,8 @@ def cut(job: Job) -> None:
     _finish(folder, job.shard, summary | {"sets": {side: s.plain() for side, s in sets.items()}})
 
 
-SAMPLES = 10
-"""Conversations shown on the card: those whose id hashes to the least."""
+SAMPLES = 40
+"""Conversations of which the card shows some: those whose id hashes to the least."""
 
 
 class Piece(NamedTuple):

@@ -48,17 +48,19 @@ FILES = {
 def describe(
     config: TrainConfig, data: PlannedData, model: PreTrainedModel, proof: Proof, own: str = ""
 ) -> dict[str, str]:
-    """Prints what will run: model, data, steps, tokens, layout; returns the lines by their names, for the report.
+    """Prints what will run (model, data, steps, tokens, layout), where the config wants it, and notes; returns the
+    lines by their names, for the report.
 
     Args:
         config: with a choice in the place of each `auto`.
         own: what a script has added, `Extensions.described`.
     """
     rows = _of_every_run(config, data, model, proof) | _of_some_runs(config, data, model, own)
-    table = Table.grid(padding=(0, 2))
-    for name, text in rows.items():
-        table.add_row(name, text)
-    console.print(table)
+    if config.verbose:
+        table = Table.grid(padding=(0, 2))
+        for name, text in rows.items():
+            table.add_row(name, text)
+        console.print(table)
     for line in notes(config, data, getattr(model.config, "max_position_embeddings", None)):
         console.print(f"[yellow]note:[/] {escape(line)}", highlight=False)
     return rows
@@ -209,6 +211,21 @@ def conclude(result: Result, folder: Path, said: Collection[str] = (), brief: bo
         _say_files(folder)
 
 
+def conclude_in_a_line(result: Result, folder: Path, said: Collection[str] = ()) -> None:
+    """Prints doubts, and what came out of a run with `verbose=false`.
+
+    Args:
+        said: doubts that stand above already.
+    """
+    for line in (note for note in result.notes if note not in said):
+        console.print(f"[yellow]note:[/] {escape(line)}", highlight=False)
+    before, after, done = result.val_loss_before, result.val_loss, counted(result.steps, "steps")
+    losses = f"validation loss {before:.4f} → {after:.4f}, " if before is not None and after is not None else ""
+    end = f"; stopped there, of {result.planned}" if result.status == "stopped" else ""
+    end += f"; {result.ended_early}" if result.ended_early else ""
+    console.print(f"{folder}: {losses}{done} in {result.seconds:.0f} s{end}", markup=False, highlight=False)
+
+
 def _say_replies(result: Result) -> None:
     for pair in result.replies[:MOST_REPLIES]:
         console.print(f"\n[bold]{escape(pair['question'])}[/]", highlight=False)
@@ -243,7 +260,8 @@ def _say_end(result: Result, brief: bool) -> None:
     speed = f"{result.supervised_tokens_per_second:,.0f} supervised tokens/s"
     steps = f"{result.steps} step{'s' * (result.steps != 1)}"
     training = sum(result.lost_time.get(what, 0.0) for what in ("useful", "data", "saving"))
-    whole = f"; {result.seconds:.0f} s with start and validation" if 0 < training < result.seconds - 1 else ""
+    besides = "sample replies" if result.val_loss is None else "validation"
+    whole = f"; {result.seconds:.0f} s with start and {besides}" if 0 < training < result.seconds - 1 else ""
     console.print(f"{steps} in {training or result.seconds:.0f} s, {speed}{whole}", soft_wrap=True)
     console.print(f"peak memory {_size(result.peak_memory_bytes)} a process (the model: {_size(result.model_bytes)})")
 

@@ -25,10 +25,10 @@ from vicuna_lit.config.callbacks import (
 )
 from vicuna_lit.config.train import TrainConfig
 from vicuna_lit.data.conversation import Conversation, to_record
-from vicuna_lit.run_folder import GIVEN, RunError
+from vicuna_lit.run_folder import GIVEN, MODULE, MODULE_HASH, MODULE_VALUES, RunError
 from vicuna_lit.train.module import SupervisedModule
 from vicuna_lit.train.notes import SHIPPED
-from vicuna_lit.train.own_code import described, written
+from vicuna_lit.train.own_code import described, values_of, written
 from vicuna_lit.whole_files import write
 
 NOTHING_HELD_OUT = "no conversation is held out: data.validation_path=<file>, or a larger data.validation_fraction"
@@ -85,9 +85,10 @@ class Extensions:
     @property
     def described(self) -> str:
         """In words, for the screen and the report; empty where nothing is added."""
-        own = f"{self.module.__module__}.{self.module.__qualname__}" if self.module is not SupervisedModule else ""
+        values = ", ".join(f"{name} {text}" for name, text in self.identity.get(MODULE_VALUES, {}).items())
+        own = f"{_name(self.module)}{f' ({values})' if values else ''}"
         parts = {
-            "loss and steps of": [own] if own else [],
+            "module": [own] if self.module is not SupervisedModule else [],
             "callbacks": [type(one).__name__ for one in self.all_callbacks],
             "loggers": [type(one).__name__ for one in self.loggers],
         }
@@ -97,9 +98,9 @@ class Extensions:
     def identity(self) -> dict[str, Any]:
         """Of what changes the result and stands in no key of the config, for `config.json`.
 
-        That is a module that is not ours (its name, and a hash of what is written in it and of the values that it reads
-        around it, see `own_code.written`), and a script's `EarlyStopping`. A script's callbacks may change the result,
-        or look on alone: other ones are said, and not refused.
+        That is a module that is not ours (its name, a hash of what is written in it and of the values that it reads
+        around it, see `own_code.written`, and these values to be read), and a script's `EarlyStopping`. A script's
+        callbacks may change the result, or look on alone: other ones are said, and not refused.
 
         Raises:
             RunError: a module's source cannot be read, as that of a class from Python's prompt (a notebook's can).
@@ -123,10 +124,14 @@ class Extensions:
             source = written(*own)
         except (OSError, TypeError, SyntaxError) as error:
             raise RunError(
-                f"{self.module.__qualname__}: put it into a file, its source cannot be read: {error}"
+                f"fit(module={_name(self.module)}): its source cannot be read ({error}), as of a class that was typed "
+                "at Python's prompt. It is a part of what the run is, so that no other loss passes for this one: put "
+                "the class into a file or a notebook"
             ) from None
         name = f"{self.module.__module__}.{self.module.__qualname__}"
-        return {"module": name, "module_sha256": hashlib.sha256(source.encode()).hexdigest()}
+        digest = hashlib.sha256(source.encode()).hexdigest()
+        values = {MODULE_VALUES: found} if (found := values_of(*own)) else {}
+        return {MODULE: name, MODULE_HASH: digest} | values
 
     def open_loggers(self) -> None:
         """Lets the script's loggers begin what they write to. A `WandbLogger` that begins later would be given the W&B
@@ -178,6 +183,11 @@ class Extensions:
         for callback in self.all_callbacks:
             if callback.state_key in states:
                 callback.load_state_dict(_as_torch(states[callback.state_key]["of"]))
+
+
+def _name(kind: type) -> str:
+    """As the user has written it, without the function around it."""
+    return kind.__qualname__.rpartition("<locals>.")[2]
 
 
 def with_data(config: TrainConfig, data: Any) -> TrainConfig:

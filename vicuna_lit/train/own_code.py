@@ -7,12 +7,13 @@ import inspect
 import re
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
 import numpy as np
@@ -20,7 +21,7 @@ import torch
 
 PACKAGE = Path(__file__).parents[1]
 LONGEST_VALUE = 60
-"""Characters of a callback's value in `config.json`; of a longer one the beginning and a mark."""
+"""Characters of a value in `config.json`; of a longer one the beginning and a mark."""
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
@@ -57,12 +58,41 @@ def written(*parts: Any) -> str:
     Raises:
         OSError, TypeError, SyntaxError: a source cannot be read.
     """
+    around = (f"\n{read.name}{' = ' if read.is_value else ' '}{read.text}" for read in _around_all(parts))
+    return "".join(_source(part) for part in parts) + "".join(around)
+
+
+def values_of(*parts: Any) -> dict[str, str]:
+    """The values among them, short and by the shortest names that tell them apart: `{"strength": "0.1"}`. Of an
+    attribute that several of the classes have, the first one's."""
+    whole: dict[str, str] = {}
+    of_parts = {part.__qualname__ for part in parts}
+    for read in _around_all(parts):
+        place, _, attribute = read.name.rpartition(".")
+        if read.is_value:
+            whole.setdefault(attribute if place in of_parts else read.name, _cut(read.text))
+    last = {name: re.split(r": |\.", name)[-1] for name in whole}
+    several = Counter(name for name, _ in {(last[name], text) for name, text in whole.items()})
+    return {last[name] if several[last[name]] == 1 else name: text for name, text in whole.items()}
+
+
+class Read(NamedTuple):
+    """What a class or function reads from around it."""
+
+    name: str
+    text: str
+    is_value: bool
+    """Else the text is a source."""
+
+
+def _around_all(parts: Iterable[Any]) -> Iterator[Read]:
     seen: set[int] = set()
-    return "".join(_source(part) for part in parts) + "".join(line for part in parts for line in _around(part, seen))
+    for part in parts:
+        yield from _around(part, seen)
 
 
-def _around(part: Any, seen: set[int]) -> Iterator[str]:
-    """A line for each value that a class or function reads and its source does not hold."""
+def _around(part: Any, seen: set[int]) -> Iterator[Read]:
+    """Each value that a class or function reads and its source does not hold."""
     seen.add(id(part))
     members = vars(part).items() if isinstance(part, type) else [("", part)]
     for name, member in members:
@@ -73,9 +103,9 @@ def _around(part: Any, seen: set[int]) -> Iterator[str]:
         for function in filter(inspect.isfunction, functions):
             for read, value in _read_by(function):
                 if id(value) not in seen:
-                    yield from _line(f"{part.__qualname__}.{name}: {read}", value, seen)
+                    yield from _read(f"{part.__qualname__}.{name}: {read}", value, seen)
         if isinstance(part, type) and _is_value(name, member):
-            yield f"\n{part.__qualname__}.{name} = {_safely(member)}"
+            yield Read(f"{part.__qualname__}.{name}", _safely(member), True)
 
 
 def _is_value(name: str, member: Any) -> bool:
@@ -103,7 +133,7 @@ def _held(cell: Any) -> Any:
     return None
 
 
-def _line(name: str, value: Any, seen: set[int]) -> Iterator[str]:
+def _read(name: str, value: Any, seen: set[int]) -> Iterator[Read]:
     """Of functions, classes and modules of a script what is written in them; of a value what it says of itself."""
     value = inspect.unwrap(value) if callable(value) else value
     if isinstance(value, ModuleType | FunctionType | type) or inspect.isbuiltin(value):
@@ -111,14 +141,14 @@ def _line(name: str, value: Any, seen: set[int]) -> Iterator[str]:
             return
         seen.add(id(value))
         with suppress(OSError, TypeError, SyntaxError):
-            yield f"\n{name} {inspect.getsource(value) if isinstance(value, ModuleType) else _source(value)}"
+            yield Read(name, inspect.getsource(value) if isinstance(value, ModuleType) else _source(value), False)
         if not isinstance(value, ModuleType):
             yield from _around(value, seen)
     elif isinstance(value, torch.nn.Module):
         tensors = {key: _in_words(tensor) for key, tensor in value.state_dict().items()}
-        yield f"\n{name} = {_safely(value)} {tensors}"
+        yield Read(name, f"{_safely(value)} {tensors}", True)
     else:
-        yield f"\n{name} = {_safely(value)}"
+        yield Read(name, _safely(value), True)
 
 
 def _is_of_the_script(value: Any) -> bool:
@@ -143,7 +173,10 @@ def _digits(data: bytes) -> str:
 
 
 def _short(value: Any) -> str:
-    text = _safely(value)
+    return _cut(_safely(value))
+
+
+def _cut(text: str) -> str:
     return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}… {_digits(text.encode(errors='replace'))}"
 
 
@@ -171,21 +204,47 @@ def _in_words(value: Any) -> str:
 
 
 def _source(part: Any) -> str:
-    """What is written in a class or function. In a notebook `inspect` finds functions alone, and the class around."""
-    try:
+    """What is written in a class or function.
+
+    Two classes of one name may lie in one file, so a class's functions say it too. They alone are there of a class that
+    `type(…)` has made, or a notebook's without its cell; its values are read by `_around`.
+    """
+    if not isinstance(part, type):
         return inspect.getsource(part)
-    except (OSError, TypeError):
-        if not isinstance(part, type):
-            raise
-        functions = [member for member in vars(part).values() if inspect.isfunction(member)]
-        if not functions:
-            raise
-    text, line = "".join(inspect.findsource(functions[0])[0]), functions[0].__code__.co_firstlineno
-    for node in ast.walk(ast.parse(text)):
-        if (
-            isinstance(node, ast.ClassDef)
-            and node.name == part.__name__
-            and node.lineno <= line <= (node.end_lineno or 0)
-        ):
-            return ast.get_source_segment(text, node) or ""
-    raise OSError("its class is not found in it")
+    functions = [member for member in vars(part).values() if inspect.isfunction(member)]
+    whole = _class_in_file(part) or (_class_in_cell(part, functions[0]) if functions else "")
+    texts = [whole or f"class {part.__qualname__}"]
+    for function in functions:
+        try:
+            texts.append(inspect.getsource(function))
+        except (OSError, TypeError):
+            if not whole:
+                raise
+    if not whole and (unread := [name for name, member in vars(part).items() if not _is_told(name, member)]):
+        raise OSError(f"{', '.join(unread)} is neither a function nor a value")
+    return "".join(texts)
+
+
+def _is_told(name: str, member: Any) -> bool:
+    """Whether a class's attribute is known without the class's own source."""
+    return inspect.isfunction(member) or _is_value(name, member) or (name.startswith("__") and not callable(member))
+
+
+def _class_in_file(part: type) -> str:
+    with suppress(OSError, TypeError):
+        return inspect.getsource(part)
+    return ""
+
+
+def _class_in_cell(part: type, function: FunctionType) -> str:
+    """In a notebook `inspect` finds functions alone: this is the class around one."""
+    with suppress(OSError, TypeError, SyntaxError):
+        text, line = "".join(inspect.findsource(function)[0]), function.__code__.co_firstlineno
+        for node in ast.walk(ast.parse(text)):
+            if (
+                isinstance(node, ast.ClassDef)
+                and node.name == part.__name__
+                and node.lineno <= line <= (node.end_lineno or 0)
+            ):
+                return ast.get_source_segment(text, node) or ""
+    return ""

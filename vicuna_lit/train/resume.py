@@ -21,10 +21,12 @@ from vicuna_lit.data.template_date import fixed_date
 from vicuna_lit.file_hashes import Hashes, hashes_of, model_files, refuse_other_files
 from vicuna_lit.models.export import STATE_BYTES, export_dtype, exported_bytes
 from vicuna_lit.run_folder import (
+    CONFIG,
     MEND,
     PLACE,
     RUN,
     RunError,
+    check_can_be_made,
     check_disk,
     check_replaceable,
     copy_note,
@@ -99,6 +101,20 @@ def already_done(config: TrainConfig, folder: Path, extensions: Mapping[str, Any
         raise RunError(f"{folder / RUN}: has gone, which says what the run read; {MEND}")
     refuse_other_files(folder, known, input_hashes(config), other)
     return done
+
+
+def refused_in(folder: Path, config: TrainConfig, extensions: Mapping[str, Any] = NOTHING) -> str:
+    """Why a run that is planned could not be kept in its folder; empty where it can, or goes on there."""
+    try:
+        check_can_be_made(folder)
+        saved = read_json(folder, CONFIG) or {}
+        if _holds_a_result(folder):
+            refuse_other_settings(folder, saved, settings(as_begun(config, folder), extensions), MAY_CHANGE)
+        elif config.resume != "never" and checkpoint_files.find(folder / "checkpoints").complete:
+            changed_settings(config, folder, extensions)
+    except RunError as error:
+        return str(error)
+    return ""
 
 
 def other_callbacks(config: TrainConfig, folder: Path, extensions: Mapping[str, Any], done: Result) -> list[str]:

@@ -51,7 +51,7 @@ from vicuna_lit.train.callbacks.export import ExportCallback
 from vicuna_lit.train.callbacks.metrics import MetricsCallback
 from vicuna_lit.train.callbacks.stopping import StopAfterStep
 from vicuna_lit.train.callbacks.validating import ValidationCallback
-from vicuna_lit.train.console import conclude, console, say_done
+from vicuna_lit.train.console import conclude, conclude_in_a_line, console, say_done
 from vicuna_lit.train.distributed import DistributedEnv, broadcast_object, launch
 from vicuna_lit.train.early import refuse_early
 from vicuna_lit.train.extensions import NOTHING_HELD_OUT, Extensions, profiler_of, with_data
@@ -135,7 +135,10 @@ def _fit(config: TrainConfig, extensions: Extensions) -> Result:
         with record.open(hashes, process.opening, described):
             result = record.finish(_train(record, hashes))
     if env.rank == 0:
-        conclude(result, folder, record.doubts(), brief=bool(config.run.swept))
+        if config.verbose:
+            conclude(result, folder, record.doubts(), brief=bool(config.run.swept))
+        else:
+            conclude_in_a_line(result, folder, record.doubts())
     return result
 
 
@@ -144,7 +147,7 @@ def _train(record: RunRecord, hashes: Hashes) -> Result:
     config, data, extensions = record.config, record.data, record.extensions
     resumed, times, history = record.resumed, record.times, record.history
     throughput = Throughput(config, record.lm.model, data.plan)
-    metrics = MetricsCallback(record.folder, resumed.get("rows", []), history, times, throughput)
+    metrics = MetricsCallback(record.folder, resumed.get("rows", []), history, times, throughput, config.verbose)
     checkpoints = CheckpointCallback(
         record.folder / "checkpoints", config.checkpoint, record.env, record.start, times,
         about=lambda: record.state(metrics, validation, checkpoints.ended), best=lambda: validation.best,
@@ -152,6 +155,7 @@ def _train(record: RunRecord, hashes: Hashes) -> Result:
     new = record.env.rank == 0 and not (record.start or record.origin) and extensions == Extensions()
     cache = loss_before_cache(config, data, hashes) if new else None  # callbacks see every validation
     validation = ValidationCallback(data, history, times, resumed.get("validation"), checkpoints.stop_if_told, cache)
+    validation.shows = config.verbose
     record.fill_history(metrics, validation)
     done, steps = data.start, data.plan.steps
     over = done == steps or bool(resumed.get("ended"))

@@ -22,7 +22,7 @@ from vicuna_lit.train.distributed import DistributedEnv, broadcast_object, deter
 from vicuna_lit.train.lineage import check_plan
 from vicuna_lit.train.preemption import Preempted, stop_signal
 from vicuna_lit.train.result import Result
-from vicuna_lit.train.resume import NOTHING, as_begun
+from vicuna_lit.train.resume import NOTHING, as_begun, refused_in
 from vicuna_lit.train.times import Opening
 
 Data = TypeVar("Data", bound=PlannedData)
@@ -81,8 +81,11 @@ def say_plan(process: Process, own: str = "", identity: Mapping[str, Any] = NOTH
     Args:
         own, identity: `described` and `identity` of a script's `Extensions`.
     """
-    check_plan(process.config, Path(process.config.run.dir), identity)
+    folder = Path(process.config.run.dir)
+    check_plan(process.config, folder, identity)
     config, data, _, _ = load_run(process, PlannedData, "meta", own)
+    if why := refused_in(folder, config, identity):
+        console.print(f"note: the run itself would be refused: {why}", style="yellow", markup=False, highlight=False)
     told = {"supervised_tokens": int(data.plan.step_supervised.sum()), "data": data.statistics()}
     return Result("dry_run", config.run.dir, data.plan.steps, **told)
 

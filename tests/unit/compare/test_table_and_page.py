@@ -14,7 +14,7 @@ from vicuna_lit.compare.conclusions import other_files
 from vicuna_lit.compare.report import write_report
 from vicuna_lit.compare.run import figure, read_run
 from vicuna_lit.compare.runs import read_sweep
-from vicuna_lit.compare.table import REPEATS, Mean, baseline_of, settings, table
+from vicuna_lit.compare.table import REPEATS, Mean, baseline_of, named, settings, table
 from vicuna_lit.compare.terminal import show_sweep, show_table
 from vicuna_lit.config.compose import load
 from vicuna_lit.run_folder import RunError
@@ -156,11 +156,33 @@ def test_a_loss_of_ones_own_is_told_by_its_name_and_its_versions_by_their_hash(t
     written("own", module="mine.Smoothed", module_sha256="a" * 64)
     sweep = read_sweep(tmp_path)
     assert sweep.keys == ("module",)
-    assert {sweep.choice(run, "module") for run in sweep.runs} == {"SupervisedModule", "mine.Smoothed"}
-    assert baseline_of(sweep, REPEATS, None) == ("SupervisedModule",), "a script names none first"
+    assert {sweep.choice(run, "module") for run in sweep.runs} == {"plain", "Smoothed"}
+    assert baseline_of(sweep, REPEATS, None) == ("plain",), "a script names none first"
     assert "mine.Smoothed" in shown([{"module": "mine.Smoothed"} | dict.fromkeys(WIDE, "0.1234 ± 0.5678")], capsys)
     written("edited", module="mine.Smoothed", module_sha256="b" * 64)
-    assert read_sweep(tmp_path).keys == ("module", "module_sha256")
+    sweep = read_sweep(tmp_path)
+    assert sweep.keys == ("module", "module_sha256")
+    assert {sweep.choice(run, "module_sha256") for run in sweep.runs} == {"", "aaaaaaaa", "bbbbbbbb"}
+    written("other", module="a.of.<locals>.Smoothed", module_sha256="c" * 64)
+    sweep = read_sweep(tmp_path)
+    assert {sweep.choice(run, "module") for run in sweep.runs} == {"plain", "mine.Smoothed", "a.of.<locals>.Smoothed"}
+
+
+def test_own_losses_of_one_class_are_told_by_the_values_that_they_read(tmp_path):
+    for name, own in {
+        "plain": {},
+        "weak": {"module": "of.<locals>.C", "module_sha256": "a" * 64, "module_values": {"strength": "0.1", "k": "2"}},
+        "strong": {"module": "of.<locals>.C", "module_sha256": "b" * 64, "module_values": {"strength": "1", "k": "2"}},
+    }.items():
+        (tmp_path / name).mkdir()
+        config = {"conversations_per_step": 2, "run": {"name": name}} | own
+        (tmp_path / name / "config.json").write_text(json.dumps(config))
+    sweep = read_sweep(tmp_path)
+    assert sweep.keys == ("module", "module_values.strength")
+    names = [named(dict(zip(sweep.keys, sweep.choices(run, sweep.keys), strict=True))) for run in sweep.runs]
+    assert names == ["module=C, strength=0.1", "module=C, strength=1", "module=plain"]
+    assert baseline_of(sweep, REPEATS, "plain") == ("plain", "")
+    assert baseline_of(sweep, REPEATS, "C, 0.1") == ("C", "0.1")
 
 
 def test_one_run(tmp_path):

@@ -199,6 +199,13 @@ def test_what_hydra_would_answer_with_a_traceback_is_refused():
         "--package: goes with --cfg": "--package optimizer",
         "--experimental-rerun: unpickles": "--experimental-rerun x.pickle",
         "--shell-completion: install=": "--shell-completion query=bash",
+        "--info/-i: invalid choice: 'nope' (choose from 'all'": "--info=nope",
+        "--cfg/-c: expected one argument": "--cfg",
+        "--package=optimisr: the config of --cfg job has no such part (did you mean optimizer?)": (
+            "--cfg job --package optimisr"
+        ),
+        "Could not find 'hydra/launcher/jobli' (launchers and sweepers": "hydra/launcher=jobli",
+        "Could not override 'hydra.foo'": "hydra.foo=1",
     }.items():
         assert problems(*flags.split()).startswith(said)
     for flags in ("--cfg job --resolve --package optimizer", "-sc install=fish", "-sc uninstall=zsh"):

@@ -204,6 +204,8 @@ def test_raw_must_be_given():
     ("override", "expected"),
     [
         ("experiment=vicuna_7b", "experiment=vicuna_7b: this command has no experiment"),
+        ("strategy.kind=ddp", "strategy.kind=ddp: this command has no strategy"),
+        ("+mode.single=x", "mode: unknown key"),
         ("personal_data=false", "personal_data holds keys; set one of them"),
         ("moderation.enabled=true", "give moderation.scorer=package.module:function"),
         ("language.keep=[EN]", "language.keep.0='EN'"),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import numpy as np
@@ -88,8 +88,35 @@ def test_a_class_is_known_by_the_values_that_it_reads_around_it():
 def test_a_class_without_a_source_is_refused():
     names: dict[str, Any] = {"vl": vl, "__name__": "__main__"}
     exec(CELL, names)
-    with pytest.raises(RunError, match="put it into a file"):
+    said = r"module=Scaled\): its source cannot be read .* Python's prompt.* put the class into a file or a notebook"
+    with pytest.raises(RunError, match=said):
         _ = Extensions(module=names["Scaled"]).identity
+
+
+def test_classes_of_values_alone_and_those_that_a_call_makes_are_known_without_a_source_of_their_own(tmp_path):
+    base = run_cell(CELL, "<base of made ones>")
+
+    def double(self: Any, batch: Any) -> Any:
+        return 2 * base.loss(self, batch)
+
+    def half(self: Any, batch: Any) -> Any:
+        return base.loss(self, batch) / 2
+
+    made: list[Any] = [
+        type("Scaled", (base,), more) for more in ({"scale": 3.0}, {"scale": 4.0}, {"loss": double}, {"loss": half})
+    ]
+    identities = [Extensions(module=one).identity for one in [base, *made]]
+    assert len({one["module_sha256"] for one in identities}) == 5
+    assert identities == [Extensions(module=one).identity for one in [base, *made]]
+    with pytest.raises(RunError, match="part is neither a function nor a value"):
+        _ = Extensions(module=cast(Any, type("Scaled", (base,), {"part": property(repr)}))).identity
+    config = vl.load("train", f"run.dir={tmp_path}")
+    write_json(tmp_path / "config.json", settings(config, identities[1]))
+    assert changed_settings(config, tmp_path, identities[1]) == []
+    said = r":\n  module \S+Scaled: what it computes with is another: scale 3\.0 → 4\.0$"
+    with pytest.raises(RunError, match=said):
+        changed_settings(config, tmp_path, identities[2])
+    assert Extensions(module=made[1]).described == "module Scaled (scale 4.0)"
 
 
 WATCHER = """

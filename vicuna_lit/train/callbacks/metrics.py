@@ -28,9 +28,18 @@ class MetricsCallback(L.Callback):
     Args:
         rows: of the steps that are done already; the file begins with them, whatever it holds.
         history: where the same figures go, and those of rows that it lacks.
+        shows: whether the progress is printed.
     """
 
-    def __init__(self, folder: Path, rows: list[StepFigures], history: History, times: Times, throughput: Throughput):
+    def __init__(
+        self,
+        folder: Path,
+        rows: list[StepFigures],
+        history: History,
+        times: Times,
+        throughput: Throughput,
+        shows: bool = True,
+    ):
         self.path, self.rows, self.history, self.times = folder / "metrics.csv", rows, history, times
         self.throughput = throughput
         self.memory = PeakMemory()
@@ -41,6 +50,7 @@ class MetricsCallback(L.Callback):
         """The step after which this start stops, where that is not the run's last."""
         self._tokens = 0
         self._bar: Progress | None = None
+        self._shows = shows
         self._line = Line()
 
     @property
@@ -64,7 +74,7 @@ class MetricsCallback(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Opens the bar."""
         self.memory.step()
-        if self.times.writes and console.is_terminal:
+        if self.times.writes and self._shows and console.is_terminal:
             columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[figures]}"), TimeRemainingColumn())
             done, total = len(self.rows), self.stop or pl_module.plan.steps
             of = f", of {pl_module.plan.steps} in all," if self.stop else ""
@@ -114,7 +124,8 @@ class MetricsCallback(L.Callback):
             | ({"memory/reserved_gib": self.memory.reserved / 2**30} if self.memory.reserved else {})
             | {f"time/{what}_seconds": seconds for what, seconds in spans.items()},
         )
-        self._show(step, plan.steps, loss)
+        if self._shows:
+            self._show(step, plan.steps, loss)
 
     def figures(self, row: StepFigures, plan: Any) -> dict[str, Any]:
         """A step's figures that are the same however often it is taken."""

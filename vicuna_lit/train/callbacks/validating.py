@@ -56,6 +56,8 @@ class ValidationCallback(L.Callback):
     ):
         self.data, self.history, self.times, self.config = data, history, times, data.config
         self.stop_if_told, self._cache = stop_if_told, cache
+        self.shows = True
+        """Whether losses are printed."""
         self._at = 0
         self._every = self.config.validation.interval(data.plan.steps)
         self.losses: dict[int, dict[str, float]] = {}
@@ -101,10 +103,17 @@ class ValidationCallback(L.Callback):
             self._between(trainer, pl_module, start)
         self.times.lap("validation")
         spans = self.times.close(start)
+        names = {} if len(self.data.validation) else {"validation": "sample replies"}  # the span has both
         said = ", ".join(
-            f"{what.rpartition('/')[2]} {seconds:.1f} s" for what, seconds in spans.items() if seconds >= 0.05
+            f"{names.get(what, what.rpartition('/')[2])} {seconds:.1f} s"
+            for what, seconds in spans.items()
+            if seconds >= 0.05
         )
-        console.print(f"before the first step: {said}", highlight=False)
+        self._say(f"before the first step: {said}")
+
+    def _say(self, text: str) -> None:
+        if self.shows:
+            console.print(text, highlight=False)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Every so many steps; after the last, `finish` does."""
@@ -139,9 +148,7 @@ class ValidationCallback(L.Callback):
     def _before_training(self, trainer: L.Trainer, module: Any) -> None:
         """Found again where another run has taken it of the same model and conversations."""
         if known := broadcast_object(self._cache and self._cache.read()):
-            console.print(
-                f"validation loss before training: {known['val/loss']:.4f}, kept from a run before", highlight=False
-            )
+            self._say(f"validation loss before training: {known['val/loss']:.4f}, kept from a run before")
             self.losses[0] = known
             self.history.add(0, known)
             return
@@ -160,7 +167,7 @@ class ValidationCallback(L.Callback):
             self._at = step
             validate(trainer)
             load.gather()
-        console.print(f"validation loss {when}: {module.validation.loss:.4f}", highlight=False)
+        self._say(f"validation loss {when}: {module.validation.loss:.4f}")
         check_validation(step, module.validation.loss)
         self.losses[step] = module.validation.metrics() | load.metrics()
         self.history.add(step, self.losses[step])
