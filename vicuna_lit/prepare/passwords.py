@@ -55,13 +55,13 @@ PGPASS = re.compile(
     r"(?:^|[\"'])[\w.*-]{1,80}:(?:\d{2,5}|\*):[\w*-]{1,64}:[\w*-]{1,64}:(?P<value>[^\s:\"']{4,64})(?=[\"'\s]|\Z)", re.M
 )
 AUTH = re.compile(
-    r"(?i)(?:auth\w{0,10} ?(?:= ?)?|credentials?)\(\s{0,8}(?P<q>[\"'])[^\"'\s]{1,64}(?P=q),\s{0,8}"
+    r"auth\w{0,10} ?(?:= ?)?\(\s{0,8}(?P<q>[\"'])[^\"'\s]{1,64}(?P=q),\s{0,8}"
     r"(?P<p>[\"'])(?P<value>[^\"'\s]{4,64})(?P=p)\s{0,8}\)"
 )
 LOGIN = re.compile(
     r"\blogin\(\s{0,8}(?P<q>[\"'])[^\"'\s]{1,64}@[^\"'\s]{1,64}(?P=q),\s{0,8}(?P<p>[\"'])(?P<value>[^\"']{6,64})(?P=p)"
 )
-PSK = re.compile(r"\b(?:wpa_)?psk ?= ?(?P<q>\"?)(?P<value>(?<=\")[^\"\n]{8,63}|[0-9a-f]{64})(?P=q)")
+PSK = re.compile(r"\b(?:wpa_)?psk=(?P<q>\"?)(?P<value>(?<=\")[^\"\n]{8,63}|[0-9a-f]{64})(?P=q)")
 ANNOUNCED = re.compile(
     r"(?:\b(?:seed|recovery|backup|wallet|secret)[ _-]?(?:recovery )?(?:phrase|words)"
     r"|mnemonic(?:[ _]?(?:phrase|seed|words))?)"
@@ -111,14 +111,10 @@ def at_name(text: str, at: int, end: int) -> Iterator[Span]:
 
 
 def in_calls(text: str, lowered: str) -> Iterator[Span]:
-    """The arguments of calls that log in, and the keys of wireless networks."""
-    if "=" in text:
-        if "auth" in lowered or "redential" in lowered:
-            yield from (found.span("value") for found in AUTH.finditer(text))
-        if "psk" in text:
-            yield from (found.span("value") for found in PSK.finditer(text))
-    if "@" in text and "login(" in text:
-        yield from (found.span("value") for found in LOGIN.finditer(text))
+    """The passwords among the arguments of calls that log in, and the keys of wireless networks."""
+    yield from (found.span("value") for found in AUTH.finditer(lowered))
+    yield from (found.span("value") for found in LOGIN.finditer(text))
+    yield from (found.span("value") for found in PSK.finditer(text))
 
 
 def seed_phrases(lowered: str) -> Iterator[Span]:

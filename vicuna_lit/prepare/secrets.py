@@ -76,22 +76,27 @@ MASK = re.compile(
 """A token that its owner masked: an issuer's prefix, and a row of x."""
 _TAKEN = r"[\"']?([^\s\"'`$%<>(){}\[\]|;&*\\]{6,64}+)(?=[\s\"'`|;&)]|\Z)"
 COMMANDS = {
-    hints: re.compile(before + _TAKEN)
-    for hints, before in {
-        ("login", " -p"): r"(?:docker|podman|az) login\b[^\n|;]{0,160}? -p[ =]?",
-        ("sshpass", " -p"): r"sshpass -p ?",
-        ("| sudo", " -S"): r"\becho (?:-\w )?(?=[\"']?[^\s\"'|]{6,64}[\"']? ?\| ?sudo(?: -\w)* -S)",
-        ("ldap", " -w "): r"ldap\w{3,9}\b[^\n|;]{0,160}? -w ",
-        ("smbclient", "%"): r"smbclient\b[^\n|;%]{0,160}? -U ?[\"']?[\w\\/.@-]{1,64}%",
-        ("mysql", " -p"): r"mysql\w{0,8}\b[^\n|;]{0,160}? -p",  # with a blank behind it a database's name follows
-        ("mariadb", " -p"): r"mariadb[\w-]{0,8}\b[^\n|;]{0,160}? -p",
-        ("mongo", " -p"): r"mongo\w{0,8}\b[^\n|;]{0,160}? -p ?",
-        ("redis-cli", " -a "): r"redis-cli\b[^\n|;]{0,160}? -a ",
-        ("curl", " -"): r"curl\b[^\n|;]{0,240}? (?:-u|--user)[ =]?[\"']?[^\s:/\"']{1,64}:",
-        (" pass:", "-pass"): r"-pass(?:in|out)? pass:",
+    option: {hint: re.compile(before + _TAKEN) for hint, before in commands.items()}
+    for option, commands in {
+        " -p": {
+            "login": r"(?:docker|podman|az) login\b[^\n|;]{0,160}? -p[ =]?",
+            "sshpass": r"sshpass -p ?",
+            "mysql": r"mysql\w{0,8}\b[^\n|;]{0,160}? -p",  # with a blank behind it a database's name follows
+            "mariadb": r"mariadb[\w-]{0,8}\b[^\n|;]{0,160}? -p",
+            "mongo": r"mongo\w{0,8}\b[^\n|;]{0,160}? -p ?",
+        },
+        " -a ": {"redis-cli": r"redis-cli\b[^\n|;]{0,160}? -a "},
+        " -w ": {"ldap": r"ldap\w{3,9}\b[^\n|;]{0,160}? -w "},
+        " -U": {"smbclient": r"smbclient\b[^\n|;%]{0,160}? -U ?[\"']?[\w\\/.@-]{1,64}%"},
+        " -S": {"sudo": r"\becho (?:-\w )?(?=[\"']?[^\s\"'|]{6,64}[\"']? ?\| ?sudo(?: -\w)* -S)"},
+        " -u": {"curl": r"curl\b[^\n|;]{0,240}? -u[ =]?[\"']?[^\s:/\"']{1,64}:"},
+        " --user": {"curl": r"curl\b[^\n|;]{0,240}? --user[ =]?[\"']?[^\s:/\"']{1,64}:"},
+        " pass:": {"-pass": r"-pass(?:in|out)? pass:"},
     }.items()
 }
-"""Where a command takes a password that no name announces; by what stands in such a text."""
+"""Where a command takes a password that no name announces: by its option, and a text in the command."""
+OPTIONS = re.compile(r" -(?:[pawUSu]|-user)")
+"""Before the password, or before what holds it; openssl's is `-passin`."""
 QUERY = re.compile(r"[?&](?:appid|sig|signature|key|auth)=([\w%+/=.~-]{20,200}+)")
 URL_PASSWORD = re.compile(r"://[^\s:/@\"'<>\[\]]{0,64}:([^\s/@\"'<>\[\]{}$]{3,128})@(?=[\w\[])")
 DISCORD = re.compile(r"[MNO](?<![\w.-].)[\w-]{23,27}\.[\w-]{6}\.[\w-]{27,40}(?![\w.-])")
@@ -214,7 +219,7 @@ def _spans(text: str, lowered: str) -> Iterator[tuple[int, int]]:
             yield from _named(text, lowered, names)
     yield from _named(text, lowered, NAMES if text.isascii() else NAMES + FOREIGN_NAMES)
     yield from _chosen(text, lowered)
-    if "key" in lowered:
+    if "key" in lowered and ("api" in lowered or "private" in lowered):
         yield from _named(text, lowered, NAMES_OF_KEYS)
 
 
@@ -250,7 +255,7 @@ def _named(text: str, lowered: str, names: Sequence[str]) -> Iterator[tuple[int,
                     compared = COMPARED.search(text[before:at])
                     if compared and (span := _value(compared, name)):
                         yield span[0] + before, span[1] + before
-            if name == "pass":
+            if name == "pass" and not text[at - 1 : at].isspace():
                 yield from (span for span in at_name(text, at, end) if _is_taken(text[slice(*span)]))
             at = lowered.find(name, end)
 
@@ -259,12 +264,12 @@ def _chosen(text: str, lowered: str) -> Iterator[tuple[int, int]]:
     """Masked tokens, phrases of wallets, and passwords of commands and calls."""
     if "xxxxxx" in lowered:
         yield from (found.span() for found in MASK.finditer(text))
-    if " -" in text:
-        for hints, pattern in COMMANDS.items():
-            if hints[0] in text and hints[1] in text:
-                yield from (f.span(1) for f in pattern.finditer(text) if _is_taken(f[1]))
-    yield from (span for span in in_calls(text, lowered) if _is_taken(text[slice(*span)]))
-    if "phrase" in lowered or "mnemonic" in lowered:
+    if " -" in text and OPTIONS.search(text):
+        for pattern in (p for option in COMMANDS if option in text for h, p in COMMANDS[option].items() if h in text):
+            yield from (f.span(1) for f in pattern.finditer(text) if _is_taken(f[1]))
+    if ("=" in text and ("auth" in lowered or "psk=" in text)) or ("@" in text and "login(" in text):
+        yield from (span for span in in_calls(text, lowered) if _is_taken(text[slice(*span)]))
+    if "phrase" in lowered or ("=" in text and "mnemonic" in lowered):
         yield from seed_phrases(lowered)
 
 
