@@ -66,10 +66,16 @@ class Tidy:
         self._unescape = config.unescape
         self._most = 2 + len(config.rules)
         rules = [_Rule(name, rule.hint, rule.where == "end", rule) for name, rule in config.rules.items()]
-        self._rules = {
-            role: tuple(one for one in rules if role in one.rule.roles)
-            for role in dict.fromkeys(role for one in rules for role in one.rule.roles)
-        }
+        roles = dict.fromkeys(role for one in rules for role in one.rule.roles)
+        self._rules, self._first = (
+            {
+                role: tuple(one for one in rules if role in one.rule.roles and (one.rule.where == "start") is first)
+                for role in roles
+            }
+            for first in (False, True)
+        )
+        self._hints = {role: tuple(one.hint for one in first) for role, first in self._first.items()}
+        """With which a text begins that a rule with `where: start` may change: asked for all at once."""
 
     def __call__(self, conversation: Conversation, tally: Counter[str]) -> Conversation:
         """The conversation itself where nothing is changed."""
@@ -84,13 +90,17 @@ class Tidy:
         if "\r" in text:
             text = text.replace("\r\n", "\n")  # the rules know one end of a line
         applied: dict[str, None] = {}
-        rules = self._rules.get(turn.role, ())
+        rules, hints = self._rules.get(turn.role, ()), self._hints.get(turn.role, ())
         for _ in range(self._most):  # one label may stand behind another
             before = text
             if self._unescape and _is_escaped(text):
                 text = change_outside(text, protected(text), _unescape_as(turn.role))
                 if text != before:
                     applied["markdown_escapes"] = None
+            if text[:1].isspace() or text.startswith(hints):
+                for name, _, _, rule in self._first.get(turn.role, ()):
+                    if (changed := _apply(rule, text)) != text:
+                        text, applied[name] = changed, None
             end = text[-END:]
             for name, hint, at_end, rule in rules:
                 if hint in (end if at_end else text) and (changed := _apply(rule, text)) != text:
@@ -113,6 +123,8 @@ def _apply(rule: TidyRule, text: str) -> str:
     pattern, code = _compiled(rule.pattern, rule.where), protected(text, formulas=False)
     if rule.where == "anywhere":
         return change_outside(text, code, lambda part: pattern.sub(rule.replacement, part))
+    if rule.where == "start":
+        return pattern.sub(rule.replacement, text, count=1)
     found = pattern.search(text, max(0, len(text) - END) if rule.where == "end" else 0)
     if found is None:
         return text
@@ -122,7 +134,8 @@ def _apply(rule: TidyRule, text: str) -> str:
 
 @cache
 def _compiled(pattern: str, where: str) -> re.Pattern[str]:
-    return re.compile(rf"(?:{pattern})\s*\Z" if where != "anywhere" else pattern, re.M)
+    around = {"anywhere": pattern, "start": rf"\A\s*(?:{pattern})"}
+    return re.compile(around.get(where, rf"(?:{pattern})\s*\Z"), re.M)
 
 
 @cache
