@@ -105,7 +105,7 @@ def at_name(text: str, at: int, end: int) -> Iterator[Span]:
         if text.endswith(before, 0, at) and (found := pattern.match(text, end)):
             yield found.span("value")
     if text.endswith("pg", 0, at):
-        yield from (found.span("value") for found in PGPASS.finditer(text))
+        yield from (found.span("value") for found in PGPASS.finditer(text, max(0, at - 400), end + 800))
     if found := TERRAFORM.match(text, end):
         yield found.span("value")
 
