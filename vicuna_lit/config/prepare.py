@@ -44,10 +44,10 @@ class TidyRule(Config):
     """One kind of text that is not the speaker's: a button, a label, a template."""
 
     roles: tuple[Role, ...]
-    where: Literal["end", "whole", "anywhere"]
-    """The last of the text; the text from a match of the pattern to its end; or each match outside code."""
+    where: Literal["start", "end", "whole", "anywhere"]
+    """The first of the text; its last; the text from a match of the pattern to its end; or each match outside code."""
     hint: str
-    """A text that every match holds; turns without it are not searched."""
+    """A text that every match holds, or at the start begins with; turns without it are not searched."""
     pattern: str
     """Python's regular expression; `^` and `$` are the ends of lines."""
     replacement: str

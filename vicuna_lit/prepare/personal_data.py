@@ -16,10 +16,16 @@ from vicuna_lit.prepare.secrets import find_secrets, small_letters
 Span = tuple[int, int]
 EMAIL = re.compile(  # ASCII alone: in scripts without blanks words stand right beside an address
     r"(?<![A-Za-z0-9._%+/-])(?=[._%+-]*[A-Za-z0-9])[A-Za-z0-9._%+-]{1,64}+(?:\\_[A-Za-z0-9._%+-]{1,64}+){0,4}+"
-    r"@(?<!\bgit@)(?!example\.|\dx\.|v\d)(?:[A-Za-z0-9-]{1,63}\.){1,8}"
+    r"@(?<!\bgit@)(?!example\.|\dx\.|v\d)(?:[A-Za-z0-9À-ɏ-]{1,63}\.){1,8}"
     r"(?!(?:png|jpe?g|gif|svg|webp|pdf|js|ts|css|json|py|md|html|yaml|service|socket|host)\b)[A-Za-z]{2,24}"
     r"(?![A-Za-z0-9-]|\.[A-Za-z]|:[~/]|:[\w.-]{1,64}/|:[\w-]{1,64}\.git\b|/)"  # no target of ssh, package, image
 )
+SPELLED = re.compile(
+    r"(?<![\w.%+-])[a-z0-9._%+-]{2,64} ?[\[(]at[\])] ?"
+    r"(?:[a-z0-9-]{2,63} ?(?:\.|[\[(](?:dot|punkt|point|punto)[\])]) ?){1,4}"
+    r"(?!(?:png|jpe?g|gif|svg|pdf|js|ts|css|json|py|md|html|yaml)\b)[a-z]{2,12}\b"
+)
+"""An address as people write it against robots: `ada [at] mail [dot] com`."""
 COPYING = re.compile(r"\b(?:scp|rsync|sftp|ssh)\b[^\n]{0,256}\Z")
 """Before the host of a file: `scp a joe@host.com:b`."""
 USER_OF_LINK = re.compile(r"://[\w.~%+:$*{}-]{0,256}@", re.ASCII)
@@ -35,13 +41,21 @@ CARD = re.compile(
     r"\d(?<![\w.+-].)(?:\d{12,18}|\d{3}([ -])\d{4}\1\d{4}\1\d{4}|(?<=3)\d{3}([ -])\d{6}\2\d{5})(?![\w-]|\.\d| \d)"
 )
 ANNOUNCED = re.compile(
-    r"(?: ?(?:number|no|nr|is)\b)?[ ]?[.:]{0,2}\s?(\(?0?\d{1,5}\)?(?:[ ./-]{0,2}\d{2,5}){2,5})(?![\w/=-]|\.\d)"
+    r"[^\W\d_]{0,12}+(?P<link>(?:[ .]{1,2}(?:n(?:umber|o|r|um|úmero|uméro|umero|umer|ummer|umaras[ıi]|umaram|º|°)"
+    r"|номер\w?|नंबर|saya|kom|mobile?|phone|is|est|es|ist|lautet|le|è|é)\b){0,3}[. ]{0,2}[:：]{0,2})\s?"
+    r"(\(?\d{1,5}\)?(?:[ ./-]{0,3}\(?\d{1,5}\)?){2,5})(?![A-Za-z\d_/=-]|\.\d)"
 )
-"""A national number, behind a word that announces it."""
+"""A national number, behind a word that announces it: the rest of that word, and what may stand between."""
+WEAK = re.compile(r"[1-79][\d.]{0,4}[ ./-].*")
+"""A number that without a sign or a word between may be a row of any numbers."""
+NO_NUMBER = re.compile(r"(?:(?:19|20)\d\d\b[ ./-]*)+(?:[01]?\d\b.*)?|\d+(?:[.,]\d+)?0{5,}|(?:\d{1,3}[ .])?(\d)\1{5,}")
+"""Years, dates, and round numbers."""
 ANNOUNCING = (
-    "phone", "telephone", "tel", "telefon", "tél", "mobile", "cell", "fax", "whatsapp", "handy",
-    "☎", "📞", "전화", "전화번호", "휴대폰", "電話", "電話番号", "电话", "手机",
+    "tel", "phone", "mob", "cel", "fax", "whatsapp", "handy", "natel", "portable", "no. hp", "tlf", "fone",
+    "tél", "móvil", "☎", "📞", "전화", "휴대", "핸드폰", "연락처", "電話", "携帯", "电话", "手机", "手機", "тел", "моб",
+    "điện thoại", "sđt", "טלפון", "נייד", "رقم", "جوال", "هاتف", "मोबाइल", "फ़ोन", "फोन",
 )  # fmt: skip
+"""Beginnings of such words."""
 ANNOUNCING_ASCII = tuple(word for word in ANNOUNCING if word.isascii())
 
 
@@ -125,17 +139,28 @@ def signs(text: str) -> set[str]:
 
 
 def _announced(text: str, lowered: str) -> Iterator[Span]:
-    ends = set[int]()
     for word in ANNOUNCING_ASCII if text.isascii() else ANNOUNCING:
         at = lowered.find(word)
         while at >= 0:
             end = at + len(word)
-            alone = not word[0].isascii() or not (lowered[at - 1 : at].isalnum() or lowered[end : end + 1].isalpha())
-            found = ANNOUNCED.match(lowered, end) if alone and end not in ends else None
-            if found and 7 <= sum(c.isdigit() for c in found[1]) <= 15:
-                ends.add(end)
-                yield found.span(1)
+            alone = not (word[0].isalpha() and word[0] < "\u0590" and lowered[at - 1 : at].isalnum())
+            found = ANNOUNCED.match(lowered, end) if alone else None
+            if found and _is_announced(found["link"], found[2]):
+                yield found.span(2)
             at = lowered.find(word, end)
+
+
+def _is_announced(link: str, number: str) -> bool:
+    """Whether a number behind a word for telephones is one, by its digits and by what stands between."""
+    if not 7 <= sum(c.isdigit() for c in number) <= 15 or NO_NUMBER.fullmatch(number):
+        return False
+    return bool(link.strip()) or not WEAK.fullmatch(number)
+
+
+def _spelled(text: str, lowered: str) -> Iterator[Span]:
+    """Addresses whose `@` is spelled."""
+    if ("[" in text and "[at]" in lowered) or ("(" in text and "(at)" in lowered):
+        yield from (found.span() for found in SPELLED.finditer(lowered))
 
 
 def _emails(text: str, _: str) -> Iterator[Span]:
@@ -156,6 +181,7 @@ FINDERS: tuple[Finder, ...] = (
     ("phone", "digits", _announced),
     ("iban", "digits", _ibans),
     ("email", "@", _emails),
+    ("email", "", _spelled),
     ("card", "card", _matches(CARD, _is_card)),
     ("ssn", "-", _matches(SSN)),
     ("ip", "", _matches(IP, _is_public)),

@@ -9,6 +9,8 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from vicuna_lit.prepare.passwords import at_name, in_calls, is_word, seed_phrases, words
+
 # Possessive, and begun only where a word begins: no text, however long, takes more than linear time.
 _LETTERS = {
     "sk-": r"(?!ssh-|ecdsa-)(?:proj-|ant-|svcacct-|or-v1-)?[A-Za-z0-9_-]{20,}+",  # none is the name of a cipher of SSH
@@ -31,6 +33,11 @@ _LETTERS = {
     "pplx-": r"[A-Za-z0-9]{32,}+", "pcsk_": r"\w{40,}+", "lsv2_": r"\w{32,}+", "sbp_": r"[a-f0-9]{40}",
     "EAACEdEose0cBA": r"[A-Za-z0-9]{20,}+", "AGE-SECRET-KEY-1": r"[A-Z0-9]{40,}+",
     "cmVmd": r"[A-Za-z0-9]{59}", "nvapi-": r"[\w-]{40,}+", "dckr_": r"(?:pat|oat)_[\w-]{20,}+",
+    "sb_secret_": r"[\w-]{20,}+", "nfp_": r"[A-Za-z0-9]{36,}+", "napi_": r"[a-z0-9]{40,}+", "glc_": r"[\w-]{40,}+",
+    "phx_": r"[A-Za-z0-9]{40,}+", "tskey-": r"[a-z]{3,9}-[\w-]{20,}+", "ATBB": r"[A-Za-z0-9]{32}",
+    "HRKU-": r"[\w-]{36,}+", "pul-": r"[a-f0-9]{40}", "rubygems_": r"[a-f0-9]{48}", "sq": r"[apu]_[a-f0-9]{40}",
+    "CCIPAT_": r"\w{40,}+", "tgp_v1_": r"[\w-]{40,}+", "re_": r"[A-Za-z0-9]{8}_[A-Za-z0-9]{20,}+", "vcp_": r"\w{40,}+",
+    "LTAI": r"(?=[A-Za-z]*\d)[A-Za-z0-9]{20}",
 }  # fmt: skip
 """Tokens of letters, digits, `_` and `-` alone: a long row of those begins with the hint."""
 _OTHERS = {
@@ -79,19 +86,28 @@ COMMANDS = {
             "mongo": r"mongo\w{0,8}\b[^\n|;]{0,160}? -p ?",
         },
         " -a ": {"redis-cli": r"redis-cli\b[^\n|;]{0,160}? -a "},
-        " -": {"curl": r"curl\b[^\n|;]{0,240}? (?:-u|--user)[ =]?[\"']?[^\s:/\"']{1,64}:"},
-        "-pass": {" pass:": r"-pass(?:in|out)? pass:"},
+        " -w ": {"ldap": r"ldap\w{3,9}\b[^\n|;]{0,160}? -w "},
+        " -U": {"smbclient": r"smbclient\b[^\n|;%]{0,160}? -U ?[\"']?[\w\\/.@-]{1,64}%"},
+        " -S": {"sudo": r"\becho (?:-\w )?(?=[\"']?[^\s\"'|]{6,64}[\"']? ?\| ?sudo(?: -\w)* -S)"},
+        " -u": {"curl": r"curl\b[^\n|;]{0,240}? -u[ =]?[\"']?[^\s:/\"']{1,64}:"},
+        " --user": {"curl": r"curl\b[^\n|;]{0,240}? --user[ =]?[\"']?[^\s:/\"']{1,64}:"},
+        " pass:": {"-pass": r"-pass(?:in|out)? pass:"},
     }.items()
 }
 """Where a command takes a password that no name announces; by what stands in such a text: the option, which few texts
 hold, then the command."""
+OPTIONS = re.compile(r" -(?:[pawUSu]|-user)")
+"""Before the password, or before what holds it; openssl's is `-passin`."""
 QUERY = re.compile(r"[?&](?:appid|sig|signature|key|auth)=([\w%+/=.~-]{20,200}+)")
 URL_PASSWORD = re.compile(r"://[^\s:/@\"'<>\[\]]{0,64}:([^\s/@\"'<>\[\]{}$]{3,128})@(?=[\w\[])")
 DISCORD = re.compile(r"[MNO](?<![\w.-].)[\w-]{23,27}\.[\w-]{6}\.[\w-]{27,40}(?![\w.-])")
 DISCORD_END = re.compile(r"\.[\w-]{6}\.[\w-]{27}")
 NAMES = ("secret", "pass", "pw")
 FOREIGN_NAMES = ("密码", "密碼", "パスワード", "비밀번호", "пароль", "contraseña")
-NAMES_OF_TOKENS = ("key", "token", "passphrase", "credential", "bearer", "authorization", "_auth", "키", "密钥")
+NAMES_OF_TOKENS = (
+    "key", "token", "passphrase", "credential", "bearer", "authorization", "_auth", '"auth"', "sess", "sid", "li_at",
+    "키", "密钥",
+)  # fmt: skip
 """Names with a value that is a long row of characters, or else no secret."""
 NAMES_OF_PASSWORDS = ("pass", "pw", "passphrase", *FOREIGN_NAMES)
 NAMES_OF_KEYS = ("api_key", "apikey", "api-key", "private_key", "privatekey", "private-key")
@@ -101,9 +117,11 @@ KEY_OF = re.compile(
     r"|iam|ibm|cloud\w{0,3}|softlayer|\bsl|subscription|service|app|bot|admin|storage|session|deploy\w{0,5}|publish\w{0,5}|rapid\w{0,4})"
     r"[ _.-]{0,2}$"
 )
+SESSION = re.compile(r"(?:ion)?[_-]?id|ion[_\"':=]")
+"""Behind `sess`, in the name of a session's cookie."""
 VALUE = re.compile(
     r"[\w-]{0,24}+(?![\w-])(?:(?:\[\w{0,8}\])?[\"'`\])>]{0,3}\s{0,4}(?:=>|:=|!?={1,3}|[:,>(]|\bis\b)|[\"'`]?)"
-    r"[ \t]*(?:(?i:bearer|basic|token) )?"
+    r"[ \t]*(?:(?i:bearer|basic|token) |s%3A)?"
     r"(?:(?<!\w)@?(?P<quote>[\"'`])(?P<quoted>[^\s\"'`]{8,200})(?P=quote)|(?P<bare>[A-Za-z0-9+/_=.~!-]{16,400})"
     r"|(?P<signs>[^\s\"'`]{10,200}))"
 )
@@ -114,8 +132,8 @@ CHOSEN = re.compile(
     r"(?P<chosen>[^\s\"'`<>(){}\[\],;&|$%*\\\x80-\U0010ffff]{6,64}+)(?=(?P<code>[,;])|[\s\"'`&<\x80-\U0010ffff]|\Z)"
 )
 """A password of few characters without quotes, behind its name."""
-OPTION = re.compile(r"(?:--[\w-]{0,20}|\blogin \S{1,64}\s{1,4})\Z")
-"""Before a name whose value stands behind a blank: an option, a line of .netrc."""
+OPTION = re.compile(r"(?:--[\w-]{0,20}|\blogin \S{1,64}\s{1,4}|\bnmcli\b[^\n|;]{0,80} )\Z")
+"""Before a name whose value stands behind a blank: an option, a line of .netrc, a network to join."""
 CODE = re.compile(r"[A-Za-z_\d)]\.[A-Za-z_]|->|::|\A[a-z\d]+_\w+\Z|\A[a-z]+[A-Z][A-Za-z]*\d?\Z")
 """Of a value that is an expression or a variable of a program."""
 COMPARED = re.compile(r"([\"'`])(?P<quoted>[^\s\"'`]{8,200})\1 ?[!=]==? ?[\w.]{0,24}\Z")
@@ -202,11 +220,8 @@ def _spans(text: str, lowered: str) -> Iterator[tuple[int, int]]:
             yield from _named(text, lowered, names)
     if names := [name for name in (NAMES if text.isascii() else NAMES + FOREIGN_NAMES) if name in lowered]:
         yield from _named(text, lowered, names)
-    if "xxxxxx" in lowered:  # masked by its owner
-        yield from (found.span() for found in MASK.finditer(text))
-    if "-" in text and " -" in text:
-        yield from _of_commands(text)
-    if "key" in lowered:
+    yield from _chosen(text, lowered)
+    if "key" in lowered and ("api" in lowered or "private" in lowered):
         yield from _named(text, lowered, NAMES_OF_KEYS)
 
 
@@ -239,36 +254,45 @@ def _named(text: str, lowered: str, names: Sequence[str]) -> Iterator[tuple[int,
                     yield span
                 elif name in NAMES_OF_PASSWORDS:
                     yield from _behind(text, at, end)
+                    yield from words(text, at, end)
                 if "=" in text[max(0, at - 28) : at]:
                     before = max(0, at - 240)
                     compared = COMPARED.search(text[before:at])
                     if compared and (span := _value(compared, name)):
                         yield span[0] + before, span[1] + before
+            if name == "pass" and not text[at - 1 : at].isspace():
+                yield from (span for span in at_name(text, at, end) if _is_taken(text[slice(*span)]))
             at = lowered.find(name, end)
 
 
-def _of_commands(text: str) -> Iterator[tuple[int, int]]:
-    for option, commands in COMMANDS.items():
-        if option in text:
-            for pattern in (pattern for command, pattern in commands.items() if command in text):
-                yield from (f.span(1) for f in pattern.finditer(text) if _is_chosen(f[1]))
+def _chosen(text: str, lowered: str) -> Iterator[tuple[int, int]]:
+    """Masked tokens, phrases of wallets, and passwords of commands and calls."""
+    if "xxxxxx" in lowered:
+        yield from (found.span() for found in MASK.finditer(text))
+    if " -" in text and OPTIONS.search(text):
+        for pattern in (p for option in COMMANDS if option in text for h, p in COMMANDS[option].items() if h in text):
+            yield from (f.span(1) for f in pattern.finditer(text) if _is_taken(f[1]))
+    if ("=" in text and ("auth" in lowered or "psk=" in text)) or ("@" in text and "login(" in text):
+        yield from (span for span in in_calls(text, lowered) if _is_taken(text[slice(*span)]))
+    if "phrase" in lowered or ("=" in text and "mnemonic" in lowered):
+        yield from seed_phrases(lowered)
 
 
 def _is_name(lowered: str, name: str, at: int, end: int) -> bool:
     """Whether what was found is a secret's name: no word that only begins so, no name of a signed assembly of .NET."""
+    alone = not lowered[end : end + 1].isalnum()
     match name:
         case "key":
             return KEY_OF.search(lowered, max(0, at - 24), at) is not None
+        case "sess":
+            return SESSION.match(lowered, end) is not None
+        case "sid":
+            return alone and (not lowered[at - 1 : at].isalpha() or lowered.endswith("ps", 0, at))
         case "token":
             return not lowered.endswith("publickey", 0, at)
-        case "pass":
-            return lowered.startswith("w", end) or (
-                lowered.endswith("_", 0, at) and not lowered[end : end + 1].isalnum()
-            )
-        case "pw":
-            return lowered.startswith("d", end) or (
-                lowered.endswith("_", 0, at) and not lowered[end : end + 1].isalnum()
-            )
+        case "pass" | "pw":
+            longer = ("w", "phrase") if name == "pass" else "d"
+            return lowered.startswith(longer, end) or (alone and lowered.endswith("_", 0, at))
         case _:
             return True
 
@@ -282,12 +306,18 @@ def _behind(text: str, at: int, end: int) -> Iterator[tuple[int, int]]:
     if found["blank"] and not OPTION.search(text[max(0, at - 90) : at]):
         return
     value = found["chosen"].rstrip(".!?:") if found["is"] else found["chosen"]
-    if _is_chosen(value) and not CODE.search(value):
+    listed = found["code"] == ";" and text.endswith(";", 0, at)  # of a connection string, no expression
+    if _is_chosen(value) and (listed or not CODE.search(value)):
         yield found.start("chosen"), found.start("chosen") + len(value)
 
 
 def _is_chosen(value: str) -> bool:
     return _is_password(value) and not (PLACEHOLDER.search(value) or SEQUENCE.search(value))
+
+
+def _is_taken(value: str) -> bool:
+    """Whether what stands in a password's place is one: there a word counts, too."""
+    return _is_chosen(value) or is_word(value)
 
 
 def _value(found: re.Match[str], name: str) -> tuple[int, int] | None:

@@ -66,10 +66,16 @@ class Tidy:
         self._unescape = config.unescape
         self._most = 2 + len(config.rules)
         rules = [_Rule(name, rule.hint, rule.where == "end", rule) for name, rule in config.rules.items()]
-        self._rules = {
-            role: tuple(one for one in rules if role in one.rule.roles)
-            for role in dict.fromkeys(role for one in rules for role in one.rule.roles)
-        }
+        roles = dict.fromkeys(role for one in rules for role in one.rule.roles)
+        self._rules, self._first = (
+            {
+                role: tuple(one for one in rules if role in one.rule.roles and (one.rule.where == "start") is first)
+                for role in roles
+            }
+            for first in (False, True)
+        )
+        self._beginnings = {role: tuple(one.hint for one in first) for role, first in self._first.items()}
+        """With which a text begins that a rule with `where: start` may change: asked for all at once."""
         self._hints = {
             role: tuple(tuple(one.hint for one in of if one.at_end == at_end) for at_end in (True, False))
             for role, of in self._rules.items()
@@ -83,10 +89,14 @@ class Tidy:
 
     def _may_change(self, text: str, role: str) -> bool:
         """Whether a sign of any rule is there: in one turn of ten."""
-        if "\r" in text or (self._unescape and _is_escaped(text)):
+        if "\r" in text or (self._unescape and _is_escaped(text)) or self._may_begin(text, role):
             return True
         at_end, anywhere = self._hints.get(role, ((), ()))
         return (bool(at_end) and any(map(text[-END:].__contains__, at_end))) or any(map(text.__contains__, anywhere))
+
+    def _may_begin(self, text: str, role: str) -> bool:
+        beginnings = self._beginnings.get(role)
+        return bool(beginnings) and (text[:1].isspace() or text.startswith(beginnings))
 
     def _tidied(self, turn: Turn, tally: Counter[str]) -> Turn:
         text = turn.content
@@ -102,6 +112,10 @@ class Tidy:
                 text = change_outside(text, protected(text), _unescape_as(turn.role))
                 if text != before:
                     applied["markdown_escapes"] = None
+            if self._may_begin(text, turn.role):
+                for name, _, _, rule in self._first.get(turn.role, ()):
+                    if (changed := _apply(rule, text)) != text:
+                        text, applied[name] = changed, None
             end = text[-END:]
             for name, hint, at_end, rule in rules:
                 if hint in (end if at_end else text) and (changed := _apply(rule, text)) != text:
@@ -124,6 +138,8 @@ def _apply(rule: TidyRule, text: str) -> str:
     pattern, code = _compiled(rule.pattern, rule.where), protected(text, formulas=False)
     if rule.where == "anywhere":
         return change_outside(text, code, lambda part: pattern.sub(rule.replacement, part))
+    if rule.where == "start":
+        return pattern.sub(rule.replacement, text, count=1)
     found = pattern.search(text, max(0, len(text) - END) if rule.where == "end" else 0)
     if found is None:
         return text
@@ -133,7 +149,8 @@ def _apply(rule: TidyRule, text: str) -> str:
 
 @cache
 def _compiled(pattern: str, where: str) -> re.Pattern[str]:
-    return re.compile(rf"(?:{pattern})\s*\Z" if where != "anywhere" else pattern, re.M)
+    around = {"anywhere": pattern, "start": rf"\A\s*(?:{pattern})"}
+    return re.compile(around.get(where, rf"(?:{pattern})\s*\Z"), re.M)
 
 
 @cache

@@ -62,6 +62,50 @@ def test_what_was_added_is_gone_and_counted(before: str, after: str, rule: str):
     assert Tidy(off)(talk, Counter()) == talk
 
 
+def test_what_todays_chats_add_to_a_reply_is_gone_and_counted():
+    for rule, before, after in (
+        ("said by", "ChatGPT said:\nParis.", "Paris."),
+        ("said by heading", "##### ChatGPT said:\n\nParis.", "Paris."),
+        ("thought for", "ChatGPT said:\nThought for 1m 12s\n\nParis.", "Paris."),
+        ("thought for", " \nThought for a few seconds >\nParis.", "Paris."),
+        ("show thinking", "Show thinking \n\nParis.", "Paris."),
+        ("searched", "Searched 5 sites\nParis.", "Paris."),
+        ("searched", "Searching the web…\n\nParis.", "Paris."),
+        ("analyzing", "Analyzing...\nThe mean is 3.", "The mean is 3."),
+        ("memory updated", "Updated saved memory\nGot it.", "Got it."),
+        ("source marks", "Blue 【12:3†report.pdf】 indeed【4†source】.", "Blue indeed."),
+        ("citation marks", "It rose citeturn0search1turn0news2.", "It rose."),
+        ("citation marks", "It rose. \ue200cite\ue202turn0search1\ue202turn0view4\ue201", "It rose."),
+        ("citation marks", "It rose. :contentReference[oaicite:2]{index=2}", "It rose."),
+        ("page buttons", "Paris is it.\nCopy\nRetry", "Paris is it."),
+        ("page buttons", "Paris.\nCopy\nGood response\nBad response\nRead aloud\nEdit", "Paris."),
+        ("page buttons", "Paris.\n\nShare\n\nExport\n\nRewrite\n", "Paris."),
+        ("sources button", "Paris is the capital.\n\nSources", "Paris is the capital."),
+        ("mistakes notice", "Paris.\n\nChatGPT can make mistakes. Check important info.", "Paris."),
+    ):
+        tally: Counter[str] = Counter()
+        assert (tidied(before, "assistant", tally), tally[f"turns tidied: {rule}"]) == (after, 1), before
+        assert tidied(f"```\n{before}\n```", "assistant") == f"```\n{before}\n```"
+
+
+def test_what_only_sounds_like_furniture_stays():
+    for text in (
+        "You said:\nParis is large. Is it?",
+        "I thought for 12 seconds\nand answered.",
+        "Thought for 12 seconds about it, then she left.\nThe end.",
+        "Show thinking skills\nby examples.",
+        "Searched the web for you and found:\n- a",
+        "The menu has:\nCopy\nRetry\nEdit",
+        "Then press\nRetry",
+        "Lists:\n\nSources",
+        "Sources\n- a\n- b",
+        "Use `【4†source】`; the † marks the dead 【note】; please cite turnover figures.",
+        "ChatGPT can make mistakes, so check.",
+        "# Claude said: a play\nAct 1",
+    ):
+        assert (tidied(text, "assistant"), tidied(text, "user")) == (text, text)
+
+
 @pytest.mark.parametrize(
     "text",
     [
