@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationInfo, field_validator
 
-from vicuna_lit.config.base import Config, NonNegative, RunConfig
+from vicuna_lit.config.base import AnyPath, Config, NonNegative, RunConfig
 from vicuna_lit.config.evaluate import EndpointConfig, ModelRef
 from vicuna_lit.config.template import TemplateConfig, TemplateDate
 
@@ -26,7 +26,7 @@ class WordsConfig(ModeratorConfig):
     """A list of phrases on this machine."""
 
     kind: Literal["words"]
-    phrases: str
+    phrases: AnyPath
     """A text file, a phrase a line; `package://name/file` looks inside an installed package."""
 
 
