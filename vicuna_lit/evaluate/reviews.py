@@ -130,7 +130,7 @@ def read_votes(rows: Sequence[tuple[str, dict[str, Any]]]) -> tuple[list[Review]
         two = len(models) == len(set(models)) == 2 and [len(side) for side in replies] == [len(asked)] * 2
         if choice not in list(WINNERS) or not two:
             raise DataError(
-                f"{where}: a vote is {', '.join(WINNERS)}, on two different models with a reply of each to every turn; "
+                f"{where}: a vote is {', '.join(WINNERS)}, on two models with a reply of each to every turn; "
                 f"here {choice!r}, on {len(models)} models, with {' and '.join(str(len(s)) for s in replies)} replies "
                 f"to {len(asked)} turns"
             )

@@ -3,13 +3,10 @@
 from vicuna_lit.config.choices import FinetuneConfig, LoraConfig
 from vicuna_lit.config.train import TrainConfig
 from vicuna_lit.data.conversation import DataError
-from vicuna_lit.data.model_folder import refuse_adapter
+from vicuna_lit.data.model_folder import refuse_adapter, refuse_no_tokenizer
 from vicuna_lit.data.source import Sources
 from vicuna_lit.paths import ModelError, locate_model, need_package
 from vicuna_lit.tracking.server import check_wandb
-
-TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "spiece.model")
-"""One of these lies in the folder of a tokenizer."""
 
 
 def refuse_early(config: TrainConfig) -> None:
@@ -27,9 +24,7 @@ def refuse_early(config: TrainConfig) -> None:
         if place.is_dir() and not (place / "config.json").is_file():
             raise ModelError(f"{place}: no model is in this folder (config.json); model.path=<a Hugging Face folder>")
     if config.tokenizer_path:
-        place = locate_model(config.tokenizer_path)
-        if place.is_dir() and not any((place / name).is_file() for name in TOKENIZERS):
-            raise ModelError(f"{place}: no tokenizer is in this folder (tokenizer.json); model.tokenizer=<its folder>")
+        refuse_no_tokenizer(locate_model(config.tokenizer_path), "; model.tokenizer=<its folder>")
     need_adapters(config.finetune)
     if not config.dry_run and config.finetune.kind == "qlora":
         need_package("bitsandbytes", "finetune=qlora", extra="qlora")
