@@ -1,5 +1,6 @@
 """A run is its folder: files that are whole or not there, and the same command finding its own results."""
 
+import errno
 import fcntl
 import json
 import os
@@ -239,6 +240,10 @@ def check_replaceable(folder: Path) -> None:
         )
 
 
+_NOT_OURS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
+"""Why a folder cannot be made or written to that is somebody else's, read-only, or no place for one."""
+
+
 @contextmanager
 def locked(
     folder: Path,
@@ -281,8 +286,14 @@ def _lock(folder: Path) -> IO[str] | None:
     if os.path.lexists(folder) and not folder.is_dir():
         what = "is a link to a folder that is not there" if folder.is_symlink() else "exists and is no run folder"
         raise RunError(f"{folder}: {what}; choose another with run.dir=<folder>")
-    folder.mkdir(parents=True, exist_ok=True)
-    file = (folder / LOCK).open("a+")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / LOCK).open("a+")
+    except OSError as error:
+        if error.errno not in _NOT_OURS:
+            raise
+        said = f"nothing can be written there ({os.strerror(error.errno)})"
+        raise RunError(f"{folder}: {said}; choose another with run.dir=<folder>") from error
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if (folder / LOCK).stat().st_ino == os.fstat(file.fileno()).st_ino:
