@@ -7,16 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, ValidationInfo, field_validator
 
 from vicuna_lit.config.base import (
-    AddedTokens,
-    AnyPath,
-    ColumnRole,
-    Columns,
-    Config,
-    Fraction,
-    Role,
-    RunConfig,
-    source_name,
-)
+    AddedTokens, AnyPath, ColumnRole, Columns, Config, Fraction, Role, RunConfig, source_name
+)  # fmt: skip
 from vicuna_lit.config.template import TemplateConfig
 
 Scope = Literal["turn", "conversation", "count", "off"]
