@@ -6,9 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, ValidationInfo, field_validator
 
-from vicuna_lit.config.base import (
-    AddedTokens, AnyPath, ColumnRole, Columns, Config, Fraction, Role, RunConfig, source_name
-)  # fmt: skip
+from vicuna_lit.config import base
+from vicuna_lit.config.base import AddedTokens, AnyPath, ColumnRole, Columns, Config, Fraction, Role, RunConfig
 from vicuna_lit.config.template import TemplateConfig
 
 Scope = Literal["turn", "conversation", "count", "off"]
@@ -288,7 +287,7 @@ class RawSource(Config):
 
     path: AnyPath
     """File, folder or glob."""
-    name: Annotated[str, AfterValidator(source_name)]
+    name: Annotated[str, AfterValidator(base.source_name)]
     """In the results: letters, digits, `_`, `.` and `-`."""
     columns: Columns | None = None
     """As `columns`."""
