@@ -96,7 +96,7 @@ _IN_BRACKETS = rf"[\s*_`]*(?:rating|score)?[\s:*_`]*{_NUMBER}(?:\s*/\s*10)?[\s*_
 _RATED = re.compile(rf"\[\[{_IN_BRACKETS}\]\]", re.I)
 _ONCE_BRACKETED = re.compile(rf"(?<!\[)\[{_IN_BRACKETS}\](?!\]|\()", re.I)
 _SUPPOSED = (
-    r"[ \t]+(?:if|unless|requires?|needs?|means|could|might|would(?!\s+be\b(?!\s+(?:un|too\b|wrong|in[a-z]|mis)))|"
+    r"[ \t]+(?:if|unless|requires?|needs?|means|could|might|would(?!\s+be\b(?!\s+(?:un|too\b|wrong|in[a-z])))|"
     r"is[ \t]+the[ \t]+(?:max|min|high|low|best|worst|top))"
 )
 """What follows a number that is spoken of, and not given."""
