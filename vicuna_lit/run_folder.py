@@ -105,7 +105,8 @@ def refuse_foreign(folder: Path, result: Mapping[str, Any]) -> None:
     if other := [name for name, found in beside.items() if stated.get(name) != found]:
         raise ForeignResult(
             f"{folder / RESULT}: is the result of another run than the one that {' and '.join(other)} beside it "
-            "describe; bring the files of one run back from a copy, or move the result away: the same command then "
+            f"describe{'s' * (len(other) == 1)}; bring the files of one run back from a copy, or move the result away: "
+            "the same command then "
             "goes on from the last checkpoint, or begins anew"
         )
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import vicuna_lit
 from tests.helpers import commands
 from tests.helpers.encoders import QUICKSTART
 from tests.helpers.wandb_server import KEY, WandbServer
@@ -37,17 +38,28 @@ def nobody_is_logged_in(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
 
 
-def test_a_wrong_path_of_the_data_is_one_line_before_torch_is_imported():
+def test_wrong_data_are_one_line_before_torch_is_imported(tmp_path):
+    (tmp_path / "empty.jsonl").touch()
+    (tmp_path / "folder").mkdir()
     code = (
-        "import sys; sys.argv = ['train', 'data=/no/where.jsonl', 'wandb.mode=disabled']\n"
+        "import sys\n"
         "from vicuna_lit.cli.train import main\n"
-        "try: main()\n"
-        "except SystemExit as end: assert end.code == 2\n"
+        "for path in ('/no/where.jsonl', '', 'folder', 'empty.jsonl'):\n"
+        "    sys.argv = ['train', f'data={path}', 'wandb.mode=disabled']\n"
+        "    try: main()\n"
+        "    except SystemExit as end: assert end.code == 2\n"
         "assert not {'torch', 'transformers'} & set(sys.modules)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ)
+    env = os.environ | {"PYTHONPATH": str(Path(vicuna_lit.__file__).parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=env, cwd=tmp_path, check=False
+    )
     assert done.returncode == 0, done.stderr
-    assert done.stderr == "error: data.path: /no/where.jsonl: no such file or folder\n"
+    no_path, no_name, folder, empty = done.stderr.splitlines()
+    assert no_path == "error: data.path: /no/where.jsonl: no such file or folder"
+    assert no_name == "error: data.path: is an empty name; . is the folder that you are in"
+    assert folder.startswith("error: folder: the folder holds no file that can be read")
+    assert empty == "error: empty.jsonl: holds nothing, not one byte; name a file with conversations"
 
 
 def test_a_folder_without_a_model_or_without_a_tokenizer_is_named(tmp_path):

@@ -1,5 +1,6 @@
 """What a job writes into its folder arrives whole, wherever the folder's parts lie, or is refused before the work."""
 
+import errno
 import json
 import os
 import shutil
@@ -76,6 +77,19 @@ def test_parts_on_another_disk_may_be_linked_before_the_run(tmp_path, elsewhere)
         locked(tmp_path / "dangling"),
     ):
         pass
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.ENOSPC])
+def test_a_place_that_is_somebody_elses_is_one_line_and_a_full_disk_stays_one(number, tmp_path):
+    with (
+        patch.object(Path, "mkdir", side_effect=OSError(number, "as the system says it", "run")),
+        pytest.raises(OSError if number == errno.ENOSPC else RunError) as error,
+        locked(tmp_path / "run"),
+    ):
+        pass
+    if number != errno.ENOSPC:
+        said = f"{tmp_path}/run: nothing can be written there ({os.strerror(number)}); choose another with run.dir="
+        assert str(error.value).startswith(said)
 
 
 def test_what_cannot_be_replaced_in_the_end_is_said_first(tmp_path, monkeypatch):

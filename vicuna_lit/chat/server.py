@@ -3,6 +3,7 @@
 import errno
 import ipaddress
 import os
+import signal
 import socket
 import sys
 import traceback
@@ -154,6 +155,10 @@ def settings_of(app: Any) -> uvicorn.Config:
 
 
 def serve(service: ChatService, place: socket.socket) -> None:
-    """Serves the page until it is interrupted."""
-    with suppress(KeyboardInterrupt):  # which is how it ends
-        uvicorn.Server(settings_of(make_app(service))).run(sockets=[place])
+    """Serves the page until Ctrl-C or SIGTERM; both are how a server ends, and no failure."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # uvicorn raises it once more at its end
+    try:
+        with suppress(KeyboardInterrupt):
+            uvicorn.Server(settings_of(make_app(service))).run(sockets=[place])
+    finally:
+        signal.signal(signal.SIGTERM, before)

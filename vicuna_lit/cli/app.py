@@ -1,6 +1,7 @@
 """What all commands share: check every job of the command line first, then hand over to Hydra."""
 
 import copy
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -73,6 +74,7 @@ def main(job: Job, run: Callable[[Any], int], sweep: Sweep | None = None) -> Non
     """
     quiet_pipes()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    logging.getLogger("torch._subclasses.fake_tensor").setLevel(logging.WARNING)  # its statistics, after an error
     if "--version" in sys.argv[1:]:
         print(VERSION)
         return

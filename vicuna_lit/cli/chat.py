@@ -1,34 +1,49 @@
-"""`vicuna-chat`: see `vicuna-chat --help`."""
+"""`vicuna-chat`: see `vicuna-chat --help`.
+
+Imports at the top are those of a few milliseconds: a signal that comes before the command listens kills it.
+"""
 
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from vicuna_lit.cli import app as cli
-from vicuna_lit.cli.busy import wait_asleep_where_busy
-from vicuna_lit.config.chat import ChatConfig
-from vicuna_lit.hub import fetched
+from vicuna_lit.cli.stops import interrupted, stops_in_one_line
+
+if TYPE_CHECKING:
+    from vicuna_lit.config.chat import ChatConfig
 
 
 def main() -> None:
     """The command; `--terminal` is short for `terminal=true`."""
     sys.argv[1:] = ["terminal=true" if argument == "--terminal" else argument for argument in sys.argv[1:]]
-    cli.main("chat", _run)
+    with stops_in_one_line():
+        from vicuna_lit.cli import app as cli
+
+        cli.main("chat", _run)
 
 
-def _run(config: ChatConfig) -> int:
-    return cli.guarded(lambda: _chat(fetched(config)), config.run.dir)
+def _run(config: "ChatConfig") -> int:
+    from vicuna_lit.cli import app as cli
+
+    return cli.guarded(lambda: _chat(config), config.run.dir)
 
 
-def _chat(config: ChatConfig) -> None:
+def _chat(config: "ChatConfig") -> None:
+    from vicuna_lit.cli.busy import wait_asleep_where_busy
+    from vicuna_lit.hub import fetched
     from vicuna_lit.run_folder import locked
 
-    wait_asleep_where_busy()
-    with locked(Path(config.run.dir), patience=5.0):
-        _converse(config)
+    try:
+        config = fetched(config)
+        wait_asleep_where_busy()
+        with locked(Path(config.run.dir), patience=5.0):
+            _converse(config)
+    except KeyboardInterrupt:
+        interrupted()  # `guarded` would say that the same command goes on
 
 
-def _converse(config: ChatConfig) -> None:
+def _converse(config: "ChatConfig") -> None:
     from vicuna_lit.chat.log import ChatLog
     from vicuna_lit.chat.moderation import make_moderator
     from vicuna_lit.chat.service import ChatService

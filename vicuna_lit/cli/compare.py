@@ -1,6 +1,7 @@
 """`vicuna-compare`: see `vicuna-compare --help`."""
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -53,6 +54,23 @@ def _folder(given: str) -> Path:
     return Path(given)
 
 
+def _out(given: str) -> Path:
+    folder = _folder(given)
+    if folder.is_file():
+        raise argparse.ArgumentTypeError(f"{given} is a file; name a folder")
+    return folder
+
+
+def _margin(given: str) -> float:
+    try:
+        margin = float(given)
+    except ValueError:
+        margin = 0.0
+    if not 0 < margin < math.inf:
+        raise argparse.ArgumentTypeError(f"{given}: nats that make no difference, above 0, such as 0.002")
+    return margin
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="vicuna-compare",
@@ -63,9 +81,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--over", default=",".join(REPEATS), help="keys whose values are repetitions (%(default)s)")
     parser.add_argument("--baseline", help="the setting to compare with, as 512; the one that the sweep names first")
     parser.add_argument(
-        "--margin", type=float, help="nats that make no difference: equal is what is shown to lie within"
+        "--margin", type=_margin, help="nats that make no difference: equal is what is shown to lie within"
     )
-    parser.add_argument("--out", type=Path, help="where the page goes; the first folder unless given")
+    parser.add_argument("--out", type=_out, help="where the page goes; the first folder unless given")
     parser.add_argument(
         "--wandb-report", action="store_true", help="the page as a report in W&B too, where you are logged in"
     )

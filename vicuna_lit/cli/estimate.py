@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vicuna_lit.cli import app as cli
-from vicuna_lit.config.choices import LoraConfig
 from vicuna_lit.hub import found
-from vicuna_lit.paths import need_package
 
 
 def main() -> None:
@@ -28,10 +26,11 @@ def _ready(config: Any) -> Any:
     """The config with what lies on the Hub fetched.
 
     Raises:
-        ModelError: adapters need a package that is not installed; said here, since torch takes seconds to import.
+        ModelError: adapters need a package that is not installed.
     """
-    if isinstance(config.finetune, LoraConfig):
-        need_package("peft", f"finetune={config.finetune.kind}", extra=config.finetune.kind)
+    from vicuna_lit.train.early import need_adapters
+
+    need_adapters(config.finetune)
     return found(config, weights=False)
 
 

@@ -77,7 +77,8 @@ def refuse_words(job: Job, overrides: Sequence[str], unknown: Sequence[str]) -> 
             like = " a file of settings is taken by --config-dir=<folder> experiment=<name>;"
         problems.append(f"{flag}: no such option;{like} --help says more")
     if not problems:  # else a word may be what stands behind it
-        words = [word for word in overrides if "=" not in word and word[:1] != "~"]
+        words = [word for word in overrides if not word.lstrip("+~").partition("=")[0].strip() or "=" not in word]
+        words = [word for word in words if word[:1] != "~" or not word.lstrip("~=").strip()]
         problems = [_word(job, word) for word in words]
     if problems:
         raise ConfigError(problems)
@@ -87,7 +88,8 @@ def _word(job: Job, word: str) -> str:
     """What to type for a word without a key; other tools take a YAML file so, of which we choose one by its name."""
     place = Path(word)
     if job not in ("train", "estimate") or place.suffix not in (".yaml", ".yml"):
-        return f"{word}: a setting is key=value, such as {FIRST[job]}={shlex.quote(word)}"
+        value = shlex.quote(word) if word.strip("=~+ ") and word[0] != "=" else "…"
+        return f"{word if word.strip() else repr(word)}: a setting is key=value, such as {FIRST[job]}={value}"
     there = place.suffix == ".yaml" and place.parent.name == "experiment"
     folder = shlex.quote(str(place.parent.parent)) if there else "<folder>"
     where = "" if there else f", from <folder>/experiment/{place.stem}.yaml"

@@ -234,7 +234,7 @@ def _saying(job: Any, config: Any = None) -> Any:
             raise
         if "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("RANK", "0") != "0":
             sys.exit(exit_code(error))
-        if config is not None:
+        if config is not None and config.run.swept:  # else torch would be imported for an error that came before it
             from vicuna_lit.cli.train_sweep import of_a_sweep
 
             error = of_a_sweep(error, config)

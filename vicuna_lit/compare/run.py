@@ -207,6 +207,8 @@ def run_in(folder: Path) -> Run | None:
         about = _object(run.config.get("run"), "run, in config.json,")
         _object(about.get("swept", {}), "run.swept, in config.json,")
         _object(about.get("choices") or {}, "run.choices, in config.json,")
+        for key in ("validation", "val_by_step", "logged"):
+            _object(found.get(key) or {}, f"{key}, in result.json,")
         if not isinstance(about.get("name"), str):
             raise ValueError("run.name, in config.json, is no text")
         return run

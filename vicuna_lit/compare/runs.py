@@ -123,13 +123,19 @@ def read_sweep(*folders: str | Path, whole: bool = True) -> Sweep:
         whole: whether a run that cannot be read is an error; else it is one of the sweep's failures, and named there.
 
     Raises:
-        RunError: there is no run, or one cannot be read.
+        RunError: a folder holds no run, or one cannot be read.
     """
     places, damaged = [Path(folder) for folder in folders], list[dict[str, Any]]()
-    runs = [run for place in places for run in runs_below(place, None if whole else damaged)]
-    failures = [*(failure for place in places for failure in failures_in(place)), *damaged]
-    if not runs and not failures:
-        raise RunError(f"{', '.join(map(str, places))}: holds no train run")
+    runs: list[Run] = []
+    failures: list[dict[str, Any]] = []
+    for place in places:
+        count = len(damaged)
+        found, failed = runs_below(place, None if whole else damaged), failures_in(place)
+        if not found and not failed and len(damaged) == count:
+            raise RunError(f"{place}: holds no train run")
+        runs += found
+        failures += failed
+    failures += damaged
     sweep = Sweep(places[0], tuple(runs), tuple(failures))
     ordered = sorted(runs, key=lambda run: [in_order(sweep.choice(run, key)) for key in sweep.keys])
     return Sweep(places[0], tuple(ordered), tuple(failures))

@@ -216,6 +216,8 @@ def baseline_of(sweep: Sweep, repeats: Sequence[str], wanted: str | None) -> tup
     if wanted is None:
         first = min(sweep.runs, key=lambda run: _place(sweep, run), default=None)
         return first and sweep.choices(first, keys)
+    if sweep.runs and not keys:
+        raise RunError(f"baseline {wanted}: the runs are one setting, and there is nothing to compare it with")
     for choices in all_of_them:
         if is_named(dict(zip(keys, choices, strict=True)), wanted):
             return choices

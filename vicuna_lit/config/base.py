@@ -44,6 +44,18 @@ SHARES: tuple[ShareKind, ...] = get_args(ShareKind)
 """How a source of a mixture says how much of it is trained on."""
 
 
+def _is_no_blank(path: str) -> str:
+    if not path.strip():  # `Path` would take it for the current folder
+        raise ValueError("is an empty name; . is the folder that you are in")
+    return path
+
+
+AnyPath = Annotated[str, AfterValidator(_is_no_blank)]
+"""A path of any form: a file or folder, `package://name/file`, or a name on the Hub."""
+FilePath = Annotated[AnyPath, AfterValidator(os.path.expanduser)]
+"""A path of a file or folder that we write, or read ourselves; `~` is the user's home."""
+
+
 class ConfigError(ValueError):
     """One or more problems of a config; `problems` has a line for each."""
 
@@ -151,10 +163,6 @@ def other_keys(whole: type[Config], part: type[Config], prefix: str = "") -> tup
     return tuple(keys)
 
 
-FilePath = Annotated[str, AfterValidator(os.path.expanduser)]
-"""A path of a file or folder that we write, or read ourselves; `~` is the user's home."""
-
-
 def _can_be_a_folder(path: str) -> str:
     """What a folder's name can never be, whoever asks; whether it may be made is seen where it is."""
     try:
@@ -174,7 +182,7 @@ def _can_be_a_folder(path: str) -> str:
 class RunConfig(Config):
     """Where the results go."""
 
-    name: str
+    name: Annotated[str, Field(min_length=1)]
     """Names the run in W&B and, by default, its folder."""
     dir: Annotated[FilePath, AfterValidator(_can_be_a_folder)]
     """The run's folder; the same command finds its own results there."""
@@ -216,9 +224,9 @@ class ScratchModelConfig(Config):
     name: str
     """The recipe's, as in `conf/model`."""
     kind: Literal["scratch"]
-    path: str | None
+    path: AnyPath | None
     """null: there are no weights to load."""
-    tokenizer: str
+    tokenizer: AnyPath
     """Folder of the tokenizer."""
     architecture: Architecture
     """Of any family; the vocabulary and the stop token come from the tokenizer."""
@@ -240,9 +248,9 @@ class PretrainedModelConfig(Config):
     name: str
     """The recipe's, as in `conf/model`."""
     kind: Literal["pretrained"]
-    path: str | None
+    path: AnyPath | None
     """Folder or file; `package://name/file` looks inside an installed package."""
-    tokenizer: str | None
+    tokenizer: AnyPath | None
     """Folder of the tokenizer; null: beside the weights."""
     architecture: Architecture | None
     """To plan (`dry_run`) without the weights, and to refuse a folder that holds another model; null: any."""
@@ -294,7 +302,7 @@ Columns = Annotated[dict[ColumnRole, Annotated[str, Field(min_length=1)]], After
 class SourceConfig(Config):
     """One source of a mixture, with one of the three shares, see `DataConfig.sources`."""
 
-    path: Annotated[str, BeforeValidator(_one_place)]
+    path: Annotated[AnyPath, BeforeValidator(_one_place)]
     """As `data.path`."""
     name: Annotated[str, AfterValidator(source_name)]
     """In the results: letters, digits, `_`, `.` and `-`."""
@@ -323,7 +331,7 @@ class SourceConfig(Config):
 class DataConfig(Config):
     """Conversations: ShareGPT, OpenAI messages or Alpaca; JSON, JSONL or gzip; a file or a folder."""
 
-    path: Annotated[str | None, BeforeValidator(_one_place)]
+    path: Annotated[AnyPath | None, BeforeValidator(_one_place)]
     """File or folder (also one that `vicuna-prepare` wrote); `package://name/file` looks inside a package. null:
     `sources` names several."""
     from_source: str | None
@@ -341,7 +349,7 @@ class DataConfig(Config):
     share changes. []: `path` alone."""
     shares: Literal["conversations", "supervised_tokens"]
     """What the weights of `sources` share out, exact to one conversation."""
-    validation_path: str | None
+    validation_path: AnyPath | None
     """Conversations to judge by. null: a fraction of `path`, or of each source, is held out."""
     validation_fraction: Fraction
     """Held out by the hash of the conversation's original id, so pieces of one never part; of a record without an id by

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationInfo, field_validator
 
-from vicuna_lit.config.base import Config, NonNegative, RunConfig
+from vicuna_lit.config.base import AnyPath, Config, NonNegative, RunConfig
 from vicuna_lit.config.evaluate import EndpointConfig, ModelRef
 from vicuna_lit.config.template import TemplateConfig, TemplateDate
 
@@ -26,7 +26,7 @@ class WordsConfig(ModeratorConfig):
     """A list of phrases on this machine."""
 
     kind: Literal["words"]
-    phrases: str
+    phrases: AnyPath
     """A text file, a phrase a line; `package://name/file` looks inside an installed package."""
 
 
@@ -123,7 +123,12 @@ class ChatConfig(Config):
     @field_validator("limits")
     @classmethod
     def _allow_the_settings(cls, limits: LimitsConfig, info: ValidationInfo) -> LimitsConfig:
-        settings = info.data.get("settings")
+        settings, moderator = info.data.get("settings"), info.data.get("moderation")
+        if (wait := getattr(moderator, "timeout_seconds", 0)) >= limits.timeout_seconds:
+            raise ValueError(
+                f"timeout_seconds={limits.timeout_seconds:g} is no more than moderation.timeout_seconds={wait:g}: a "
+                "slow moderator would be taken for a silent model"
+            )
         if settings and settings.max_new_tokens > limits.new_tokens:
             raise ValueError(f"limits.new_tokens={limits.new_tokens} is less than settings.max_new_tokens")
         if settings and settings.temperature > limits.temperature:

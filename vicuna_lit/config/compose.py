@@ -15,7 +15,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -80,7 +80,7 @@ def values(job: Job, *overrides: str) -> dict[str, Any]:
 
 def with_choices(node: DictConfig, choices: Mapping[str, Any]) -> None:
     """Writes what was chosen of each group of `conf` into `run.choices`; Hydra's own groups are left out."""
-    if node.get("run"):
+    if isinstance(node.get("run"), DictConfig):  # else it was set to something else, which `check` says
         chosen = {group: str(choice) for group, choice in choices.items() if choice and not group.startswith("hydra/")}
         OmegaConf.update(node, "run.choices", chosen, merge=False, force_add=True)
 
@@ -107,15 +107,25 @@ def check(job: Job, node: DictConfig, problems: Sequence[str] = ()) -> Any:
         config = JOBS[job].model_validate(values)
     except ValidationError as error:
         items = [(_path(item["loc"], values), item) for item in error.errors()]
+        worded = {path for path, item in items if item["type"] == "value_error"}
         for path, item in items:
-            # A list or dict may be a text as well: where something inside it is wrong, that is what is meant.
-            inside = item["type"].endswith("_type") and any(other.startswith(f"{path}.") for other, _ in items)
-            told = path in missing or (inside and isinstance(item["input"], dict | list))
+            # A list or dict may be a text as well: where something inside it is wrong, that is what is meant. So it is
+            # where a text is of the right kind, and wrong.
+            kind = item["type"].endswith("_type")
+            inside = kind and any(other.startswith(f"{path}.") for other, _ in items)
+            text = kind and any(path == other or _beside(path, other) for other in worded)
+            told = path in missing or (inside and isinstance(item["input"], dict | list)) or text
             found += [] if told else [_describe(job, path, item, values).replace("\n", "\\n")]
         raise ConfigError(list(dict.fromkeys(found))) from None
     if found:
         raise ConfigError(found)
     return config
+
+
+def _beside(path: str, other: str) -> bool:
+    """Whether both are items of one list."""
+    (one, _, place), (two, _, its) = path.rpartition("."), other.rpartition(".")
+    return one == two and place.isdigit() and its.isdigit()
 
 
 def master(job: Job, written: Sequence[str]) -> DictConfig:
@@ -247,9 +257,18 @@ def _describe_override(override: str, error: Exception, node: DictConfig, places
     keys = _keys(composed)
     if key and key not in keys and ("=" in override or override[:1] == "~"):
         return unknown_key(key, [*keys, *(one for one in groups(places) if one not in absent)])
+    return f"{override}: {_in_words(key, value, error, keys)}"
+
+
+def _in_words(key: str, value: str, error: Exception, keys: Sequence[str]) -> str:
+    """What Hydra says against the value of a key that there is."""
     if str(error).startswith("Ambiguous value"):
-        return f"{override}: several values; -m runs one job for each, and a list is {key}=[{value}]"
-    return f"{override}: {str(error).splitlines()[0]}"
+        return f"several values; -m runs one job for each, and a list is {key}=[{value}]"
+    if isinstance(error, OverrideParseException):
+        return f"cannot be read; a quote or bracket in a value is quoted once more, as in {key}='\"a\"'"
+    if below := [name for name in keys if name.startswith(f"{key}.")]:
+        return f"{key} holds keys; set one of them, such as {', '.join(below[:3])}"
+    return str(error).splitlines()[0]
 
 
 def _no_choice(key: str, value: str, choices: Sequence[str]) -> str:
@@ -278,11 +297,18 @@ def _describe(job: Job, path: str, item: Any, values: Any) -> str:
         case "model_type" | "model_attributes_type":
             below = [f"{path}.{key}" for key in _keys_below(job, path)]
             such = ", ".join(below[:3]) or f"{path}.<key>"
-            return f"{path}={given!r:.60}: {path} holds keys; set one of them, such as {such}"
+            return f"{path}={_typed(given)}: {path} holds keys; set one of them, such as {such}"
         case kind:
             such = {"dict_type": "names with values are wanted, {name: value}"}
-            such |= dict.fromkeys(("tuple_type", "list_type"), f"a list is wanted, such as [{given!r:.60}]")
-            return f"{path}={given!r:.60}: {such.get(kind, message[0].lower() + message[1:])}"
+            item = "…" if given is None else _typed(given)
+            such |= dict.fromkeys(("tuple_type", "list_type"), f"a list is wanted, such as [{item}]")
+            return f"{path}={_typed(given)}: {such.get(kind, message[0].lower() + message[1:])}"
+
+
+def _typed(value: Any) -> str:
+    """A value as it is typed, where Python writes it otherwise."""
+    words = {None: "null", True: "true", False: "false"}
+    return words[value] if value is None or isinstance(value, bool) else f"{value!r:.60}"
 
 
 def _keys_below(job: Job, path: str) -> list[str]:

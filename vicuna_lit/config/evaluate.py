@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
-from vicuna_lit.config.base import Config, FilePath, NonNegative, RunConfig, Seed
+from vicuna_lit.config.base import AnyPath, Config, FilePath, NonNegative, RunConfig, Seed
 from vicuna_lit.config.choices import Choice
 from vicuna_lit.config.template import TemplateConfig, TemplateDate
 from vicuna_lit.config.tracking import WandbConfig
@@ -65,7 +65,7 @@ class FolderSource(Config):
     """A model folder of Hugging Face (or a `.gguf` file), or a file of answers."""
 
     kind: Literal["folder"]
-    path: str
+    path: AnyPath
     name: str | None = None
     """null: by the folder, or as the answers say."""
 
@@ -187,7 +187,7 @@ class LocalJudgeConfig(JudgeConfig, Choice):
     """A model folder of Hugging Face on this machine."""
 
     kind: Literal["local"]
-    path: str
+    path: AnyPath
     """The judge's folder."""
     verdict: Literal["likelihood", "text"]
     """likelihood: the most likely verdict, with no word of explanation (any model gives one); text: what it writes."""
@@ -229,7 +229,7 @@ class RecordedJudgeConfig(Choice):
     """Reviews that were written before, in any published form."""
 
     kind: Literal["recorded"]
-    reviews: str | tuple[str, ...]
+    reviews: AnyPath | tuple[AnyPath, ...]
     """Files or folders."""
     name: str | None
     """Names the judge; null: as recorded."""
@@ -275,7 +275,7 @@ class EvaluateRecipe(Config):
     """Folders, files of answers, endpoints; of two the later is called the model, the earlier its opponent."""
     baseline: str | None
     """The name of the model that all others are compared with; null: every two are compared."""
-    questions: str | None
+    questions: AnyPath | None
     """File or folder; null: the bundled 80, or those beside recorded reviews."""
     max_questions: PositiveInt | None
     """So many in all: the first of each category, then the second ones, …; null: all."""

@@ -83,6 +83,8 @@ def config_of(folder: str) -> dict[str, Any]:
     Raises:
         ConfigError: there is none, or one with keys that no config has.
     """
+    if not folder.strip():  # `Path` would take it for the current folder
+        raise ConfigError([f"{FROM}{folder}: is an empty name; . is the folder that you are in"])
     file = Path(folder).expanduser() / "config.json"
     try:
         values = with_new_names(json.loads(file.read_text()))

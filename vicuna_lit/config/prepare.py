@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, ValidationInfo, field_validator
 
-from vicuna_lit.config.base import AddedTokens, ColumnRole, Columns, Config, Fraction, Role, RunConfig, source_name
+from vicuna_lit.config import base
+from vicuna_lit.config.base import AddedTokens, AnyPath, ColumnRole, Columns, Config, Fraction, Role, RunConfig
 from vicuna_lit.config.template import TemplateConfig
 
 Scope = Literal["turn", "conversation", "count", "off"]
@@ -239,7 +240,7 @@ class DecontaminationConfig(Config):
 
     enabled: bool
     """Whether the step is taken."""
-    questions: tuple[str, ...]
+    questions: tuple[AnyPath, ...]
     """Files of questions: JSONL with `text` or `turns` (vicuna_bench, MT-bench)."""
     ngram: PositiveInt
     """Words that must agree in a row; shorter questions must agree as a whole."""
@@ -284,9 +285,9 @@ class CutConfig(Config):
 class RawSource(Config):
     """A source with a name."""
 
-    path: str
+    path: AnyPath
     """File, folder or glob."""
-    name: Annotated[str, AfterValidator(source_name)]
+    name: Annotated[str, AfterValidator(base.source_name)]
     """In the results: letters, digits, `_`, `.` and `-`."""
     columns: Columns | None = None
     """As `columns`."""
@@ -295,7 +296,7 @@ class RawSource(Config):
 class PrepareRecipe(Config):
     """What decides the bytes of the output."""
 
-    raw: str | tuple[str, ...] | tuple[RawSource, ...]
+    raw: AnyPath | tuple[AnyPath, ...] | tuple[RawSource, ...]
     """File, folder or glob of raw conversations, or a list of these; `package://name/file` works too. A list of
     `{path: …, name: …}` names sources: each record written has its `source`, each source its account, and of copies in
     several sources that of the one named first stays."""
@@ -314,7 +315,7 @@ class PrepareRecipe(Config):
     """Held out by the hash of the conversation's original id, before anything is cut."""
     context_length: PositiveInt
     """Longest piece in tokens."""
-    tokenizer: str | None
+    tokenizer: AnyPath | None
     """Folder of the tokenizer to count and cut with; null: conversations stay whole, and `train` cuts them."""
     add_tokens: AddedTokens | None
     """Special tokens that the tokenizer gets besides its own, as `model.add_tokens` of train: a template's tokens are

@@ -57,6 +57,8 @@ def written_out(job: Job, override: str, multirun: bool = False, places: Sequenc
         model, at, url = unquoted(value).partition("@http")
         one = f"model: {quoted(model)}, url: {quoted('http' + url)}" if at else f"path: {quoted(model)}"
         return [f"{key}={{{one}}}"]
+    if job == "chat" and key == "model" and value == "null":
+        return ["model={}"]  # else Hydra takes it for the group of train's models
     if "null" in value.split(",") and key in groups(places):
         if value != "null":
             raise ConfigError(

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt
 
 from vicuna_lit.config.base import (
+    AnyPath,
     Config,
     DataConfig,
     FilePath,
@@ -242,7 +243,7 @@ class RunSettings(Config):
     """What a sweep does when a job fails: ends, goes on, or tries it once more and goes on."""
     objective: str
     """What a job of a sweep returns to Hydra's sweeper: a figure of `result.json`, such as `val_loss`."""
-    claim: str | None
+    claim: AnyPath | None
     """Of a sweep: a YAML file of what you expect (docs/sweeps.md), kept before it starts, shown with what came out."""
     callbacks: WatchingCallbacks
     checkpoint: CheckpointConfig

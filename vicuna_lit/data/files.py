@@ -323,7 +323,9 @@ def _loaded(value: bytes | None, where: str) -> Any:
     if value is None:
         return Unusable("record too large", f"{where}{TOO_LARGE}")
     try:
-        return orjson.loads(value)
+        found = orjson.loads(value)
+        # Most keys stand right before a colon, and a text holds that but escaped: what counts otherwise is looked at.
+        return found if value.count(b'":') == _keys_in(found) else _unless_twice(value, where, found)
     except orjson.JSONDecodeError as error:
         problem = _not_utf8(value, where) or Unusable("broken JSON", f"{where}{error}")
     bare = value.removeprefix(codecs.BOM_UTF8).rstrip().removesuffix(b",")
@@ -332,9 +334,45 @@ def _loaded(value: bytes | None, where: str) -> Any:
     if b"NaN" not in value and b"Infinity" not in value:
         return problem
     try:  # Python writes numbers that JSON does not have
-        return json.loads(value)
+        return _unless_twice(value, where, json.loads(value))
     except (ValueError, RecursionError):
         return problem
+
+
+def _keys_in(value: Any) -> int:
+    """How many keys a JSON value has, at all depths."""
+    count, left = 0, [value]
+    for one in left:
+        if type(one) is dict:
+            count += len(one)
+            left += [inner for inner in one.values() if type(inner) in (dict, list)]
+        elif type(one) is list:
+            left += [inner for inner in one if type(inner) in (dict, list)]
+    return count
+
+
+class _GivenTwice(Exception):
+    """A key with two values in one object."""
+
+
+def _unless_twice(value: bytes, where: str, found: Any) -> Any:
+    """What a value holds, unless a parser had to choose: one that sees a key twice keeps the last value."""
+    try:
+        json.loads(value, object_pairs_hook=_refuse_twice)
+    except _GivenTwice as twice:
+        return Unusable("key given twice", f"{where}{twice}")
+    except (ValueError, RecursionError):  # Python's parser reads less deep than orjson
+        pass
+    return found
+
+
+def _refuse_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        for key, given in pairs:
+            if given != found[key]:
+                raise _GivenTwice(f"{key!r:.60} has two values in one object")
+    return found
 
 
 def _not_utf8(value: bytes, where: str) -> Unusable | None:

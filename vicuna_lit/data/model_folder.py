@@ -45,6 +45,23 @@ def refuse_odd_files(folder: Path) -> None:
             _refuse_odd_sizes(file, values)
 
 
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt",
+              "spiece.model", "tekken.json")  # fmt: skip
+"""One of these lies in the folder of a tokenizer."""
+
+
+def refuse_no_tokenizer(place: Path, what_to_do: str = "") -> None:
+    """
+    Raises:
+        ModelError: a folder holds no tokenizer, or a file is none that can hold a model.
+    """
+    if place.is_dir() and not any((place / name).is_file() for name in TOKENIZERS):
+        what = "no tokenizer is" if (place / "config.json").is_file() else "neither a model nor a tokenizer is"
+        raise ModelError(f"{place}: {what} in this folder (tokenizer.json){what_to_do}")
+    if place.is_file() and place.suffix != ".gguf":
+        raise ModelError(f"{place}: is neither the folder of a model nor a .gguf file")
+
+
 def refuse_adapter(folder: Path) -> None:
     """
     Raises:

@@ -16,7 +16,7 @@ from vicuna_lit.data.auto_template import choice_of, choose
 from vicuna_lit.data.chat_template import Template, TemplateError, TextTemplate, template_named
 from vicuna_lit.data.encoder import Encoder
 from vicuna_lit.data.jinja_template import TokenizerTemplate
-from vicuna_lit.data.model_folder import refuse_odd_files, told_as_model_error
+from vicuna_lit.data.model_folder import refuse_no_tokenizer, refuse_odd_files, told_as_model_error
 from vicuna_lit.data.template_jinja import in_front, quote
 from vicuna_lit.hub import fetched_path
 from vicuna_lit.paths import ModelError, locate_model
@@ -49,6 +49,7 @@ def load_tokenizer(folder: str) -> Any:
         ModelError: there is none, or it has no EOS token.
     """
     path = locate_model(folder)
+    refuse_no_tokenizer(path)
     with told_as_model_error(f"{path}: no tokenizer could be loaded"):
         tokenizer = AutoTokenizer.from_pretrained(**pretrained_kwargs(path))
     if tokenizer.eos_token_id is None:

@@ -9,6 +9,7 @@ import orjson
 
 from vicuna_lit.data.conversation import DataError
 from vicuna_lit.evaluate.questions import Question, choices, field, named, rows, texts
+from vicuna_lit.run_folder import RunError
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ def read_answers(path: str | Path, model: str | None = None) -> Answers:
         model: names the model; null: `model_id`, or the file's name.
 
     Raises:
-        DataError: a record is broken or lacks a field, or a question is answered twice.
+        DataError: a record is broken or lacks a field, a question is answered twice, or there is no answer at all.
     """
     answers: Answers = {}
     for where, record in rows(path, "answer"):
@@ -52,6 +53,8 @@ def read_answers(path: str | Path, model: str | None = None) -> Answers:
         if question in answers.setdefault(name, {}):
             raise DataError(f"{where}: {name} answers question {question} twice; give one of the files")
         answers[name][question] = Answer(name, question, turns, str(record.get("answer_id") or ""))
+    if not answers:
+        raise DataError(f"{path}: holds no answer")
     return answers
 
 
@@ -67,13 +70,28 @@ def line(item: Any) -> bytes:
 
 
 def complete(path: Path) -> list[dict[str, Any]]:
-    """The lines of a JSONL file; what a stop has left of a last one is cut off."""
+    """The lines of a JSONL file; what a stop has left of a last one is cut off.
+
+    Raises:
+        RunError: another line is no object.
+    """
     if not path.exists():
         return []
     whole = path.read_bytes()
     if kept := whole.rfind(b"\n") + 1 - len(whole):
         path.write_bytes(whole[:kept])
-    return [orjson.loads(line) for line in whole[: whole.rfind(b"\n") + 1].splitlines()]
+    lines = enumerate(whole[: whole.rfind(b"\n") + 1].split(b"\n"), 1)
+    return [_object(path, number, line) for number, line in lines if line.strip()]
+
+
+def _object(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    try:
+        found = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        found = None
+    if not isinstance(found, dict):
+        raise RunError(f"{path}:{number}: the line is damaged; take it out, and the same command goes on")
+    return found
 
 
 def check_complete(answers: Answers, questions: Sequence[Question]) -> None:

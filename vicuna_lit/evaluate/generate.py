@@ -35,12 +35,16 @@ class Model:
         """What it has answered so far, by question.
 
         Raises:
-            RunError: the file is another model's.
+            RunError: the file is another model's, or damaged.
         """
         rows: list[Any] = complete(self.file)
-        if others := {row["model"] for row in rows} - {self.name}:
-            raise RunError(f"{self.file}: holds answers of {', '.join(sorted(others))}, not of {self.name}")
-        return {row["question_id"]: Answer(**row | {"turns": tuple(row["turns"])}) for row in rows}
+        try:
+            if others := {row["model"] for row in rows} - {self.name}:
+                raise RunError(f"{self.file}: holds answers of {', '.join(sorted(others))}, not of {self.name}")
+            return {row["question_id"]: Answer(**row | {"turns": tuple(row["turns"])}) for row in rows}
+        except (KeyError, TypeError) as error:
+            said = "a line is no answer of this command; take it out, and the same command goes on"
+            raise RunError(f"{self.file}: {said} ({error})") from None
 
 
 def answers_file(folder: Path, name: str) -> Path:

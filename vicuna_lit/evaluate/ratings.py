@@ -249,6 +249,24 @@ def _judge(name: str, outcomes: Sequence[Outcome]) -> Judge:
     return Judge(judge=name, both_orders=len(both), decided=len(decided), unparsed=unparsed, **shares)
 
 
+def unequal_means(outcomes: Sequence[Outcome]) -> list[str]:
+    """A note for each judge whose mean ratings of models rest on different questions: they are no comparison."""
+    rated: dict[str, dict[str, set[tuple[str, int]]]] = defaultdict(lambda: defaultdict(set))
+    for o in outcomes:
+        if o.opponent is None and o.scores is not None:
+            rated[o.judge][o.model].add((o.question_id, o.turn))
+    notes = []
+    for judge, by_model in rated.items():
+        shared = set.intersection(*by_model.values())
+        if any(len(one) > len(shared) for one in by_model.values()):
+            counts = ", ".join(f"{model} on {len(one)}" for model, one in by_model.items())
+            notes.append(
+                f"mean ratings by {judge} rest on different turns of questions: {counts}; {len(shared)} are common to "
+                "all. A line of two models takes those that both have"
+            )
+    return notes
+
+
 def agreements(outcomes: Sequence[Outcome], samples: int, seed: int) -> list[dict[str, Any]]:
     """How far every two judges agree, and every judge with the majority of the people.
 

@@ -1,13 +1,13 @@
 """Judgments of two answers in one order, or of one answer; and people's votes, as `vicuna-chat` appends them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from vicuna_lit.data.conversation import DataError
 from vicuna_lit.evaluate.answers import Answer, Answers
-from vicuna_lit.evaluate.questions import Question, field, texts
-from vicuna_lit.evaluate.verdicts import Winner
+from vicuna_lit.evaluate.questions import Question, field, named, texts
+from vicuna_lit.evaluate.verdicts import HIGHEST, Winner
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +42,42 @@ class Review:
 
 
 def from_record(record: dict[str, Any]) -> Review:
-    """The inverse of `dataclasses.asdict`, behind JSON."""
-    scores = record["scores"]
-    return Review(**record | {"models": tuple(record["models"]), "scores": None if scores is None else tuple(scores)})
+    """The inverse of `dataclasses.asdict`, behind JSON.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is not; the message says how.
+    """
+    models, scores = record["models"], record["scores"]
+    if not isinstance(models, list) or not isinstance(scores, list | None):
+        raise ValueError("models and scores are lists")
+    return checked(Review(**record | {"models": tuple(models), "scores": None if scores is None else tuple(scores)}))
+
+
+def checked(review: Review) -> Review:
+    """The review; one whose scores are on another scale has no verdict, and says so.
+
+    Raises:
+        ValueError: it is none that a judge can give.
+    """
+    models, scores, turn = review.models, review.scores, review.turn
+    texts = (*models, review.question_id, review.judge, review.text)
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError("models, question_id, judge and text are texts")
+    if len(models) not in (1, 2) or len(set(models)) < len(models):
+        raise ValueError(f"a review is of one model or of two different ones, not of {' and '.join(models) or 'none'}")
+    if not isinstance(turn, int) or turn < 1:
+        raise ValueError(f"turn is {turn!r:.60}; turns are counted from 1")
+    winners = (None, "first", "second", "tie") if len(models) == 2 else (None,)
+    if not any(review.winner is known or review.winner == known for known in winners):
+        raise ValueError(f"winner is {review.winner!r:.60}; it is first, second or tie of two models, null of one")
+    if scores is None:
+        return review
+    if len(scores) != len(models) or not all(isinstance(score, int | float) for score in scores):
+        raise ValueError(f"scores are {list(scores)!r:.60}; they are a number for each of {len(models)} models")
+    if not all(0 <= score <= HIGHEST for score in scores):
+        said = f"stored as {' '.join(f'{score:g}' for score in scores)}; scores are from 0 to {HIGHEST:g}"
+        return replace(review, scores=None, winner=None, problem=said)
+    return review
 
 
 def without_repeats(reviews: Sequence[Review]) -> list[Review]:
@@ -90,10 +123,12 @@ def read_votes(rows: Sequence[tuple[str, dict[str, Any]]]) -> tuple[list[Review]
     questions: dict[str, Question] = {}
     answers: Answers = {}
     for where, record in rows:
-        id, choice, models = (field(where, record, name) for name in ("question_id", "vote", "models"))
-        asked = texts(where, field(where, record, "asked"))
-        replies = [texts(where, side) for side in field(where, record, "replies")]
-        if choice not in WINNERS or len(models) != 2 or [len(side) for side in replies] != [len(asked)] * 2:
+        id, choice = named(where, record, "question_id"), field(where, record, "vote")
+        models, asked = (texts(where, field(where, record, name)) for name in ("models", "asked"))
+        sides = field(where, record, "replies")
+        replies = [texts(where, side) for side in (sides if isinstance(sides, list) else [sides])]
+        two = len(models) == len(set(models)) == 2 and [len(side) for side in replies] == [len(asked)] * 2
+        if choice not in list(WINNERS) or not two:
             raise DataError(
                 f"{where}: a vote is {', '.join(WINNERS)}, on two models with a reply of each to every turn; "
                 f"here {choice!r}, on {len(models)} models, with {' and '.join(str(len(s)) for s in replies)} replies "

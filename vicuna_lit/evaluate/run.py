@@ -241,7 +241,7 @@ def _rated(
         ratings=ratings.bradley_terry_ratings(found, *draw),
         judges=ratings.judges(found),
         agreements=ratings.agreements(found, *draw),
-        notes=notes,
+        notes=[*notes, *ratings.unequal_means(found)],
     )
 
 

@@ -27,6 +27,7 @@ from vicuna_lit.evaluate.questions import Question
 from vicuna_lit.evaluate.reviews import Review, from_record
 from vicuna_lit.inference.paid_client import Client, price_of, run_to_end
 from vicuna_lit.inference.reply_cache import Cache
+from vicuna_lit.run_folder import RunError
 
 _BYTES_PER_TOKEN = 8
 console = notebook.console(highlight=False)
@@ -236,7 +237,12 @@ def reviews_of(
     wanted = [
         c for c in cases(questions, answers, judge, config.baseline) if c.reference or not judge.facts.needs_reference
     ]
-    done = {_key(review): review for review in map(from_record, complete(file))}
+    kept = complete(file)
+    try:
+        done = {_key(review): review for review in map(from_record, kept)}
+    except (KeyError, TypeError, ValueError) as error:
+        said = "a line is no review of this command; take it out, and the same command goes on"
+        raise RunError(f"{file}: {said} ({error})") from None
     left = [case for case in wanted if _key(case) not in done]
     if left:
         quiet = judge.facts.asks_here or not console.is_terminal

@@ -10,6 +10,8 @@ from typing import Any, Literal, NamedTuple
 Winner = Literal["first", "second", "tie"]
 LETTERS: dict[str, Winner] = {"A": "first", "B": "second", "C": "tie"}
 CLASSES: dict[Any, Winner] = {1: "first", 2: "second", 3: "tie"}
+HIGHEST = 10.0
+"""Of the scores; the lowest is 1, or the 0 that GPT-4 gave at times."""
 _NUMBER = r"(\d+(?:\.\d+)?)"
 _OUT_OF_TEN = _NUMBER + r"(?:\s*/\s*10)?"
 _MARKS = r"[\s*_`#>$]*"
@@ -19,10 +21,11 @@ _TUPLE = re.compile(rf"\(\s*{_OUT_OF_TEN}\s*,\s*{_OUT_OF_TEN}\s*\)")
 _LAST = re.compile(rf"{_TUPLE.pattern}\W*$")
 _ANNOUNCED = re.compile(rf"(?:output|scores?|tuple)[^().\n]*{_TUPLE.pattern}", re.I)
 _NOT_WHOLE = (
-    r"[\d.,]*\d|\w|[ \t]*%|[ \t]*(?:-|–|—|/(?![ \t]*10\b)|\bto\b|\bor\b)[ \t]*\d|"
+    r"[\d.,]*\d|\w|[ \t]*%|[ \t]*stars?\b|[ \t]*(?:-|–|—|/(?![ \t]*10\b)|\bto\b|\bor\b)[ \t]*\d|"
     r"(?:[ \t]*points?)?[ \t]+(?:out[ \t]+)?of[ \t]+(?:a[ \t]+(?:possible|total|maximum)[ \t]+)?(?!10\b)\d"
 )
-"""What follows a number that is none of ten: it is cut out of a longer one or of a range, or on another scale."""
+"""What follows a number that is none of ten: it is cut out of a longer one or of a range, or on another scale (stars
+are mostly of five)."""
 _COUNTED = r"[ \t]+(?!(?:points?|pts|out|and|or|vs|versus|while|whereas|but|because|since|as|for|with|due)\b)[^\W\d_]"
 """What it counts, as in "3 errors"."""
 _NAMED = re.compile(
@@ -59,7 +62,7 @@ def pair_scores(text: str) -> Scores | None:
     forms = {_by_assistant(_NAMED, text), _by_assistant(_SPOKEN, text)}
     announced, last = _ANNOUNCED.findall(text), _LAST.findall(lines[-1])
     if announced or last:
-        forms.add(_scores(*(announced or last)[-1]))
+        forms |= {_scores(*said) for said in announced or last}
     if (found := _LINE.fullmatch(lines[-1])) and found["label"]:
         forms.add(_scores(*found.groups()[1:]))
     forms.discard(None)
@@ -78,7 +81,7 @@ def _by_assistant(pattern: re.Pattern[str], text: str) -> Scores | None:
 
 def _scores(first: str, second: str) -> Scores | None:
     scores = Scores(float(first), float(second))
-    return scores if all(0 <= s <= 10 for s in scores) else None
+    return scores if all(0 <= s <= HIGHEST for s in scores) else None
 
 
 _LETTER = re.compile(r"\[\[[\s*_`]*(?:Assistant\s+)?([ABC])[\s*_`]*\]\]")
@@ -93,7 +96,7 @@ _IN_BRACKETS = rf"[\s*_`]*(?:rating|score)?[\s:*_`]*{_NUMBER}(?:\s*/\s*10)?[\s*_
 _RATED = re.compile(rf"\[\[{_IN_BRACKETS}\]\]", re.I)
 _ONCE_BRACKETED = re.compile(rf"(?<!\[)\[{_IN_BRACKETS}\](?!\]|\()", re.I)
 _SUPPOSED = (
-    r"[ \t]+(?:if|unless|requires?|needs?|means|could|might|would(?!\s+be\b)|"
+    r"[ \t]+(?:if|unless|requires?|needs?|means|could|might|would(?!\s+be\b(?!\s+(?:un|too\b|wrong|in[a-z])))|"
     r"is[ \t]+the[ \t]+(?:max|min|high|low|best|worst|top))"
 )
 """What follows a number that is spoken of, and not given."""
@@ -101,7 +104,11 @@ _SAID = re.compile(
     rf"(?:^|[.!?:;,\"'{{(*_>#-]\s*|\b(?:my|the|final|overall|a|this)\s+)(?:rating|score|verdict)[\s\"'*_`]{{0,4}}(?::|=|\bis\b|\bof\b)[\s\"'*_`]{{0,4}}{_NUMBER}(?!{_NOT_WHOLE}|{_SUPPOSED})",
     re.I,
 )
-_ON_ANOTHER_SCALE = re.compile(rf"[*`]*(?:{_NOT_WHOLE})")
+_ON_ANOTHER_SCALE = re.compile(
+    rf"[*`]*(?:{_NOT_WHOLE}|[ \t]*(?:-|–|—|\bto\b|\bor\b)(?:[ \t]*(?:maybe|perhaps|possibly|even|rather))?[ \t*`]*\[\[|"
+    r"[ \t]*/[ \t]*\[\[(?!10\]))"
+)
+"""Or one end of a range, one of two that are offered."""
 _ANNOUNCES = re.compile(
     r"(?:\b(?:rat(?:e|ed|es|ing)|scores?|scored|verdict|grade|mark|give|giving|assign|award|deserves?|earns?)\b)"
     r"(?:[\s:=*_`\"'>-]|\b(?:is|of|as|a|an|it|this|the|answer|response|be|would|will|at|to|final|overall|assistant|"

@@ -663,6 +663,10 @@ def test_bad_input_is_said_before_anything_is_imported():
         (("against=y", "terminal=true"), "terminal: talks to one model; leave out against"),
         (("settings.max_new_tokens=5000",), "limits.new_tokens=1024 is less than settings.max_new_tokens"),
         (("settings.temperature=3",), "limits.temperature=2 is less than settings.temperature"),
+        (
+            ("moderation=openai", "moderation.timeout_seconds=60"),
+            "limits: timeout_seconds=60 is no more than moderation.timeout_seconds=60: a slow moderator",
+        ),
         (("port=0",), "port=0"),
         (("moderation=guard",), "moderation.model: must be given"),
         (("moderation=openai", "moderation.url=x"), "moderation.url: x begins with neither http://"),

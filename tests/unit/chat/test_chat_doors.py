@@ -2,11 +2,15 @@
 
 import asyncio
 import math
+import signal
+import socket
 from typing import Any
 
 import pytest
 
 from vicuna_lit.chat.markup import plain
+from vicuna_lit.chat.service import ChatService
+from vicuna_lit.cli.stops import stops_in_one_line
 from vicuna_lit.run_folder import RunError
 
 
@@ -105,3 +109,22 @@ def test_a_request_that_gradio_does_not_expect_is_one_line(server, capsys):
     from vicuna_lit.chat.web import _settings
 
     assert [_settings(0.5, length).max_new_tokens for length in (7.9, math.nan, math.inf)] == [7, 0, 0]
+
+
+def test_sigterm_ends_the_page_as_ctrl_c_does(server, monkeypatch):
+    """Uvicorn raises the signal once more when it has ended, which would kill the command."""
+    before, service = signal.getsignal(signal.SIGTERM), object.__new__(ChatService)
+    for one in (signal.SIGTERM, signal.SIGINT):
+        monkeypatch.setattr(server.uvicorn.Server, "run", lambda _, sockets, one=one: signal.raise_signal(one))
+        monkeypatch.setattr(server, "make_app", lambda service: service)
+        with socket.socket() as place:
+            server.serve(service, place)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_stop_is_one_line_and_the_code_that_shells_know(capfd):
+    for one, code, said in ((signal.SIGTERM, 143, "\nstopped by SIGTERM\n"), (signal.SIGINT, 130, "stopped\n")):
+        with pytest.raises(SystemExit) as end, stops_in_one_line():
+            signal.raise_signal(one)
+        assert (end.value.code, capfd.readouterr().err) == (code, said)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL

@@ -208,9 +208,32 @@ def test_bad_folders(tmp_path):
         read_sweep(tmp_path)
     with pytest.raises(RunError, match="no such folder"):
         read_sweep(tmp_path / "nowhere")
-    (run(tmp_path / "a", 1.0) / "result.json").write_text("{")
-    with pytest.raises(RunError, match="cannot be read"):
-        read_sweep(tmp_path)
+    a, b = run(tmp_path / "s/a", 1.0), run(tmp_path / "s/b", 2.0, "seed=1")
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(RunError, match="nothing: holds no train run"):  # named beside one that does
+        read_sweep(a, tmp_path / "nothing")
+    with pytest.raises(RunError, match="baseline 512: the runs are one setting, and there is nothing to compare"):
+        read_sweep(a, b).conclude(baseline="512")
+    for text in ("{", '{"validation": [1]}', '{"val_by_step": 3}'):
+        (a / "result.json").write_text(text)
+        with pytest.raises(RunError, match="cannot be read"):
+            read_sweep(tmp_path)
+
+
+def test_what_an_option_of_the_command_cannot_be(tmp_path, capsys, monkeypatch):
+    (tmp_path / "file").touch()
+    for given, said in (
+        (["--margin=-1", "x"], "argument --margin: -1: nats that make no difference, above 0, such as 0.002"),
+        (["--margin=nan", "x"], "argument --margin: nan: nats"),
+        (["--margin=x", "x"], "argument --margin: x: nats"),
+        (["--out=", "x"], "argument --out: an empty name is no folder; . is the one that you are in"),
+        ([f"--out={tmp_path}/file", "x"], f"argument --out: {tmp_path}/file is a file; name a folder"),
+        ([""], "argument folders: an empty name is no folder"),
+    ):
+        monkeypatch.setattr("sys.argv", ["vicuna-compare", *given])
+        with pytest.raises(SystemExit) as end:
+            command.main()
+        assert end.value.code == 2 and said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

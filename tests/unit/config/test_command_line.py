@@ -312,6 +312,9 @@ def test_what_the_user_says_stays_and_other_sweeps_are_left_alone(capsys):
             ["--config=mine.yaml"],
             "--config=mine.yaml: no such option; a file of settings is taken by",
         ),
+        ("chat", ["=1"], "=1: a setting is key=value, such as model=…"),
+        ("chat", ["~"], "~: a setting is key=value, such as model=…"),
+        ("evaluate", [""], "'': a setting is key=value, such as models=…"),
         ("train", ["--optimizer.lr=1"], "--optimizer.lr=1: no such option; a setting has no dashes: optimizer.lr=1"),
     ],
 )

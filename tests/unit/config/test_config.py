@@ -283,6 +283,29 @@ def test_evaluations_that_cannot_be(overrides: tuple[str, ...], message: str):
     assert message in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("job", "overrides", "message"),
+    [
+        ("train", ["data="], "data.path: is an empty name; . is the folder that you are in"),
+        ("train", ["from="], "from=: is an empty name; . is the folder that you are in"),
+        ("train", ["run.dir= ", "data.path=x"], "run.dir: is an empty name; . is the folder that you are in"),
+        ("prepare", ["raw=[a,'']"], "raw.1: is an empty name; . is the folder that you are in"),
+        ("chat", ["model="], "model.path: is an empty name; . is the folder that you are in"),
+        ("evaluate", ["judge=recorded", "judge.reviews="], "judge.reviews: is an empty name; . is the folder"),
+        ("chat", ["model=null"], "model.path: must be given, model.path=…"),
+        ("chat", ["model=x", "run=3"], "run=3: run holds keys; set one of them, such as run.name, run.dir"),
+        ("chat", ["model=x", "run=[a]"], "run=[a]: run holds keys; set one of them, such as run.name, run.dir"),
+        ("chat", ["model=x", "run.dir=null"], "run.dir=null: input should be a valid string"),
+        ("chat", ["model=x", "run.dir='a"], "run.dir='a: cannot be read; a quote or bracket in a value is quoted once"),
+        ("evaluate", ["models=null"], "models=null: a list is wanted, such as […]"),
+    ],
+)
+def test_what_is_no_value_is_one_line(job: Any, overrides: list[str], message: str):
+    with pytest.raises(ConfigError) as error:
+        load(job, *overrides)
+    assert len(error.value.problems) == 1 and error.value.problems[0].startswith(message)
+
+
 def test_about_ten_validation_losses_are_taken_where_the_config_does_not_say_when():
     def steps(every, of):
         every = ValidationConfig(every_steps=every, context_length=None).interval(of)

@@ -263,6 +263,26 @@ def test_cut_off_files_give_every_whole_record_and_one_loss(tmp_path):
     assert len(list(read(tmp_path / "a.json"))) == 3
 
 
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
+def test_a_key_with_two_values_in_one_object_is_refused_by_name(tmp_path, name):
+    turns = '[{"from": "human", "value": "Hi, what is it?"}, {"from": "gpt", "value": "%s"}]'
+    whole = f'{{"id": "1", "conversations": {turns % "It is."}}}'
+    said = json.dumps('{"value": "a", "value": "b"}')[1:-1]  # in a text it is a text
+    odd = [
+        whole.replace('"id"', f'"conversations": {turns % "No."}, "id"'),
+        whole.replace('"value": "It', '"value": "Lost.", "value": "It').replace('":', '" :'),
+        whole.replace('"id": "1"', '"meta": {"a": [{"b": 1, "b": NaN}]}'),
+    ]
+    good = [whole, whole.replace('"id": "1"', '"id": "1", "id":"1"'), f'{{"conversations": {turns % said}}}']
+    records = [*odd, *good]
+    (tmp_path / name).write_text("\n".join(records) if name == "a.jsonl" else f"[{','.join(records)}]")
+    found = list(read(tmp_path / name))
+    assert [one.reason for one in found if isinstance(one, Rejection)] == ["key given twice"] * 3
+    for one, key in zip(found, ("conversations", "value", "b"), strict=False):
+        assert isinstance(one, Rejection) and one.detail.endswith(f"'{key}' has two values in one object")
+    assert [one.turns[1].content for one in found[3:]] == ["It is.", "It is.", '{"value": "a", "value": "b"}']
+
+
 def test_missing_and_empty(tmp_path):
     with pytest.raises(DataError, match="no such file"):
         list(read(tmp_path / "nothing.json"))

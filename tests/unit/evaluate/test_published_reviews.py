@@ -169,7 +169,45 @@ def test_files_that_are_no_reviews(tmp_path):
         '{"answer1_id": "a", "answer2_id": "b", "score": [1, 2]}': "the field text is missing",
         '{"answer1_id": ': "no review can be read: line 1: unexpected end",
         "[3]": "no review can be read: not an object: 3",
+        '{"answer1_id": "a", "answer2_id": "b", "question_id": 1, "text": "", "score": [1]}': "score is two numbers",
+        '{"judgment": "", "model": "a", "question_id": 1, "score": "seven"}': "is no whole review: could not convert",
+        '{"judgment": "", "model": "a", "question_id": 1, "score": 7, "turn": 0}': "turn is 0; turns are counted from",
+        '{"g1_winner": "tie", "g2_winner": "tie", "model_1": "a", "model_2": "a", "question_id": 1, '
+        '"g1_judgment": "", "g2_judgment": ""}': "of one model or of two different ones, not of a and a",
+        '{"models": ["a", "b"], "judge": "j"}': "is no whole review: the field scores is missing",
+        '{"models": "ab", "judge": "j", "scores": null}': "models and scores are lists",
+        OURS.replace('"first"', '"left"'): "winner is 'left'; it is first, second or tie",
+        OURS.replace("null", "[7]"): r"scores are \[7\]; they are a number for each of 2 models",
+        '{"question_id": "1", "vote": [], "models": ["a", "b"], "asked": ["q"], "replies": 3}': "a text or a list",
+        '{"question_id": "1", "vote": [], "models": ["a", "b"], "asked": ["q"], "replies": ["x", "y"]}': "a vote is",
     }.items():
         file.write_text(text)
         with pytest.raises(DataError, match=message):
             read_reviews(file)
+
+
+OURS = (
+    '{"question_id": "1", "turn": 1, "models": ["a", "b"], "judge": "j", "text": "", "winner": "first", "scores": null}'
+)
+
+
+def test_scores_of_another_scale_are_no_verdict_and_an_absent_vote_is_no_tie(tmp_path):
+    file = tmp_path / "x.jsonl"
+    file.write_text('{"judgment": "[[85]]", "model": "a", "question_id": 1.0, "score": 85}\n')
+    (review,) = read_reviews(file).reviews
+    assert not review.parsed and review.problem == "stored as 85; scores are from 0 to 10" and review.question_id == "1"
+    row = {"idx": 1, "cmp_key": "a_b", "instruction": "q", "response1": "x", "response2": "y", "annotator1": 0}
+    file.write_text(json.dumps(row | {"annotator2": None, "annotator3": "2"}))
+    assert [review.winner for review in read_reviews(file).reviews] == ["tie", None, "second"]
+
+
+def test_an_unknown_answer_on_a_side_of_several_models_is_nobodys(tmp_path):
+    (tmp_path / "answers").mkdir()
+    for model, ids in {"a": "pq", "b": "rs"}.items():
+        rows = [{"question_id": n, "text": "x", "answer_id": id} for n, id in enumerate(ids)]
+        (tmp_path / f"answers/{model}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    pairs = ["pr", "sq", "xr"]
+    rows = [{"answer1_id": i, "answer2_id": j, "question_id": 1, "text": "", "score": [8, 7]} for i, j in pairs]
+    (tmp_path / "review.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(DataError, match="no file of answers has the id x, which may be of a or b; give that file"):
+        read_reviews(tmp_path / "review.jsonl")

@@ -6,9 +6,12 @@ from typing import Any
 
 import pytest
 
+from vicuna_lit.config.evaluate import FolderSource
 from vicuna_lit.data.conversation import DataError
 from vicuna_lit.evaluate.answers import read_answers
+from vicuna_lit.evaluate.generate import Model
 from vicuna_lit.evaluate.questions import read_questions
+from vicuna_lit.run_folder import RunError
 
 
 def row(**fields: Any) -> str:
@@ -56,6 +59,10 @@ def test_odd_answers_and_references(tmp_path: Path):
         file.write_text(json.dumps({"question_id": 1} | odd))
         with pytest.raises(DataError, match=said):
             read_answers(file)
+    for nothing in ("", "[]", "\n"):
+        file.write_text(nothing)
+        with pytest.raises(DataError, match=r"a\.jsonl: holds no answer"):
+            read_answers(file)
     (tmp_path / "q").mkdir()
     (tmp_path / "q/question.jsonl").write_text(row())
     (tmp_path / "q/reference_answer").mkdir()
@@ -64,3 +71,19 @@ def test_odd_answers_and_references(tmp_path: Path):
         (tmp_path / f"q/reference_answer/{name}.jsonl").write_text(json.dumps(given))
     with pytest.raises(DataError, match="question 1 has a reference before this one; leave one file"):
         read_questions(tmp_path / "q")
+
+
+def test_a_damaged_line_of_what_was_kept_is_named(tmp_path: Path):
+    file = tmp_path / "answers.jsonl"
+    model = Model("a", FolderSource(kind="folder", path="x"), file)
+    whole = b'{"model": "a", "question_id": "1", "turns": ["x"], "id": "", "cut": 0}\n'
+    file.write_bytes(whole + b"\n" + whole[:9])  # a stop has cut the last one
+    assert list(model.answered()) == ["1"] and file.read_bytes() == whole + b"\n"
+    for odd, said in (
+        (b'{"model": "a", \0\0\n', r"answers\.jsonl:2: the line is damaged; take it out"),
+        (b"[1]\n", r"answers\.jsonl:2: the line is damaged"),
+        (b'{"model": "a"}\n', r"answers\.jsonl: a line is no answer of this command"),
+    ):
+        file.write_bytes(whole + odd + whole)
+        with pytest.raises(RunError, match=said):
+            model.answered()

@@ -9,7 +9,7 @@ import pytest
 from vicuna_lit.evaluate.answers import Answer
 from vicuna_lit.evaluate.outcomes import outcomes
 from vicuna_lit.evaluate.questions import Question
-from vicuna_lit.evaluate.ratings import agreements, bradley_terry_ratings, judges, table
+from vicuna_lit.evaluate.ratings import agreements, bradley_terry_ratings, judges, table, unequal_means
 from vicuna_lit.evaluate.reviews import Review
 from vicuna_lit.evaluate.statistics import bradley_terry, kappa, length_controlled, verdict_counts
 from vicuna_lit.evaluate.verdicts import Winner
@@ -64,6 +64,14 @@ def test_ratings_of_single_answers_are_compared():
         9,
         7,
     )
+
+
+def test_means_on_different_questions_are_said():
+    """A lacks a verdict that B has: its mean leaves out what may be the hardest question."""
+    reviews = [review(id, (m,), (7.0,)) for id in "123" for m in "ab"]
+    assert unequal_means(outcomes(reviews, ["a", "b"])) == []
+    (note,) = unequal_means(outcomes([*reviews[1:], review("1", ("a",))], ["a", "b"]))
+    assert note.startswith("mean ratings by j rest on different turns of questions: b on 3, a on 2; 2 are common")
 
 
 def test_categories_turns_and_lengths():

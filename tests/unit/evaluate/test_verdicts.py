@@ -89,7 +89,10 @@ def test_a_number_that_is_cut_out_or_on_another_scale_is_no_verdict():
         "8 if it were shorter", "10 would need sources",
     ):  # fmt: skip
         assert rating(f"Rating: {text}") is None, text
-    assert [rating(f"Rating: [[3]]{behind}") for behind in ("/5", "0", " out of 5", "%")] == [None] * 4
+    for behind in ("/5", "0", " out of 5", "%", " stars", " or maybe [[4]]", " to [[5]]", "-[[5]]", "/[[5]]"):
+        assert rating(f"Rating: [[3]]{behind}") is None, behind
+    assert rating("Rating: [[3]]/[[10]]") == 3 and rating("A rating of 1 would be unfair") is None
+    assert pair_scores("Scores: (8, 7)\nWith depth the scores are (6, 7)") is None
     assert [rating(t) for t in ("Rating: 8 out of 10", "A score of 7 would be fair", "Rating: [[5]] for style")] == [
         8,
         7,

@@ -29,6 +29,11 @@ class Noisy(SupervisedModule):
         return torch.tensor(sum(draws()))
 
 
+class Asking(SupervisedModule):
+    def loss(self, batch: Any) -> torch.Tensor:
+        return 0 * self.lm(SupervisedLM.hidden, batch).sum()
+
+
 def made(kind: type[SupervisedModule], start: int = 0) -> SupervisedModule:
     return kind(SupervisedLM(tiny_model("llama")), load("train"), PLAN, start)
 
@@ -51,6 +56,21 @@ def test_what_a_loss_draws_follows_from_the_step():
     assert torch.equal(after, torch.rand(1)) and first != before
     with drawn_at(0):
         assert draws() == first
+
+
+@pytest.mark.promise("Under sharded weights a loss that passes a row over is refused, where all would wait for hours")
+def test_a_row_that_is_passed_over_is_refused_where_others_wait_for_it():
+    zero = torch.zeros(1, 1, dtype=torch.int64)
+    batch = Batch(zero, zero - 100, zero, (1,), 1)
+    for strategy in ("fsdp", "zero3", "zero2", "ddp", "single"):
+        module = Noisy(SupervisedLM(tiny_model("llama")), load("train", f"strategy={strategy}"), PLAN, 0)
+        if strategy in ("fsdp", "zero3"):
+            with pytest.raises(RunError, match=f"Noisy.loss has passed a row over .* under strategy={strategy} all"):
+                module.training_step(batch, 0)
+        else:
+            module.training_step(batch, 0)
+    asked = Asking(SupervisedLM(tiny_model("llama")), load("train", "strategy=fsdp"), PLAN, 0)
+    assert asked.training_step(batch, 0).requires_grad
 
 
 @pytest.mark.promise("A trained weight that nothing came to has a gradient of 0, so a stopped run goes on")
