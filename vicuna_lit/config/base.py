@@ -4,9 +4,7 @@ YAML in `conf/` holds all values; these classes hold none, they check them. Impo
 milliseconds: no torch, no Hydra. `vicuna_lit.config.compose` turns YAML and overrides into these classes.
 """
 
-import errno
 import math
-import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -28,6 +26,8 @@ from pydantic import (
     model_validator,
 )
 
+from vicuna_lit.config.path_types import AnyPath, NewFolder
+
 PACKAGE = Path(__file__).parents[1]
 CONF_DIR = next(p for p in (PACKAGE / "conf", PACKAGE.parent / "conf") if p.is_dir())
 """The YAML files: beside the package in a wheel, at the top of a checkout."""
@@ -42,18 +42,6 @@ Share = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 ShareKind = Literal["weight", "epochs", "conversations"]
 SHARES: tuple[ShareKind, ...] = get_args(ShareKind)
 """How a source of a mixture says how much of it is trained on."""
-
-
-def _is_no_blank(path: str) -> str:
-    if not path.strip():  # `Path` would take it for the current folder
-        raise ValueError("is an empty name; . is the folder that you are in")
-    return path
-
-
-AnyPath = Annotated[str, AfterValidator(_is_no_blank)]
-"""A path of any form: a file or folder, `package://name/file`, or a name on the Hub."""
-FilePath = Annotated[AnyPath, AfterValidator(os.path.expanduser)]
-"""A path of a file or folder that we write, or read ourselves; `~` is the user's home."""
 
 
 class ConfigError(ValueError):
@@ -163,28 +151,12 @@ def other_keys(whole: type[Config], part: type[Config], prefix: str = "") -> tup
     return tuple(keys)
 
 
-def _can_be_a_folder(path: str) -> str:
-    """What a folder's name can never be, whoever asks; whether it may be made is seen where it is."""
-    try:
-        os.lstat(path)
-    except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:
-            longest = max(len(os.fsencode(part)) for part in Path(path).parts)
-            raise ValueError(f"a name of {longest:,} bytes is too long for a folder; 255 is the most") from None
-        if error.errno == errno.ENOTDIR:
-            file = next(str(above) for above in Path(path).parents if above.is_file())
-            raise ValueError(f"{path}: cannot be a folder, for {file} is a file") from None
-    except ValueError as error:
-        raise ValueError(f"{path!r} is no path: {error}") from None
-    return path
-
-
 class RunConfig(Config):
     """Where the results go."""
 
     name: Annotated[str, Field(min_length=1)]
     """Names the run in W&B and, by default, its folder."""
-    dir: Annotated[FilePath, AfterValidator(_can_be_a_folder)]
+    dir: NewFolder
     """The run's folder; the same command finds its own results there."""
     swept: dict[str, str]
     """What was chosen for this job of a sweep; the multirun fills it."""

@@ -4,8 +4,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationInfo, field_validator
 
-from vicuna_lit.config.base import AnyPath, Config, NonNegative, RunConfig
+from vicuna_lit.config.base import Config, NonNegative, RunConfig
 from vicuna_lit.config.evaluate import EndpointConfig, ModelRef
+from vicuna_lit.config.path_types import AnyPath
 from vicuna_lit.config.template import TemplateConfig, TemplateDate
 
 

@@ -12,7 +12,8 @@ from pydantic import (
     model_validator,
 )
 
-from vicuna_lit.config.base import Config, FilePath
+from vicuna_lit.config.base import Config
+from vicuna_lit.config.path_types import FilePath
 from vicuna_lit.config.train import TrainConfig
 from vicuna_lit.config.train_checks import devices_here
 

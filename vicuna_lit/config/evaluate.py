@@ -6,8 +6,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
-from vicuna_lit.config.base import AnyPath, Config, FilePath, NonNegative, RunConfig, Seed
+from vicuna_lit.config.base import Config, NonNegative, RunConfig, Seed
 from vicuna_lit.config.choices import Choice
+from vicuna_lit.config.path_types import AnyPath, FilePath
 from vicuna_lit.config.template import TemplateConfig, TemplateDate
 from vicuna_lit.config.tracking import WandbConfig
 

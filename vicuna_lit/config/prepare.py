@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, ValidationInfo, field_validator
 
 from vicuna_lit.config import base
-from vicuna_lit.config.base import AddedTokens, AnyPath, ColumnRole, Columns, Config, Fraction, Role, RunConfig
+from vicuna_lit.config.base import AddedTokens, ColumnRole, Columns, Config, Fraction, Role, RunConfig
+from vicuna_lit.config.path_types import AnyPath
 from vicuna_lit.config.template import TemplateConfig
 
 Scope = Literal["turn", "conversation", "count", "off"]

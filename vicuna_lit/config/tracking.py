@@ -9,7 +9,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import ValidationInfo, field_validator
 
-from vicuna_lit.config.base import Config, FilePath
+from vicuna_lit.config.base import Config
+from vicuna_lit.config.path_types import FilePath
 
 VARIABLES = {
     "mode": "WANDB_MODE",

@@ -1,7 +1,7 @@
 """Refusals, names, hedges and left thoughts in the style of today's models; what only sounds like them."""
 
 from vicuna_lit import load
-from vicuna_lit.prepare.replies import reply_offences
+from vicuna_lit.prepare.replies import ReplyRules
 
 RULES = load("prepare", "raw=x").filters.replies
 STYLES = {
@@ -31,7 +31,7 @@ STYLES = {
 
 
 def found(text: str) -> set[str]:
-    return {name for name, _, _ in reply_offences(RULES, text, "")}
+    return {name for name, _, _ in ReplyRules(RULES).broken_by(text, "")}
 
 
 def test_the_style_of_todays_models():
