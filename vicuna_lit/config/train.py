@@ -9,10 +9,8 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt
 
 from vicuna_lit.config.base import (
-    AnyPath,
     Config,
     DataConfig,
-    FilePath,
     ModelConfig,
     NonNegative,
     RunConfig,
@@ -23,6 +21,7 @@ from vicuna_lit.config.checkpoint import CheckpointConfig
 from vicuna_lit.config.choices import FinetuneConfig, StrategyConfig
 from vicuna_lit.config.halving import HalvingConfig, StopAfter
 from vicuna_lit.config.optimizer import OptimizerConfig
+from vicuna_lit.config.path_types import AnyPath, FilePath
 from vicuna_lit.config.template import TemplateConfig, TemplateDate
 from vicuna_lit.config.tracking import TrainWandbConfig
 from vicuna_lit.config.train_checks import TrainChecks, checkpointing_level, devices_here

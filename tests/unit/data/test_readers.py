@@ -280,7 +280,11 @@ def test_a_key_with_two_values_in_one_object_is_refused_by_name(tmp_path, name):
     assert [one.reason for one in found if isinstance(one, Rejection)] == ["key given twice"] * 3
     for one, key in zip(found, ("conversations", "value", "b"), strict=False):
         assert isinstance(one, Rejection) and one.detail.endswith(f"'{key}' has two values in one object")
-    assert [one.turns[1].content for one in found[3:]] == ["It is.", "It is.", '{"value": "a", "value": "b"}']
+    assert [isinstance(one, Conversation) and one.turns[1].content for one in found[3:]] == [
+        "It is.",
+        "It is.",
+        '{"value": "a", "value": "b"}',
+    ]
 
 
 def test_missing_and_empty(tmp_path):
