@@ -82,7 +82,9 @@ class TokenCache:
     def _kept(self, about: Mapping[str, Any], build: Build) -> tuple[Examples, DataReport]:
         entry = self.place / hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]
         if (found := _read(entry)) is None:
-            with locked(entry.with_name(f".{entry.name}"), patience=math.inf, waiting=""):
+            lock = entry.with_name(f".{entry.name}")
+            lock.mkdir(parents=True, exist_ok=True)  # `locked` would speak of a run's folder where it cannot be made
+            with locked(lock, patience=math.inf, waiting=""):
                 found = _read(entry) or self._made(entry, about, build)
         return found
 
