@@ -118,7 +118,8 @@ def test_the_readmes_and_the_quickstarts_output_is_what_the_command_prints(tmp_p
     (folder / "hf").mkdir(parents=True)
     (folder / "hf/config.json").touch()
     before, after = float(found[1]), float(found[2])
-    conclude(Result("finished", str(folder), replies=[reply], val_loss_before=before, val_loss=after), folder)
+    ended = Result("finished", str(folder), replies=[reply], val_loss_before=before, val_loss=after)
+    conclude(load("train"), ended, folder)
     said = capsys.readouterr().out.replace(f"{tmp_path}/", "").splitlines()
     for line in end.splitlines():
         assert line in said, line

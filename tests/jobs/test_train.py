@@ -178,7 +178,7 @@ def test_a_sweep_gives_each_job_its_folder(tmp_path):
 
 
 BAD_DATA = {
-    "empty.jsonl": ("", "there is none"),
+    "empty.jsonl": ("", "holds nothing, not one byte"),
     "roles.jsonl": ('{"conversations": [{"from": "alien", "value": "x"}]}', "unknown role"),
     "types.jsonl": ('{"conversations": [{"from": "human", "value": 3}]}', "not text"),
     "noturns.jsonl": ('{"conversations": []}', "no answered turn"),

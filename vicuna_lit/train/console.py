@@ -193,32 +193,28 @@ def say_stopped(config: TrainConfig, step: int) -> None:
     console.print(f"stopped after step {step}: {again}" if step else "stopped before a step was saved", highlight=False)
 
 
-def conclude(result: Result, folder: Path, said: Collection[str] = (), brief: bool = False) -> None:
-    """Prints doubts (`notes`), the losses and, unless it shall be brief, the replies and where everything lies.
+def conclude(config: TrainConfig, result: Result, folder: Path, said: Collection[str] = ()) -> None:
+    """Prints doubts (`notes`), the losses and, but for a job of a sweep, the replies and where everything lies.
 
     Args:
+        config: with `verbose=false` the losses are in one line, and all else is left out.
         said: doubts that stand above already, since the start of this run printed them.
     """
-    if not brief:
+    brief = bool(config.run.swept)
+    if config.verbose and not brief:
         _say_replies(result)
-    for line in result.notes:
-        if line in said:
-            continue
+    for line in (note for note in result.notes if note not in said):
         console.print(f"[yellow]note:[/] {escape(line)}", highlight=False)
+    if not config.verbose:
+        _say_in_a_line(result, folder)
+        return
     _say_losses(result)
     _say_end(result, brief)
     if not brief and result.status != "stopped":
         _say_files(folder)
 
 
-def conclude_in_a_line(result: Result, folder: Path, said: Collection[str] = ()) -> None:
-    """Prints doubts, and what came out of a run with `verbose=false`.
-
-    Args:
-        said: doubts that stand above already.
-    """
-    for line in (note for note in result.notes if note not in said):
-        console.print(f"[yellow]note:[/] {escape(line)}", highlight=False)
+def _say_in_a_line(result: Result, folder: Path) -> None:
     before, after, done = result.val_loss_before, result.val_loss, counted(result.steps, "steps")
     losses = f"validation loss {before:.4f} → {after:.4f}, " if before is not None and after is not None else ""
     end = f"; stopped there, of {result.planned}" if result.status == "stopped" else ""

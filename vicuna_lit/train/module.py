@@ -3,7 +3,6 @@
 import math
 import warnings
 from collections.abc import Callable
-from contextlib import nullcontext
 from functools import partial
 from typing import Any, TypeVar
 
@@ -26,7 +25,8 @@ from vicuna_lit.run_folder import RunError
 from vicuna_lit.train.distributed import all_reduce_sum
 from vicuna_lit.train.gradients import sum_in_fp32
 from vicuna_lit.train.optimizer import build_optimizer, lr_factor
-from vicuna_lit.train.seeding import drawn_at, seeded
+from vicuna_lit.train.own_loss import own_loss
+from vicuna_lit.train.seeding import seeded
 from vicuna_lit.train.strategies import strategy_of
 from vicuna_lit.train.validation_loss import ValidationLoss
 
@@ -184,30 +184,11 @@ class SupervisedModule(L.LightningModule):
         """
         self.closes_step = self.step_done(batch_idx) is not None
         micro_batch = self.start * self.plan.accumulation + batch_idx
-        with drawn_at(self.config.seed, micro_batch) if self.has_own_loss else nullcontext():  # ours draws nothing
-            share = (self._own_loss(batch) if self.has_own_loss else self.loss(batch)) / batch.denominator
+        share = (own_loss(self, batch, micro_batch) if self.has_own_loss else self.loss(batch)) / batch.denominator
         self._sum = self._sum.to(share.device) + share.detach()
         if self.closes_step:
             self.step_loss, self._sum = all_reduce_sum(self._sum), torch.zeros(())
         return share * (self.plan.accumulation * self.plan.world_size)
-
-    def _own_loss(self, batch: Batch) -> Tensor:
-        """A subclass's loss of a row.
-
-        Raises:
-            RunError: it has passed the row over, where the other processes wait for this one's part of the weights.
-        """
-        calls: list[None] = []
-        with self.lm.register_forward_pre_hook(lambda *_: calls.append(None)):
-            found = self.loss(batch)
-        facts = self.config.strategy.facts
-        if not calls and facts.sharded == "weights":
-            raise RunError(
-                f"{type(self).__name__}.loss has passed a row over without self.lm(…), and under strategy={facts.name} "
-                "all processes would wait for each other, for hours: return 0 * self.lm(vl.SupervisedLM.logits, "
-                "batch).sum() for such a row, or choose strategy=ddp"
-            )
-        return found
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """The step's figures for Lightning's callbacks and loggers; nothing waits for a GPU."""

@@ -51,7 +51,7 @@ from vicuna_lit.train.callbacks.export import ExportCallback
 from vicuna_lit.train.callbacks.metrics import MetricsCallback
 from vicuna_lit.train.callbacks.stopping import StopAfterStep
 from vicuna_lit.train.callbacks.validating import ValidationCallback
-from vicuna_lit.train.console import conclude, conclude_in_a_line, console, say_done
+from vicuna_lit.train.console import conclude, console, say_done
 from vicuna_lit.train.distributed import DistributedEnv, broadcast_object, launch
 from vicuna_lit.train.early import refuse_early
 from vicuna_lit.train.extensions import NOTHING_HELD_OUT, Extensions, profiler_of, with_data
@@ -135,10 +135,7 @@ def _fit(config: TrainConfig, extensions: Extensions) -> Result:
         with record.open(hashes, process.opening, described):
             result = record.finish(_train(record, hashes))
     if env.rank == 0:
-        if config.verbose:
-            conclude(result, folder, record.doubts(), brief=bool(config.run.swept))
-        else:
-            conclude_in_a_line(result, folder, record.doubts())
+        conclude(config, result, folder, record.doubts())
     return result
 
 

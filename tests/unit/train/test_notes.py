@@ -4,7 +4,7 @@ from tests.helpers.runs import COMMON
 from vicuna_lit.config.compose import load
 from vicuna_lit.data.plan import plan_run
 from vicuna_lit.data.planned import PlannedData
-from vicuna_lit.train.console import conclude, conclude_in_a_line
+from vicuna_lit.train.console import conclude
 from vicuna_lit.train.notes import notes, worse
 from vicuna_lit.train.result import Result
 
@@ -39,8 +39,9 @@ def test_a_long_validation_idle_processes_and_empty_replies_are_said():
 
 def test_what_the_start_has_said_is_not_said_again(tmp_path, capsys):
     found = Result("finished", str(tmp_path), 3, notes=["known before", "came of it"], seconds=7.0)
-    conclude(found, tmp_path, ["known before"], True)
+    job = load("train", "+run.swept={seed: '1'}")
+    conclude(job, found, tmp_path, ["known before"])
     said = capsys.readouterr().out
     assert "note: came of it" in said and "known before" not in said
-    conclude_in_a_line(found, tmp_path, ["known before"])
+    conclude(load("train", "verbose=false"), found, tmp_path, ["known before"])
     assert capsys.readouterr().out.splitlines() == ["note: came of it", f"{tmp_path}: 3 steps in 7 s"]
