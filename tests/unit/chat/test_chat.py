@@ -692,5 +692,7 @@ def test_the_command_says_what_is_wrong(tmp_path):
     missing = commands.run("vicuna_lit.chat", f"model={tmp_path}/nothing", f"run.dir={tmp_path}/run", "--terminal")
     assert (missing.returncode, missing.stderr) == (2, f"error: {tmp_path}/nothing: no such file or folder\n")
     folder = f"model={{name: x, path: {tmp_path}}}"
-    same = commands.run("vicuna_lit.chat", folder, folder.replace("model=", "against="), f"run.dir={tmp_path}/run")
+    same = commands.run(
+        "vicuna_lit.chat", folder, folder.replace("model=", "against="), f"run.dir={tmp_path}/run", "--terminal"
+    )
     assert same.returncode == 2 and "model and against are both called x; name one of them" in same.stderr
