@@ -380,6 +380,9 @@ def nearest(word: str, names: Sequence[str], alike: float = 0.5) -> str:
     beside = {n[len(group) + 1 :]: n for n in names if dot and n.startswith(f"{group}.")}
     close = [beside[t] for t in difflib.get_close_matches(last, list(beside), 1, alike)]  # a right group is no likeness
     if not close:
+        holding = [name for tail, name in beside.items() if last in tail.split("_")]
+        close = holding if len(holding) == 1 else []
+    if not close:
         close = difflib.get_close_matches(word, [n for n in names if n not in beside.values()], n=1, cutoff=alike)
     if not close:
         tails = {n.rpartition(".")[2]: n for n in names}

@@ -54,6 +54,7 @@ ELSEWHERE = {
     "optim": "optimizer.kind",
     "bf16": "precision=bf16-mixed for true, fp32 for false",
     "fp16": "precision=bf16-mixed; there is no fp16",
+    "output": "run.dir",
     "output_dir": "run.dir",
     "run_name": "run.name",
     "save_steps": "checkpoint.every_steps",

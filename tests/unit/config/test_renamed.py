@@ -94,6 +94,7 @@ def test_a_key_that_no_key_is_like_gets_no_guess():
         "optimizer.learning_rte": "did you mean learning_rate? here it is optimizer.lr",
         "optimizer.warmp": "did you mean warmup? here it is optimizer.warmup_ratio, a share of all steps",
         "optimizer.lrr": "did you mean optimizer.lr?",
+        "optimizer.ratio": "did you mean optimizer.warmup_ratio?",
     }.items():
         assert unknown_key(typed, beside) == f"{typed}: unknown key ({said})", "a shared group is no likeness"
     assert unknown_key("optimizer.foo", beside) == "optimizer.foo: unknown key"
