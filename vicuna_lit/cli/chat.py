@@ -3,6 +3,8 @@
 Imports at the top are those of a few milliseconds: a signal that comes before the command listens kills it.
 """
 
+import os
+import stat
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -68,6 +70,8 @@ def _converse(config: "ChatConfig") -> None:
         if not is_loopback(config.host):
             print("note: whoever reaches this machine can use the page: it asks for no login, and is sent unencrypted; "
                   "docs/chat.md says what to put in front", file=sys.stderr)  # fmt: skip
+        if sys.stdin is not None and stat.S_ISFIFO(os.fstat(0).st_mode):
+            print("note: the page reads nothing from the pipe; --terminal answers its lines", file=sys.stderr)
         if service.files:
             print(f"  {config.run.dir}  {', '.join(service.files)}", flush=True)
         serve(service, place)

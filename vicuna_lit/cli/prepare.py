@@ -82,7 +82,7 @@ def show(prepared: Any) -> None:
         "manifest.json": "counts, hashes, versions, config",
         "card.html": "the same as a page, with examples",
     }.items():
-        if (folder / name).exists():
+        if (folder / name).exists() and (folder / name).stat().st_size:  # an empty list says nothing
             print(f"  {folder / name}  {what}")
 
 

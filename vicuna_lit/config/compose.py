@@ -26,7 +26,7 @@ from vicuna_lit.config.chat import ChatConfig
 from vicuna_lit.config.estimate import EstimateConfig
 from vicuna_lit.config.evaluate import EvaluateConfig
 from vicuna_lit.config.prepare import PrepareConfig
-from vicuna_lit.config.renamed import ELSEWHERE, VALUES, new_key
+from vicuna_lit.config.renamed import VALUES, elsewhere, nearly_elsewhere, new_key
 from vicuna_lit.config.search_path import folders, groups, options, refuse_endless, search_path
 from vicuna_lit.config.search_path import problems as search_path_problems
 from vicuna_lit.config.short_forms import JOBS, Job, expand
@@ -40,7 +40,7 @@ _KNOWN: dict[tuple[Any, ...], tuple[list[Any], DictConfig]] = {}
 MOST_KNOWN = 32
 MOST_OF_A_KEY = 200
 """Letters; a key that may name a group is looked for as a folder, and no folder's name is longer than 255 bytes."""
-ALIKE = 0.6
+ALIKE, NEARLY = 0.6, 0.85
 """Of the letters of a wrong key the share that another key must have too, to be guessed."""
 
 
@@ -342,18 +342,10 @@ def unknown_key(key: str, keys: Sequence[str]) -> str:
     """What to say about a key that is none of these: its name now, ours for another tool's, or the nearest."""
     if new := new_key(key):
         return f"{key}: this key is called {new} now"
-    ours = ELSEWHERE.get(key) or ELSEWHERE.get(key.rpartition(".")[2])
-    if ours and _is_answer(ours, keys):
-        what, _, why = ours.partition("nothing: ")
-        return f"{key}: unknown key; here " + (f"there is nothing for it: {why}" if why else f"it is {what}")
-    return f"{key}: unknown key{nearest(key, keys, ALIKE)}"
-
-
-def _is_answer(ours: str, keys: Sequence[str]) -> bool:
-    """Whether what a key of another tool is in training says anything to a job with these keys."""
-    first = re.split(r"[^\w.]", ours)[0]
-    group = first.partition(".")[0]  # which of its keys there are depends on the choice
-    return first in keys or ("conversations_per_step" in keys and (group in keys or first in ("nothing", "push")))
+    if said := elsewhere(key, keys):
+        return f"{key}: unknown key; here {said}"
+    near = nearest(key, keys, NEARLY) or nearly_elsewhere(key, keys, NEARLY) or nearest(key, keys, ALIKE)
+    return f"{key}: unknown key{near}"
 
 
 def _path(loc: tuple[int | str, ...], values: Any) -> str:
@@ -383,9 +375,16 @@ def nearest(word: str, names: Sequence[str], alike: float = 0.5) -> str:
     Args:
         alike: the least share of letters that both have in the same order.
     """
-    names = [n for n in names if n != word]
-    close = difflib.get_close_matches(word, names, n=1, cutoff=alike)
+    names = [n for n in names if n != word and not word.startswith(f"{n}.")]
+    group, dot, last = word.rpartition(".")
+    beside = {n[len(group) + 1 :]: n for n in names if dot and n.startswith(f"{group}.")}
+    close = [beside[t] for t in difflib.get_close_matches(last, list(beside), 1, alike)]  # a right group is no likeness
+    if not close:
+        holding = [name for tail, name in beside.items() if last in tail.split("_")]
+        close = holding if len(holding) == 1 else []
+    if not close:
+        close = difflib.get_close_matches(word, [n for n in names if n not in beside.values()], n=1, cutoff=alike)
     if not close:
         tails = {n.rpartition(".")[2]: n for n in names}
-        close = [tails[t] for t in difflib.get_close_matches(word.rpartition(".")[2], list(tails), 1, alike + 0.1)]
+        close = [tails[t] for t in difflib.get_close_matches(last, list(tails), 1, alike + 0.1)]
     return f" (did you mean {close[0]}?)" if close else ""

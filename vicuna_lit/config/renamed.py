@@ -3,7 +3,9 @@
 Files that an earlier version wrote (`config.json`, `result.json`, a checkpoint's state) are read with the new names.
 """
 
+import difflib
 import re
+from collections.abc import Sequence
 from typing import Any
 
 RENAMED = {
@@ -44,6 +46,7 @@ ELSEWHERE = {
     "max_length": "context_length",
     "model_max_length": "context_length",
     "warmup_ratio": "optimizer.warmup_ratio",
+    "warmup": "optimizer.warmup_ratio, a share of all steps",
     "warmup_steps": "optimizer.warmup_ratio, a share of all steps",
     "weight_decay": "optimizer.weight_decay",
     "max_grad_norm": "optimizer.clip_norm",
@@ -51,6 +54,7 @@ ELSEWHERE = {
     "optim": "optimizer.kind",
     "bf16": "precision=bf16-mixed for true, fp32 for false",
     "fp16": "precision=bf16-mixed; there is no fp16",
+    "output": "run.dir",
     "output_dir": "run.dir",
     "run_name": "run.name",
     "save_steps": "checkpoint.every_steps",
@@ -297,6 +301,29 @@ def _new_path(path: tuple[str, ...]) -> tuple[str, ...] | None:
         if new := RENAMED.get(".".join(path[:end])):
             return *new.split("."), *path[end:]
     return None
+
+
+def elsewhere(key: str, keys: Sequence[str]) -> str:
+    """What another tool's key is here, where these keys have it: `it is …`, or why there is none; else nothing."""
+    ours = ELSEWHERE.get(key) or ELSEWHERE.get(key.rpartition(".")[2])
+    if not ours or not _is_answer(ours, keys):
+        return ""
+    what, _, why = ours.partition("nothing: ")
+    return f"there is nothing for it: {why}" if why else f"it is {what}"
+
+
+def nearly_elsewhere(key: str, keys: Sequence[str], alike: float) -> str:
+    """` (did you mean …? here …)` for another tool's key that is misspelt, or nothing; `alike`: of its letters."""
+    near = difflib.get_close_matches(key.rpartition(".")[2], ELSEWHERE, n=1, cutoff=alike)
+    said = elsewhere(near[0], keys) if near else ""
+    return f" (did you mean {near[0]}? here {said})" if said else ""
+
+
+def _is_answer(ours: str, keys: Sequence[str]) -> bool:
+    """Whether what a key of another tool is in training says anything to a job with these keys."""
+    first = re.split(r"[^\w.]", ours)[0]
+    group = first.partition(".")[0]  # which of its keys there are depends on the choice
+    return first in keys or ("conversations_per_step" in keys and (group in keys or first in ("nothing", "push")))
 
 
 def with_new_names(values: dict[str, Any]) -> dict[str, Any]:

@@ -185,8 +185,9 @@ def _exact(
 ) -> tuple[Duplicate, int] | None:
     for key in keys:
         if key in kept:
-            better = kept[key][0]
-            return Duplicate(tuple(EXACT.values())[key[0]], f"a better copy is {rows.name(better)}"), better
+            better, name = kept[key][0], tuple(EXACT)[key[0]]
+            said = "the same id has a better one," if name == "id" else "a better copy is"  # the texts may differ
+            return Duplicate(EXACT[name], f"{said} {rows.name(better)}"), better
     return None
 
 

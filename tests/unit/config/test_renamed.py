@@ -89,6 +89,15 @@ def test_every_key_of_another_tool_has_ours():
 def test_a_key_that_no_key_is_like_gets_no_guess():
     """With a guess that is far off a reader would set a key that does something else."""
     keys = [entry.key for entry in entries("train")]
+    beside = ["optimizer", "optimizer.lr", "optimizer.rounding", "optimizer.warmup_ratio"]
+    for typed, said in {
+        "optimizer.learning_rte": "did you mean learning_rate? here it is optimizer.lr",
+        "optimizer.warmp": "did you mean warmup? here it is optimizer.warmup_ratio, a share of all steps",
+        "optimizer.lrr": "did you mean optimizer.lr?",
+        "optimizer.ratio": "did you mean optimizer.warmup_ratio?",
+    }.items():
+        assert unknown_key(typed, beside) == f"{typed}: unknown key ({said})", "a shared group is no likeness"
+    assert unknown_key("optimizer.foo", beside) == "optimizer.foo: unknown key"
     assert unknown_key("contextlen", keys) == "contextlen: unknown key (did you mean context_length?)"
     for key in ("ddp_timeout", "model_init_kwargs", "offload_folder", "tf32"):
         assert unknown_key(key, keys) == f"{key}: unknown key"
