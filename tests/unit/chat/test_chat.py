@@ -19,6 +19,7 @@ import pytest
 from experiments.serve.fake import FakeServer, Fault
 from tests.helpers import commands
 from tests.helpers.chats import HOW, Scripted, random_folder, said, scripted, service, take
+from tests.helpers.pages import free_port
 from vicuna_lit.chat.markup import markdown, plain, sent
 from vicuna_lit.chat.moderation import Moderator, make_moderator
 from vicuna_lit.chat.service import RateLimiter, Refused
@@ -692,7 +693,6 @@ def test_the_command_says_what_is_wrong(tmp_path):
     missing = commands.run("vicuna_lit.chat", f"model={tmp_path}/nothing", f"run.dir={tmp_path}/run", "--terminal")
     assert (missing.returncode, missing.stderr) == (2, f"error: {tmp_path}/nothing: no such file or folder\n")
     folder = f"model={{name: x, path: {tmp_path}}}"
-    same = commands.run(
-        "vicuna_lit.chat", folder, folder.replace("model=", "against="), f"run.dir={tmp_path}/run", "--terminal"
-    )
+    given = (folder, folder.replace("model=", "against="), f"run.dir={tmp_path}/run", f"port={free_port()}")
+    same = commands.run("vicuna_lit.chat", *given)
     assert same.returncode == 2 and "model and against are both called x; name one of them" in same.stderr
