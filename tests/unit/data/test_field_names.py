@@ -279,7 +279,10 @@ REFUSED: dict[str, tuple[Any, str]] = {
         "context beside the turns: previous_response_id",
     ),
     "not solved": (beside(resolved=False), "bad answer: resolved is false"),
-    "KTO's number": ({"prompt": "Q", "completion": "A", "label": 0}, "bad answer: label is 0"),
+    "KTO's number": (
+        {"prompt": "Q", "completion": "A", "label": 0},
+        "bad answer: label is 0: an answer that is not to be imitated; where 0 is a class, take the field out",
+    ),
     "WildGuard": (
         {"prompt": "Q", "response": "A", "prompt_harm_label": "harmful", "response_harm_label": "harmful"},
         "bad answer: response_harm_label is harmful",
