@@ -256,6 +256,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "Jan's": (talk(status="stopped"), "bad answer: turn 2: status is stopped"),
     "Haystack's": (talk(meta={"finish_reason": "length"}), "bad answer: turn 2: finish_reason is length"),
     "Anthropic's": (talk(stop_reason="pause_turn"), "bad answer: turn 2: stop_reason is pause_turn"),
+    "a full context": (talk(stop_reason="model_context_window_exceeded"), "bad answer: turn 2: stop_reason is model"),
     "a part that streams": (parts(TEXT | {"state": "streaming"}), "state is streaming"),
     "Claude's export": (
         {
