@@ -183,8 +183,14 @@ def contexts_in(keys: tuple[Any, ...]) -> tuple[str, ...]:
     return tuple(k for k in keys if isinstance(k, str) and (k in names or _says(_SAYS_RESULTS.fullmatch, snake(k))))
 
 
+def as_flag(value: Any) -> Any:
+    """A flag that tables hold as a text; another value as it is."""
+    return {"true": True, "false": False}.get(value.strip().lower(), value) if isinstance(value, str) else value
+
+
 def is_bad(name: str, value: Any) -> bool:
     """Whether a flag says that an answer is not to be imitated."""
+    value = as_flag(value)
     return name in BAD and (value is False or (name not in _COUNTS and isinstance(value, int | float) and value == 0))
 
 
@@ -194,7 +200,7 @@ def refuse_by_flags(record: dict[str, Any]) -> None:
         Unusable: a record's own flags say that it is not to be imitated or trained on, or weigh its turns apart.
     """
     for key in signs_in(tuple(record)):
-        name, value = snake(key).lower(), record[key]
+        name, value = snake(key).lower(), as_flag(record[key])
         if is_absent(value):
             continue
         is_no, said = value is False or (value == 0 and isinstance(value, int | float)), str(value).lower()

@@ -280,6 +280,8 @@ REFUSED: dict[str, tuple[Any, str]] = {
         "context beside the turns: previous_response_id",
     ),
     "not solved": (beside(resolved=False), "bad answer: resolved is false"),
+    "a flag as a text": (beside(is_correct="False"), "bad answer: is_correct is false"),
+    "a flag of the loss as a text": (beside(train="false"), "record out of the loss: train is false"),
     "KTO's number": (
         {"prompt": "Q", "completion": "A", "label": 0},
         "bad answer: label is 0: an answer that is not to be imitated; where 0 is a class, take the field out",
