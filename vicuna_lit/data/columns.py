@@ -111,7 +111,8 @@ def _refuse_more(record: dict[str, Any], form: dict[str, str]) -> None:
     more = [key for key in PROMPTS if key not in own and _is_said(record.get(key)) and _adds(record, key, asked)]
     if more:
         raise Unusable("several questions", f"{form['prompt']}, {', '.join(more)}; {_joining(record, form, more[0])}")
-    if beside := next((k for k in BESIDE if k not in own and filled(record, k) and _adds(record, k, asked)), None):
+    besides_it = (k for k in BESIDE if k not in own and filled(record, k) and record[k] != said)
+    if beside := next((k for k in besides_it if _adds(record, k, asked)), None):
         if "context" not in form and isinstance(asked, str) and isinstance(record[beside], str):
             line = columns_line(record, {"prompt": form["prompt"], "context": beside} | form)
             raise Unusable("context beside the question", f"{beside}; {line} reads it, without context it is left out")

@@ -26,8 +26,8 @@ _NAME = re.compile(r'"(?:[^"\\]|\\.)*"')
 
 
 _CUT_OFF = re.compile(
-    "length|max|limit|trunc|exhaust|cancel|abort|interrupt|fail|error|incomplete|partial|in_progress|streaming|pending"
-    "|paus|filter|safety|block|guardrail|recitation|prohibited|spii|refus|timeout|timed_out|stopped|malformed|unload"
+    "length|max|limit|exceed|trunc|exhaust|cancel|abort|interrupt|fail|error|incomplete|partial|in_progress|streaming"
+    "|pending|paus|filter|safety|block|guardrail|recitation|prohibited|spii|refus|timeout|timed_out|stopped|malformed|unload"
     "|^other$|^language$"
 )
 

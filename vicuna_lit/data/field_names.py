@@ -66,8 +66,11 @@ _SAYS_THOUGHT = re.compile(
 )
 _RESULTS = (
     r"(?:\w+_)?(?:search|web|retrieval|retrieved|grounding|source|reference)_(?:\w+_)?"
-    r"(?:results?|metadata|documents?|docs?|contexts?|passages?|chunks?|nodes?|supports?)|retrieved_\w+"
+    r"(?:results?|documents?|docs?|contexts?|passages?|chunks?|nodes?|supports?)"
+    r"|(?:\w+_)?(?:search|retrieval|grounding)_(?:\w+_)?metadata"
+    r"|retrieved_(?!(?:at|on|date|datetime|time|timestamp|from|by|via|count)(?:_|$))\w+"
 )
+"""Not `source_metadata` and `retrieved_at`: where a record comes from, and since when it is there."""
 _SAYS_RESULTS = re.compile(_RESULTS)
 _SAYS_SOURCE = re.compile(f"{_RESULTS}|quotes|canvas|references|citation_metadata")
 _CITED = ("citation", "_location")
@@ -180,8 +183,14 @@ def contexts_in(keys: tuple[Any, ...]) -> tuple[str, ...]:
     return tuple(k for k in keys if isinstance(k, str) and (k in names or _says(_SAYS_RESULTS.fullmatch, snake(k))))
 
 
+def as_flag(value: Any) -> Any:
+    """A flag that tables hold as a text; another value as it is."""
+    return {"true": True, "false": False}.get(value.strip().lower(), value) if isinstance(value, str) else value
+
+
 def is_bad(name: str, value: Any) -> bool:
     """Whether a flag says that an answer is not to be imitated."""
+    value = as_flag(value)
     return name in BAD and (value is False or (name not in _COUNTS and isinstance(value, int | float) and value == 0))
 
 
@@ -191,12 +200,13 @@ def refuse_by_flags(record: dict[str, Any]) -> None:
         Unusable: a record's own flags say that it is not to be imitated or trained on, or weigh its turns apart.
     """
     for key in signs_in(tuple(record)):
-        name, value = snake(key).lower(), record[key]
+        name, value = snake(key).lower(), as_flag(record[key])
         if is_absent(value):
             continue
         is_no, said = value is False or (value == 0 and isinstance(value, int | float)), str(value).lower()
         if is_bad(name, value):
-            raise Unusable("bad answer", f"{key} is {said}: an answer that is not to be imitated")
+            other = "; where 0 is a class, take the field out" if not isinstance(value, bool) else ""
+            raise Unusable("bad answer", f"{key} is {said}: an answer that is not to be imitated{other}")
         if name.endswith("label") and not name.startswith("prompt") and str(value).strip().lower() in _BAD_WORDS:
             raise Unusable("bad answer", f"{key} is {value}: an answer that is not to be imitated")
         if name in _ELSEWHERE and value:

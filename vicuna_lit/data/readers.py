@@ -40,6 +40,11 @@ TURNS = ("conversations", "messages", "items", "conversation", "messagesTree")
 LEAVES = ("currentId", "current_node", "currentNode", "current_leaf_message_uuid", "leafId", "currentMessageId")
 """Keys of a record that may name the message that the user ended on."""
 Paths = str | Path | Sequence[str | Path]
+_SWITCHES = frozenset((
+    "on", "off", "true", "false", "yes", "no", "enabled", "disabled", "auto", "adaptive", "default",
+    "none", "minimal", "low", "medium", "high", "xhigh", "max",
+))  # fmt: skip
+"""Settings of a server for how much is thought."""
 _BESIDE = frozenset((*REASONING, "output", "response", "choices", "completion", "candidates"))
 """Columns beside the turns that may say something of the last reply."""
 
@@ -351,10 +356,7 @@ def _answered(record: dict[str, Any], turns: list[Turn], form: Mapping[str, str]
 
 def _is_switch(value: Any) -> bool:
     """Whether a column says that there is reasoning, as Nemotron's do, and not what was thought."""
-    return isinstance(value, bool) or (
-        isinstance(value, str)
-        and value.strip().lower() in ("on", "off", "true", "false", "none", "low", "medium", "high")
-    )
+    return isinstance(value, bool) or (isinstance(value, str) and value.strip().lower() in _SWITCHES)
 
 
 def _history(record: dict[str, Any]) -> list[Turn]:

@@ -16,7 +16,9 @@ _NUMBER = r"(\d+(?:\.\d+)?)"
 _OUT_OF_TEN = _NUMBER + r"(?:\s*/\s*10)?"
 _MARKS = r"[\s*_`#>$]*"
 _LABEL = r"(?:(?:the |my |final |overall )*(?:scores?|ratings?|verdict|output)(?: are| is)?[*_\s]*[:=])"
-_LINE = re.compile(rf"{_MARKS}(?P<label>{_LABEL}?){_MARKS}{_OUT_OF_TEN}(?:\s*[,;]\s*|\s+){_OUT_OF_TEN}{_MARKS}", re.I)
+_LINE = re.compile(
+    rf"{_MARKS}(?P<label>{_LABEL}?){_MARKS}{_OUT_OF_TEN}(?:\s*[,;]\s*|\s+){_OUT_OF_TEN}{_MARKS}\.?{_MARKS}", re.I
+)
 _TUPLE = re.compile(rf"\(\s*{_OUT_OF_TEN}\s*,\s*{_OUT_OF_TEN}\s*\)")
 _LAST = re.compile(rf"{_TUPLE.pattern}\W*$")
 _ANNOUNCED = re.compile(rf"(?:output|scores?|tuple)[^().\n]*{_TUPLE.pattern}", re.I)

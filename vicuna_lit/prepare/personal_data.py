@@ -56,6 +56,11 @@ ANNOUNCING = (
     "điện thoại", "sđt", "טלפון", "נייד", "رقم", "جوال", "هاتف", "मोबाइल", "फ़ोन", "फोन",
 )  # fmt: skip
 """Beginnings of such words."""
+OTHER_WORD = re.compile(
+    r"cel(?!l?ul|l?phon|ln[or]|l?(?![^\W\d_]))|tel(?![eéè]?[fp]|egram|n[oru]|e?m[oó]|e?s?(?![^\W\d_]))"
+    r"|mob(?!i(?!li[tsz])|(?![^\W\d_]))|phone(?:m|ti)"
+)
+"""What begins like one of them and is none: cells, Celsius, telemetry, mobility, phonemes."""
 ANNOUNCING_ASCII = tuple(word for word in ANNOUNCING if word.isascii())
 
 
@@ -144,7 +149,7 @@ def _announced(text: str, lowered: str) -> Iterator[Span]:
         while at >= 0:
             end = at + len(word)
             alone = not (word[0].isalpha() and word[0] < "\u0590" and lowered[at - 1 : at].isalnum())
-            found = ANNOUNCED.match(lowered, end) if alone else None
+            found = ANNOUNCED.match(lowered, end) if alone and not OTHER_WORD.match(lowered, at) else None
             if found and _is_announced(found["link"], found[2]):
                 yield found.span(2)
             at = lowered.find(word, end)

@@ -256,6 +256,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "Jan's": (talk(status="stopped"), "bad answer: turn 2: status is stopped"),
     "Haystack's": (talk(meta={"finish_reason": "length"}), "bad answer: turn 2: finish_reason is length"),
     "Anthropic's": (talk(stop_reason="pause_turn"), "bad answer: turn 2: stop_reason is pause_turn"),
+    "a full context": (talk(stop_reason="model_context_window_exceeded"), "bad answer: turn 2: stop_reason is model"),
     "a part that streams": (parts(TEXT | {"state": "streaming"}), "state is streaming"),
     "Claude's export": (
         {
@@ -279,7 +280,12 @@ REFUSED: dict[str, tuple[Any, str]] = {
         "context beside the turns: previous_response_id",
     ),
     "not solved": (beside(resolved=False), "bad answer: resolved is false"),
-    "KTO's number": ({"prompt": "Q", "completion": "A", "label": 0}, "bad answer: label is 0"),
+    "a flag as a text": (beside(is_correct="False"), "bad answer: is_correct is false"),
+    "a flag of the loss as a text": (beside(train="false"), "record out of the loss: train is false"),
+    "KTO's number": (
+        {"prompt": "Q", "completion": "A", "label": 0},
+        "bad answer: label is 0: an answer that is not to be imitated; where 0 is a class, take the field out",
+    ),
     "WildGuard": (
         {"prompt": "Q", "response": "A", "prompt_harm_label": "harmful", "response_harm_label": "harmful"},
         "bad answer: response_harm_label is harmful",

@@ -21,6 +21,7 @@ from vicuna_lit.inference.bodies import CUT
     [
         ("9 8.5\nBoth are good.", (9, 8.5)),
         ("**9 8**\n", (9, 8)),
+        ("9 8.\nBoth are good.", (9, 8)),
         ("9/10, 8/10", (9, 8)),
         ("\n7, 9\nAssistant 1: 2 steps are missing", (7, 9)),
         ("0 9\nThe first says nothing.", (0, 9)),

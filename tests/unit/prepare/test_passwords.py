@@ -77,12 +77,14 @@ def test_national_numbers_behind_words_of_many_languages():
         "Мой телефон: 8 (912) 345-67-89", "Cep telefonum 0532 123 45 67", "携帯: 090-1234-5678",
         "我的手机号是13812345678",
         "연락처: 02-312-3456", "मेरा मोबाइल नंबर 9876543210", "Số điện thoại: 0912 345 678", "No. HP: 0812-3456-7890",
-        "رقم الجوال: 0501234567",
+        "رقم الجوال: 0501234567", "teléfono: 912 345 678", "Telepon: 021 1234567", "Telnr: 030 123456",
+        "celular: 11 91234 567",
     ):  # fmt: skip
         assert redacted(text).endswith("[PHONE]"), text
     for text in (
         "cell 10 20 30 40", "my cell 1000000 is empty", "The handy 2020 2021 2022 guide", "portable 100 200 300",
         "celular 4 8 15 16 23 42", "int phone = 5551234", "mobs 12 24 36 48", "tel: string", "Telefon 2023-01-02 1",
+        "Celsius: 20 25 30 35 40", "cells: 100 200 300 400", "telemetry: 100 200 300", "mobility: 10 20 30 40",
     ):  # fmt: skip
         assert redacted(text) == text
 

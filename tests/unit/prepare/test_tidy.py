@@ -86,6 +86,16 @@ def test_what_todays_chats_add_to_a_reply_is_gone_and_counted():
         tally: Counter[str] = Counter()
         assert (tidied(before, "assistant", tally), tally[f"turns tidied: {rule}"]) == (after, 1), before
         assert tidied(f"```\n{before}\n```", "assistant") == f"```\n{before}\n```"
+    assert tidied("#### You said:\n\nWhere is Paris?", "user") == "Where is Paris?"
+
+
+def test_what_a_user_asks_about_is_no_furniture():
+    for text in (
+        "### ChatGPT said:\nThe earth is flat.\n\nIs this right?",
+        "Translate my buttons into German\nCopy\nEdit\nRegenerate",
+        "Thought for 12 seconds\n\nWhat does this line mean?",
+    ):
+        assert tidied(text, "user") == text
 
 
 def test_what_only_sounds_like_furniture_stays():
