@@ -209,8 +209,14 @@ def _near(
 
 
 def _contained(others: list[int], rows: "_Rows", n: int, least: float) -> tuple[Duplicate, int] | None:
+    mine = rows.shingles(n)
+    few = mine[: int(2 * (1 - least) * len(mine)) + 1]
     for other in others:
-        share = _share(rows.shingles(n), rows.shingles(other))
+        its = rows.shingles(other)
+        # Most share the question alone: where more of a first part is absent than may be in all, the rest is not sought.
+        if (1 - _share(few, its)) * len(few) > (1 - least) * len(mine) + 1:
+            continue
+        share = _share(mine, its)
         if share >= least and rows.replies_stand_in(n, other, least):
             said = f"{share:.0%} of it stand in {rows.name(other)}, a better copy"
             return Duplicate("contained in another", said), other
