@@ -213,7 +213,7 @@ def _contained(others: list[int], rows: "_Rows", n: int, least: float) -> tuple[
     few = mine[: int(2 * (1 - least) * len(mine)) + 1]
     for other in others:
         its = rows.shingles(other)
-        # Most share the question alone: where more of a first part is absent than may be in all, the rest is not sought.
+        # Most share the question alone: where more of a first part is absent than may be of all, nothing else is asked.
         if (1 - _share(few, its)) * len(few) > (1 - least) * len(mine) + 1:
             continue
         share = _share(mine, its)

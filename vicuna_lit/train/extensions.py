@@ -1,7 +1,7 @@
 """What a user adds to a run, by script or by name, and the part of it that a checkpoint keeps."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +11,7 @@ import lightning as L
 import orjson
 import torch
 import yaml
-from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, LearningRateMonitor, ProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import Profiler, PyTorchProfiler, SimpleProfiler
 
@@ -33,6 +33,12 @@ from vicuna_lit.whole_files import write
 
 NOTHING_HELD_OUT = "no conversation is held out: data.validation_path=<file>, or a larger data.validation_fraction"
 
+FITS_OWN = {
+    Checkpoint: "saves by itself, and keeps the best step: checkpoint.every_steps, validation.every_steps",
+    ProgressBar: "shows its steps by itself",
+}
+"""Callbacks of Lightning's that `fit` has no place for."""
+
 
 @dataclass(frozen=True)
 class Extensions:
@@ -48,6 +54,27 @@ class Extensions:
     module: type[SupervisedModule] = SupervisedModule
     named: tuple[L.Callback, ...] = ()
     """By the config; made by `and_configured`."""
+
+    @classmethod
+    def given(cls, callbacks: Any, loggers: Any, module: Any) -> "Extensions":
+        """Of what a script gives, several or the one that `L.Trainer` would take as well.
+
+        Raises:
+            RunError: one is of another kind, or does what `fit` does itself.
+        """
+        callbacks, loggers = (tuple(one) if isinstance(one, Iterable) else (one,) for one in (callbacks, loggers))
+        for what, kind, found in (("callbacks", L.Callback, callbacks), ("loggers", Logger, loggers)):
+            for one in found:
+                if isinstance(one, type):
+                    raise RunError(f"fit({what}=…): {one.__name__} is a class; give an object of it, {one.__name__}(…)")
+                if not isinstance(one, kind):
+                    raise RunError(f"fit({what}=…): {one!r:.60} is none of Lightning's {what}")
+        if not (isinstance(module, type) and issubclass(module, SupervisedModule)):
+            raise RunError(f"fit(module=…): a subclass of vl.SupervisedModule is wanted, and {module!r:.60} is none")
+        for kind, how in FITS_OWN.items():
+            if same := [type(one).__name__ for one in callbacks if isinstance(one, kind)]:
+                raise RunError(f"fit(callbacks=…): leave {same[0]} out; fit {how}")
+        return cls(callbacks, loggers, module)
 
     def __post_init__(self) -> None:
         ours = (L.Callback.on_save_checkpoint, SupervisedModule.on_save_checkpoint)

@@ -25,6 +25,8 @@ GROWN = 2.0
 """Times the first training loss that the last one is where something is wrong."""
 MANY_LOST = 0.05
 """A share of the records whose loss the user may not have meant."""
+LOW = 0.2
+"""Of the cross-entropy before training: what an own loss that is a mean in place of a sum is below."""
 NO_CHANGE = 1e-5
 """Of a validation loss: below the decimals that are printed, above what rounding alone makes of it."""
 
@@ -149,6 +151,16 @@ def worse(config: TrainConfig, validations: Mapping[int, float], steps: Sequence
         yield (
             f"the {what} loss has grown from {before:.4g} to {after:.4g}; optimizer.lr={config.optimizer.lr:g} may be "
             "too large, or the data are passed too often"
+        )
+
+
+def low(validations: Mapping[int, float], steps: Sequence[float]) -> Iterator[str]:
+    """A line where an own loss begins far below the cross-entropy of the same model: it may be a mean."""
+    before = validations.get(0, 0.0)
+    if steps and 0 < steps[0] < LOW * before:
+        yield (
+            f"the own loss begins with {steps[0]:.2g}, and the cross-entropy before training is {before:.2g}: `loss` "
+            'returns the sum over a row\'s tokens (reduction="sum"), which the step divides by their number'
         )
 
 

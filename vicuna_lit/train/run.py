@@ -71,8 +71,8 @@ from vicuna_lit.train.tracking.history_logger import HistoryLogger
 
 def fit(
     config: TrainConfig,
-    callbacks: Sequence[L.Callback] = (),
-    loggers: Sequence[Logger] = (),
+    callbacks: Sequence[L.Callback] | L.Callback = (),
+    loggers: Sequence[Logger] | Logger = (),
     module: type[SupervisedModule] = SupervisedModule,
     data: Iterable[Conversation | dict[str, Any]] | None = None,
 ) -> Result:
@@ -93,7 +93,7 @@ def fit(
         ProcessesFailed: a process that this one started ended with an error, which it has printed.
     """
     config = config if data is None else with_data(config, data)
-    extensions = Extensions(tuple(callbacks), tuple(loggers), module)
+    extensions = Extensions.given(callbacks, loggers, module)
     return preemptible(config, lambda: _fit(config, extensions))
 
 

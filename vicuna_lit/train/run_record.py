@@ -33,7 +33,8 @@ from vicuna_lit.train.distributed import DistributedEnv, all_gather_object, broa
 from vicuna_lit.train.extensions import Extensions
 from vicuna_lit.train.finite import NotFiniteError
 from vicuna_lit.train.lineage import Origin
-from vicuna_lit.train.notes import notes, unmoved, worse
+from vicuna_lit.train.module import SupervisedModule
+from vicuna_lit.train.notes import low, notes, unmoved, worse
 from vicuna_lit.train.preemption import Preempted, stop_signal
 from vicuna_lit.train.report import About, about, render
 from vicuna_lit.train.result import Result
@@ -279,7 +280,8 @@ class RunRecord:
 
     def _notes(self, validations: dict[int, float], steps: list[float]) -> list[str]:
         """Of the config and its data, and of what came of them."""
-        return [*self.doubts(), *unmoved(self.config, validations), *worse(self.config, validations, steps)]
+        own = low(validations, steps) if self.extensions.module is not SupervisedModule else ()
+        return [*self.doubts(), *own, *unmoved(self.config, validations), *worse(self.config, validations, steps)]
 
     def doubts(self) -> list[str]:
         """The notes that are known before the first step, as the start printed them."""

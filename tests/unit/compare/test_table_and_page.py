@@ -294,10 +294,11 @@ def test_files_of_a_run_that_are_odd_and_cut_lines_are_said_and_loops_are_passed
     swept = {"seed": "0"}
     folder = run(tmp_path / "s" / "a", 1.0, swept=swept).parent
     (folder / "loop").symlink_to(folder)
-    (folder / "failures.jsonl").write_text('{"job": "b", "error": "x", "time": 1.0}\n{"job": "c", "err')
+    refused = '{"job": "a", "error": "holds a run with other settings", "time": 1.0, "another_run": true}\n'
+    (folder / "failures.jsonl").write_text(refused + '{"job": "b", "error": "x", "time": 1.0}\n{"job": "c", "err')
     found = read_sweep(folder)
     assert [one.name for one in found.runs] == ["a"]
-    assert [failure["job"] for failure in found.failures] == ["b", "line 2 of failures.jsonl"]
+    assert [failure["job"] for failure in found.failures] == ["b", "line 3 of failures.jsonl"]
     config = json.loads((folder / "a/config.json").read_text())
     for name, text, said in (
         ("a/result.json", "null", "result.json is no object, but 'None'"),

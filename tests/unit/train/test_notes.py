@@ -5,7 +5,7 @@ from vicuna_lit.config.compose import load
 from vicuna_lit.data.plan import plan_run
 from vicuna_lit.data.planned import PlannedData
 from vicuna_lit.train.console import conclude
-from vicuna_lit.train.notes import notes, worse
+from vicuna_lit.train.notes import low, notes, worse
 from vicuna_lit.train.result import Result
 
 
@@ -17,6 +17,14 @@ def test_a_loss_that_has_grown_is_said():
     assert said.startswith("the validation loss has grown from 5 to 5.1; optimizer.lr=1e+30 may be too large")
     (said,) = worse(config, {}, [5.0, 4.0, 10.1])
     assert said.startswith("the training loss has grown from 5 to 10.1; ")
+
+
+def test_an_own_loss_that_is_a_mean_is_said():
+    (said,) = low({0: 5.1, 4: 5.0}, [0.009, 0.008])
+    assert said.startswith(
+        "the own loss begins with 0.009, and the cross-entropy before training is 5.1: `loss` returns"
+    )
+    assert list(low({0: 5.1}, [4.0])) == list(low({}, [0.009])) == list(low({0: 5.1}, [])) == []
 
 
 def test_a_long_validation_idle_processes_and_empty_replies_are_said():

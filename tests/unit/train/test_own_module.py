@@ -3,8 +3,10 @@
 from types import SimpleNamespace
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from torch import nn
 
 from tests.helpers.families import tiny_model
@@ -74,6 +76,27 @@ def test_a_row_that_is_passed_over_is_refused_where_others_wait_for_it():
 
 
 @pytest.mark.promise("A trained weight that nothing came to has a gradient of 0, so a stopped run goes on")
+class Looks(L.Callback):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("callbacks", "loggers", "module", "said"),
+    [
+        (Looks, (), SupervisedModule, "Looks is a class; give an object of it, Looks"),
+        ([print], (), SupervisedModule, "is none of Lightning's callbacks"),
+        ((), Looks(), SupervisedModule, "is none of Lightning's loggers"),
+        ((), (), lambda config: None, "a subclass of vl.SupervisedModule is wanted"),
+        (ModelCheckpoint(), (), SupervisedModule, "leave ModelCheckpoint out; fit saves by itself"),
+        ((Looks(), TQDMProgressBar()), (), SupervisedModule, "leave TQDMProgressBar out; fit shows"),
+    ],
+)
+def test_what_fit_cannot_take_is_one_line(callbacks: Any, loggers: Any, module: Any, said: str):
+    with pytest.raises(RunError, match=said):
+        Extensions.given(callbacks, loggers, module)
+    assert Extensions.given(looks := Looks(), (), SupervisedModule).callbacks == (looks,)
+
+
 def test_a_weight_without_a_gradient_has_one_of_zero():
     module = made(SupervisedModule)
     used, *others = module.parameters()
