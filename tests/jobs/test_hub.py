@@ -189,7 +189,7 @@ def test_python_takes_names_wherever_it_takes_paths(tmp_path, monkeypatch):
     assert isinstance(chat.say("Hello", max_new_tokens=2), str)
     assert asked[2:] == [("org/tiny", True)]
     found = vl.evaluate_models(
-        load("evaluate", "models=[org/tiny]", "judge=rule", "judge.mode=single", "max_questions=1",
+        load("evaluate", "models=[org/tiny]", "judge=rule", "judge.mode=single", "max_questions=8",
              "wandb.mode=disabled", "answers.max_new_tokens=2", "template=vicuna_v1", "run.dir=evaluated")
     )  # fmt: skip
     assert (found.models, len(asked)) == (["tiny"], 3)
