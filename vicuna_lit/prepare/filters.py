@@ -37,6 +37,8 @@ SHORT_OPENING = 64
 """Characters in which a rule with `match: begins` finds its text; the end of a shorter one counts as a line's end."""
 SHORTEST_REPETITION = 512
 """Characters; shorter replies compress too unevenly to tell."""
+BEGINNING, OVERHEAD = 5, 64
+"""The share of a text that is compressed first (a fifth), and the bytes by which its own code tables may lengthen it."""
 
 
 class RuleViolation(NamedTuple):
@@ -303,5 +305,9 @@ def _repeats(content: str, config: RepetitionConfig) -> float | None:
     if config.scope == "off" or len(content) < SHORTEST_REPETITION:
         return None
     raw = content.encode()
+    # A text takes no fewer bytes than its beginning alone: that decides for nearly all, in half the time.
+    beginning = zlib.compress(raw[: len(raw) // BEGINNING + 3 * OVERHEAD], 1)
+    if (len(beginning) - OVERHEAD) * config.max_compression > len(raw):
+        return None
     ratio = len(raw) / len(zlib.compress(raw, 1))
     return ratio if ratio > config.max_compression else None

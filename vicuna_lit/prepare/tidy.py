@@ -5,7 +5,7 @@ Nothing inside a code fence, inline code or a formula is touched. The rules are 
 
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import cache
 from typing import NamedTuple
@@ -77,7 +77,7 @@ class Tidy:
         self._beginnings = {role: tuple(one.hint for one in first) for role, first in self._first.items()}
         """With which a text begins that a rule with `where: start` may change: asked for all at once."""
         self._hints = {
-            role: tuple(tuple(one.hint for one in of if one.at_end == at_end) for at_end in (True, False))
+            role: tuple(_shortest(one.hint for one in of if one.at_end == at_end) for at_end in (True, False))
             for role, of in self._rules.items()
         }
 
@@ -128,6 +128,12 @@ class Tidy:
         # Ends of lines stay what they were, where all were alike.
         ends, windows = turn.content.count("\n"), turn.content.count("\r\n")
         return replace(turn, content=text.replace("\n", "\r\n") if windows == ends > 0 else text)
+
+
+def _shortest(hints: Iterable[str]) -> tuple[str, ...]:
+    """Each hint once; none that holds another: a text with `Copy code` has `Copy`."""
+    found = set(hints)
+    return tuple(sorted(one for one in found if not any(other in one for other in found - {one})))
 
 
 def _is_escaped(text: str) -> bool:

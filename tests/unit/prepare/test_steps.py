@@ -1,6 +1,7 @@
 """The steps of `prepare`, each a pure function: what it keeps, cuts and drops, and that it says so."""
 
 import json
+import zlib
 from collections import Counter
 from functools import cache
 
@@ -11,11 +12,12 @@ from hypothesis import strategies as st
 
 from tests.helpers.examples import examples
 from vicuna_lit import load
+from vicuna_lit.config.prepare import FiltersConfig
 from vicuna_lit.data.conversation import Conversation, DataError, Rejection, ToolCall, Turn
 from vicuna_lit.paths import locate
 from vicuna_lit.prepare.decontaminate import decontaminate, read_questions
 from vicuna_lit.prepare.dedup import find_duplicates, signatures
-from vicuna_lit.prepare.filters import alternate, filter_turns, moderate
+from vicuna_lit.prepare.filters import alternate, filter_turns, moderate, offences
 from vicuna_lit.prepare.language import detect
 from vicuna_lit.prepare.personal_data import redact
 from vicuna_lit.prepare.shards import Item, dumps, read_items, to_json, write_items
@@ -178,6 +180,25 @@ def test_an_offence_costs_the_turn_or_the_conversation(bad: str, reason: str):
     assert isinstance(whole, Rejection)
     assert whole.reason == reason
     assert filter_turns(four(bad, 3), config(f"filters.{key}='off'").filters, Counter()) == four(bad, 3)
+
+
+@given(
+    st.text(max_size=600),
+    st.text(min_size=1, max_size=60),
+    st.integers(1, 200),
+    st.text(max_size=300),
+    st.sampled_from([2.0, 4.0, 12.0]),
+)
+@settings(max_examples=300, deadline=None)
+def test_repetition_is_that_of_the_whole_reply_however_little_of_it_is_compressed(head, unit, times, tail, most):
+    reply = (head + unit * times + tail).strip() or "x"
+    raw = reply.encode()
+    repeats = len(reply) >= 512 and len(raw) / len(zlib.compress(raw, 1)) > most
+    rules = FiltersConfig.model_validate(
+        config().filters.model_dump() | {"replies": {}, "repetition": {"scope": "turn", "max_compression": most}}
+    )
+    found = [one for one in offences(four(reply, 1), rules) if one.reason == "repetition"]
+    assert bool(found) == repeats
 
 
 def test_an_explanation_of_an_error_is_no_error_text():
