@@ -38,7 +38,7 @@ SHORT_OPENING = 64
 SHORTEST_REPETITION = 512
 """Characters; shorter replies compress too unevenly to tell."""
 BEGINNING, OVERHEAD = 5, 64
-"""The share of a text that is compressed first (a fifth), and the bytes by which its own code tables may lengthen it."""
+"""The share of a text that is compressed first (a fifth), and the bytes that its own code tables may add."""
 
 
 class RuleViolation(NamedTuple):
