@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from vicuna_lit.data.agent_logs import sessions_in
 from vicuna_lit.data.app_exports import app_messages, conversations_in, is_claude
 from vicuna_lit.data.column_values import answer_messages, as_messages, refuse_served_cut_off, refuse_transcript
 from vicuna_lit.data.columns import (
@@ -103,7 +104,7 @@ def records(path: Paths) -> Iterator[tuple[str, Any | Rejection]]:
         DataError: the path does not exist or cannot be read, or a folder or pattern holds no file.
     """
     for file, name in [found for one in _several(path) for found in find_files(one)]:
-        for number, record in enumerate((one for value in values(file) for one in conversations_in(value)), 1):
+        for number, record in enumerate((one for value in sessions_in(values(file)) for one in conversations_in(value)), 1):
             id = f"{name_said(file, name)}:{number}"
             yield id, Rejection(id, record.reason, record.detail) if isinstance(record, Unusable) else record
 
