@@ -27,6 +27,9 @@ _REMINDERS = re.compile(
 )
 """Attachments with which the program reminds the model of its tools, modes and limits; they say nothing of the task."""
 
+_HEARD = ("SessionStart", "UserPromptSubmit")
+"""Of hooks those whose output the model reads."""
+
 
 def is_line(line: Any) -> bool:
     """Whether a record is a line of such a file; those that begin one hold no message."""
@@ -48,7 +51,7 @@ def goes_on(lines: list[dict[str, Any]], names: set[str], line: dict[str, Any]) 
     """Whether a line belongs to the session of those before it."""
     if "uuid" not in line:
         return True
-    return not lines or line.get("sessionId") == lines[-1].get("sessionId") or line.get("parentUuid") in names
+    return not lines or line.get("sessionId") == lines[-1].get("sessionId") or str(line.get("parentUuid")) in names
 
 
 def conversations(lines: list[dict[str, Any]]) -> Iterator[dict[str, Any] | Unusable]:
@@ -227,7 +230,8 @@ def _attached(attachment: dict[str, Any], where: str) -> list[Any]:
         prompt = attachment.get("prompt")
         said = [text_part(prompt)] if isinstance(prompt, str) else typed(prompt, list, f"{where}: prompt")
         return [typed(part, dict, f"{where}: a part") for part in said]
-    if _REMINDERS.fullmatch(kind):
+    heard = kind == "hook_success" and attachment.get("hookEvent") in _HEARD and attachment.get("content")
+    if _REMINDERS.fullmatch(kind) and not heard:
         return []
     name = next((attachment[k] for k in ("filename", "path", "hookName") if isinstance(attachment.get(k), str)), "")
     text = _text_in(attachment.get("snippet") or attachment.get("content"))

@@ -31,8 +31,11 @@ def is_first(line: Any) -> bool:
 
 def is_line(line: Any) -> bool:
     """Whether a record is a line of such a file."""
-    return isinstance(line, dict) and (is_first(line) or not {"payload", "record_type"}.isdisjoint(line) or (
-        isinstance(line.get("type"), str) and "messages" not in line))
+    return isinstance(line, dict) and (
+        is_first(line)
+        or not {"payload", "record_type"}.isdisjoint(line)
+        or (isinstance(line.get("type"), str) and "messages" not in line)
+    )
 
 
 def kept(line: dict[str, Any]) -> dict[str, Any] | None:
@@ -72,9 +75,15 @@ def _talk(first: dict[str, Any], items: list[Any], number: int) -> dict[str, Any
     said, notes, id = SessionTurns(), list[str](), str(first.get("id") or "")
     for place, item in enumerate(items, 1):
         _say(typed(item, dict, f"item {place}"), f"item {place}", said, notes)
+    return said.conversation(f"{id}_{number}" if number else id, "\n\n".join((*_instructions(first, items), *notes)))
+
+
+def _instructions(first: dict[str, Any], items: list[Any]) -> list[str]:
+    """What a session's first line tells the model, but for what it is told in a message too."""
     base = first.get("base_instructions")
-    system = (base.get("text") if isinstance(base, dict) else base) or ""
-    return said.conversation(f"{id}_{number}" if number else id, "\n\n".join(filter(None, (system, *notes))))
+    given = (base.get("text") if isinstance(base, dict) else base, first.get("instructions"))
+    told = [_text_of(item) for item in items if isinstance(item, dict)]
+    return [one for one in given if isinstance(one, str) and one and not any(one in said for said in told)]
 
 
 def _take(line: dict[str, Any], items: list[Any]) -> None:

@@ -18,7 +18,9 @@ _SHOWN = ("info", "error", "warning")
 
 def is_first(line: Any) -> bool:
     """Whether a record is such a session, or the first line of one."""
-    return isinstance(line, dict) and isinstance(line.get("sessionId"), str) and isinstance(line.get("projectHash"), str)
+    return (
+        isinstance(line, dict) and isinstance(line.get("sessionId"), str) and isinstance(line.get("projectHash"), str)
+    )
 
 
 def is_line(line: Any) -> bool:
@@ -83,7 +85,10 @@ def _say(message: dict[str, Any], where: str, said: SessionTurns) -> None:
         said.assistant(
             *([{"type": "thinking", "thinking": thoughts}] if thoughts else []),
             *parts,
-            *({"type": "tool_call", "id": c.get("id"), "name": c.get("name"), "arguments": c.get("args")} for c in calls),
+            *(
+                {"type": "tool_call", "id": c.get("id"), "name": c.get("name"), "arguments": c.get("args")}
+                for c in calls
+            ),
         )
         for call in calls:
             if call.get("result") is not None:

@@ -54,7 +54,12 @@ def attached(id: str, parent: str, **attachment: Any) -> dict[str, Any]:
     return {"type": "attachment", "uuid": id, "parentUuid": parent, "sessionId": SESSION, "attachment": attachment}
 
 
-SNAPSHOT = {"type": "file-history-snapshot", "messageId": "1", "snapshot": {"messageId": "1"}, "isSnapshotUpdate": False}
+SNAPSHOT = {
+    "type": "file-history-snapshot",
+    "messageId": "1",
+    "snapshot": {"messageId": "1"},
+    "isSnapshotUpdate": False,
+}
 BOUNDARY = {"type": "system", "subtype": "compact_boundary", "content": "Conversation compacted", "sessionId": SESSION}
 
 CLAUDE: dict[str, tuple[list[Any], list[str]]] = {
@@ -117,15 +122,15 @@ CLAUDE: dict[str, tuple[list[Any], list[str]]] = {
         [
             line("user", "1", None, "Q"),
             line("assistant", "2", "1", [use("c1")]),
-            line("user", "3", "2", [back("c1", "no", is_error=True), words("[Request interrupted by user for tool use]")]),
+            line("user", "3", "2", [back("c1", "no", is_error=True), words("[Request interrupted by user]")]),
             line("user", "4", "3", "P"),
             line("assistant", "5", "4", [words("A")]),
         ],
-        ["u Q | a* [Read {} c1] | t:Read:c1 no | u [Request interrupted by user for tool use]\n\nP | a A"],
+        ["u Q | a* [Read {} c1] | t:Read:c1 no | u [Request interrupted by user]\n\nP | a A"],
     ),
     "what was added to what the user said": (
         [
-            line("user", "1", None, "<local-command-stdout>x</local-command-stdout>", isMeta=True),
+            line("user", "1", None, "<local-command-stdout>x</>", isMeta=True),
             attached("2", "1", type="skill_listing", names=["x"]),
             attached("3", "2", type="file", filename="a.py", content={"type": "text", "file": {"content": "x = 1"}}),
             line("user", "4", "3", [words("Q")]),
@@ -134,7 +139,7 @@ CLAUDE: dict[str, tuple[list[Any], list[str]]] = {
             attached("7", "6", type="queued_command", prompt="also P"),
             line("assistant", "8", "7", [words("A")]),
         ],
-        ["u <local-command-stdout>x</local-command-stdout>\n\na.py:\nx = 1\n\nQ | a [Read {} c1] | t:Read:c1 R | u also P | a A"],
+        ["u <local-command-stdout>x</>\n\na.py:\nx = 1\n\nQ | a [Read {} c1] | t:Read:c1 R | u also P | a A"],
     ),
     "what the program wrote itself": (
         [
@@ -322,7 +327,7 @@ CODEX: dict[str, tuple[list[Any], list[str]]] = {
     "an encrypted compaction": (
         [
             meta(),
-            {"type": "compacted", "payload": {"replacement_history": [{"type": "compaction", "encrypted_content": "x"}]}},
+            {"type": "compacted", "payload": {"replacement_history": [{"type": "compaction"}]}},
             spoken("assistant", "A"),
         ],
         ["", "context beside the turns: item 1: compaction: what was said before is encrypted"],
@@ -348,6 +353,10 @@ ROW = {"object": "thread.message", "status": "ready"}
 
 def oasst(id: str, parent: str | None, role: str, text: str, tree: str = "t1", **others: Any) -> dict[str, Any]:
     return {"message_id": id, "parent_id": parent, "text": text, "role": role, "message_tree_id": tree, **others}
+
+
+def span(attributes: dict[str, str]) -> list[dict[str, Any]]:
+    return [{"key": key, "value": {"stringValue": value}} for key, value in attributes.items()]
 
 
 OTHERS: dict[str, tuple[list[Any], list[str]]] = {
@@ -414,6 +423,57 @@ OTHERS: dict[str, tuple[list[Any], list[str]]] = {
             oasst("5", "7", "assistant", "B", "t2"),
         ],
         ["u Q | a A", "broken tree: message '7', which another answers, is missing"],
+    ),
+    "spans as OTLP's JSON": (
+        [{"resourceSpans": [{"scopeSpans": [{"spans": [{"attributes": span(
+            {"llm.input_messages.0.message.role": "user", "llm.input_messages.0.message.content": "Q",
+             "llm.output_messages.0.message.role": "assistant",
+             "llm.output_messages.0.message.tool_calls.0.tool_call.id": "c1",
+             "llm.output_messages.0.message.tool_calls.0.tool_call.function.name": "f",
+             "llm.output_messages.0.message.tool_calls.0.tool_call.function.arguments": "{}"})},
+            {"attributes": []}]}]}]}],
+        ["u Q | a [f {} c1]", ""],
+    ),
+    "spans of OpenLLMetry": (
+        [{"attributes": {
+            **{f"gen_ai.prompt.{n}.role": "user" if n % 2 == 0 else "assistant" for n in range(11)},
+            **{f"gen_ai.prompt.{n}.content": f"m{n}" for n in range(11)},
+            "gen_ai.completion.0.content": "A", "gen_ai.completion.0.finish_reason": "stop"}}],
+        ["u m0 | a m1 | u m2 | a m3 | u m4 | a m5 | u m6 | a m7 | u m8 | a m9 | u m10 | a A"],
+    ),
+    "a span's cut-off answer, and two of them": (
+        [{"gen_ai.prompt.0.role": "user", "gen_ai.prompt.0.content": "Q", "gen_ai.completion.0.content": "A",
+          "gen_ai.completion.0.finish_reason": "length"},
+         {"gen_ai.prompt.0.role": "user", "gen_ai.prompt.0.content": "Q", "gen_ai.completion.0.content": "A",
+          "gen_ai.completion.1.content": "B"}],
+        ["bad answer: turn 2: finish_reason is length: the answer was cut off; take the record out, or the field",
+         "several answers: the span holds 2; keep one of them"],
+    ),
+    "spans by the conventions": (
+        [{"attributes": {
+            "gen_ai.system_instructions": json.dumps([{"type": "text", "content": "S"}]),
+            "gen_ai.input.messages": json.dumps([{"role": "user", "parts": [{"type": "text", "content": "Q"}]}]),
+            "gen_ai.output.messages": [{"role": "assistant", "parts": [{"type": "text", "content": "A"}]}]}}],
+        ["s S | u Q | a A"],
+    ),
+    "VS Code": (
+        [{"responderUsername": "GitHub Copilot", "requests": [
+            {"message": {"text": "Q"}, "variableData": {"variables": []}, "response": [
+                {"kind": "thinking", "value": "T"}, {"value": "see "}, {"kind": "progressMessage", "content": {}},
+                {"kind": "inlineReference", "inlineReference": {"path": "/w/a.py"}}]},
+            {"message": {"text": "P"}, "response": [{"value": "B"}], "isCanceled": True}]},
+         {"responderUsername": "GitHub Copilot", "requests": [
+            {"message": {"text": "Q"}, "variableData": {"variables": [{"kind": "file"}]}}]},
+         {"responderUsername": "GitHub Copilot", "requests": [
+            {"message": {"text": "Q"}, "response": [{"kind": "toolInvocationSerialized"}]}]}],
+        ["u Q | a(T) see a.py | u P | a* B",
+         "context beside the turns: request 1: variableData: what the files hold is not in the export",
+         "unknown content type: request 1: a part of kind 'toolInvocationSerialized': what tools did is no text"],
+    ),
+    "My Activity": (
+        [{"header": "Gemini Apps", "title": "Prompted Q", "products": ["Gemini Apps"], "safeHtmlItem": []}],
+        ["unknown record format: keys 'header', 'title', 'products', 'safeHtmlItem'; an exchange of My Activity, out of"
+         " a conversation that it does not name: what was said before is in no record"],
     ),
     "SillyTavern": (
         [
