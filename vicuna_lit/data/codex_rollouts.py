@@ -180,4 +180,5 @@ def _call(item: dict[str, Any], where: str) -> dict[str, Any]:
         arguments = {name: value for name, value in action.items() if name != "type" and value is not None}
         return call | {"name": "local_shell", "arguments": as_json(arguments, where)}
     name = typed(item.get("name"), str, f"{where}: name")
-    return call | {"name": name, "arguments": item.get("input" if item["type"] == "custom_tool_call" else "arguments")}
+    free = item["type"] == "custom_tool_call"  # of a tool that takes a text; as a function it takes it as its input
+    return call | {"name": name, "arguments": {"input": item.get("input")} if free else item.get("arguments")}

@@ -49,7 +49,7 @@ class ToolCall(NamedTuple):
         """The arguments as templates take them: an object, or the text that is no JSON of one."""
         try:
             values = json.loads(self.arguments)
-        except ValueError:
+        except (ValueError, RecursionError):
             return self.arguments
         return values if isinstance(values, dict) else self.arguments
 

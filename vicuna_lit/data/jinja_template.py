@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from jinja2.exceptions import SecurityError
+
 from vicuna_lit.data.bounded_jinja import bound_templates, reads
 from vicuna_lit.data.chat_template import Segment, TemplateError, names_that_write
 from vicuna_lit.data.conversation import Conversation, Turn
@@ -166,7 +168,7 @@ class TokenizerTemplate:
                     **(self._date_with_tools if tools else self._date),
                 )
             except Exception as error:  # a Jinja template may raise anything
-                if as_text or not any(turn.tool_calls for turn in turns):
+                if as_text or isinstance(error, SecurityError) or not any(turn.tool_calls for turn in turns):
                     message = f"the tokenizer's chat template refuses it: {str(error)[:200]}"
                     raise TemplateError(message) from error
             else:
@@ -178,6 +180,8 @@ class TokenizerTemplate:
         turns, tools = conversation.turns, schemas_of(conversation)
         if self.system_prompt is not None and not (turns and turns[0].role == "system"):
             turns = (Turn("system", self.system_prompt), *turns)
+        if named := next((c.name for turn in turns for c in turn.tool_calls if isinstance(c.values, str)), None):
+            raise TemplateError(f"the arguments of a call of {named} are no JSON object")  # nobody would read it back
         turns = with_short_ids(list(turns)) if self._short_ids else turns
         return [self._in_text.moved(self._stand_ins.turn(turn)) for turn in turns], self._stand_ins.hide(tools)
 

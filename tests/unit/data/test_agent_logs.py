@@ -260,7 +260,7 @@ CODEX: dict[str, tuple[list[Any], list[str]]] = {
             spoken("assistant", "A"),
         ],
         [
-            "u Q | a [apply_patch *** Begin c1] | t:apply_patch:c1 done"
+            'u Q | a [apply_patch {"input": "*** Begin"} c1] | t:apply_patch:c1 done'
             ' | a [local_shell {"command": ["ls"]} c2] | t:local_shell:c2 R | a A'
         ],
     ),

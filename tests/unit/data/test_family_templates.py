@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from tests.helpers.encoders import FAMILIES, encoder_of, tokenizer_named
 from tests.helpers.examples import examples
+from tests.helpers.jinja_templates import TEMPLATES, encoder_with
 from vicuna_lit.data.chat_template import TemplateError, TextTemplate, render, template_named
 from vicuna_lit.data.conversation import Conversation, Rejection, ToolCall, Turn
 from vicuna_lit.data.encoder import Example
@@ -144,6 +145,8 @@ def test_arguments_that_are_no_json_object_are_refused():
     call = Turn("assistant", "", tool_calls=(ToolCall("add", "x = 1"),))
     with pytest.raises(TemplateError, match="the arguments of a call of add are no JSON object"):
         template("qwen2_5").render(talk(Turn("user", "1+1?"), call, tools=TOOLS))
+    with pytest.raises(TemplateError, match="the arguments of a call of add are no JSON object"):
+        encoder_with(TEMPLATES["changes nothing"]).template.render(talk(Turn("user", "1+1?"), call, tools=TOOLS))
 
 
 def test_a_date_is_written_in_the_familys_form():
