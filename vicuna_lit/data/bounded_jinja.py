@@ -23,7 +23,7 @@ MOST_SOURCE = 2**20
 MOST_STEPS = 300_000
 """Times that loops and macros begin anew in one rendering."""
 MOST_NUMBER = 100_000
-"""What a repetition, a width or an argument of a filter may be; what a filter or macro is given to write may be more."""
+"""What a repetition, a width or an argument of a filter may be; what one is given to write may be more."""
 MOST_ITEMS = 1_000_000
 """Of a list or dict that is written, with all that is in it."""
 _WIDTH = re.compile(r"\d{6,}")

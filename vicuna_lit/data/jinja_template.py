@@ -24,6 +24,7 @@ from vicuna_lit.data.template_messages import (
     schemas_of,
     shown_again,
     thought_key,
+    with_ids,
     with_short_ids,
 )
 from vicuna_lit.data.template_thoughts import NO_THOUGHT, InText, Opening, opening, unfit
@@ -31,6 +32,10 @@ from vicuna_lit.data.template_thoughts import NO_THOUGHT, InText, Opening, openi
 _CHANGED = "the tokenizer's chat template changes a turn's text"
 _NO_PREFIX = "the tokenizer's chat template: its generation prompt is not a prefix"
 _NO_STOP = "the tokenizer's chat template puts no stop token behind a reply"
+_NO_IDS = (
+    "the tokenizer's chat template tells the results of calls made at once by their ids, and these have none; give "
+    "each call an id, and its result the same"
+)
 _STOP_INSIDE = "the tokenizer's chat template ends a part of a reply as it ends the reply: generation would stop there"
 _LOST = {
     "turn": "the tokenizer's chat template drops, repeats or reorders a turn",
@@ -199,6 +204,7 @@ class TokenizerTemplate:
             TemplateError: the mask of one cannot be proven.
         """
         turns, tools = self._hidden(conversation)
+        self._check_ids(turns, tools)
         replies: list[Reply] = []
         answered = [i for i, turn in enumerate(turns) if turn.role == "assistant"]
         for i in answered:
@@ -208,6 +214,17 @@ class TokenizerTemplate:
                 replies = []
             replies.append(self._reply(turns, tools, i, prompt))
         yield self._segments(turns, tools, replies)
+
+    def _check_ids(self, turns: list[Turn], tools: list[Any]) -> None:
+        """
+        Raises:
+            TemplateError: calls made at once have no ids, which would say which result is whose.
+        """
+        by_ids, named = False, with_ids(turns)
+        with suppress(TemplateError):  # what it refuses, it refuses with its own reason
+            by_ids = named != turns and self._apply(named, tools) != self._apply(turns, tools)
+        if by_ids:
+            raise TemplateError(_NO_IDS)
 
     def _reply(self, turns: list[Turn], tools: list[Any], i: int, prompt: str) -> Reply:
         marked = self._marked(turns[: i + 1], tools)
@@ -235,7 +252,8 @@ class TokenizerTemplate:
                 thoughts.append((span[0] + shift, span[1] + shift))
         at = marked.text.find(stop, end, at + len(stop))  # Phi's writes the EOS token once more behind the last reply
         if missing := missing_argument(turns[i], marked.text[begin:at]):
-            raise TemplateError(f"the tokenizer's chat template drops an argument of a call, {missing}")
+            why = "drops an argument of a call, or does not escape it"
+            raise TemplateError(f"the tokenizer's chat template {why}: {missing}")
         if stop in marked.text[begin:at]:
             raise TemplateError(_STOP_INSIDE)
         written = thought.text + marked.text[begin:]
