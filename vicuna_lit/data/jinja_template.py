@@ -1,6 +1,5 @@
 """The model's own chat template, made safe to train with."""
 
-import datetime
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -12,8 +11,8 @@ from jinja2.exceptions import SecurityError
 
 from vicuna_lit.data.bounded_jinja import bound_templates, reads
 from vicuna_lit.data.chat_template import Segment, TemplateError, names_that_write
-from vicuna_lit.data.conversation import Conversation, Turn
-from vicuna_lit.data.template_date import NOW
+from vicuna_lit.data.conversation import Conversation, ToolCall, Turn
+from vicuna_lit.data.template_date import dated
 from vicuna_lit.data.template_jinja import in_front, quote
 from vicuna_lit.data.template_messages import (
     Marked,
@@ -48,7 +47,12 @@ _FORM = {"reasoning": "reasoning", "calls": "tool_use", "tools": "tool_use"}
 """The key of our templates that says how it is written."""
 _NINE = re.compile(r"id\s*\|\s*length\s*(!=|==)\s*9")
 """How Mistral's templates look at the ids of calls."""
-_CALL = re.compile(rf"""\b{NOW}\(\s*(['"])((?:(?!\1).)*)\1\s*\)""")
+
+_PROBE = (
+    '[{"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object", '
+    '"properties": {"x": {"type": "string", "description": "x"}}, "required": ["x"]}}}]'
+)
+"""A tool that any template can describe."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +112,7 @@ class TokenizerTemplate:
             raise TemplateError("template=tokenizer: this tokenizer has no chat template; choose one of conf/template")
         bound_templates()
         self.tokenizer, self.system_prompt = tokenizer, system_prompt
-        self._date, self._date_with_tools = (_dated(text, date) for text in _of_both(tokenizer))
+        self._date, self._date_with_tools = (dated(text, date) for text in _of_both(tokenizer))
         source = "\n".join(dict.fromkeys(_of_both(tokenizer)))
         self._thought_key = thought_key(source)
         self._in_text = InText.of(source, self._thought_key is not None)
@@ -119,6 +123,7 @@ class TokenizerTemplate:
         self._stand_ins = StandIns(self.special)
         self._stops = re.compile("|".join(map(re.escape, (*stop_strings, *self.special))) or "(?!)")
         self.stop = self._probed_stop()
+        self.call_stop = self._probed_call_stop()
 
     @property
     def identity(self) -> str:
@@ -141,6 +146,19 @@ class TokenizerTemplate:
                 return self._stop_of(self._in_text.moved(Turn("assistant", "b", reasoning="c")))
             except TemplateError as other:
                 raise (other if str(error) == NO_THOUGHT else error) from None
+
+    def _probed_call_stop(self) -> str:
+        """What ends a call where a reply ends otherwise (gpt-oss, Gemma 4); "" where no call can be proven."""
+        call = ToolCall("f", '{"x": "y"}', "abcdefgh1")
+        for thought in ("", "c"):
+            with suppress(TemplateError):
+                reply = Turn("assistant", "", reasoning=thought, tool_calls=(call,))
+                turns, tools = self._hidden(Conversation("", (Turn("user", "a"), reply), _PROBE))
+                last = len(turns) - 1
+                found = self._reply(turns, tools, last, self._apply(turns[:last], tools, generate=True))
+                end = [*self._stops.finditer(found.shown)][-1][0]
+                return "" if end == self.stop else end
+        return ""
 
     def _stop_of(self, reply: Turn) -> str:
         (*asked, user), _ = self._hidden(Conversation.of("a"))
@@ -377,23 +395,3 @@ def _of_both(tokenizer: Any) -> tuple[str, str]:
         return tokenizer.get_chat_template(), tokenizer.get_chat_template(tools=[{}])
     except ValueError as error:
         raise TemplateError(f"template=tokenizer: {error}") from None
-
-
-def _dated(template: str, date: str | None) -> dict[str, str]:
-    """Arguments of `apply_chat_template` with which a template writes one date, whatever the day; none where it writes
-    none, or its own.
-
-    Raises:
-        TemplateError: it makes the form of the date while it is rendered.
-    """
-    day = datetime.datetime.fromisoformat(date) if date else datetime.datetime.now()
-    fixed = {"date_string": day.strftime("%d %b %Y")} if date and "date_string" in template else {}
-    if NOW not in template:
-        return fixed
-    text = _CALL.sub(lambda call: repr(day.strftime(call[2])), template)
-    if f"{NOW}(" in text:
-        raise TemplateError(
-            "the tokenizer's chat template writes the date in a form that is not a plain text, so it cannot be fixed; "
-            "choose one of conf/template"
-        )
-    return {"chat_template": text, **fixed}
