@@ -119,7 +119,8 @@ READ: dict[str, tuple[Any, str]] = {
             "output": [{"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "A"}]}],
             "tools": [{"type": "function", "name": "f", "parameters": {}}],
         },
-        's S | u Q | a(T)  f{} g{"input": "x"} | t 1 | t 2 | a A ; [{"type": "function", "function": {"name": "f", "parameters": {}}}]',
+        's S | u Q | a(T)  f{} g{"input": "x"} | t 1 | t 2 | a A'
+        ' ; [{"type": "function", "function": {"name": "f", "parameters": {}}}]',
     ),
     "calls of tools that take a text, and JSON in JSON": (
         {
