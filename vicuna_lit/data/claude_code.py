@@ -8,6 +8,7 @@ real files; the format has no published schema. System prompt and schemas of too
 import re
 from collections.abc import Iterator
 from typing import Any
+from zlib import crc32
 
 from vicuna_lit.data.exports import Unusable, typed
 from vicuna_lit.data.session_turns import SessionTurns, text_part
@@ -69,9 +70,13 @@ def conversations(lines: list[dict[str, Any]]) -> Iterator[dict[str, Any] | Unus
     for line in nodes.values():
         if line.get("isSidechain"):
             helpers.setdefault(str(line.get("agentId") or _root(line, nodes)), []).append(line)
-    talks = [*((end, main) for end in ends), *((_last(talk), talk) for talk in helpers.values())]
     session = next((str(line["sessionId"]) for line in lines if line.get("sessionId")), "")
-    for number, (end, talk) in enumerate((end, talk) for end, talk in talks if end is not None):
+    talks = [(end, main, number) for number, end in enumerate(end for end in ends if end)]
+    # A subagent's talk may stand in the session's file or in one of its own: its name is the same in both.
+    talks += [(_last(talk), talk, 10**6 + crc32(name.encode())) for name, talk in helpers.items()]
+    for end, talk, number in talks:
+        if end is None:
+            continue
         try:
             said = SessionTurns()
             for line in _with_parallel(_branch(end, nodes), talk):

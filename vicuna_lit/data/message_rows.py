@@ -48,6 +48,11 @@ def conversations(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any] | Unusa
     if all(row.keys() >= {"message_tree_id", "message_id", "parent_id", "text"} for row in rows):
         yield _tree(rows)
         return
+    for number, row in enumerate(rows, 1):
+        held = row.get("metadata")
+        if isinstance(held, dict) and held.get("tool_calls"):
+            yield Unusable("unknown content type", f"turn {number}: metadata.tool_calls: Jan's calls are no turns")
+            return
     others = [{key: value for key, value in row.items() if snake(key) not in _CONVERSATION} for row in rows]
     yield {"id": name_of(rows[0]), "messages": others}
 

@@ -399,6 +399,10 @@ OTHERS: dict[str, tuple[list[Any], list[str]]] = {
         ],
         ["u Q | a A", "u P | a B"],
     ),
+    "Jan's calls": (
+        [{"thread_id": "a", "role": "assistant", "content": "A", "metadata": {"tool_calls": [{"tool": {}}]}}],
+        ["unknown content type: turn 1: metadata.tool_calls: Jan's calls are no turns"],
+    ),
     "rows in no order": (
         [
             {"conversationId": 1, "role": "user", "content": "Q"},
@@ -513,4 +517,10 @@ def test_the_talks_of_one_session_lie_on_one_side(tmp_path):
     (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, CODEX["what a compaction left"][0])))
     ids = [one.id for one in read(tmp_path / "log.jsonl")]
     assert ids == [SESSION, f"{SESSION}_1", f"{SESSION}_2"]
+    task = [line("user", "s1", None, "P", isSidechain=True), line("assistant", "s2", "s1", "B", isSidechain=True)]
+    (tmp_path / "agent.jsonl").write_text("\n".join(map(json.dumps, task)))
+    (tmp_path / "both.jsonl").write_text("\n".join(map(json.dumps, [*CLAUDE["a plain talk"][0][2:4], *task])))
+    (alone,), both = (([one.id for one in read(tmp_path / name)]) for name in ("agent.jsonl", "both.jsonl"))
+    assert both == [SESSION, alone] and alone.startswith(f"{SESSION}_")
+    ids += [alone]
     assert all(len({is_validation(id, share / 50) for id in ids}) == 1 for share in range(50))
