@@ -1,11 +1,14 @@
 """A model's own template: what is trained on is what generation would emit behind the very prompt of inference."""
 
+import json
 from dataclasses import replace
 from functools import cache
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.helpers.jinja_templates import CALLS, DATE, TEMPLATES, check, encoder_with, spans
 from tests.helpers.talks import TALKS, TOOLS, call, result, says, user
@@ -17,6 +20,8 @@ from vicuna_lit.data.encoder import Encoder, Example, tokenize
 from vicuna_lit.data.jinja_template import TokenizerTemplate
 from vicuna_lit.data.mask_view import show_mask
 from vicuna_lit.data.tokenizer import with_variables
+from vicuna_lit.inference import generate
+from vicuna_lit.models.export import _describe
 from vicuna_lit.train.validation_loss import _reply_numbers
 
 THINKS = "strips thoughts, adds an empty think block"
@@ -182,6 +187,23 @@ def test_calls_may_have_a_stop_of_their_own_and_rewrite_what_was_thought_before_
     assert first[0].endswith("</call><|call|>")
     assert first[1] == ":thinks\nNow I know.<|e|>\n<|b|>assistant:says\n7 degrees.<|return|>"
     assert second == [":thinks\nPolite.<|e|>\n<|b|>assistant:says\nWelcome<|return|>"]
+
+
+def test_a_model_stops_behind_a_call_as_it_was_trained_to(tmp_path):
+    """Here and, by the file that is exported, where it is served."""
+    habit = "another stop in the history, and thoughts only before calls"
+    encoder = encoder_of(habit)
+    assert [encoder.template.call_stop, encoder_of("trims").template.call_stop] == ["<|call|>", ""]
+    call = unfolded(habit, TALKS["reasoning and calls"])[0]
+    start, stop = spans(call)[0]
+    text, ended = generate.said(encoder, call.input_ids[start:].tolist())
+    assert ended and text + "<|call|>" == encoder.decode(call.input_ids[start:stop])
+    model = LlamaForCausalLM(
+        LlamaConfig(vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
+    )
+    _describe(model, encoder, tmp_path, torch.float32)
+    ends = json.loads((tmp_path / "generation_config.json").read_text())["eos_token_id"]
+    assert ends == encoder.tokenizer.convert_tokens_to_ids([encoder.template.stop, "<|call|>"])
 
 
 @pytest.mark.parametrize("habit", TEMPLATES)

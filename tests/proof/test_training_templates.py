@@ -14,7 +14,7 @@ from tests.helpers.jinja_templates import DATE, OTHERS, encoder_with, messages_o
 from tests.helpers.talks import TALKS
 from vicuna_lit.data.conversation import Conversation, Rejection
 from vicuna_lit.data.encoder import Encoder
-from vicuna_lit.data.jinja_template import _dated
+from vicuna_lit.data.template_date import dated
 
 PATCHED = sorted(OTHERS.glob("*_training.jinja"))
 TABLE = Path(__file__).parents[2] / "docs/training_templates.md"
@@ -35,7 +35,7 @@ def theirs_of(encoder: Encoder, template: str, talk: Conversation) -> tuple[list
                 tools=tools,
                 return_dict=True,
                 return_assistant_tokens_mask=True,
-                **{"chat_template": template, **_dated(template, DATE)},
+                **{"chat_template": template, **dated(template, DATE)},
             )
         except Exception:  # a Jinja template may raise anything
             continue

@@ -9,9 +9,11 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from vicuna_lit.data.copilot_chat import copilot_messages
 from vicuna_lit.data.exports import Unusable, branch, typed
 from vicuna_lit.data.fields import filled
 from vicuna_lit.data.message_forms import NO_PARENT, refuse_cut_off
+from vicuna_lit.data.span_attributes import spans_in
 
 SENDERS = {"human": "user", "user": "user", "assistant": "assistant"}
 UNSAID = ("token_budget", "flag")
@@ -29,6 +31,8 @@ def app_messages(record: dict[str, Any]) -> list[dict[str, Any]] | None:
         return claude_messages(record)
     if isinstance(chunked := record.get("chunkedPrompt"), dict):
         return studio_messages(chunked)
+    if "requests" in record and (messages := copilot_messages(record)) is not None:
+        return messages
     if isinstance(nodes := record.get("mapping"), dict) and any(_is_deepseek(node) for node in nodes.values()):
         return deepseek_messages(record)
     for key, reader in (("responses", grok_messages), ("messages", lm_studio_messages)):
@@ -55,6 +59,8 @@ def conversations_in(record: Any) -> list[Any]:
     """
     if not isinstance(record, dict):
         return record if _are_talks(record) else [record]
+    if "resourceSpans" in record and (spans := spans_in(record)) is not None:
+        return spans
     inner = [value for value in record.values() if isinstance(value, dict)]
     lists = [held[key] for held in (record, *inner) for key in held.keys() & _HOLDERS if _are_talks(held[key])]
     if len(lists) == 1 and not any(_is_own(record, key, lists[0]) for key in TALKS):

@@ -12,6 +12,7 @@ from typing import Any
 
 from jinja2 import nodes
 from jinja2.exceptions import SecurityError, TemplateSyntaxError
+from jinja2.runtime import Macro
 from jinja2.visitor import NodeTransformer
 from transformers.utils import chat_template_utils
 
@@ -22,7 +23,7 @@ MOST_SOURCE = 2**20
 MOST_STEPS = 300_000
 """Times that loops and macros begin anew in one rendering."""
 MOST_NUMBER = 100_000
-"""What a repetition, a width or an argument may be."""
+"""What a repetition, a width or an argument of a filter may be; what one is given to write may be more."""
 MOST_ITEMS = 1_000_000
 """Of a list or dict that is written, with all that is in it."""
 _WIDTH = re.compile(r"\d{6,}")
@@ -80,7 +81,10 @@ def _bounded(environment: Any) -> Any:
         if name in (_TICK, _BEGIN, _JOIN):
             return function(*args)
         owner = getattr(function, "__self__", None)
-        _check(name, (owner, *args, *kwargs.values()) if isinstance(owner, str) else (*args, *kwargs.values()))
+        given = (*args, *kwargs.values())
+        if isinstance(function, Macro):  # what it does with a number is checked where it does it
+            given = tuple(value for value in given if not isinstance(value, int | float))
+        _check(name, (owner, *given) if isinstance(owner, str) else given)
         return _small(call(context, function, *args, **kwargs))
 
     environment._generate, environment.call, environment.finalize = with_limits, called, _written
@@ -191,7 +195,8 @@ def _filter(name: str, function: Any) -> Any:
 
     @wraps(function)
     def bounded(*args: Any, **kwargs: Any) -> Any:
-        _check(name, (*args[of_jinja:], *kwargs.values()))
+        value, *given = args[of_jinja:]  # a number that is written, such as a time in a call, repeats nothing
+        _check(name, (*(() if isinstance(value, int | float) else (value,)), *given, *kwargs.values()))
         return _small(function(*args, **kwargs))
 
     return bounded

@@ -53,6 +53,11 @@ class Template(Protocol):
         ...
 
     @property
+    def call_stop(self) -> str:
+        """What ends a reply that is a call, where that is another token; "" where it is the same."""
+        ...
+
+    @property
     def special(self) -> tuple[str, ...]:
         """Texts that must each be one token of the tokenizer."""
         ...
@@ -107,6 +112,11 @@ class TextTemplate:
         """All that decides what it writes, as text."""
         date = self.date if self.config.date else None
         return repr((self.config.model_dump(mode="json"), self.bos, self.eos, date))
+
+    @property
+    def call_stop(self) -> str:
+        """In each of these a call ends as any reply does."""
+        return ""
 
     @property
     def stop(self) -> str:

@@ -66,6 +66,14 @@ ONE_MESSAGE = (
     {"message_id", "text"}, {"messageId", "text"}, {"type", "content"},
 )  # fmt: skip
 """Keys of files that hold one message in each record."""
+_NAMED = (
+    ({"header", "title", "products"},
+     "an exchange of My Activity, out of a conversation that it does not name: what was said before is in no record"),
+    ({"sessionId", "messageId", "message"}, "questions without their answers; read Gemini CLI's chats/session-*.json"),
+    ({"type", "session_id"}, "an event of a run without its prompt; read Claude Code's ~/.claude/projects/*/*.jsonl"),
+    ({"type", "item"}, "an event of a run without its prompt; read Codex's ~/.codex/sessions/**/*.jsonl"),
+)  # fmt: skip
+"""Keys of records that are known, cannot be read, and what to do."""
 SYSTEM = (
     "system", "system_prompt", "system_message", "system_instruction", "system_instructions", "meta_instruction",
     "preprompt", "pre_prompt", "preamble", "prompt_prefix", "sys_prompt", "sysprompt", "custom_instructions",
@@ -252,6 +260,8 @@ def unknown(record: dict[str, Any], known: str) -> Unusable:
         advice = (
             "each record is one message; put those of a conversation into one, {'messages': [{'role', 'content'}, …]}"
         )
+    elif named := next((why for keys, why in _NAMED if keys <= record.keys()), None):
+        advice = named
     elif "input_ids" in record:
         advice = "tokens are not read, texts are"
     elif not record:

@@ -26,6 +26,7 @@ INLINE_THOUGHT = re.compile(r"(\s*<think>)(.*?)(</think>)", re.DOTALL)
 """Thoughts that stand at the beginning of an assistant's text, as most records of reasoning have them."""
 
 INVISIBLE = re.compile(r"[\s\u00ad\u200b-\u200f\u2028-\u202f\u2060-\u2064\ufeff\x00-\x1f\x7f-\x9f]*+")
+_PIECE = re.compile(r"^(\w{7}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})_\d+$")
 PLACEHOLDER = re.compile(rf"\[(?:{'|'.join(get_args(PersonalData)).upper()})\]")
 """What `vicuna-prepare` puts in the place of personal data."""
 
@@ -48,7 +49,7 @@ class ToolCall(NamedTuple):
         """The arguments as templates take them: an object, or the text that is no JSON of one."""
         try:
             values = json.loads(self.arguments)
-        except ValueError:
+        except (ValueError, RecursionError):
             return self.arguments
         return values if isinstance(values, dict) else self.arguments
 
@@ -137,16 +138,16 @@ class Rejection(NamedTuple):
 def trim(conversation: Conversation) -> tuple[Conversation | Rejection, int]:
     """Checks the order of the turns: an optional system turn, then user (or tool) and assistant in turn.
 
-    Several results of tools may follow one another.
+    Several results of tools may follow one another, and a user may speak behind one, as who stops a call does.
 
-    Assistant turns before the first user turn and user turns after the last answer teach nothing
-    (there is no question, or no answer); they are cut off. Returns the conversation, or why it
+    Assistant turns before the first user turn, with the results of their calls, and user turns after the last answer
+    teach nothing (there is no question, or no answer); they are cut off. Returns the conversation, or why it
     cannot be used, and how many turns were cut off.
     """
     turns = list(conversation.turns)
     system = [turns.pop(0)] if turns and turns[0].role == "system" else []
     before = len(turns)
-    while turns and turns[0].role == "assistant":
+    while turns and (turns[0].role == "assistant" or (len(turns) < before and turns[0].role == "tool")):
         turns.pop(0)
     while turns and turns[-1].role in ("user", "tool"):
         turns.pop()
@@ -168,7 +169,7 @@ def follows(turn: Turn, before: Turn | None) -> bool:
         case "assistant":
             return before is not None and before.role != "assistant"
         case "user":
-            return before is None or before.role == "assistant"
+            return before is None or before.role in ("assistant", "tool")
         case "tool":
             return before is None or before.role != "user"
         case "system":
@@ -218,8 +219,8 @@ def said_by_user(conversation: Conversation) -> str:
 def is_validation(id: str, fraction: float) -> bool:
     """Whether a conversation belongs to the held-out set, by the hash of its original id (its `split_key`).
 
-    ShareGPT's pieces are named `<original>_<start>`, the original being seven letters and digits; all
+    Pieces are named `<original>_<start>`, the original being ShareGPT's seven letters and digits or a UUID; all
     pieces of one original fall on one side, and adding data never moves a conversation.
     """
-    original = re.sub(r"^(\w{7})_\d+$", r"\1", id)
+    original = _PIECE.sub(r"\1", id)
     return int.from_bytes(hashlib.sha256(original.encode()).digest()[:8]) < fraction * 2**64

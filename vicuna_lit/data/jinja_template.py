@@ -1,6 +1,5 @@
 """The model's own chat template, made safe to train with."""
 
-import datetime
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -8,10 +7,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from jinja2.exceptions import SecurityError
+
 from vicuna_lit.data.bounded_jinja import bound_templates, reads
 from vicuna_lit.data.chat_template import Segment, TemplateError, names_that_write
-from vicuna_lit.data.conversation import Conversation, Turn
-from vicuna_lit.data.template_date import NOW
+from vicuna_lit.data.conversation import Conversation, ToolCall, Turn
+from vicuna_lit.data.template_date import dated
 from vicuna_lit.data.template_jinja import in_front, quote
 from vicuna_lit.data.template_messages import (
     Marked,
@@ -22,6 +23,7 @@ from vicuna_lit.data.template_messages import (
     schemas_of,
     shown_again,
     thought_key,
+    with_ids,
     with_short_ids,
 )
 from vicuna_lit.data.template_thoughts import NO_THOUGHT, InText, Opening, opening, unfit
@@ -29,6 +31,10 @@ from vicuna_lit.data.template_thoughts import NO_THOUGHT, InText, Opening, openi
 _CHANGED = "the tokenizer's chat template changes a turn's text"
 _NO_PREFIX = "the tokenizer's chat template: its generation prompt is not a prefix"
 _NO_STOP = "the tokenizer's chat template puts no stop token behind a reply"
+_NO_IDS = (
+    "the tokenizer's chat template tells the results of calls made at once by their ids, and these have none; give "
+    "each call an id, and its result the same"
+)
 _STOP_INSIDE = "the tokenizer's chat template ends a part of a reply as it ends the reply: generation would stop there"
 _LOST = {
     "turn": "the tokenizer's chat template drops, repeats or reorders a turn",
@@ -41,7 +47,12 @@ _FORM = {"reasoning": "reasoning", "calls": "tool_use", "tools": "tool_use"}
 """The key of our templates that says how it is written."""
 _NINE = re.compile(r"id\s*\|\s*length\s*(!=|==)\s*9")
 """How Mistral's templates look at the ids of calls."""
-_CALL = re.compile(rf"""\b{NOW}\(\s*(['"])((?:(?!\1).)*)\1\s*\)""")
+
+_PROBE = (
+    '[{"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object", '
+    '"properties": {"x": {"type": "string", "description": "x"}}, "required": ["x"]}}}]'
+)
+"""A tool that any template can describe."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +112,7 @@ class TokenizerTemplate:
             raise TemplateError("template=tokenizer: this tokenizer has no chat template; choose one of conf/template")
         bound_templates()
         self.tokenizer, self.system_prompt = tokenizer, system_prompt
-        self._date, self._date_with_tools = (_dated(text, date) for text in _of_both(tokenizer))
+        self._date, self._date_with_tools = (dated(text, date) for text in _of_both(tokenizer))
         source = "\n".join(dict.fromkeys(_of_both(tokenizer)))
         self._thought_key = thought_key(source)
         self._in_text = InText.of(source, self._thought_key is not None)
@@ -112,6 +123,7 @@ class TokenizerTemplate:
         self._stand_ins = StandIns(self.special)
         self._stops = re.compile("|".join(map(re.escape, (*stop_strings, *self.special))) or "(?!)")
         self.stop = self._probed_stop()
+        self.call_stop = self._probed_call_stop()
 
     @property
     def identity(self) -> str:
@@ -134,6 +146,19 @@ class TokenizerTemplate:
                 return self._stop_of(self._in_text.moved(Turn("assistant", "b", reasoning="c")))
             except TemplateError as other:
                 raise (other if str(error) == NO_THOUGHT else error) from None
+
+    def _probed_call_stop(self) -> str:
+        """What ends a call where a reply ends otherwise (gpt-oss, Gemma 4); "" where no call can be proven."""
+        call = ToolCall("f", '{"x": "y"}', "abcdefgh1")
+        for thought in ("", "c"):
+            with suppress(TemplateError):
+                reply = Turn("assistant", "", reasoning=thought, tool_calls=(call,))
+                turns, tools = self._hidden(Conversation("", (Turn("user", "a"), reply), _PROBE))
+                last = len(turns) - 1
+                found = self._reply(turns, tools, last, self._apply(turns[:last], tools, generate=True))
+                end = [*self._stops.finditer(found.shown)][-1][0]
+                return "" if end == self.stop else end
+        return ""
 
     def _stop_of(self, reply: Turn) -> str:
         (*asked, user), _ = self._hidden(Conversation.of("a"))
@@ -166,7 +191,7 @@ class TokenizerTemplate:
                     **(self._date_with_tools if tools else self._date),
                 )
             except Exception as error:  # a Jinja template may raise anything
-                if as_text or not any(turn.tool_calls for turn in turns):
+                if as_text or isinstance(error, SecurityError) or not any(turn.tool_calls for turn in turns):
                     message = f"the tokenizer's chat template refuses it: {str(error)[:200]}"
                     raise TemplateError(message) from error
             else:
@@ -178,6 +203,8 @@ class TokenizerTemplate:
         turns, tools = conversation.turns, schemas_of(conversation)
         if self.system_prompt is not None and not (turns and turns[0].role == "system"):
             turns = (Turn("system", self.system_prompt), *turns)
+        if named := next((c.name for turn in turns for c in turn.tool_calls if isinstance(c.values, str)), None):
+            raise TemplateError(f"the arguments of a call of {named} are no JSON object")  # nobody would read it back
         turns = with_short_ids(list(turns)) if self._short_ids else turns
         return [self._in_text.moved(self._stand_ins.turn(turn)) for turn in turns], self._stand_ins.hide(tools)
 
@@ -195,6 +222,7 @@ class TokenizerTemplate:
             TemplateError: the mask of one cannot be proven.
         """
         turns, tools = self._hidden(conversation)
+        self._check_ids(turns, tools)
         replies: list[Reply] = []
         answered = [i for i, turn in enumerate(turns) if turn.role == "assistant"]
         for i in answered:
@@ -204,6 +232,17 @@ class TokenizerTemplate:
                 replies = []
             replies.append(self._reply(turns, tools, i, prompt))
         yield self._segments(turns, tools, replies)
+
+    def _check_ids(self, turns: list[Turn], tools: list[Any]) -> None:
+        """
+        Raises:
+            TemplateError: calls made at once have no ids, which would say which result is whose.
+        """
+        by_ids, named = False, with_ids(turns)
+        with suppress(TemplateError):  # what it refuses, it refuses with its own reason
+            by_ids = named != turns and self._apply(named, tools) != self._apply(turns, tools)
+        if by_ids:
+            raise TemplateError(_NO_IDS)
 
     def _reply(self, turns: list[Turn], tools: list[Any], i: int, prompt: str) -> Reply:
         marked = self._marked(turns[: i + 1], tools)
@@ -231,7 +270,8 @@ class TokenizerTemplate:
                 thoughts.append((span[0] + shift, span[1] + shift))
         at = marked.text.find(stop, end, at + len(stop))  # Phi's writes the EOS token once more behind the last reply
         if missing := missing_argument(turns[i], marked.text[begin:at]):
-            raise TemplateError(f"the tokenizer's chat template drops an argument of a call, {missing}")
+            why = "drops an argument of a call, or does not escape it"
+            raise TemplateError(f"the tokenizer's chat template {why}: {missing}")
         if stop in marked.text[begin:at]:
             raise TemplateError(_STOP_INSIDE)
         written = thought.text + marked.text[begin:]
@@ -355,23 +395,3 @@ def _of_both(tokenizer: Any) -> tuple[str, str]:
         return tokenizer.get_chat_template(), tokenizer.get_chat_template(tools=[{}])
     except ValueError as error:
         raise TemplateError(f"template=tokenizer: {error}") from None
-
-
-def _dated(template: str, date: str | None) -> dict[str, str]:
-    """Arguments of `apply_chat_template` with which a template writes one date, whatever the day; none where it writes
-    none, or its own.
-
-    Raises:
-        TemplateError: it makes the form of the date while it is rendered.
-    """
-    day = datetime.datetime.fromisoformat(date) if date else datetime.datetime.now()
-    fixed = {"date_string": day.strftime("%d %b %Y")} if date and "date_string" in template else {}
-    if NOW not in template:
-        return fixed
-    text = _CALL.sub(lambda call: repr(day.strftime(call[2])), template)
-    if f"{NOW}(" in text:
-        raise TemplateError(
-            "the tokenizer's chat template writes the date in a form that is not a plain text, so it cannot be fixed; "
-            "choose one of conf/template"
-        )
-    return {"chat_template": text, **fixed}

@@ -1,8 +1,7 @@
 """Messages in the forms of other tools → messages with a role and content, one branch, in the order of the talk.
 
-LangChain's, OpenAI's Responses items, harmony's channels, trees whose messages name their parent, names of fields in
-camelCase. What says that a message is not to be imitated (failed, cut off, hidden), or that it was drawn from what is
-not there, refuses the record.
+LangChain's, OpenAI's Responses items, harmony's channels, trees whose messages name their parent, camelCase. What says
+that a message is not to be imitated (failed, cut off), or was drawn from what is not there, refuses the record.
 """
 
 from collections.abc import Iterator
@@ -370,11 +369,12 @@ def _item(message: dict[str, Any], where: str) -> dict[str, Any] | str:
     """A message; of one that is a thought alone its text."""
     role, kind = message.get("role") or message.get("from"), message.get("type")
     if role is None and kind == "reasoning":
-        return "\n\n".join(_thought_of(message, key, where) for key in ("summary", "content") if filled(message, key))
-    if role is None and kind == "function_call":
-        call = {"id": message.get("call_id"), "name": message.get("name"), "arguments": message.get("arguments")}
+        return _thought_of(message, key, where) if (key := filled(message, "content", "summary")) else ""
+    if role is None and kind in ("function_call", "custom_tool_call"):
+        given = message.get("arguments") if kind == "function_call" else {"input": message.get("input")}
+        call = {"id": message.get("call_id"), "name": message.get("name"), "arguments": given}
         return {"role": "assistant", "content": "", "tool_calls": [call]}
-    if role is None and kind == "function_call_output":
+    if role is None and kind in ("function_call_output", "custom_tool_call_output"):
         return {"role": "tool", "content": message.get("output"), "tool_call_id": message.get("call_id")}
     if role is None and isinstance(kind, str):
         raise Unusable("unknown content type", f"{where}: an item of type {kind!r:.40}")

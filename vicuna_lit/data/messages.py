@@ -15,7 +15,7 @@ from vicuna_lit.data.exports import Unusable, kind_of
 from vicuna_lit.data.field_names import FLAGS, REASONING, loss_sign, media_in, refuse_cited
 from vicuna_lit.data.fields import as_json, filled, is_absent, loaded, present, text
 from vicuna_lit.data.message_forms import ROLES, as_said, refuse_cut_off
-from vicuna_lit.data.tool_schemas import python_calls
+from vicuna_lit.data.tool_calls import call_of, calls_of, refuse_unanswered
 
 CALL_ROLES = ("function_call", "tool_call", "function_calls", "tool_calls")
 """Of messages that are an assistant's call as JSON."""
@@ -66,6 +66,7 @@ def turns_of(messages: Any, leaf: Any = None) -> list[Turn]:
                 turns[-1] = replace(turns[-1], tool_calls=turns[-1].tool_calls + turn.tool_calls)
             else:
                 turns.append(turn)
+    refuse_unanswered(turns)
     return turns
 
 
@@ -89,13 +90,16 @@ def _turns(message: dict[str, Any], where: str) -> Iterator[tuple[Turn, bool]]:
     text_key = present(message, *names, "text", "parts", "message", "refusal") or names[0]
     content, parts = _content(message.get(text_key), f"{where}: {text_key}", role)
     ids = {call.id for call in parts.calls if call.id}
-    calls = parts.calls + tuple(c for c in _calls(message, where) if c not in parts.calls and c.id not in ids)
+    calls = parts.calls + tuple(c for c in calls_of(message, where) if c not in parts.calls and c.id not in ids)
     reasoning = "\n\n".join(filter(None, (_reasoning(message, where), parts.reasoning)))
     if (calls or reasoning) and role != "assistant":
         raise Unusable("wrong type", f"{where}: {'a call of a tool' if calls else 'reasoning'} in a turn of {role}")
     called = loaded(content or "", (list, dict)) if is_call else None
     if called is not None:
-        content, calls = "", calls + tuple(_call(c, where) for c in (called if isinstance(called, list) else [called]))
+        content, calls = (
+            "",
+            calls + tuple(call_of(c, where) for c in (called if isinstance(called, list) else [called])),
+        )
     if content is None and calls:
         content = ""
     for result in parts.results:
@@ -184,47 +188,6 @@ def _weight(message: dict[str, Any], role: Role, where: str) -> float:
         said = f"{wanted} is true" if wanted else f"a weight of {weight:g}"
         raise Unusable("loss on another's turn", f"{where}: {said} on a turn of {role}; assistants' are trained")
     return 1.0 if weight else 0.0
-
-
-def _calls(message: dict[str, Any], where: str) -> Iterator[ToolCall]:
-    for key in ("tool_calls", "function_calls"):
-        calls = message.get(key)
-        if is_absent(calls) or calls in ("", [], {}):
-            continue
-        if isinstance(calls, str):
-            calls = loaded(calls, list) or python_calls(calls)
-        if not isinstance(calls, list):
-            raise Unusable("wrong type", f"{where}: {key} is not a list")
-        yield from (_call(call, f"{where}: {key}") for call in calls)
-    legacy = message.get("function_call")
-    if not is_absent(legacy) and legacy not in ("", {}):
-        yield _call(loaded(legacy, dict) if isinstance(legacy, str) else legacy, f"{where}: function_call")
-
-
-def _call(call: Any, where: str) -> ToolCall:
-    """OpenAI's `{"id", "function": {"name", "arguments"}}`, the inner object alone, or Anthropic's `tool_use`."""
-    if not isinstance(call, dict):
-        raise Unusable("wrong type", f"{where}: a call is {kind_of(call)}, not an object")
-    inner = call if is_absent(call.get("function")) else call["function"]
-    inner = {"name": inner} | call if isinstance(inner, str) else inner
-    if isinstance(inner, dict) and isinstance(inner.get("toolName"), str):
-        inner = {"name": inner["toolName"]} | inner
-    if not isinstance(inner, dict) or not isinstance(inner.get("name"), str):
-        raise Unusable("wrong type", f"{where}: a call without the name of its function")
-    if result := filled(call, "result", "results", "output", "response"):
-        raise Unusable(
-            "unknown content type", f"{where}: a call with its {result} inside; give results as turns of tool"
-        )
-    key = present(inner, "arguments", "parameters", "input", "args")
-    arguments = inner[key] if key else {}
-    if not isinstance(arguments, str):
-        arguments = as_json(arguments, f"{where}: {key}")
-    id = call.get(present(call, "id", "toolUseId", "toolCallId", "call_id") or "id")
-    return ToolCall(
-        text(inner["name"], f"{where}: name"),
-        text(arguments.strip() or "{}", f"{where}: arguments"),
-        text(id, f"{where}: id") if isinstance(id, str) else "",
-    )
 
 
 def _reasoning(message: dict[str, Any], where: str) -> str:
@@ -316,7 +279,7 @@ def _part(part: Any, where: str, found: _Parts) -> str | None:
         case "think":
             found.reasoning += text(part.get("think"), f"{where}: think")
         case "tool-call":
-            found.calls += (_call(part, f"{where}: tool-call"),)
+            found.calls += (call_of(part, f"{where}: tool-call"),)
         case "tool-result":
             found.results += (_vercel_result(part, where),)
         case None if "cachePoint" in part:
@@ -326,7 +289,7 @@ def _part(part: Any, where: str, found: _Parts) -> str | None:
         case None if isinstance(part.get("text"), str):
             return text(part["text"], where)
         case None if key := present(part, "functionCall", "function_call", "toolUse"):
-            found.calls += (_call(part[key], f"{where}: {key}"),)
+            found.calls += (call_of(part[key], f"{where}: {key}"),)
         case None if (key := present(part, *_RESULTS)) and isinstance(part[key], dict):
             said, name = as_json(part[key].get("response"), where), part[key].get("name")
             found.results += (Turn("tool", said, name=name if isinstance(name, str) else ""),)
@@ -340,7 +303,7 @@ def _part(part: Any, where: str, found: _Parts) -> str | None:
         case "thinking" | "reasoning":
             found.reasoning += _thinking(part, f"{where}: {kind}")
         case "tool_use" | "tool_call":
-            found.calls += (_call(part, f"{where}: {kind}"),)
+            found.calls += (call_of(part, f"{where}: {kind}"),)
         case "tool_result":
             result, _ = _content(part.get("content"), f"{where}: tool_result", "tool")
             found.results += (Turn("tool", result or "", call_id=str(part.get("tool_use_id") or "")),)

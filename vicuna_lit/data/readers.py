@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from vicuna_lit.data.agent_logs import sessions_in
 from vicuna_lit.data.app_exports import app_messages, conversations_in, is_claude
 from vicuna_lit.data.column_values import answer_messages, as_messages, refuse_served_cut_off, refuse_transcript
 from vicuna_lit.data.columns import (
@@ -31,6 +32,7 @@ from vicuna_lit.data.files import find_files, name_said, skipped_files, values
 from vicuna_lit.data.message_forms import refuse_cut_off
 from vicuna_lit.data.messages import refuse_media, system_of, turns_of, weight_of
 from vicuna_lit.data.record_tools import refuse_other_tools, with_tools
+from vicuna_lit.data.span_attributes import with_span
 from vicuna_lit.data.tool_schemas import schemas
 from vicuna_lit.data.transcripts import with_transcript
 from vicuna_lit.hub import fetched_path
@@ -103,7 +105,9 @@ def records(path: Paths) -> Iterator[tuple[str, Any | Rejection]]:
         DataError: the path does not exist or cannot be read, or a folder or pattern holds no file.
     """
     for file, name in [found for one in _several(path) for found in find_files(one)]:
-        for number, record in enumerate((one for value in values(file) for one in conversations_in(value)), 1):
+        for number, record in enumerate(
+            (one for value in sessions_in(values(file)) for one in conversations_in(value)), 1
+        ):
             id = f"{name_said(file, name)}:{number}"
             yield id, Rejection(id, record.reason, record.detail) if isinstance(record, Unusable) else record
 
@@ -141,6 +145,7 @@ def parse(record: Any, default_id: str, columns: Columns = None) -> Conversation
 
 
 def _conversation(record: dict[str, Any], id: str) -> Conversation:
+    record = with_span(record)
     refuse_media(record, "the record")
     _refuse_preferences(record)
     refuse_cut_off(record, "the record", *(("status",) if record.get("object") == "response" else ()))

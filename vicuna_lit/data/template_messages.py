@@ -196,25 +196,35 @@ def _message(turn: Turn, key: str | None, as_text: bool) -> dict[str, Any]:
 
 
 def missing_argument(turn: Turn, text: str) -> str | None:
-    """A part of a call's arguments that a text does not hold, neither as it is nor as JSON."""
-
-    def parts(value: Any) -> Iterable[Any]:
-        if isinstance(value, dict):
-            for key, one in value.items():
-                yield key
-                yield from parts(one)
-        elif isinstance(value, list):
-            for one in value:
-                yield from parts(one)
-        else:
-            yield value
-
+    """A part of a call's arguments that a text does not hold, neither as it is nor as JSON, or holds so that nobody
+    could read it back."""
     for call in turn.tool_calls:
-        for value in parts(call.values):
+        for value in _parts(call.values):
             forms = (value, _json(value)) if isinstance(value, str) else (json.dumps(value), str(value))
-            if not any(form.strip() in text for form in forms):
+            if not any(form.strip() in text for form in forms) or _ends_its_quotation(value, text):
                 return f"{call.name}: {value!r:.60}"
     return None
+
+
+def _parts(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        for key, one in value.items():
+            yield key
+            yield from _parts(one)
+    elif isinstance(value, list):
+        for one in value:
+            yield from _parts(one)
+    else:
+        yield value
+
+
+def _ends_its_quotation(value: Any, text: str) -> bool:
+    """Whether a text stands in quotation marks as it is, with the same mark or a line break in it, and nowhere as JSON:
+    LFM2.5 writes calls as Python does, and escapes nothing."""
+    if not isinstance(value, str) or (_json(value) in text and _json(value) != value):
+        return False
+    marks = [mark for mark in "'\"" if f"{mark}{value}{mark}" in text]
+    return any(mark in value or "\n" in value for mark in marks)
 
 
 def schemas_of(conversation: Conversation) -> list[Any]:
@@ -230,6 +240,22 @@ def schemas_of(conversation: Conversation) -> list[Any]:
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
         raise TemplateError("the tools are no list of schemas")
     return tools
+
+
+def with_ids(turns: list[Turn]) -> list[Turn]:
+    """Turns in which several calls at once that have no ids, and their results, are named by their places."""
+    out: list[Turn] = []
+    waiting: list[str] = []
+    for n, turn in enumerate(turns):
+        if len(turn.tool_calls) > 1 and not any(call.id for call in turn.tool_calls):
+            waiting = [f"call_{n}_{k}" for k in range(len(turn.tool_calls))]
+            named = [call._replace(id=id) for call, id in zip(turn.tool_calls, waiting, strict=True)]
+            out.append(replace(turn, tool_calls=tuple(named)))
+        elif turn.role == "tool" and waiting and not turn.call_id:
+            out.append(replace(turn, call_id=waiting.pop(0)))
+        else:
+            out.append(turn)
+    return out
 
 
 def with_short_ids(turns: list[Turn]) -> list[Turn]:

@@ -283,9 +283,10 @@ def said(encoder: Encoder, ids: Sequence[int]) -> tuple[str, bool]:
 
 
 def _ending_ids(encoder: Encoder) -> set[int]:
-    """The end of the text, and the template's stop where that is a token."""
-    tokenizer, stop = encoder.tokenizer, encoder.template.stop
-    return {tokenizer.eos_token_id, *([tokenizer.convert_tokens_to_ids(stop)] if _is_token(encoder, stop) else [])}
+    """The end of the text, and the template's stops where they are tokens."""
+    stops = (encoder.template.stop, encoder.template.call_stop)
+    ids = [encoder.tokenizer.convert_tokens_to_ids(stop) for stop in stops if stop and _is_token(encoder, stop)]
+    return {encoder.tokenizer.eos_token_id, *ids}
 
 
 def _is_token(encoder: Encoder, stop: str) -> bool:

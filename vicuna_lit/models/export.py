@@ -142,11 +142,12 @@ def _count(tensor: Any) -> int:
 
 def _describe(model: PreTrainedModel, encoder: Encoder, folder: Path, dtype: torch.dtype) -> None:
     tokenizer, template = encoder.tokenizer, encoder.template
-    stop = tokenizer.get_vocab().get(template.stop)
+    stop, call_stop = (tokenizer.get_vocab().get(text) for text in (template.stop, template.call_stop))
+    end = tokenizer.eos_token_id if stop is None else stop
     generation = GenerationConfig(  # the model keeps its own: it may be the caller's
         bos_token_id=tokenizer.bos_token_id,
         pad_token_id=tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id if stop is None else stop,
+        eos_token_id=end if call_stop is None else [end, call_stop],
         **({"stop_strings": [template.stop]} if stop is None else {}),
     )
     tokenizer.chat_template = template.jinja()

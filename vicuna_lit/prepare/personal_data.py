@@ -3,14 +3,16 @@
 Patterns and checksums find what has the form of such data; names and addresses of streets they do not find.
 """
 
+import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from ipaddress import ip_address
+from typing import Any
 
-from vicuna_lit.data.conversation import Conversation, Turn
+from vicuna_lit.data.conversation import PLACEHOLDER, Conversation, ToolCall, Turn
 from vicuna_lit.prepare.secrets import find_secrets, small_letters
 
 Span = tuple[int, int]
@@ -121,6 +123,8 @@ def _matches(
 DIGITS = re.compile(r"\d[ .()-]{0,2}\d{2,4}[ .)-]{0,2}\d{2}")
 _BETWEEN_DIGITS = b" .()-"
 _IS_DIGIT = bytes(48 if chr(i).isdigit() else 120 for i in range(128)) + b"x" * 128
+_BARE = re.compile(rf"([:\[,]\s*)({PLACEHOLDER.pattern})(?=\s*[,}}\]])")
+"""Where a number stood in JSON."""
 MOST_PASSES = 8
 
 
@@ -177,7 +181,8 @@ def _emails(text: str, _: str) -> Iterator[Span]:
         if target and COPYING.search(text, max(0, start - 300), start):
             continue
         if not any(first < start < last for first, last in users):
-            yield start, end
+            escape = text[start - 1 : start] == "\\" and text[start] in "nrt" and text[start + 1] != "@"
+            yield start + escape, end  # in JSON and in code a line break is a letter behind a backslash
 
 
 Finder = tuple[str, str, Callable[[str, str], Iterable[Span]]]
@@ -233,6 +238,39 @@ def _replaced(text: str, spans: Sequence[Span], kind: str) -> str:
     return "".join([*parts, text[start:]])
 
 
+def redact_arguments(call: ToolCall, kinds: Sequence[str], tally: Counter[str]) -> str:
+    """The arguments of a call scrubbed, JSON of an object still where they were: in a number's place stands a text.
+
+    What only its neighbours give away, as a password its name, is found in the whole; what stands behind a line break
+    or a quotation mark, in each text alone.
+    """
+    values = call.values
+    if not isinstance(values, dict):
+        return redact(call.arguments, kinds, tally)
+    inner, outer = Counter[str](), Counter[str]()
+    scrubbed = _leaves(values, kinds, inner)
+    arguments = json.dumps(scrubbed, ensure_ascii=False) if inner else call.arguments
+    whole = redact(arguments, kinds, outer)
+    tally.update(inner)
+    for said in (whole, _BARE.sub(r'\1"\2"', whole)) if outer else ():
+        if isinstance(call._replace(arguments=said).values, dict):
+            tally.update(outer)
+            return said
+    return arguments
+
+
+def _leaves(value: Any, kinds: Sequence[str], tally: Counter[str]) -> Any:
+    if isinstance(value, dict):
+        return {key: _leaves(one, kinds, tally) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_leaves(one, kinds, tally) for one in value]
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return value
+    text = str(value)
+    scrubbed = redact(text, kinds, tally)
+    return value if scrubbed == text else scrubbed
+
+
 def redact_conversation(conversation: Conversation, kinds: Sequence[str], tally: Counter[str]) -> Conversation:
     """All turns scrubbed: contents, reasoning and the arguments of calls."""
 
@@ -240,7 +278,7 @@ def redact_conversation(conversation: Conversation, kinds: Sequence[str], tally:
         if not (turn.reasoning or turn.tool_calls):  # as most turns
             content = redact(turn.content, kinds, tally)
             return turn if content == turn.content else replace(turn, content=content)
-        calls = tuple([c._replace(arguments=redact(c.arguments, kinds, tally)) for c in turn.tool_calls])
+        calls = tuple([c._replace(arguments=redact_arguments(c, kinds, tally)) for c in turn.tool_calls])
         content = redact(turn.content, kinds, tally) if turn.content else ""
         reasoning = redact(turn.reasoning, kinds, tally) if turn.reasoning else ""
         if (content, reasoning, calls) == (turn.content, turn.reasoning, turn.tool_calls):

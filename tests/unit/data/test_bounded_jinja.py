@@ -56,6 +56,7 @@ def test_what_is_ordinary_is_written_and_counted_anew_each_time():
         "{% set ns = namespace(n=0) %}{% for m in messages if m.content %}{% set ns.n = ns.n + 1 %}"
         "{% set loop_index = ns.n %}{{ turn(m) }}{{ '%s-%d' % ('x', loop.index) }}{{ [m, 1.5] | tojson }}"
         "{{ '=' * 3 }}{{ 7 % 4 }}{{ 2 ** 3 }}"
+        "{% macro n(v) %}{{ v | tojson }}{{ v | string }}{% endmacro %}{{ n(1700000000) }}{{ 12345678.5 | tojson }}"
         "{% if loop.last %}{% break %}{% endif %}{% else %}none{% endfor %}{{ ', '.join(['a', 'b']) }}"
     )
     messages = [{"role": "user", "content": " banana "}] * 20

@@ -12,6 +12,10 @@ def test_trim():
     assert isinstance(trimmed, Conversation)
     assert [t.role for t in trimmed.turns] == ["system", "user", "assistant", "tool", "assistant"]
     assert cut == 2
+    stopped = turns("user", "assistant", "tool", "user", "assistant")  # as who cuts in behind a tool's result
+    assert trim(stopped) == (stopped, 0)
+    late, cut = trim(turns("assistant", "tool", "assistant", "tool", "user", "assistant"))
+    assert isinstance(late, Conversation) and [t.role for t in late.turns] == ["user", "assistant"] and cut == 4
     for bad, reason in (
         (turns(), "no answered turn"),
         (turns("system", "user"), "no answered turn"),

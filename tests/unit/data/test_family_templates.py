@@ -1,6 +1,8 @@
 """Templates of today's families: what their published Jinja writes, with tools and reasoning, and its exported form."""
 
 import json
+import re
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 
 from tests.helpers.encoders import FAMILIES, encoder_of, tokenizer_named
 from tests.helpers.examples import examples
+from tests.helpers.jinja_templates import TEMPLATES, encoder_with
 from vicuna_lit.data.chat_template import TemplateError, TextTemplate, render, template_named
 from vicuna_lit.data.conversation import Conversation, Rejection, ToolCall, Turn
 from vicuna_lit.data.encoder import Example
@@ -144,6 +147,24 @@ def test_arguments_that_are_no_json_object_are_refused():
     call = Turn("assistant", "", tool_calls=(ToolCall("add", "x = 1"),))
     with pytest.raises(TemplateError, match="the arguments of a call of add are no JSON object"):
         template("qwen2_5").render(talk(Turn("user", "1+1?"), call, tools=TOOLS))
+    with pytest.raises(TemplateError, match="the arguments of a call of add are no JSON object"):
+        encoder_with(TEMPLATES["changes nothing"]).template.render(talk(Turn("user", "1+1?"), call, tools=TOOLS))
+
+
+def test_calls_that_nobody_could_read_back_are_refused():
+    """Results told by ids that are not there, and arguments in quotation marks that they end."""
+    plain, tool = TEMPLATES["changes nothing"], [Turn("tool", "7"), Turn("tool", "8"), Turn("assistant", "ok")]
+    calls = tuple(ToolCall("add", json.dumps({"x": x}), id="") for x in ("a", "b'c"))
+    asked = [Turn("user", "?"), Turn("assistant", "", tool_calls=calls)]
+    told = encoder_with(plain.replace("{{ m.role }}", "{{ m.role }}{{ m.tool_call_id }}")).template
+    encoder_with(plain).template.render(talk(*asked, *tool))
+    with pytest.raises(TemplateError, match="tells the results of calls made at once by their ids"):
+        told.render(talk(*asked, *tool))
+    quoted = re.sub(r"<call>.*?</call>", "<call>{{ c.function.name }}(x='{{ c.function.arguments.x }}')</call>", plain)
+    for call, refused in zip(calls, (False, True), strict=True):
+        one = talk(Turn("user", "?"), Turn("assistant", "", tool_calls=(call,)))
+        with pytest.raises(TemplateError, match='does not escape it: add: "b\'c"') if refused else nullcontext():
+            encoder_with(quoted).template.render(one)
 
 
 def test_a_date_is_written_in_the_familys_form():

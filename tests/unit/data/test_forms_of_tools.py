@@ -110,15 +110,32 @@ READ: dict[str, tuple[Any, str]] = {
             "instructions": "S",
             "input": [
                 {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "Q"}]},
-                {"type": "reasoning", "summary": [{"type": "summary_text", "text": "T"}]},
+                {"type": "reasoning", "summary": [{"text": "about T"}], "content": [{"type": "text", "text": "T"}]},
                 {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"},
-                {"type": "function_call", "call_id": "d", "name": "f", "arguments": "{}"},
+                {"type": "custom_tool_call", "call_id": "d", "name": "g", "input": "x"},
                 {"type": "function_call_output", "call_id": "c", "output": "1"},
+                {"type": "custom_tool_call_output", "call_id": "d", "output": "2"},
             ],
             "output": [{"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "A"}]}],
             "tools": [{"type": "function", "name": "f", "parameters": {}}],
         },
-        's S | u Q | a(T)  f{} f{} | t 1 | a A ; [{"type": "function", "function": {"name": "f", "parameters": {}}}]',
+        's S | u Q | a(T)  f{} g{"input": "x"} | t 1 | t 2 | a A'
+        ' ; [{"type": "function", "function": {"name": "f", "parameters": {}}}]',
+    ),
+    "calls of tools that take a text, and JSON in JSON": (
+        {
+            "messages": [
+                Q,
+                {
+                    "role": "assistant",
+                    "tool_calls": [
+                        {"id": "1", "type": "custom", "custom": {"name": "g", "input": "x"}},
+                        {"id": "2", "function": {"name": "f", "arguments": json.dumps(CALL["arguments"])}},
+                    ],
+                },
+            ]
+        },
+        'u Q | a  g{"input": "x"} f{"a": 1}',
     ),
     "harmony": (
         {
@@ -253,6 +270,17 @@ REFUSED: dict[str, tuple[Any, str]] = {
             ]
         },
         "turns out of order: turn 3 is earlier than turn 2 by created_at",
+    ),
+    "one of two calls without a result": (
+        {
+            "messages": [
+                Q,
+                {"role": "assistant", "tool_calls": [CALL | {"id": "1"}, CALL | {"id": "2"}]},
+                {"role": "tool", "content": "1", "tool_call_id": "2"},
+                A,
+            ]
+        },
+        "call without its result: turn 2: f: its result is missing",
     ),
     "hidden": ({"messages": [Q | {"isHidden": True}, A]}, "hidden turn: turn 1: is_hidden is true"),
     "failed": ({"messages": [Q, A | {"isError": True}]}, "bad answer: turn 2: is_error"),

@@ -11,7 +11,7 @@ import pytest
 from tests.helpers.encoders import QUICKSTART
 from tests.helpers.runs import run_here
 from vicuna_lit.config.compose import ConfigError, load
-from vicuna_lit.data import jinja_template, template_date
+from vicuna_lit.data import template_date
 from vicuna_lit.data.chat_template import TemplateError
 from vicuna_lit.data.conversation import Conversation
 from vicuna_lit.data.tokenizer import make_encoder
@@ -56,8 +56,7 @@ def clock(monkeypatch):
             def now(cls, tz=None):
                 return cls.fromisoformat(day)
 
-        for module in (template_date, jinja_template):
-            monkeypatch.setattr(module, "datetime", SimpleNamespace(datetime=Clock))
+        monkeypatch.setattr(template_date, "datetime", SimpleNamespace(datetime=Clock))
 
     move("2026-03-31T23:59:00")
     return move

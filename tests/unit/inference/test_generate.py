@@ -75,7 +75,7 @@ def test_a_stop_that_is_written_in_other_tokens_is_text(tmp_path: Path):
     text = encoder.decode(pieces)
     assert stop in text and said(encoder, pieces) == (text, False)
     assert said(encoder, [*pieces, tokenizer.eos_token_id, *pieces]) == (text, True)
-    with mock.patch.object(encoder, "template", SimpleNamespace(stop="at")):
+    with mock.patch.object(encoder, "template", SimpleNamespace(stop="at", call_stop="")):
         assert said(encoder, pieces) == (text.partition("at")[0], True)
 
 

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vicuna_lit.prepare.personal_data import redact
+from vicuna_lit.data.conversation import ToolCall
+from vicuna_lit.prepare.personal_data import redact, redact_arguments
 
 DICE = random.Random(1)
 KINDS = ["key", "email", "card", "phone"]
@@ -249,3 +250,19 @@ def test_what_is_known_by_its_checksum_or_range_is_found_on_request_alone(kind: 
     assert redact(once, [kind], Counter()) == once
     assert tally[kind] == once.count("[")
     assert redact(before, KINDS, Counter()) == before
+
+
+def test_arguments_of_a_call_stay_json():
+    """A letter behind a backslash is a line break; a number gives way to a text; a password is told by its name."""
+    cases = {
+        '{"t": "Hi\\njoe@web.com\\tbye"}': {"t": "Hi\n[EMAIL]\tbye"},
+        '{"card": 4111111111111111, "n": [1, 4111111111111111]}': {"card": "[CARD]", "n": [1, "[CARD]"]},
+        '{"password": "hunter2hunter2", "q": "to: joe@web.com, you"}': {"password": "[KEY]", "q": "to: [EMAIL], you"},
+        '{"joe@web.com": null, "ok": true}': {"[EMAIL]": None, "ok": True},
+    }
+    for arguments, expected in cases.items():
+        assert json.loads(redact_arguments(ToolCall("f", arguments), KINDS, Counter())) == expected
+    plain = '{"since":1700000000 , "t": "no"}'
+    assert redact_arguments(ToolCall("f", plain), KINDS, Counter()) == plain
+    assert redact_arguments(ToolCall("f", "mail joe@web.com"), KINDS, Counter()) == "mail [EMAIL]"
+    assert redact("print('a\\njoe@web.com')", KINDS, Counter()) == "print('a\\n[EMAIL]')"
