@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from vicuna_lit.compare.run import Run, run_in
 from vicuna_lit.config.base import is_below, other_keys
 from vicuna_lit.config.train import Computation, Recipe, RunSettings
+from vicuna_lit.paths import nearest_beside
 from vicuna_lit.run_folder import MODULE, MODULE_HASH, MODULE_VALUES, RunError
 
 if TYPE_CHECKING:
@@ -270,7 +271,7 @@ def runs_below(
         )
         return []
     if not folder.is_dir():
-        raise RunError(f"{folder}: no such folder")
+        raise RunError(f"{folder}: no such folder{nearest_beside(folder)}")
     above |= {folder.resolve()}
     inside = [child for child in sorted(folder.iterdir()) if child.is_dir() and child.resolve() not in above]
     return [run for child in inside for run in runs_below(child, damaged, above)]

@@ -30,8 +30,9 @@ from vicuna_lit.config.renamed import VALUES, elsewhere, nearly_elsewhere, new_k
 from vicuna_lit.config.search_path import folders, groups, options, refuse_endless, search_path
 from vicuna_lit.config.search_path import problems as search_path_problems
 from vicuna_lit.config.short_forms import JOBS, Job, expand
-from vicuna_lit.config.texts import folder_name
+from vicuna_lit.config.texts import folder_name, unquoted
 from vicuna_lit.config.train import TrainConfig
+from vicuna_lit.paths import nearest_beside
 
 OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
 
@@ -272,10 +273,14 @@ def _in_words(key: str, value: str, error: Exception, keys: Sequence[str]) -> st
 
 
 def _no_choice(key: str, value: str, choices: Sequence[str]) -> str:
-    said = f"{key}={value}: no such choice{', nor a file or folder' if key == 'data' else ''}"
+    """Of a group; data and a model may be paths too, and data with a file's ending are meant for one."""
+    path = key in ("data", "model")
+    said = f"{key}={value}: no such choice{', nor a file or folder' if path else ''}"
     if "," in value:
         return f"{said}; of several values -m runs one job for each"
-    return f"{said}{nearest(value, choices)}; choices: {', '.join(choices)}"
+    beside = nearest_beside(Path(unquoted(value))) if path else ""
+    guess = beside if key == "data" and Path(value).suffix else nearest(value, choices) or beside
+    return f"{said}{f' in {Path.cwd()}' if path else ''}{guess}; choices: {', '.join(choices)}"
 
 
 def _describe(job: Job, path: str, item: Any, values: Any) -> str:

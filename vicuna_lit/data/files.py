@@ -19,7 +19,7 @@ import orjson
 from vicuna_lit.data.conversation import DataError, Rejection
 from vicuna_lit.data.exports import Unusable
 from vicuna_lit.data.json_stream import MOST_BYTES, TOO_LARGE, json_lines, json_values
-from vicuna_lit.paths import place_of
+from vicuna_lit.paths import nearest_beside, place_of
 from vicuna_lit.run_folder import GIVEN
 
 SKIPPED = "file skipped"
@@ -98,7 +98,7 @@ def _search(path: str | Path) -> tuple[list[tuple[Path, str]], list[Rejection]]:
             )
         return [(path, path.name)], []
     elif not glob.has_magic(str(path)):
-        raise DataError(f"{path}: no such file or folder")
+        raise DataError(f"{path}: no such file or folder{nearest_beside(path)}")
     else:
         matches = glob.glob(str(path), recursive=True)  # noqa: PTH207 (Path.glob gives no files for a last `**`)
         within = "**" in path.parts  # then folders are gone into

@@ -85,7 +85,7 @@ def test_all_mistakes_at_once_with_the_nearest_name():
     assert len(found) == 8
     for expected in (
         "contxt_length: unknown key (did you mean context_length?)",
-        "model=tinyy: no such choice (did you mean tiny?)",
+        "(did you mean tiny?); choices: gemma3_1b",
         "seed='abc'",
         "foo: unknown key",
         "precision=bf16-mixd: no such choice (did you mean bf16-mixed?)",
@@ -286,12 +286,20 @@ def test_evaluations_that_cannot_be(overrides: tuple[str, ...], message: str):
 @pytest.mark.parametrize(
     ("job", "overrides", "message"),
     [
-        ("train", ["data="], "data.path: is an empty name; . is the folder that you are in"),
-        ("train", ["from="], "from=: is an empty name; . is the folder that you are in"),
-        ("train", ["run.dir= ", "data.path=x"], "run.dir: is an empty name; . is the folder that you are in"),
-        ("prepare", ["raw=[a,'']"], "raw.1: is an empty name; . is the folder that you are in"),
-        ("chat", ["model="], "model.path: is an empty name; . is the folder that you are in"),
-        ("evaluate", ["judge=recorded", "judge.reviews="], "judge.reviews: is an empty name; . is the folder"),
+        ("train", ["data="], "data.path: the name is empty (an unset variable?); . is the folder that you are in"),
+        ("train", ["from="], "from=: the name is empty (an unset variable?); . is the folder that you are in"),
+        (
+            "train",
+            ["run.dir= ", "data.path=x"],
+            "run.dir: the name is empty (an unset variable?); . is the folder that you are in",
+        ),
+        ("prepare", ["raw=[a,'']"], "raw.1: the name is empty (an unset variable?); . is the folder that you are in"),
+        ("chat", ["model="], "model.path: the name is empty (an unset variable?); . is the folder that you are in"),
+        (
+            "evaluate",
+            ["judge=recorded", "judge.reviews="],
+            "judge.reviews: the name is empty (an unset variable?); . is the folder",
+        ),
         ("chat", ["model=null"], "model.path: must be given, model.path=…"),
         ("chat", ["model=x", "run=3"], "run=3: run holds keys; set one of them, such as run.name, run.dir"),
         ("chat", ["model=x", "run=[a]"], "run=[a]: run holds keys; set one of them, such as run.name, run.dir"),
