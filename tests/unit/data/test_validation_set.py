@@ -118,7 +118,7 @@ def test_what_is_advised_is_more_than_what_is_set():
     assert advice(0.05, 9, 191).startswith("data.validation_fraction=0.17 (now 0.05) holds out about 34, or")
     assert advice(0.01, 0, 1) == "of 1 in all no share is enough; data.validation_path=<file> names others"
     assert advice(0.3, 7, 33) == "of 40 in all no share is enough; data.validation_path=<file> names others"
-    assert advice(0.15, 19, 181).startswith("data.validation_fraction=0.18 (now 0.15) holds out about")
+    assert advice(0.15, 19, 181).startswith("data.validation_fraction=0.19 (now 0.15) holds out about")
     for count in (60, 100, 1000):
         share = float(advice(0.0, 0, count).split()[0].partition("=")[2])
         held_out = [sum(is_validation(f"{way} {i}", share) for i in range(count)) for way in range(100)]
