@@ -40,6 +40,7 @@ _KINDS = (
 )
 """How files begin that are no JSON, and what they are."""
 _NEEDS_ARROW = (".parquet", ".zst")
+_BEFORE_A_COLON = re.compile(rb'"[ \t\n\r]*+:')
 _LIST_OF_TURNS = re.compile(
     rb'\[\s*\{\s*"(?:(?:from|value|role|content)"|type"\s*:\s*"(?:human|ai|system|user|assistant|message)")'
 )
@@ -324,8 +325,8 @@ def _loaded(value: bytes | None, where: str) -> Any:
         return Unusable("record too large", f"{where}{TOO_LARGE}")
     try:
         found = orjson.loads(value)
-        # Most keys stand right before a colon, and a text holds that but escaped: what counts otherwise is looked at.
-        return found if value.count(b'":') == _keys_in(found) else _unless_twice(value, where, found)
+        # Every key counts, and what a text holds that looks like one: as many as there are leaves none given twice.
+        return found if len(_BEFORE_A_COLON.findall(value)) == _keys_in(found) else _unless_twice(value, where, found)
     except orjson.JSONDecodeError as error:
         problem = _not_utf8(value, where) or Unusable("broken JSON", f"{where}{error}")
     bare = value.removeprefix(codecs.BOM_UTF8).rstrip().removesuffix(b",")
