@@ -108,13 +108,15 @@ def locate_model(path: str) -> Path:
 
     Raises:
         MissingPath: nothing is there.
-        ModelError: it is the folder of a run that has not made a model.
+        ModelError: it is the folder of a run that has not made a model, or of several runs.
     """
     place = locate(path)
     if (place / "hf" / "config.json").is_file() and not any(place.glob("*.safetensors")):
         return place / "hf"
     if (place / "run.json").is_file() and (place / "config.json").is_file():
         raise ModelError(f"{place}: is the folder of a run that has made no model (hf) yet")
+    if not (place / "config.json").exists() and (made := sorted(place.glob("*/hf/config.json"))):
+        raise ModelError(f"{place}: is a folder of runs; name one of them, such as {made[0].parent.parent}")
     return place
 
 

@@ -250,7 +250,7 @@ def _describe_override(override: str, error: Exception, node: DictConfig, places
     chosen, group = composed.pop("hydra")["runtime"]["choices"], re.split(r"[./@]", key)[0]
     absent = [one for one in groups() if one not in chosen and one not in composed]  # other commands'
     if group in absent:
-        return f"{override.lstrip('+~')}: this command has no {group}"
+        return f"{override.lstrip('+~')}: this command has no {group}{nearest(group, list(composed), ALIKE)}"
     if key and (choices := options(key, places)):
         if override[:1] == "~":
             return f"{key}: must be given, {key}=…; choices: {', '.join(choices)}"
@@ -280,7 +280,8 @@ def _no_choice(key: str, value: str, choices: Sequence[str]) -> str:
         return f"{said}; of several values -m runs one job for each"
     beside = nearest_beside(Path(unquoted(value))) if path else ""
     guess = beside if key == "data" and Path(value).suffix else nearest(value, choices) or beside
-    return f"{said}{f' in {Path.cwd()}' if path else ''}{guess}; choices: {', '.join(choices)}"
+    server = f"; a model of a server is judge=endpoint judge.model={value}" if key == "judge" and not guess else ""
+    return f"{said}{f' in {Path.cwd()}' if path else ''}{guess}{server}; choices: {', '.join(choices)}"
 
 
 def _describe(job: Job, path: str, item: Any, values: Any) -> str:
@@ -390,6 +391,6 @@ def nearest(word: str, names: Sequence[str], alike: float = 0.5) -> str:
     if not close:
         close = difflib.get_close_matches(word, [n for n in names if n not in beside.values()], n=1, cutoff=alike)
     if not close:
-        tails = {n.rpartition(".")[2]: n for n in names}
+        tails = {n.rpartition(".")[2]: n for n in reversed(names)}  # of two the one that comes first
         close = [tails[t] for t in difflib.get_close_matches(last, list(tails), 1, alike + 0.1)]
     return f" (did you mean {close[0]}?)" if close else ""

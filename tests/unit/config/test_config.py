@@ -306,6 +306,10 @@ def test_evaluations_that_cannot_be(overrides: tuple[str, ...], message: str):
         ("chat", ["model=x", "run.dir=null"], "run.dir=null: input should be a valid string"),
         ("chat", ["model=x", "run.dir='a"], "run.dir='a: cannot be read; a quote or bracket in a value is quoted once"),
         ("evaluate", ["models=null"], "models=null: a list is wanted, such as […]"),
+        ("evaluate", ["models=a,b"], "models: of several a list is wanted, models=[a,b]"),
+        ("evaluate", ["models=[a,b]", "model=x"], "model=x: this command has no model (did you mean models?)"),
+        ("evaluate", ["models=[a,b]", "judge=gpt"], "judge=gpt: no such choice; a model of a server is judge=endpoint"),
+        ("chat", ["model=x", "temperature=0"], "temperature: unknown key (did you mean settings.temperature?)"),
     ],
 )
 def test_what_is_no_value_is_one_line(job: Any, overrides: list[str], message: str):
