@@ -37,7 +37,7 @@ def refuse_flags(job: Job, given: argparse.Namespace) -> None:
         problems.append("--package: goes with --cfg")
     if given.config_name == "" or given.config_path == "":
         problems.append("--config-name, --config-path: the name is empty")
-    if given.config_name in FIRST and given.config_name != job:
+    if given.config_name in FIRST and given.config_name != job and not given.config_path:
         problems.append(f"--config-name={given.config_name}: is the config of vicuna-{given.config_name}")
     if given.shell_completion:
         words = " ".join(given.overrides)
