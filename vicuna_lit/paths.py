@@ -3,11 +3,15 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from difflib import get_close_matches
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 
 GGUF_HEAD, TEMPLATE = 2**26, 2**16
 """Bytes of a `.gguf` file among which its chat template is looked for, and the most that one has."""
+MOST_BESIDE, ALIKE = 2000, 0.7
+"""Names in a folder among which one that is misspelt is looked for; the share of its letters that both must have."""
 HUB = "hf://"
 """Begins a path on the Hugging Face Hub; `vicuna_lit.hub` fetches it and puts its commit in."""
 _PINNED = re.compile(rf"{HUB}(datasets/)?([^/@]+)/([^/@]+)@([0-9a-f]{{40}})(?:/(.+))?")
@@ -74,8 +78,20 @@ def locate(path: str) -> Path:
             )
         found = Path(spec.submodule_search_locations[0]) / inside
     if not found.exists():
-        raise MissingPath(f"{path}: no such file or folder")
+        raise MissingPath(f"{path}: no such file or folder{nearest_beside(found)}")
     return found
+
+
+def nearest_beside(place: Path) -> str:
+    """` (did you mean …?)` with what lies in the same folder under a similar name, or nothing."""
+    try:
+        there = sorted(one for one in islice(place.parent.iterdir(), MOST_BESIDE) if one.name[0] != ".")
+    except (OSError, ValueError):  # no such folder, or one that may not be read; a name that can be none
+        return ""
+    stem = next(iter(get_close_matches(place.stem.lower(), [one.stem.lower() for one in there], 1, ALIKE)), None)
+    close = {one.name: one for one in there if one.stem.lower() == stem}  # an ending that both have is no likeness
+    name = next(iter(get_close_matches(place.name, close, 1, 0.0)), None)
+    return f" (did you mean {close[name]}?)" if name else ""
 
 
 def place_of(path: str) -> Path:
@@ -92,13 +108,15 @@ def locate_model(path: str) -> Path:
 
     Raises:
         MissingPath: nothing is there.
-        ModelError: it is the folder of a run that has not made a model.
+        ModelError: it is the folder of a run that has not made a model, or of several runs.
     """
     place = locate(path)
     if (place / "hf" / "config.json").is_file() and not any(place.glob("*.safetensors")):
         return place / "hf"
     if (place / "run.json").is_file() and (place / "config.json").is_file():
         raise ModelError(f"{place}: is the folder of a run that has made no model (hf) yet")
+    if not (place / "config.json").exists() and (made := sorted(place.glob("*/hf/config.json"))):
+        raise ModelError(f"{place}: is a folder of runs; name one of them, such as {made[0].parent.parent}")
     return place
 
 

@@ -231,7 +231,9 @@ def _where_else(wanted: Mapping[str, Any]) -> str:
     """How a run gets another folder: by its name, where the folder is called by it."""
     run = {"dir": "", "name": "its own"} | (wanted.get("run") or {})
     named = Path(run["dir"]).name in (run["name"], folder_name(run["name"]))
-    return "run.name=<name>" if named or run.get("swept") else "run.dir=<folder>"
+    if run.get("swept"):
+        return "hydra.sweep.dir=<folder>"
+    return "run.name=<name>" if named else "run.dir=<folder>"
 
 
 LEAST_FILES = 100

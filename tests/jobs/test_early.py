@@ -57,7 +57,7 @@ def test_wrong_data_are_one_line_before_torch_is_imported(tmp_path):
     assert done.returncode == 0, done.stderr
     no_path, no_name, folder, empty = done.stderr.splitlines()
     assert no_path == "error: data.path: /no/where.jsonl: no such file or folder"
-    assert no_name == "error: data.path: is an empty name; . is the folder that you are in"
+    assert no_name == "error: data.path: the name is empty (an unset variable?); . is the folder that you are in"
     assert folder.startswith("error: folder: the folder holds no file that can be read")
     assert empty == "error: empty.jsonl: holds nothing, not one byte; name a file with conversations"
 

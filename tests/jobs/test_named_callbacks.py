@@ -4,9 +4,11 @@ import csv
 import json
 from pathlib import Path
 from typing import Any
+from unittest.mock import create_autospec
 
 import lightning as L
 import pytest
+from lightning.pytorch.callbacks import EarlyStopping
 
 import vicuna_lit as vl
 from tests.helpers.runs import COMMON, curve
@@ -14,7 +16,7 @@ from vicuna_lit.compare.run import read_run
 from vicuna_lit.config.train import Layout, Recipe, TrainConfig
 from vicuna_lit.run_folder import RunError
 from vicuna_lit.tracking.wandb_file import history_rows
-from vicuna_lit.train.extensions import with_data
+from vicuna_lit.train.extensions import Extensions, MonitorsAreThere, with_data
 from vicuna_lit.train.tracking.history_logger import HistoryLogger
 from vicuna_lit.train.tracking.wandb_run import History
 
@@ -50,6 +52,16 @@ def test_early_stopping_that_sees_nothing_is_refused(tmp_path):
         config(tmp_path, *STOPPING, "validation.every_steps=null")
     with pytest.raises(RunError, match="no conversation is held out"):
         vl.fit(config(tmp_path, *STOPPING, "data.validation_fraction=0"))
+    for given in (EarlyStopping("val_loss"), EarlyStopping("train/loss", strict=False)):
+        with pytest.raises(RunError, match=r"of this name.*; there are val/loss, val/loss_by_turn/1"):
+            vl.fit(config(tmp_path), callbacks=given)
+    assert not (tmp_path / "run").exists(), "before anything is loaded"
+    looks = EarlyStopping("val/how_many"), OwnFigures()
+    Extensions(callbacks=looks).refuse_unknown_monitors()  # the second may log it
+    seen = create_autospec(L.Trainer, callback_metrics={"val/loss": 1.0, "val/how_many": 1.0})
+    MonitorsAreThere(looks).on_validation_end(seen, None)
+    with pytest.raises(RunError, match=r"did you mean val/how_many\?\); there are val/loss, val/how_many; an own"):
+        MonitorsAreThere([EarlyStopping("val/howmany")]).on_validation_end(seen, None)
 
 
 def test_what_looks_on_changes_nothing_and_what_decides_is_recipe(tmp_path):

@@ -211,6 +211,17 @@ def test_a_job_that_the_kernel_killed_for_its_memory(tmp_path, monkeypatch):
         assert failures(tmp_path / name)[-1]["cause"] == cause
 
 
+def test_an_error_of_all_jobs_is_printed_once_and_takes_no_process(tmp_path, monkeypatch, capsys):
+    (tmp_path / "empty.jsonl").touch()
+    monkeypatch.setattr(world, "launch", lambda *_: pytest.fail("a process was started"))
+    told: dict[str, str] = {}
+    for name in ("a", "b"):
+        with pytest.raises(JobFailed, match=f"{name} failed: .*not one byte"):
+            run_job(job(tmp_path / name, f"run.name={name}", f"data={tmp_path}/empty.jsonl"), told)
+    said = capsys.readouterr().err
+    assert said.count("not one byte") == 1 and "b failed by the same error as a" in said
+
+
 def test_a_failure_never_touches_another_runs_folder(tmp_path, monkeypatch):
     folder = tmp_path / "job"
     folder.mkdir()

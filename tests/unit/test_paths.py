@@ -4,9 +4,12 @@ import os
 
 import pytest
 
+from vicuna_lit.config.evaluate import FolderSource
 from vicuna_lit.data.conversation import DataError
 from vicuna_lit.data.files import find_files, skipped_files
-from vicuna_lit.paths import MissingPath, locate
+from vicuna_lit.evaluate.questions import fields_of
+from vicuna_lit.inference.backend import place_of_model
+from vicuna_lit.paths import MissingPath, ModelError, locate, locate_model
 
 
 @pytest.mark.parametrize(
@@ -58,3 +61,15 @@ def test_what_is_no_file_in_a_folder_or_pattern_is_named(tmp_path):
     (tmp_path / "none/gone.jsonl").symlink_to("/nowhere")
     with pytest.raises(DataError, match=r"no file that can be read.*skipped: gone\.jsonl .*is a link to nothing"):
         find_files(tmp_path / "none")
+
+
+def test_what_is_near_to_a_model_is_said(tmp_path):
+    (tmp_path / "sweep/seed=0/hf").mkdir(parents=True)
+    (tmp_path / "sweep/seed=0/hf/config.json").touch()
+    with pytest.raises(ModelError, match=r"sweep: is a folder of runs; name one of them, such as .*sweep/seed=0$"):
+        locate_model(f"{tmp_path}/sweep")
+    with pytest.raises(MissingPath, match=r"swep: no such file or folder \(did you mean .*sweep\?\)$"):
+        place_of_model(FolderSource(kind="folder", path=f"{tmp_path}/swep"))
+    with pytest.raises(MissingPath, match=r"; a model of a server is gpt-4@<url>$"):
+        place_of_model(FolderSource(kind="folder", path="gpt-4"))
+    assert fields_of(dict.fromkeys("lkjihgfedcba")) == "a, b, c, d, e, f, g, h, i, j and 2 more"

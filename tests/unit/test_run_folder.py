@@ -213,7 +213,7 @@ def test_a_folder_that_cannot_be_is_refused_by_its_key_and_another_is_offered_as
     check_can_be_made(tmp_path / "new/run")
     for run, ways in (
         ({"name": "mine", "dir": "runs/mine"}, "run.name=<name>"),
-        ({"name": "lr=1", "dir": "runs/sweeps/a/lr=1", "swept": {"lr": "1"}}, "run.name=<name>"),
+        ({"name": "lr=1", "dir": "runs/sweeps/a/lr=1", "swept": {"lr": "1"}}, "hydra.sweep.dir=<folder>"),
         ({"name": "mine", "dir": "here"}, "run.dir=<folder>"),
         (None, "run.dir=<folder>"),
     ):

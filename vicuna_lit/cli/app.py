@@ -3,6 +3,7 @@
 import copy
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
@@ -155,7 +156,9 @@ def _in_one_line(line: CommandLine) -> Iterator[None]:
                 jobs_of(line)  # names choices, and keys that are alike
         except ConfigError as better:
             fail(better)
-        fail(error)
+        said, _, searched = str(error).strip().partition("Config search path:")
+        places = ", ".join(re.findall(r"path=(\S+)", searched))
+        fail(ConfigError([" ".join(said.split()).removesuffix(".") + (f" ({places})" if places else "")]))
 
 
 @contextmanager

@@ -98,7 +98,7 @@ def read(job: Job, arguments: Sequence[str]) -> tuple[CommandLine, list[str]]:
     except argparse.ArgumentError as error:
         raise ConfigError([f"{error.argument_name}: {error.message}; --help says more"]) from None
     overrides = list(given.overrides)
-    refuse_flags(given)
+    refuse_flags(job, given)
     if given.shell_completion:
         return CommandLine(job, tuple(overrides), ("-sc",), runs=False, checked=False), unknown
     refuse_words(job, overrides, unknown)

@@ -19,8 +19,8 @@ FIRST = {"train": "data", "prepare": "raw", "estimate": "model", "evaluate": "mo
 """What a job's word without a key is most likely meant for."""
 
 
-def refuse_flags(given: argparse.Namespace) -> None:
-    """What Hydra answers with a traceback, or not at all.
+def refuse_flags(job: Job, given: argparse.Namespace) -> None:
+    """What Hydra answers with a traceback, in several lines, or not at all.
 
     Raises:
         ConfigError: such a flag was given.
@@ -35,6 +35,10 @@ def refuse_flags(given: argparse.Namespace) -> None:
         problems.append("--resolve: goes with --cfg")
     if given.package and not given.cfg:
         problems.append("--package: goes with --cfg")
+    if given.config_name == "" or given.config_path == "":
+        problems.append("--config-name, --config-path: the name is empty")
+    if given.config_name in FIRST and given.config_name != job and not given.config_path:
+        problems.append(f"--config-name={given.config_name}: is the config of vicuna-{given.config_name}")
     if given.shell_completion:
         words = " ".join(given.overrides)
         asks = re.fullmatch(f"query=({shells})", words) and "COMP_LINE" in os.environ  # the shell does

@@ -32,6 +32,8 @@ class Sweep:
         self._jobs, self._pace = 1, None
         self._failures_before = 0
         self._halving: Any = None
+        self._told: dict[str, str] = {}
+        """Errors of jobs, each with the first that had it."""
 
     def before(self, configs: Sequence[Any], folder: Path, jobs: Mapping[str, Mapping[str, str]]) -> None:
         """Keeps what is claimed; says what the jobs need, how far they go, and what lies in their folder already."""
@@ -78,10 +80,10 @@ class Sweep:
         _check(config)
         if not config.dry_run:
             if self._halving is not None and config.run.name not in self._halving.going_on:
-                return run_job(config)
+                return run_job(config, self._told)
             whither = " to this rung" if self._halving is not None and self._halving.at_a_rung else ""
             self._pace = self._pace or Pace.here(self._jobs, whither)
-            return self._pace.timed(config.run.name, lambda: run_job(config))
+            return self._pace.timed(config.run.name, lambda: run_job(config, self._told))
         self._dry_run = self._dry_run or DryRun()
         return _saying(lambda: self._dry_run.add(config), config)
 

@@ -8,7 +8,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from vicuna_lit.config.texts import folder_name
 from vicuna_lit.config.train import Recipe, TokensRecipe, TrainConfig
 from vicuna_lit.errors import say
 from vicuna_lit.hub import fetched
-from vicuna_lit.machine import BAD_INPUT, MACHINE_FAULT, OUT_OF_MEMORY
+from vicuna_lit.machine import BAD_INPUT, MACHINE_FAULT, OUT_OF_MEMORY, exit_code
 from vicuna_lit.pages import counted
 from vicuna_lit.run_folder import RunError, differences, read_json
 from vicuna_lit.train.preemption import PREEMPTED, Preempted, stop_signal
@@ -94,6 +94,7 @@ def other_recipes(configs: Sequence[TrainConfig], folder: Path) -> Iterator[str]
     except RunError:
         return
     own = {str(Path(config.run.dir).absolute()) for config in configs}
+    own |= {str((folder / folder_name(config.run.name)).absolute()) for config in configs}
     wanted, told = configs[0].model_dump(mode="json"), set[tuple[str, ...]]()
     for run in runs:
         if str(run.folder.absolute()) in own or "experiment" in run.swept:
@@ -105,7 +106,7 @@ def other_recipes(configs: Sequence[TrainConfig], folder: Path) -> Iterator[str]
             more = f" and {len(lines) - 3} more" if len(lines) > 3 else ""
             yield (
                 f"{folder} holds runs of another recipe, such as {run.name} ({'; '.join(lines[:3])}{more}); "
-                "hydra.sweep.dir=<another folder> keeps them apart"
+                "hydra.sweep.dir=<folder> keeps them apart"
             )
 
 
@@ -119,10 +120,15 @@ class Ending:
     """Of a failure, where it is known: `out_of_memory`, or `does_not_fit`."""
     why: str = ""
     """What was printed of it; empty: nothing, or elsewhere."""
+    like: str = ""
+    """The job before it that has failed by the same error, which is printed once."""
 
 
-def run_job(config: TrainConfig) -> float | None:
+def run_job(config: TrainConfig, told: dict[str, str] | None = None) -> float | None:
     """Runs one job of a sweep, goes on with it, or finds its result.
+
+    Args:
+        told: errors that were printed, with the job that each was first one of; gets this job's.
 
     Returns:
         The figure of `result.json` that the config calls `objective`; None where halving has stopped its setting.
@@ -133,6 +139,7 @@ def run_job(config: TrainConfig) -> float | None:
     """
     from vicuna_lit.data.auto_template import with_template
 
+    told = {} if told is None else told
     rung = _to_its_rung(config)
     stopped, config = rung is None, rung or config
     try:
@@ -144,16 +151,15 @@ def run_job(config: TrainConfig) -> float | None:
     except Exception as error:
         if not is_expected(error):
             raise
-        say(of_a_sweep(error, config))
-        ending = Ending(BAD_INPUT, why=str(error))
+        ending = replace(_said(error, config, told), code=BAD_INPUT)
         return _end(config, ending, _record(config, ending))
     with stop_signal.listening():
         stop_signal.grace_seconds = config.checkpoint.grace_seconds
-        ending = _attempt(config)
+        ending = _attempt(config, told)
         failure = _record(config, ending) if ending.code else ""
         if ending.code not in (0, BAD_INPUT) and ending.cause is None and config.on_failure == "retry":
             console.print(f"[red]{escape(failure)}[/]: trying once more")
-            ending = _attempt(config)
+            ending = _attempt(config, told)
             failure = _record(config, ending) if ending.code else ""
     return _end(config, ending, failure)
 
@@ -194,13 +200,23 @@ def _end(config: TrainConfig, ending: Ending, failure: str) -> float | None:
     if not ending.code:
         return _objective(config)
     said = f"{config.run.name} failed" if ending.why else failure  # the rest is on the screen, and in the last lines
+    said += f" by the same error as {ending.like}" if ending.like else ""
     console.print(f"[red]{escape(said)}[/]")
     if config.on_failure == "stop":
         sys.exit(ending.code if ending.code > 0 else MACHINE_FAULT)
     raise JobFailed(failure)
 
 
-def _attempt(config: TrainConfig) -> Ending:
+def _said(error: Exception, config: TrainConfig, told: dict[str, str]) -> Ending:
+    """Prints an error that no job before this one has had; how the job ends by it."""
+    error = of_a_sweep(error, config)
+    first = told.setdefault(str(error).replace(config.run.dir, "…"), config.run.name)
+    if first == config.run.name:
+        return Ending(say(error), why=str(error))
+    return Ending(exit_code(error), why=str(error), like=first)
+
+
+def _attempt(config: TrainConfig, told: dict[str, str]) -> Ending:
     """Trains, evaluates and uploads, whatever of it is left.
 
     Raises:
@@ -210,6 +226,7 @@ def _attempt(config: TrainConfig) -> Ending:
     from vicuna_lit.cli.push import push_result
     from vicuna_lit.train.devices import taken
     from vicuna_lit.train.distributed import ProcessesFailed, launch
+    from vicuna_lit.train.early import refuse_early
     from vicuna_lit.train.memory import kernel_kills
     from vicuna_lit.train.result import result_in
     from vicuna_lit.train.resume import already_done
@@ -226,6 +243,7 @@ def _attempt(config: TrainConfig) -> Ending:
             return Ending(OUT_OF_MEMORY, "does_not_fit")
         with taken(config) as environment:
             if not done:
+                refuse_early(config)  # here it takes no process, and is said once for all jobs
                 launch(config, environment)
             if config.stop_after is not None and result_in(Path(config.run.dir)) is None:
                 return Ending()
@@ -239,8 +257,10 @@ def _attempt(config: TrainConfig) -> Ending:
     except ProcessesFailed as error:
         exhausted = error.code == OUT_OF_MEMORY or (error.code == -9 and kernel_kills() > killed)
         return Ending(error.code, "out_of_memory" if exhausted else None, error.why)
-    except RunError as error:
-        return Ending(say(of_a_sweep(error, config)), why=str(error))
+    except Exception as error:
+        if not is_expected(error):
+            raise
+        return _said(error, config, told)
 
 
 def _record(config: TrainConfig, ending: Ending) -> str:

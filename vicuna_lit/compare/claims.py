@@ -65,11 +65,11 @@ def keep_claim(
     _check(_parsed(content, file), jobs, file, whole)
     sha256, record = hashlib.sha256(content).hexdigest(), _record(folder)
     if record and record["sha256"] != sha256:
-        raise RunError(f"claim={file}: {folder} keeps another one of {record['date']}; a new sweep: run.name=<name>")
+        raise RunError(f"claim={file}: {folder} keeps another one of {record['date']}; hydra.sweep.dir=<folder>")
     if record or not writes:
         return
     if any(folder.glob("*/config.json")):
-        raise RunError(f"claim={file}: {folder} holds runs already, a claim comes before them; run.name=<another>")
+        raise RunError(f"claim={file}: {folder} holds runs already, a claim comes first; hydra.sweep.dir=<folder>")
     folder.mkdir(parents=True, exist_ok=True)
     write(folder / FILE, [content])
     write_json(folder / RECORD, {"sha256": sha256, "date": datetime.now(UTC).isoformat(timespec="seconds")})

@@ -267,7 +267,7 @@ def _concluded(
     why = f"{_design(test.pairs, test.conversations)} can show only a true difference of {shown:.2g} or more"
     needed = pairs_needed(test, alpha)
     if needed and needed > test.pairs:
-        why += f", one of {abs(test.mean):.2g} would need about {needed}"
+        why += f", one of {abs(test.mean):.2g} would need about {needed} pairs"
     elif test.mean and test.floor and not needed:
         why += f", and more pairs would not show one of {abs(test.mean):.2g}: it takes more held-out conversations"
     if test.p <= ALPHA:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from vicuna_lit.compare.run import Run, run_in
 from vicuna_lit.config.base import is_below, other_keys
 from vicuna_lit.config.train import Computation, Recipe, RunSettings
+from vicuna_lit.paths import nearest_beside
 from vicuna_lit.run_folder import MODULE, MODULE_HASH, MODULE_VALUES, RunError
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ class Sweep:
     runs: tuple[Run, ...]
     failures: tuple[dict[str, Any], ...] = ()
     """Jobs that failed, each time: job, error, cause, code, time (Unix), and whether another run lies in its folder."""
+    again: tuple[Path, ...] = ()
+    """Folders that were named a second time, under whichever path; what is in them counts once."""
 
     @property
     def finished(self) -> tuple[Run, ...]:
@@ -128,7 +131,11 @@ def read_sweep(*folders: str | Path, whole: bool = True) -> Sweep:
     places, damaged = [Path(folder) for folder in folders], list[dict[str, Any]]()
     runs: list[Run] = []
     failures: list[dict[str, Any]] = []
+    read, again = set[Path](), list[Path]()
     for place in places:
+        if place.resolve() in read:
+            again.append(place)
+            continue
         count = len(damaged)
         found, failed = runs_below(place, None if whole else damaged), failures_in(place)
         there = {run.name for run in found}
@@ -136,12 +143,14 @@ def read_sweep(*folders: str | Path, whole: bool = True) -> Sweep:
         failed = [one for one in failed if not (one.get("another_run") and one["job"] in there)]
         if not found and not failed and len(damaged) == count:
             raise RunError(f"{place}: holds no train run")
-        runs += found
+        again += [run.folder for run in found if run.folder.resolve() in read]
+        runs += [run for run in found if run.folder.resolve() not in read]
+        read |= {place.resolve(), *(run.folder.resolve() for run in found)}
         failures += failed
     failures += damaged
     sweep = Sweep(places[0], tuple(runs), tuple(failures))
     ordered = sorted(runs, key=lambda run: [in_order(sweep.choice(run, key)) for key in sweep.keys])
-    return Sweep(places[0], tuple(ordered), tuple(failures))
+    return Sweep(places[0], tuple(ordered), tuple(failures), tuple(again))
 
 
 def _differing(runs: Sequence[Run]) -> tuple[str, ...]:
@@ -262,7 +271,7 @@ def runs_below(
         )
         return []
     if not folder.is_dir():
-        raise RunError(f"{folder}: no such folder")
+        raise RunError(f"{folder}: no such folder{nearest_beside(folder)}")
     above |= {folder.resolve()}
     inside = [child for child in sorted(folder.iterdir()) if child.is_dir() and child.resolve() not in above]
     return [run for child in inside for run in runs_below(child, damaged, above)]

@@ -252,10 +252,11 @@ def _is_choice(key: str, value: str, said: str) -> bool:
 
 
 def copies(sweep: Sweep, repeats: Sequence[str] = REPEATS) -> list[str]:
-    """Runs that count no second time, a line each: their setting and repetition are those of a run before them."""
+    """Runs that count no second time, a line each: their folder was named before, or their setting and repetition are
+    those of a run before them."""
     keys = (*sweep.keys_but(repeats), *repeats)
     seen: dict[tuple[str, ...], Run] = {}
-    lines = []
+    lines = [f"{folder} was named more than once, and counts once" for folder in dict.fromkeys(sweep.again)]
     for run in sweep.finished:
         other = seen.setdefault(sweep.choices(run, keys), run)
         if other is not run:
@@ -273,9 +274,9 @@ class Table(list[dict[str, str]]):
 
 
 def table(found: Sequence[Setting], metrics: Sequence[str] = METRICS) -> Table:
-    """A row for each setting, columns by their names."""
+    """A row for each setting, the baseline's first; columns by their names."""
     out = Table()
-    for setting in found:
+    for setting in sorted(found, key=lambda setting: not setting.baseline):
         names = short_names(setting.choices)
         row = {names[key]: brief(value) for key, value in setting.choices.items()}
         row["runs"] = str(len(setting.runs))

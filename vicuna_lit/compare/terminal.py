@@ -11,12 +11,15 @@ from rich.text import Text
 from vicuna_lit import notebook
 from vicuna_lit.compare.claims import claim_in_words, claimed
 from vicuna_lit.compare.conclusions import in_words
-from vicuna_lit.compare.runs import DAMAGED, Sweep, read_sweep
+from vicuna_lit.compare.runs import DAMAGED, Sweep, failures_in, read_sweep
 from vicuna_lit.compare.table import settings, table
+from vicuna_lit.config.texts import folder_name
 from vicuna_lit.pages import visible
 from vicuna_lit.run_folder import RunError
 
 console = notebook.console(soft_wrap=True, highlight=False)
+MOST_JOBS = 8
+"""That are named of those that failed by one error."""
 
 
 def show_table(rows: list[dict[str, str]]) -> None:
@@ -59,7 +62,7 @@ def show_sweep(folder: Path, before: int) -> int:
     if found := settings(sweep, baseline=baseline):
         show_table(table(found))
     show_lines([*in_words(sweep, found, margin, baseline=baseline), *claim_in_words(sweep)])
-    failed = [f for i, f in enumerate(sweep.failures) if i >= before or f.get("cause") == DAMAGED]
+    failed = [*failures_in(folder)[before:], *(f for f in sweep.failures if f.get("cause") == DAMAGED)]
     show_unfinished(sweep, failed)
     if found:
         console.print(f"all of it, with figures: vicuna-compare {folder}")
@@ -71,6 +74,11 @@ def show_unfinished(sweep: Sweep, failed: list[dict]) -> None:
     counts = Counter(run.status for run in sweep.runs)
     said = ", ".join(f"{n} {status}" for status, n in counts.items())
     console.print(f"runs: {said}" if said else "no run has begun")
+    alike: dict[tuple[str, str], list[str]] = {}
     for failure in {f["job"]: f for f in failed}.values():
-        what = "not read" if failure.get("cause") == DAMAGED else "failed"
-        console.print(f"[red]{what}[/] {escape(visible(failure['job'] + ': ' + failure['error']))}")
+        what, job = "not read" if failure.get("cause") == DAMAGED else "failed", failure["job"]
+        alike.setdefault((what, failure["error"].replace(f"/{folder_name(job)}", "/<job>")), []).append(job)
+    for (what, error), jobs in alike.items():
+        said = error if len(jobs) > 1 else error.replace("/<job>", f"/{folder_name(jobs[0])}")
+        named = "; ".join(jobs[:MOST_JOBS]) + (f" and {len(jobs) - MOST_JOBS} more" if len(jobs) > MOST_JOBS else "")
+        console.print(f"[red]{what}[/] {escape(visible(f'{named}: {said}'))}")

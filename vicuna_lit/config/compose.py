@@ -30,8 +30,9 @@ from vicuna_lit.config.renamed import VALUES, elsewhere, nearly_elsewhere, new_k
 from vicuna_lit.config.search_path import folders, groups, options, refuse_endless, search_path
 from vicuna_lit.config.search_path import problems as search_path_problems
 from vicuna_lit.config.short_forms import JOBS, Job, expand
-from vicuna_lit.config.texts import folder_name
+from vicuna_lit.config.texts import folder_name, unquoted
 from vicuna_lit.config.train import TrainConfig
+from vicuna_lit.paths import nearest_beside
 
 OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
 
@@ -249,7 +250,7 @@ def _describe_override(override: str, error: Exception, node: DictConfig, places
     chosen, group = composed.pop("hydra")["runtime"]["choices"], re.split(r"[./@]", key)[0]
     absent = [one for one in groups() if one not in chosen and one not in composed]  # other commands'
     if group in absent:
-        return f"{override.lstrip('+~')}: this command has no {group}"
+        return f"{override.lstrip('+~')}: this command has no {group}{nearest(group, list(composed), ALIKE)}"
     if key and (choices := options(key, places)):
         if override[:1] == "~":
             return f"{key}: must be given, {key}=…; choices: {', '.join(choices)}"
@@ -272,10 +273,15 @@ def _in_words(key: str, value: str, error: Exception, keys: Sequence[str]) -> st
 
 
 def _no_choice(key: str, value: str, choices: Sequence[str]) -> str:
-    said = f"{key}={value}: no such choice{', nor a file or folder' if key == 'data' else ''}"
+    """Of a group; data and a model may be paths too, and data with a file's ending are meant for one."""
+    path = key in ("data", "model")
+    said = f"{key}={value}: no such choice{', nor a file or folder' if path else ''}"
     if "," in value:
         return f"{said}; of several values -m runs one job for each"
-    return f"{said}{nearest(value, choices)}; choices: {', '.join(choices)}"
+    beside = nearest_beside(Path(unquoted(value))) if path else ""
+    guess = beside if key == "data" and Path(value).suffix else nearest(value, choices) or beside
+    server = f"; a model of a server is judge=endpoint judge.model={value}" if key == "judge" and not guess else ""
+    return f"{said}{f' in {Path.cwd()}' if path else ''}{guess}{server}; choices: {', '.join(choices)}"
 
 
 def _describe(job: Job, path: str, item: Any, values: Any) -> str:
@@ -385,6 +391,6 @@ def nearest(word: str, names: Sequence[str], alike: float = 0.5) -> str:
     if not close:
         close = difflib.get_close_matches(word, [n for n in names if n not in beside.values()], n=1, cutoff=alike)
     if not close:
-        tails = {n.rpartition(".")[2]: n for n in names}
+        tails = {n.rpartition(".")[2]: n for n in reversed(names)}  # of two the one that comes first
         close = [tails[t] for t in difflib.get_close_matches(last, list(tails), 1, alike + 0.1)]
     return f" (did you mean {close[0]}?)" if close else ""

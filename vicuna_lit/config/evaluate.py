@@ -10,6 +10,7 @@ from vicuna_lit.config.base import Config, NonNegative, RunConfig, Seed
 from vicuna_lit.config.choices import Choice
 from vicuna_lit.config.path_types import AnyPath, FilePath
 from vicuna_lit.config.template import TemplateConfig, TemplateDate
+from vicuna_lit.config.texts import is_there
 from vicuna_lit.config.tracking import WandbConfig
 
 Form = Literal["scores", "letter", "rating", "number"]
@@ -269,10 +270,17 @@ class BootstrapConfig(Config):
     """Of the draws."""
 
 
+def _as_models(given: Any) -> Any:
+    """A single one as a list."""
+    if isinstance(given, str) and "," in given and not is_there(given):
+        raise ValueError(f"of several a list is wanted, models=[{given}]")
+    return [given] if isinstance(given, str | dict) else given
+
+
 class EvaluateRecipe(Config):
     """What decides the answers and the verdicts."""
 
-    models: Annotated[tuple[ModelRef, ...], BeforeValidator(lambda v: [v] if isinstance(v, str | dict) else v)]
+    models: Annotated[tuple[ModelRef, ...], BeforeValidator(_as_models)]
     """Folders, files of answers, endpoints; of two the later is called the model, the earlier its opponent."""
     baseline: str | None
     """The name of the model that all others are compared with; null: every two are compared."""

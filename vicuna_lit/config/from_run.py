@@ -15,9 +15,11 @@ from omegaconf import OmegaConf
 
 from vicuna_lit.config.base import ConfigError
 from vicuna_lit.config.callbacks import OWN_CALLBACKS
+from vicuna_lit.config.path_types import EMPTY
 from vicuna_lit.config.renamed import with_new_names
 from vicuna_lit.config.texts import folder_name, parts, quoted, unquoted
 from vicuna_lit.config.train import TrainConfig
+from vicuna_lit.paths import nearest_beside
 
 FROM = "from="
 EXTENDS = "extends="
@@ -84,13 +86,13 @@ def config_of(folder: str) -> dict[str, Any]:
         ConfigError: there is none, or one with keys that no config has.
     """
     if not folder.strip():  # `Path` would take it for the current folder
-        raise ConfigError([f"{FROM}{folder}: is an empty name; . is the folder that you are in"])
+        raise ConfigError([f"{FROM}{folder}: {EMPTY}"])
     file = Path(folder).expanduser() / "config.json"
     try:
         values = with_new_names(json.loads(file.read_text()))
     except FileNotFoundError:
-        there = "holds no run" if file.parent.is_dir() else "no such folder"
-        raise ConfigError([f"{FROM}{folder}: {there} (config.json)"]) from None
+        there = "holds no run (config.json)" if file.parent.is_dir() else f"no such folder{nearest_beside(file.parent)}"
+        raise ConfigError([f"{FROM}{folder}: {there}"]) from None
     except (OSError, ValueError) as error:
         raise ConfigError([f"{FROM}{folder}: {file} cannot be read: {error}"]) from None
     lacks = [key for key in ("run", *GROUPS) if not isinstance(values.get(key), dict)]

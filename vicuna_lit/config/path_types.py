@@ -7,10 +7,12 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
+EMPTY = "the name is empty (an unset variable?); . is the folder that you are in"
+
 
 def _is_no_blank(path: str) -> str:
     if not path.strip():  # `Path` would take it for the current folder
-        raise ValueError("is an empty name; . is the folder that you are in")
+        raise ValueError(EMPTY)
     return path
 
 

@@ -286,8 +286,34 @@ ELSEWHERE = {
     "logger": "wandb.mode",
     "tags": "wandb.tags",
     "task_name": "run.name",
+    # of launchers and schedulers
+    "gpus": "trainer.devices",
+    "n_gpus": "trainer.devices",
+    "num_gpus": "trainer.devices",
+    "ngpus": "trainer.devices",
+    "n_gpu": "trainer.devices",
+    "gpus_per_node": "trainer.devices",
+    "devices": "trainer.devices",
+    "num_devices": "trainer.devices",
+    "num_processes": "trainer.devices",
+    "nproc_per_node": "trainer.devices",
+    "nodes": "nothing: torchrun starts the processes of several machines",
+    "nnodes": "nothing: torchrun starts the processes of several machines",
+    "num_nodes": "nothing: torchrun starts the processes of several machines",
+    "num_machines": "nothing: torchrun starts the processes of several machines",
 }
 """Another tool's key → ours."""
+OF_ESTIMATE = {
+    **dict.fromkeys((key for key, ours in ELSEWHERE.items() if ours == "trainer.devices"), "count"),
+    **dict.fromkeys(("world_size", "gpu_count"), "count"),
+    **dict.fromkeys(("nodes", "nnodes", "num_nodes", "num_machines"), "count, of all GPUs; eight are to a machine"),
+    **dict.fromkeys(("gpu_type", "gpu_name", "gpu_model", "machine", "instance_type", "hardware"), "gpu"),
+    **dict.fromkeys(("cost", "hourly_price", "price_per_hour", "usd_per_hour"), "price"),
+    **dict.fromkeys(("spot", "use_spot"), "price=spot for true, on-demand for false"),
+    **dict.fromkeys(("num_conversations", "n_conversations"), "conversations"),
+    **dict.fromkeys(("deadline", "hours"), "deadline_hours"),
+}
+"""The same for what a run is estimated on; these come first, in the one job that has our keys."""
 
 
 def new_key(key: str) -> str | None:
@@ -305,7 +331,8 @@ def _new_path(path: tuple[str, ...]) -> tuple[str, ...] | None:
 
 def elsewhere(key: str, keys: Sequence[str]) -> str:
     """What another tool's key is here, where these keys have it: `it is …`, or why there is none; else nothing."""
-    ours = ELSEWHERE.get(key) or ELSEWHERE.get(key.rpartition(".")[2])
+    known = ELSEWHERE | OF_ESTIMATE if "hours_between_interruptions" in keys else ELSEWHERE
+    ours = known.get(key) or known.get(key.rpartition(".")[2])
     if not ours or not _is_answer(ours, keys):
         return ""
     what, _, why = ours.partition("nothing: ")

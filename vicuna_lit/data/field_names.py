@@ -51,6 +51,9 @@ _SAYS_ANSWER = re.compile(
     r"|(?:bad|negative|worse|wrong|incorrect|losing|dispreferred|non_preferred)_(?:response|answer|output|completion|reply)"
 )
 """Of one more answer to the same question."""
+_NO_EXAMPLE = "an answer that is not to be imitated; to train on it take the field out"
+_EACH_TURN = "give each turn a weight of its own, or train on all replies: take the field out, or name data.columns"
+_NO_LOSS = "say weight: 0, which keeps the record; to train on it take the field out"
 _LONGEST = 80
 _COUNTS = ("correct", "success", "passed", "solved")
 """Of those flags the ones of which a 0 may be a number of something."""
@@ -205,16 +208,16 @@ def refuse_by_flags(record: dict[str, Any]) -> None:
             continue
         is_no, said = value is False or (value == 0 and isinstance(value, int | float)), str(value).lower()
         if is_bad(name, value):
-            other = "; where 0 is a class, take the field out" if not isinstance(value, bool) else ""
-            raise Unusable("bad answer", f"{key} is {said}: an answer that is not to be imitated{other}")
+            other = "" if isinstance(value, bool) else ", as where 0 is a class"
+            raise Unusable("bad answer", f"{key} is {said}: {_NO_EXAMPLE}{other}")
         if name.endswith("label") and not name.startswith("prompt") and str(value).strip().lower() in _BAD_WORDS:
-            raise Unusable("bad answer", f"{key} is {value}: an answer that is not to be imitated")
+            raise Unusable("bad answer", f"{key} is {value}: {_NO_EXAMPLE}")
         if name in _ELSEWHERE and value:
             raise Unusable("context beside the turns", f"{key}: what was said before is in another place")
         if isinstance(value, list) and value and (loss_sign(name) or _OF_TOKENS.fullmatch(name)):
-            raise Unusable("weights within a turn", f"{key} is a list; give each turn a weight of its own")
+            raise Unusable("weights within a turn", f"{key} is a list; {_EACH_TURN}")
         if (name in INVERSE and value is True) or (name in FLAGS and name != "weight" and is_no):
-            raise Unusable("record out of the loss", f"{key} is {said}; take the record out, or say weight: 0")
+            raise Unusable("record out of the loss", f"{key} is {said}; {_NO_LOSS}")
         if name in _WEIGHTS and value != 1:
             raise Unusable("record out of the loss", f"{key}: call it weight, which multiplies those of the turns")
         if name == "mask" and str(value).strip().lower() not in ("user", "human", "prompter", "prompt", "true"):

@@ -19,7 +19,7 @@ import orjson
 from vicuna_lit.data.conversation import DataError, Rejection
 from vicuna_lit.data.exports import Unusable
 from vicuna_lit.data.json_stream import MOST_BYTES, TOO_LARGE, json_lines, json_values
-from vicuna_lit.paths import place_of
+from vicuna_lit.paths import nearest_beside, place_of
 from vicuna_lit.run_folder import GIVEN
 
 SKIPPED = "file skipped"
@@ -40,6 +40,7 @@ _KINDS = (
 )
 """How files begin that are no JSON, and what they are."""
 _NEEDS_ARROW = (".parquet", ".zst")
+_BEFORE_A_COLON = re.compile(rb'"[ \t\n\r]*+:')
 _LIST_OF_TURNS = re.compile(
     rb'\[\s*\{\s*"(?:(?:from|value|role|content)"|type"\s*:\s*"(?:human|ai|system|user|assistant|message)")'
 )
@@ -98,7 +99,7 @@ def _search(path: str | Path) -> tuple[list[tuple[Path, str]], list[Rejection]]:
             )
         return [(path, path.name)], []
     elif not glob.has_magic(str(path)):
-        raise DataError(f"{path}: no such file or folder")
+        raise DataError(f"{path}: no such file or folder{nearest_beside(path)}")
     else:
         matches = glob.glob(str(path), recursive=True)  # noqa: PTH207 (Path.glob gives no files for a last `**`)
         within = "**" in path.parts  # then folders are gone into
@@ -324,8 +325,8 @@ def _loaded(value: bytes | None, where: str) -> Any:
         return Unusable("record too large", f"{where}{TOO_LARGE}")
     try:
         found = orjson.loads(value)
-        # Most keys stand right before a colon, and a text holds that but escaped: what counts otherwise is looked at.
-        return found if value.count(b'":') == _keys_in(found) else _unless_twice(value, where, found)
+        # Every key counts, and what a text holds that looks like one: as many as there are leaves none given twice.
+        return found if len(_BEFORE_A_COLON.findall(value)) == _keys_in(found) else _unless_twice(value, where, found)
     except orjson.JSONDecodeError as error:
         problem = _not_utf8(value, where) or Unusable("broken JSON", f"{where}{error}")
     bare = value.removeprefix(codecs.BOM_UTF8).rstrip().removesuffix(b",")

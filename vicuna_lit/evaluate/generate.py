@@ -14,10 +14,9 @@ from vicuna_lit.config.evaluate import AnswersConfig, EndpointSource, EvaluateCo
 from vicuna_lit.data.conversation import Conversation
 from vicuna_lit.evaluate.answers import Answer, Answers, check_complete, complete, read_answers
 from vicuna_lit.evaluate.questions import Question
-from vicuna_lit.inference.backend import name_of
+from vicuna_lit.inference.backend import name_of, place_of_model
 from vicuna_lit.inference.bodies import CUT
 from vicuna_lit.inference.paid_client import Client, together
-from vicuna_lit.paths import locate_model
 from vicuna_lit.run_folder import RunError
 
 Keep = Callable[[list[Answer]], None]
@@ -71,7 +70,7 @@ def models_of(
     asked: list[Model] = []
     given: Answers = {}
     for source in sources:
-        if isinstance(source, FolderSource) and _holds_answers(place := locate_model(source.path)):
+        if isinstance(source, FolderSource) and _holds_answers(place := place_of_model(source)):
             found = read_answers(place, source.name)
             if questions is not None:
                 check_complete(found, questions)

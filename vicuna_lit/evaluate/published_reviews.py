@@ -158,7 +158,7 @@ def _reviews(where: str, record: dict[str, Any], models: dict[str, str], found: 
         case _:
             raise DataError(
                 f"{where}: no known form of a review (FastChat, MT-bench, QLoRA, PandaLM, votes, ours); "
-                f"it has the fields {', '.join(sorted(record))}"
+                f"it has the fields {q.fields_of(record)}"
             )
 
 

@@ -15,6 +15,8 @@ FORM = '{"question_id": 1, "category": "math", "turns": ["…"], "reference": ["
 """A line of a file of questions; `reference` may be left out."""
 REFERENCES = "reference_answer"
 """The folder beside a file of questions that has the answers to them."""
+MOST_FIELDS = 10
+"""Of a record that are named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,14 @@ def field(where: str, record: dict[str, Any], *names: str) -> Any:
     for name in names:
         if record.get(name) is not None:
             return record[name]
-    raise DataError(f"{where}: the field {' or '.join(names)} is missing; it has {', '.join(sorted(record))}")
+    raise DataError(f"{where}: the field {' or '.join(names)} is missing; it has {fields_of(record)}")
+
+
+def fields_of(record: dict[str, Any]) -> str:
+    """The names of a record's fields, the first of many."""
+    names = sorted(record)
+    more = f" and {len(names) - MOST_FIELDS} more" if len(names) > MOST_FIELDS else ""
+    return f"{', '.join(names[:MOST_FIELDS])}{more}"
 
 
 def texts(where: str, value: Any) -> tuple[str, ...]:
@@ -110,7 +119,7 @@ def read_questions(path: str | Path = BUNDLED) -> list[Question]:
     questions: dict[str, Question] = {}
     for where, record in rows(file, "question"):
         if missing := [key for key in ("question_id", "category") if record.get(key) is None]:
-            one, has = " and ".join(missing), ", ".join(sorted(record))
+            one, has = " and ".join(missing), fields_of(record)
             said = f"the field {one} is missing" if len(missing) == 1 else f"the fields {one} are missing"
             raise DataError(f"{where}: {said}; it has {has}; a question is {FORM}")
         id = named(where, record, "question_id")

@@ -2,12 +2,13 @@
 
 from collections.abc import Generator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from vicuna_lit.config.chat import ChatConfig
-from vicuna_lit.config.evaluate import EndpointSource, ModelRef
+from vicuna_lit.config.evaluate import EndpointSource, FolderSource, ModelRef
 from vicuna_lit.data.conversation import Conversation
-from vicuna_lit.paths import locate_model, model_name
+from vicuna_lit.paths import MissingPath, locate_model, model_name
 from vicuna_lit.run_folder import RunError
 
 Stream = Generator[str, None, bool]
@@ -89,7 +90,21 @@ def name_of(source: ModelRef) -> str:
     """What a model is called: as its entry says, else as its server or its folder does."""
     if isinstance(source, EndpointSource):
         return source.name or source.model
-    return source.name or model_name(locate_model(source.path))
+    return source.name or model_name(place_of_model(source))
+
+
+def place_of_model(source: FolderSource) -> Path:
+    """As `locate_model`; a name without a folder may be meant for a server's model, and is told how to say so.
+
+    Raises:
+        ModelError, MissingPath: there is no model.
+    """
+    try:
+        return locate_model(source.path)
+    except MissingPath as error:
+        if "/" in source.path or source.path.startswith("."):
+            raise
+        raise MissingPath(f"{error}; a model of a server is {source.path}@<url>") from None
 
 
 def _open(source: ModelRef, name: str, config: ChatConfig) -> Backend:

@@ -29,6 +29,8 @@ from vicuna_lit.train.notes import notes
 from vicuna_lit.train.result import Result
 
 console = notebook.console(soft_wrap=True)
+_NOTED: list[str] = []
+"""What the newest run of this process has noted before it began."""
 MOST_REPLIES = 6
 """That are shown on the screen."""
 MOST_OF_A_REPLY = 160
@@ -61,9 +63,18 @@ def describe(
         for name, text in rows.items():
             table.add_row(name, text)
         console.print(table)
-    for line in notes(config, data, getattr(model.config, "max_position_embeddings", None)):
-        console.print(f"[yellow]note:[/] {escape(line)}", highlight=False)
+    _say_notes(list(notes(config, data, getattr(model.config, "max_position_embeddings", None))), config.verbose)
     return rows
+
+
+def _say_notes(found: list[str], verbose: bool) -> None:
+    """In a loop of runs that print a line each, those of the run before are not printed again, but counted."""
+    if found and found == _NOTED and not verbose:
+        found = [f"{counted(len(found), 'notes')} as of the run before; report.html has them"]
+    else:
+        _NOTED[:] = found
+    for line in found:
+        console.print(f"[yellow]note:[/] {escape(line)}", highlight=False)
 
 
 def _of_every_run(config: TrainConfig, data: PlannedData, model: PreTrainedModel, proof: Proof) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """What a user adds to a run, by script or by name, and the part of it that a checkpoint keeps."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,16 +23,20 @@ from vicuna_lit.config.callbacks import (
     LRMonitorConfig,
     ProfilerConfig,
 )
+from vicuna_lit.config.compose import nearest
 from vicuna_lit.config.train import TrainConfig
 from vicuna_lit.data.conversation import Conversation, to_record
 from vicuna_lit.run_folder import GIVEN, MODULE, MODULE_HASH, MODULE_VALUES, RunError
 from vicuna_lit.train.module import SupervisedModule
 from vicuna_lit.train.notes import SHIPPED
 from vicuna_lit.train.own_code import described, values_of, written
+from vicuna_lit.train.tracking.history_logger import HistoryLogger
 from vicuna_lit.whole_files import write
 
 NOTHING_HELD_OUT = "no conversation is held out: data.validation_path=<file>, or a larger data.validation_fraction"
 
+OF_A_VALIDATION = ("val/loss", "val/loss_by_turn/1", "val/loss_by_position/0-127", "val/loss_by_source/<name>")
+"""Figures of a validation, the first of each kind."""
 FITS_OWN = {
     Checkpoint: "saves by itself, and keeps the best step: checkpoint.every_steps, validation.every_steps",
     ProgressBar: "shows its steps by itself",
@@ -177,6 +181,21 @@ class Extensions:
                 f"by `torchrun --nproc-per-node {devices}`, then each process runs it"
             )
 
+    def refuse_unknown_monitors(self) -> None:
+        """Before anything is loaded: a Lightning callback that waits for a figure which the run has not, and which no
+        code of the user's may log.
+
+        Raises:
+            RunError: with the names that there are.
+        """
+        ours = all(type(one).__module__.startswith("lightning.") for one in self.all_callbacks)
+        if self.module is not SupervisedModule or not ours:
+            return
+        for one in self.all_callbacks:
+            monitor = getattr(one, "monitor", None)
+            if isinstance(monitor, str) and not HistoryLogger.OF_VALIDATION.match(monitor):
+                raise _waits_for_nothing(one, OF_A_VALIDATION)
+
     def check_early_stopping(self, every_steps: int | str | None, conversations: int) -> None:
         """Without validations an `EarlyStopping` would never end the run.
 
@@ -187,12 +206,13 @@ class Extensions:
         Raises:
             RunError: it says what to set.
         """
-        if not any(isinstance(one, EarlyStopping) and one.monitor.startswith("val/") for one in self.all_callbacks):
+        stopping = [one for one in self.all_callbacks if isinstance(one, EarlyStopping)]
+        if not any(not one._check_on_train_epoch_end for one in stopping):
             return
         if every_steps is None:
             raise RunError("EarlyStopping looks at each validation: validation.every_steps=<steps>")
         if not conversations:
-            raise RunError(f"EarlyStopping looks at the validation loss, and {NOTHING_HELD_OUT}")
+            raise RunError(f"EarlyStopping looks at each validation, and {NOTHING_HELD_OUT}")
 
     def reason_of_end(self) -> str:
         """Of a run that ended before its last planned step."""
@@ -210,6 +230,33 @@ class Extensions:
         for callback in self.all_callbacks:
             if callback.state_key in states:
                 callback.load_state_dict(_as_torch(states[callback.state_key]["of"]))
+
+
+class MonitorsAreThere(L.Callback):
+    """Looks before an `EarlyStopping` does, at the first validation, whether its figure has been logged: by whom it may
+    be, where there is code of the user's, is not known before.
+
+    Args:
+        callbacks: that it stands before.
+    """
+
+    def __init__(self, callbacks: Iterable[L.Callback]):
+        self.waiting = [one for one in callbacks if isinstance(one, EarlyStopping) and one.strict]
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """
+        Raises:
+            RunError: with the names that there are.
+        """
+        for one in self.waiting:
+            if one.monitor not in trainer.callback_metrics and not one._check_on_train_epoch_end:
+                raise _waits_for_nothing(one, list(trainer.callback_metrics))
+
+
+def _waits_for_nothing(callback: Any, names: Sequence[str]) -> RunError:
+    what = f"{type(callback).__name__}(monitor={callback.monitor!r})"
+    said = f"no validation has a figure of this name{nearest(callback.monitor, names)}; there are {', '.join(names)}"
+    return RunError(f"{what}: {said}; an own module or callback adds others, by self.log in on_validation_epoch_end")
 
 
 def _name(kind: type) -> str:

@@ -15,8 +15,12 @@ from vicuna_lit.intervals import FEW_HELD_OUT
 from vicuna_lit.train.optimizer import lr_factor
 
 TOY, SHIPPED = "tiny", "package://vicuna_lit/quickstart/"
-MOST_HELD_OUT = 0.3
+MOST_HELD_OUT = 0.5
 """A share that leaves enough to train on."""
+A_FIFTH = 0.2
+"""What is held out of few conversations, where no share makes enough of them, but there shall be a loss."""
+SURE = 2.58
+"""Standard deviations that a normal distribution falls below by once in 200."""
 LOW_FOR_ADAPTERS = 5e-5
 """The QLoRA article takes 2e-4 for 7B and 13B, 1e-4 for larger ones."""
 FEW_STEPS = 10
@@ -182,15 +186,23 @@ def _more_held_out(config: TrainConfig, held_out: int, others: int, prepared: Pa
             "validation_fraction=<more> of vicuna-prepare, or data.validation_path=<file>"
         )
     now, path = config.data.validation_fraction, "data.validation_path=<file>"
-    enough = math.ceil(100 * 1.5 * FEW_HELD_OUT / conversations) / 100 if conversations else 1.0
-    many = enough <= MOST_HELD_OUT
-    enough = enough if many else 0.2  # of few a fifth: still too few, but there is a loss
-    if now >= enough and many:
-        return f"a larger data.validation_fraction (now {now:g}), or {path}"
-    if now >= enough or enough * conversations < 1:
-        return f"of {conversations} in all no share is enough; {path} names others"
-    about = f"data.validation_fraction={enough:g} (now {now:g}) holds out about {enough * conversations:.0f}"
-    return f"{about}, or {path}" if many else f"{about}, still few; {path} names more"
+    if share := _enough(now, held_out, others):
+        about = f"holds out about {conversations * share:.0f}"
+        return f"data.validation_fraction={share:g} (now {now:g}) {about}, or {path}"
+    if now < A_FIFTH and not held_out and conversations * A_FIFTH >= 1:
+        few = f"data.validation_fraction={A_FIFTH:g} (now {now:g}) holds out about {conversations * A_FIFTH:.0f}"
+        return f"{few}: a loss, but no share of {conversations} tells two runs apart; {path} names more"
+    return f"of {conversations} in all no share is enough; {path} names others"
+
+
+def _enough(now: float, held_out: int, others: int) -> float | None:
+    """The least share, in hundredths, that holds out `FEW_HELD_OUT` conversations but for one time in 200; None: it
+    would leave too little to train on. Who is held out now stays so, and each of the others comes by a hash."""
+    for hundredths in range(math.floor(100 * now) + 1, math.floor(100 * MOST_HELD_OUT) + 1):
+        part = (hundredths / 100 - now) / (1 - now)
+        if held_out + others * part - SURE * math.sqrt(others * part * (1 - part)) >= FEW_HELD_OUT:
+            return hundredths / 100
+    return None
 
 
 def _of_sources(config: TrainConfig, data: PlannedData) -> Iterator[str]:

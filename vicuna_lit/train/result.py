@@ -43,6 +43,8 @@ class Result:
     model_bytes: int = 0
     """Of the exported weights, to hold the peak against."""
     seconds: float = 0.0
+    """In which the run was at work, over all its starts: from imports to the end, with validation. Not the time from an
+    interruption to the next start, nor the step that it cut; `lost_time` has them as `interrupted`."""
     val_loss_before: float | None = None
     val_loss: float | None = None
     val_loss_best: float | None = None

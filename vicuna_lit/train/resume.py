@@ -20,6 +20,7 @@ from vicuna_lit.data.source import Sources
 from vicuna_lit.data.template_date import fixed_date
 from vicuna_lit.file_hashes import Hashes, hashes_of, model_files, refuse_other_files
 from vicuna_lit.models.export import STATE_BYTES, export_dtype, exported_bytes
+from vicuna_lit.paths import nearest_beside
 from vicuna_lit.run_folder import (
     CONFIG,
     MEND,
@@ -195,7 +196,8 @@ def finished_run(extended: str) -> tuple[dict[str, Any], Result]:
     folder = Path(extended)
     saved = read_json(folder, "config.json")
     if saved is None:
-        raise RunError(f"extends={extended}: {'holds no run (config.json)' if folder.is_dir() else 'no such folder'}")
+        there = "holds no run (config.json)" if folder.is_dir() else f"no such folder{nearest_beside(folder)}"
+        raise RunError(f"extends={extended}: {there}")
     if (done := result_in(folder)) is None:
         raise RunError(f"extends={extended}: this run has not finished; its own command goes on with it")
     return saved, done

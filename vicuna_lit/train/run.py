@@ -54,7 +54,7 @@ from vicuna_lit.train.callbacks.validating import ValidationCallback
 from vicuna_lit.train.console import conclude, console, say_done
 from vicuna_lit.train.distributed import DistributedEnv, broadcast_object, launch
 from vicuna_lit.train.early import refuse_early
-from vicuna_lit.train.extensions import NOTHING_HELD_OUT, Extensions, profiler_of, with_data
+from vicuna_lit.train.extensions import NOTHING_HELD_OUT, Extensions, MonitorsAreThere, profiler_of, with_data
 from vicuna_lit.train.lineage import origin_of
 from vicuna_lit.train.loss_before import loss_before_cache
 from vicuna_lit.train.module import SupervisedModule
@@ -99,6 +99,7 @@ def fit(
 
 def _fit(config: TrainConfig, extensions: Extensions) -> Result:
     extensions = extensions.and_configured(config.callbacks)
+    extensions.refuse_unknown_monitors()
     process = join_run(config)
     config, env, folder = process.config, process.env, Path(process.config.run.dir)
     if config.dry_run:
@@ -171,7 +172,8 @@ def _train(record: RunRecord, hashes: Hashes) -> Result:
         profiler=profiler_of(config.callbacks, record.folder),
         callbacks=[
             metrics, RestoreCallback(checkpoints.folder, record.env, record.start, record.origin),
-            *extensions.all_callbacks, checkpoints, validation, StopAfterStep(stop, checkpoints),
+            MonitorsAreThere(extensions.all_callbacks), *extensions.all_callbacks,
+            checkpoints, validation, StopAfterStep(stop, checkpoints),
             ExportCallback(record, validation, checkpoints, done, over),
         ],
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,

@@ -259,7 +259,7 @@ class RunRecord:
             peak_memory_bytes=max(all_gather_object(metrics.memory.overall)),
             peak_memory_reserved_bytes=max(all_gather_object(metrics.memory.reserved)),
             model_bytes=exported_bytes(self.lm.model, export_dtype(self.config)),
-            seconds=lost.total if lost else time.monotonic() - stop_signal.started,
+            seconds=lost.worked if lost else time.monotonic() - stop_signal.started,
             val_loss_before=validation.losses.get(0, {}).get("val/loss"),
             val_loss=last.get("val/loss"),
             validation=last,

@@ -99,6 +99,11 @@ class LostTime:
     interrupted: float
     """From the last finished step before an interruption to the next start: a step lost in part, and the time away."""
 
+    @property
+    def worked(self) -> float:
+        """The time in which the run was at work, over all its starts: `total` without `interrupted`."""
+        return self.total - self.interrupted
+
     def parts(self) -> dict[str, float]:
         """The spans that add up to `total`."""
         return {k: v for k, v in asdict(self).items() if k not in ("starts", "steps_replayed", "total")}

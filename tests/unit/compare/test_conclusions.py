@@ -125,7 +125,7 @@ def test_other_validation_texts_are_not_compared(tmp_path):
     (tmp_path / "other/config.json").write_text(json.dumps(config))
     found = settings(read_sweep(tmp_path))
     assert "their losses are by token of other tokenizers (another: 45 examples of" in str(conclude(found)[0])
-    assert [row["difference, paired"] for row in table(found)] == ["not comparable", "–"]
+    assert [row["difference, paired"] for row in table(found)] == ["–", "not comparable"]
     for one, read in (
         ("other", {"another/tokenizer.json": "a"}),
         ("0", {"tok/tokenizer.json": "a", "tok/x.json": "b"}),
@@ -153,6 +153,9 @@ def test_a_copied_run_counts_once(tmp_path):
     assert [len(s.runs) for s in settings(both)] == [2, 2]
     assert len(copies(both)) == 2
     assert "does not count" in copies(both)[0]
+    twice = read_sweep(tmp_path / "b", tmp_path / "a/../b", *(tmp_path / "b").iterdir())
+    assert len(twice.runs) == 2 and len(copies(twice)) == 3
+    assert copies(twice)[0] == f"{tmp_path}/a/../b was named more than once, and counts once"
 
 
 def test_sweeps_that_are_read_together_differ_in_more_than_each_has_swept(tmp_path):

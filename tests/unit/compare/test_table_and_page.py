@@ -60,6 +60,7 @@ def test_settings_are_means_over_seeds_in_the_order_of_the_key(folder):
     assert [s.choices for s in found] == [{"context_length": c} for c in ("512", "1024", "2048")]
     assert [s.baseline for s in found] == [True, False, False]  # no run says which job of the sweep it was
     assert [len(s.runs) for s in found] == [3, 2, 3]
+    assert [row["pairs"] for row in table(settings(sweep, baseline="2048"))] == ["baseline", "3", "2"]
     loss = found[0].metrics["val_loss"]
     assert loss and loss.mean == pytest.approx(2.2)
     assert loss.error == pytest.approx(math.sqrt((0.04 + 0.0025 + 0.0225) / 2 / 3))

@@ -131,6 +131,8 @@ def test_a_file_that_would_take_hours_to_read_is_refused(text, is_refused, conf)
         (["-m", "experiment=null,vicuna"], "no job of a sweep can leave experiment out"),
         (["hydra.run.dir=mine"], "hydra.run.dir=mine: a run's folder is run.dir=<folder> here"),
         (["-m", "--config-name=mine"], "--config-name, --config-path: not in a multirun"),
+        (["--config-name="], "--config-name, --config-path: the name is empty"),
+        (["--config-name=chat"], "--config-name=chat: is the config of vicuna-chat"),
     ],
 )
 def test_what_cannot_be_asked_for_is_one_line(conf, arguments, said):
@@ -152,6 +154,11 @@ def test_glob_is_the_choices_of_all_folders(conf):
 
 def test_two_data_sets_are_two_jobs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    nowhere = f"data=talk.jsonl: no such choice, nor a file or folder in {tmp_path}"
+    assert problems("data=talk.jsonl") == f"{nowhere}; choices: files, mixture, quickstart, sharegpt"
+    (tmp_path / "Talks.json").touch()
+    assert problems("data=talk.jsonl").startswith(f"{nowhere} (did you mean Talks.json?)")
+    assert "(did you mean quickstart?)" in problems("data=quickstrt")
     for name in ("a.jsonl", "b.jsonl"):
         (tmp_path / name).write_text((QUICKSTART / "conversations.jsonl").read_text())
     found = jobs_of(line("-m", "data=a.jsonl,b.jsonl"))

@@ -85,7 +85,7 @@ def test_all_mistakes_at_once_with_the_nearest_name():
     assert len(found) == 8
     for expected in (
         "contxt_length: unknown key (did you mean context_length?)",
-        "model=tinyy: no such choice (did you mean tiny?)",
+        "(did you mean tiny?); choices: gemma3_1b",
         "seed='abc'",
         "foo: unknown key",
         "precision=bf16-mixd: no such choice (did you mean bf16-mixed?)",
@@ -286,18 +286,30 @@ def test_evaluations_that_cannot_be(overrides: tuple[str, ...], message: str):
 @pytest.mark.parametrize(
     ("job", "overrides", "message"),
     [
-        ("train", ["data="], "data.path: is an empty name; . is the folder that you are in"),
-        ("train", ["from="], "from=: is an empty name; . is the folder that you are in"),
-        ("train", ["run.dir= ", "data.path=x"], "run.dir: is an empty name; . is the folder that you are in"),
-        ("prepare", ["raw=[a,'']"], "raw.1: is an empty name; . is the folder that you are in"),
-        ("chat", ["model="], "model.path: is an empty name; . is the folder that you are in"),
-        ("evaluate", ["judge=recorded", "judge.reviews="], "judge.reviews: is an empty name; . is the folder"),
+        ("train", ["data="], "data.path: the name is empty (an unset variable?); . is the folder that you are in"),
+        ("train", ["from="], "from=: the name is empty (an unset variable?); . is the folder that you are in"),
+        (
+            "train",
+            ["run.dir= ", "data.path=x"],
+            "run.dir: the name is empty (an unset variable?); . is the folder that you are in",
+        ),
+        ("prepare", ["raw=[a,'']"], "raw.1: the name is empty (an unset variable?); . is the folder that you are in"),
+        ("chat", ["model="], "model.path: the name is empty (an unset variable?); . is the folder that you are in"),
+        (
+            "evaluate",
+            ["judge=recorded", "judge.reviews="],
+            "judge.reviews: the name is empty (an unset variable?); . is the folder",
+        ),
         ("chat", ["model=null"], "model.path: must be given, model.path=…"),
         ("chat", ["model=x", "run=3"], "run=3: run holds keys; set one of them, such as run.name, run.dir"),
         ("chat", ["model=x", "run=[a]"], "run=[a]: run holds keys; set one of them, such as run.name, run.dir"),
         ("chat", ["model=x", "run.dir=null"], "run.dir=null: input should be a valid string"),
         ("chat", ["model=x", "run.dir='a"], "run.dir='a: cannot be read; a quote or bracket in a value is quoted once"),
         ("evaluate", ["models=null"], "models=null: a list is wanted, such as […]"),
+        ("evaluate", ["models=a,b"], "models: of several a list is wanted, models=[a,b]"),
+        ("evaluate", ["models=[a,b]", "model=x"], "model=x: this command has no model (did you mean models?)"),
+        ("evaluate", ["models=[a,b]", "judge=gpt"], "judge=gpt: no such choice; a model of a server is judge=endpoint"),
+        ("chat", ["model=x", "temperature=0"], "temperature: unknown key (did you mean settings.temperature?)"),
     ],
 )
 def test_what_is_no_value_is_one_line(job: Any, overrides: list[str], message: str):

@@ -9,7 +9,7 @@ from vicuna_lit.compare.run import read_run
 from vicuna_lit.config.base import CONF_DIR
 from vicuna_lit.config.compose import ConfigError, load, unknown_key
 from vicuna_lit.config.reference import entries
-from vicuna_lit.config.renamed import ELSEWHERE, RENAMED, VALUES, new_key, with_new_names
+from vicuna_lit.config.renamed import ELSEWHERE, OF_ESTIMATE, RENAMED, VALUES, new_key, with_new_names
 from vicuna_lit.config.train import TrainConfig
 from vicuna_lit.data.conversation import Conversation, write_jsonl
 from vicuna_lit.data.source import ConversationFiles
@@ -84,6 +84,15 @@ def test_every_key_of_another_tool_has_ours():
     for key, ours in ELSEWHERE.items():
         here = f"it is {ours}".replace("it is nothing:", "there is nothing for it:")
         assert unknown_key(key, KEYS) == f"{key}: unknown key; here {here}"
+
+
+def test_keys_of_what_a_run_is_estimated_on_are_answered_there_alone():
+    estimate = [entry.key for entry in entries("estimate")]
+    for key, ours in OF_ESTIMATE.items():
+        assert unknown_key(key, estimate) == f"{key}: unknown key; here it is {ours}"
+        assert ours.replace("=", ",").split(",")[0] in estimate
+    assert unknown_key("gpus", KEYS) == "gpus: unknown key; here it is trainer.devices"
+    assert unknown_key("num_nodes", KEYS).endswith("torchrun starts the processes of several machines")
 
 
 def test_a_key_that_no_key_is_like_gets_no_guess():

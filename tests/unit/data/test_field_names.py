@@ -284,7 +284,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "a flag of the loss as a text": (beside(train="false"), "record out of the loss: train is false"),
     "KTO's number": (
         {"prompt": "Q", "completion": "A", "label": 0},
-        "bad answer: label is 0: an answer that is not to be imitated; where 0 is a class, take the field out",
+        "bad answer: label is 0: an answer that is not to be imitated; to train on it take the field out, as where",
     ),
     "WildGuard": (
         {"prompt": "Q", "response": "A", "prompt_harm_label": "harmful", "response_harm_label": "harmful"},

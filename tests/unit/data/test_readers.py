@@ -272,15 +272,16 @@ def test_a_key_with_two_values_in_one_object_is_refused_by_name(tmp_path, name):
         whole.replace('"id"', f'"conversations": {turns % "No."}, "id"'),
         whole.replace('"value": "It', '"value": "Lost.", "value": "It').replace('":', '" :'),
         whole.replace('"id": "1"', '"meta": {"a": [{"b": 1, "b": NaN}]}'),
+        *(whole.replace('"id":', f'"id"{blanks}: "0", "id":') for blanks in (" ", "\t", " \r\t ")),
     ]
     good = [whole, whole.replace('"id": "1"', '"id": "1", "id":"1"'), f'{{"conversations": {turns % said}}}']
     records = [*odd, *good]
     (tmp_path / name).write_text("\n".join(records) if name == "a.jsonl" else f"[{','.join(records)}]")
     found = list(read(tmp_path / name))
-    assert [one.reason for one in found if isinstance(one, Rejection)] == ["key given twice"] * 3
-    for one, key in zip(found, ("conversations", "value", "b"), strict=False):
+    assert [one.reason for one in found if isinstance(one, Rejection)] == ["key given twice"] * 6
+    for one, key in zip(found, ("conversations", "value", "b", "id", "id", "id"), strict=False):
         assert isinstance(one, Rejection) and one.detail.endswith(f"'{key}' has two values in one object")
-    assert [isinstance(one, Conversation) and one.turns[1].content for one in found[3:]] == [
+    assert [isinstance(one, Conversation) and one.turns[1].content for one in found[6:]] == [
         "It is.",
         "It is.",
         '{"value": "a", "value": "b"}',

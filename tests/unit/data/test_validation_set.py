@@ -91,7 +91,7 @@ def test_what_decides_goes_through_the_stages_of_prepare():
 @pytest.mark.parametrize(
     ("fraction", "note"),
     [
-        ("0", "no conversation is held out, so there is no validation loss; data.validation_fraction=0.2 (now 0)"),
+        ("0", "no conversation is held out, so there is no validation loss; data.validation_fraction=0.5 (now 0)"),
         ("0.05", "conversations are held out, too few for a validation loss that tells two runs apart; data."),
     ],
 )
@@ -113,12 +113,16 @@ def test_what_is_advised_is_more_than_what_is_set():
         config = load("train", "data=files", "data.path=mine.jsonl", f"data.validation_fraction={fraction}")
         return _more_held_out(config, held_out, others, None)
 
-    few = "data.validation_fraction=0.2 (now 0.01) holds out about 8, still few; data.validation_path=<file> names more"
-    assert advice(0.01, 1, 39) == few
-    assert advice(0.05, 9, 191).startswith("data.validation_fraction=0.15 (now 0.05) holds out about 30, or")
+    few = "data.validation_fraction=0.2 (now 0.01) holds out about 8: a loss, but no share of 40 tells two runs apart"
+    assert advice(0.01, 0, 40) == f"{few}; data.validation_path=<file> names more"
+    assert advice(0.05, 9, 191).startswith("data.validation_fraction=0.17 (now 0.05) holds out about 34, or")
     assert advice(0.01, 0, 1) == "of 1 in all no share is enough; data.validation_path=<file> names others"
     assert advice(0.3, 7, 33) == "of 40 in all no share is enough; data.validation_path=<file> names others"
-    assert advice(0.15, 19, 181).startswith("a larger data.validation_fraction (now 0.15), or")
+    assert advice(0.15, 19, 181).startswith("data.validation_fraction=0.19 (now 0.15) holds out about")
+    for count in (60, 100, 1000):
+        share = float(advice(0.0, 0, count).split()[0].partition("=")[2])
+        held_out = [sum(is_validation(f"{way} {i}", share) for i in range(count)) for way in range(100)]
+        assert share <= 0.5 and sum(found >= 20 for found in held_out) >= 98, "what is advised is enough"
 
 
 def test_the_quickstart_has_nothing_to_note(tmp_path):

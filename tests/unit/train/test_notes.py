@@ -4,7 +4,7 @@ from tests.helpers.runs import COMMON
 from vicuna_lit.config.compose import load
 from vicuna_lit.data.plan import plan_run
 from vicuna_lit.data.planned import PlannedData
-from vicuna_lit.train.console import conclude
+from vicuna_lit.train.console import _say_notes, conclude
 from vicuna_lit.train.notes import low, notes, worse
 from vicuna_lit.train.result import Result
 
@@ -43,6 +43,13 @@ def test_a_long_validation_idle_processes_and_empty_replies_are_said():
     said = [" ".join(notes(config, data, positions)) for positions in (None, longest, longest - 1)]
     assert ["positions that it has never seen" in text for text in said] == [False, False, True]
     assert f"validation.context_length={longest - 1} leaves none" in said[2]
+
+
+def test_notes_of_the_run_before_are_counted_in_a_loop_of_short_runs(capsys):
+    for found, verbose in ((["a", "b"], False), (["a", "b"], False), (["a"], False), (["a"], True), ([], False)):
+        _say_notes(found, verbose)
+    noted = ["a", "b", "2 notes as of the run before; report.html has them", "a", "a"]
+    assert capsys.readouterr().out.splitlines() == [f"note: {line}" for line in noted]
 
 
 def test_what_the_start_has_said_is_not_said_again(tmp_path, capsys):

@@ -111,6 +111,7 @@ def test_every_second_has_one_cause(tmp_path, monkeypatch):
     assert lost.validation == 2
     assert lost.interrupted == pytest.approx(108)
     assert sum(lost.parts().values()) == pytest.approx(lost.total)
+    assert lost.worked == pytest.approx(40 + 11.5 + 1 + 2 + 10 + 2), "neither the time away nor the step that was cut"
 
 
 def test_no_times_no_table(tmp_path):
