@@ -286,6 +286,8 @@ def test_a_sweep_over_what_cuts_conversations_is_made_alike(capsys):
     assert {c.validation.context_length for c in ranged} == {768}
     masks = jobs_of(line("-m", "train_on=assistant_messages,all_tokens"))
     assert {(c.step_unit, c.validation.context_length) for c in masks} == {("conversation", None)}
+    for cuts in ("system_prompt=null,Be brief", "model.add_tokens=[x],[y]", "template.default_system=Be kind,Be brief"):
+        assert {c.step_unit for c in jobs_of(line("-m", cuts))} == {"conversation"}, cuts
 
 
 def test_what_the_user_says_stays_and_other_sweeps_are_left_alone(capsys):
