@@ -51,7 +51,7 @@ class JoinedExamples:
     @property
     def sizes(self) -> ExampleLengths:
         """All that a plan needs to know."""
-        alone = next(iter(self.parts.values())) if len(self.parts) == 1 else None
+        alone = self.parts.get("")
         refused = Refused(alone.refused, alone.refused_scores) if alone else None
         return ExampleLengths(
             self.lengths, self.supervised, self.records, self.sources, self.scores, self.total_weights, refused
