@@ -169,6 +169,14 @@ def _alike(job: Job, written: list[str]) -> list[str]:
     given = {override.lstrip("+").partition("=")[0] for override in written}
     if not composed.alike:
         return []
+    by_tokens = ["order=by_length"] * (composed.order == "by_length")
+    if composed.data.sources and composed.data.shares == "supervised_tokens":
+        by_tokens.append("data.shares=supervised_tokens")
+    for key in by_tokens:
+        print(
+            f"note: {key} goes by tokens, of which these jobs have others, so their steps hold other conversations",
+            file=sys.stderr,
+        )
     added = []
     if composed.step_unit == "example" and "step_unit" not in given:
         added.append("step_unit=conversation")
