@@ -27,9 +27,10 @@ from vicuna_lit.config.from_run import OF_ONE_RUN, config_of, said_as
 from vicuna_lit.config.short_forms import Job
 from vicuna_lit.data.chat_template import TemplateError
 from vicuna_lit.data.conversation import DataError
+from vicuna_lit.file_hashes import sha256_of
 from vicuna_lit.machine import BAD_INPUT, exit_code, is_machine_fault, is_out_of_memory
-from vicuna_lit.paths import MissingPackage, MissingPath, ModelError, packages_of
-from vicuna_lit.run_folder import HYDRA, RunError, differences, keep_hydra_files
+from vicuna_lit.paths import MissingPackage, MissingPath, ModelError, locate, packages_of
+from vicuna_lit.run_folder import HYDRA, RUN, RunError, differences, keep_hydra_files, read_json
 
 VERSION = f"vicuna_lit {__version__}"
 
@@ -203,8 +204,24 @@ def _say_differences(source: str, configs: Sequence[Any]) -> None:
     saved = {key: value for key, value in config_of(source).items() if key not in OF_ONE_RUN}
     found = [differences(saved, config.model_dump(mode="json", include=set(saved))) for config in configs]
     lines = [line for line in found[0] if all(line in other for other in found)] if found else []
+    lines += _other_files(source, configs)
     where = configs[0].run.dir if len(configs) == 1 else f"{len(configs)} jobs"
     print(f"from {source} to {where}: {'' if lines else 'no value differs'}", *lines, sep="\n  ", file=sys.stderr)
+
+
+def _other_files(source: str, configs: Sequence[Any]) -> list[str]:
+    """Files that all jobs read and the run read too, which hold something else now: it decides a run as values do."""
+    read = set.intersection(
+        *({*one.data.paths, one.data.validation_path, one.model.path, one.model.tokenizer} for one in configs)
+    )
+    lines = []
+    with suppress(RunError):  # whoever reads that run for itself says it
+        for name, content in ((read_json(Path(source).expanduser(), RUN) or {}).get("files") or {}).items():
+            if any(path and (name == path or name.startswith(f"{path.rstrip('/')}/")) for path in read):
+                with suppress(MissingPath, OSError):
+                    if sha256_of(locate(name)) != content:
+                        lines.append(f"{name} is not the same file any more")
+    return lines
 
 
 def _name_job(node: DictConfig, hydra: Any) -> None:

@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from vicuna_lit.cli.flags import refuse_flags, refuse_package, refuse_words
 from vicuna_lit.cli.wandb_agent import JOBS, of_agent, refuse_multirun
-from vicuna_lit.config.base import ConfigError
+from vicuna_lit.config.base import ConfigError, is_below
 from vicuna_lit.config.compose import Job, load, master
 from vicuna_lit.config.from_run import FROM, with_source
 from vicuna_lit.config.search_path import folders, groups, options, refuse_endless, search_path, with_folder
@@ -32,8 +32,11 @@ from vicuna_lit.config.texts import unquoted
 
 MOST_CHECKED = 64
 """Jobs of a sweep that are checked before the first starts; each costs a tenth of a second."""
-CUTS = {"context_length", "train_on", "template", "model", "model.path", "model.tokenizer"}
-"""Keys and groups that change how conversations become examples."""
+CUTS = (
+    "context_length", "train_on", "template", "model", "model.path", "model.tokenizer", "model.add_tokens",
+    "system_prompt",
+)  # fmt: skip
+"""Keys and groups that change how conversations become examples; so do all keys of a template."""
 NAMES = "hydra.job.config.override_dirname.exclude_keys"
 """Of Hydra: the keys that stay out of the jobs' names."""
 
@@ -160,12 +163,20 @@ def _alike(job: Job, written: list[str]) -> list[str]:
     the user has set, in whichever way, stay.
     """
     swept = {o.key_or_group: o for o in _parsed(written) if o.is_sweep_override()}
-    if job != "train" or not swept.keys() & CUTS:
+    if job != "train" or not any(key in CUTS or is_below(key, ("template",)) for key in swept):
         return []
     composed = master(job, written)
     given = {override.lstrip("+").partition("=")[0] for override in written}
     if not composed.alike:
         return []
+    by_tokens = ["order=by_length"] * (composed.order == "by_length")
+    if composed.data.sources and composed.data.shares == "supervised_tokens":
+        by_tokens.append("data.shares=supervised_tokens")
+    for key in by_tokens:
+        print(
+            f"note: {key} goes by tokens, of which these jobs have others, so their steps hold other conversations",
+            file=sys.stderr,
+        )
     added = []
     if composed.step_unit == "example" and "step_unit" not in given:
         added.append("step_unit=conversation")

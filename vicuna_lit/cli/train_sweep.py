@@ -343,7 +343,8 @@ class DryRun:
 
         config = as_begun(with_template(fetched(config, weights=False)), Path(config.run.dir))
         check_plan(config, Path(config.run.dir))
-        key = json.dumps([TokensRecipe.values_of(config), config.validation.model_dump(), config.tokenizer])
+        unit = config.step_unit  # which counts `data.max_conversations`, too
+        key = json.dumps([TokensRecipe.values_of(config), config.validation.model_dump(), config.tokenizer, unit])
         if key not in self._data:
             self._data[key] = PlannedData(config, make_encoder(config))
             self._data[key].read()

@@ -21,7 +21,7 @@ from vicuna_lit.intervals import (
 from vicuna_lit.run_folder import MODULE, RunError
 
 ALPHA = 1 - LEVEL
-ALSO = ("steps", "tokens", "supervised_tokens")
+ALSO = ("steps", "data.train.records_kept", "tokens", "supervised_tokens")
 """Figures of `result.json` that ought to be alike where another key was swept."""
 Verdict = Literal["better", "worse", "equal", "unclear", "incomparable"]
 

@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ class ConversationLosses:
 
     def alike(self, other: "ConversationLosses") -> bool:
         """Whether both are of the same conversations, with as many supervised tokens each."""
-        return self.ids == other.ids and np.array_equal(self.tokens, other.tokens)
+        return not first_other(self, other)
 
 
 def validation_of(folder: Path) -> ConversationLosses | None:
@@ -52,6 +53,21 @@ def validation_of(folder: Path) -> ConversationLosses | None:
         return None
     except (ValueError, TypeError, KeyError, csv.Error) as error:
         raise RunError(f"{path}: cannot be read: {error!r}") from error
+
+
+def first_other(one: ConversationLosses, other: ConversationLosses) -> str:
+    """The first conversation that two runs do not share, in words; empty where they share all.
+
+    An id counts without the name of its source: a file may be a source of one run, and all that another one has.
+    """
+    for mine, theirs in zip_longest(_rows(one), _rows(other), fillvalue=("none", 0)):
+        if mine != theirs:
+            return " against ".join(f"{id[:40]} of {tokens:,} supervised tokens" for id, tokens in (mine, theirs))
+    return ""
+
+
+def _rows(run: ConversationLosses) -> list[tuple[str, int]]:
+    return [(id.rpartition("/")[2], tokens) for id, tokens in zip(run.ids, run.tokens.tolist(), strict=True)]
 
 
 def differences_of(

@@ -4,13 +4,14 @@ import hashlib
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from html import escape
 
 import numpy as np
 
-from vicuna_lit.compare.conversations import differences_of
+from vicuna_lit.compare.conversations import differences_of, first_other
 from vicuna_lit.compare.run import Run
 from vicuna_lit.compare.runs import OURS, Sweep, as_number, short_names
 from vicuna_lit.config.base import is_below
@@ -29,6 +30,7 @@ NAMES = {
     "supervised_tokens_per_second": "supervised tokens/s",
     "seconds": "seconds",
     "steps": "steps",
+    "data.train.records_kept": "conversations",
     "tokens": "tokens",
     "supervised_tokens": "supervised tokens",
     "mfu": "MFU",
@@ -110,6 +112,10 @@ class Setting:
                     f"they are judged on other texts ({_said(one)} against {_said(two)}); over context lengths "
                     "validation.context_length=<the longest> makes them alike"
                 )
+            with suppress(RunError):  # which `unread` says
+                held_out, others = run.conversations, other.conversations
+                if held_out and others and (first := first_other(held_out, others)):
+                    return f"they are judged on other texts, which are as many ({first})"
         return ""
 
     @property

@@ -335,7 +335,8 @@ class DataConfig(Config):
     score_field: Annotated[str, Field(min_length=1)] | None
     """Key of a number that each record has, for `order=by_score`; null: none is read."""
     max_conversations: PositiveInt | None
-    """Use the first so many (of each source) for training; null: all."""
+    """Use the first so many (of each source) for training; null: all. Refused ones do not count, but under
+    `step_unit=conversation`, where no setting shall bring others in their place."""
     max_validation: PositiveInt | None
     """Use the first so many (of each source) for the validation loss; null: all."""
 

@@ -121,8 +121,9 @@ class StepsRecipe(Config):
     """The recipe's batch size: examples or conversations (`step_unit`) in an optimizer step, on all devices."""
     step_unit: Literal["example", "conversation"]
     """What `conversations_per_step` counts: examples (conversations, or pieces of those longer than the
-    context, as in FastChat), or whole conversations with all their pieces: then another context length or `train_on`
-    leaves every step the same conversations."""
+    context, as in FastChat), or whole conversations with all their pieces: then another context length, template or
+    `train_on` leaves every step the same conversations. One that is refused keeps its place in the order, empty, but
+    not in a mixture, whose shares count what is trained on."""
     order: Order
     """Of examples or conversations (`step_unit`) within each pass: shuffled; by_length, short to long; by_score, from
     the least of the number that `data.score_field` names; by_source, all of the first of `data.sources`, then all of
@@ -224,9 +225,9 @@ class RunSettings(Config):
     """Print the plan, the progress, sample replies and where everything lies. false: notes, and a line at the end; for
     a loop of runs, or a sweep, whose table says the rest."""
     alike: bool
-    """Of a sweep over `context_length`, `train_on`, `template` or the model, which cut conversations in other ways:
-    count whole conversations in a step, and judge all runs by the longest context, so that they differ in what is
-    swept alone. It sets `step_unit` and `validation.context_length` where you do not."""
+    """Of a sweep over `context_length`, `train_on`, `template`, `system_prompt` or the model, which cut conversations
+    in other ways: count whole conversations in a step, and judge all runs by the longest context, so that they differ
+    in what is swept alone. It sets `step_unit` and `validation.context_length` where you do not."""
     show_masks: Annotated[int, Field(ge=0)]
     """Print so many of the first records with what the loss is taken on, and the account of all, and stop; no weights
     are needed. 0: train."""

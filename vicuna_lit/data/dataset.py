@@ -20,8 +20,8 @@ CHUNK = 512
 """Records taken together: enough to keep all cores busy, little enough to stay small."""
 
 
-NumberedExample = tuple[int, Example]
-"""With the number of the conversation that it is a piece of."""
+NumberedExample = tuple[int, Example | float]
+"""With the number of the conversation that it is a piece of. Of one that the settings refuse whole, its score alone."""
 
 
 class Ids(Sequence[str]):
@@ -73,14 +73,21 @@ class Examples:
     """float64 [examples]: see `Conversation`."""
     weights: np.ndarray
     """float32 [tokens], see `Example`; empty where every token counts once."""
+    refused: np.ndarray
+    """int64 [refused]: the numbers of conversations without an example, since context or template refuse them."""
+    refused_scores: np.ndarray
+    """float64 [refused]: the scores of these."""
 
     @classmethod
     def of(cls, examples: Iterable[NumberedExample]) -> "Examples":
         """Lays examples one behind the other."""
-        numbers, listed = [], []
+        numbers, listed, refused = [], [], {}
         for number, example in examples:
-            numbers.append(number)
-            listed.append(example)
+            if isinstance(example, Example):
+                numbers.append(number)
+                listed.append(example)
+            else:
+                refused[number] = example
         offsets = np.cumsum([0, *(len(e.input_ids) for e in listed)], dtype=np.int64)
         input_ids = [np.empty(0, np.int32), *(e.input_ids for e in listed)]
         mask = [np.empty(0, bool), *(e.supervised for e in listed)]
@@ -92,7 +99,8 @@ class Examples:
         ids = Ids.of(e.id for e in listed)
         scores = np.array([e.score for e in listed], dtype=np.float64)
         joined = np.concatenate(input_ids), np.concatenate(mask), np.concatenate(weights)
-        return cls(ids, joined[0], joined[1], offsets, records, before, scores, joined[2])
+        missing = np.array(list(refused), np.int64), np.array(list(refused.values()), np.float64)
+        return cls(ids, joined[0], joined[1], offsets, records, before, scores, joined[2], *missing)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -159,6 +167,8 @@ class DataReport:
 
     records_in: int = 0
     records_kept: int = 0
+    records_numbered: int = 0
+    """Conversations with a reply to train on, whether context and template take them or not."""
     records_unfolded: int = 0
     """Of those kept: conversations that became several examples because the template rewrites earlier turns."""
     rejected_by_reason: Counter[str] = field(default_factory=Counter)
@@ -258,7 +268,8 @@ def tokenised(
     """Tokenises records until `most` of them are kept, each example with the number of its conversation.
 
     Conversations longer than the context are split on turn boundaries, each piece with the system
-    prompt; an exchange that is too long by itself is rejected and counted.
+    prompt; an exchange that is too long by itself is rejected and counted. A conversation keeps its number under
+    other settings, which may refuse others: those have a number too.
 
     Args:
         account: counts what becomes of the records.
@@ -325,8 +336,12 @@ def _build_chunk(
     most = 1 if masks.train_on == "single_turns" else None
     for conversation, parts in zip(usable, split(usable, encoder, context_length, most=most), strict=True):
         rejections = [part.result for part in parts if isinstance(part.result, Rejection)]
+        teaches = any(turn.role == "assistant" and turn.supervised for turn in conversation.turns)
+        account.records_numbered += teaches
         if len(rejections) == len(parts):
             account.reject(Rejection(conversation.id, *rejections[0][1:]))
+            if teaches:
+                yield account.records_numbered, conversation.score
             continue
         account.records_kept += 1
         account.records_unfolded += any(isinstance(part.result, list) and len(part.result) > 1 for part in parts)
@@ -336,4 +351,4 @@ def _build_chunk(
             else:
                 account.exchanges_kept += part.exchanges
                 for example in _masked(part.result, masks.train_on):
-                    yield account.records_kept, replace(_narrowed(example, masks), score=conversation.score)
+                    yield account.records_numbered, replace(_narrowed(example, masks), score=conversation.score)

@@ -9,7 +9,7 @@ import numpy as np
 
 from vicuna_lit.data.dataset import DataReport, Examples
 from vicuna_lit.data.encoder import Example
-from vicuna_lit.data.plan import ExampleLengths, Plan
+from vicuna_lit.data.plan import ExampleLengths, Plan, Refused
 
 
 class JoinedExamples:
@@ -51,8 +51,10 @@ class JoinedExamples:
     @property
     def sizes(self) -> ExampleLengths:
         """All that a plan needs to know."""
+        alone = self.parts.get("")
+        refused = Refused(alone.refused, alone.refused_scores) if alone else None
         return ExampleLengths(
-            self.lengths, self.supervised, self.records, self.sources, self.scores, self.total_weights
+            self.lengths, self.supervised, self.records, self.sources, self.scores, self.total_weights, refused
         )
 
     @property

@@ -38,6 +38,8 @@ class Plan:
     """int64 [sources]: how many units (`step_unit`) of each source the first pass takes."""
     weights: np.ndarray | None = None
     """float64 [examples]: the weights of each one's supervised tokens together; None: every token counts once."""
+    left_out: tuple[int, ...] = ()
+    """Steps that the plan lacks, by their number from 0 with them: each of their conversations is refused."""
 
     @property
     def steps(self) -> int:
@@ -61,6 +63,8 @@ class Plan:
 
     def taken(self, steps: int, conversations_per_step: int) -> int:
         """Units of so many steps; the last step of the run may hold fewer than the others."""
+        for place in self.left_out:
+            steps += place < steps
         return min(steps * conversations_per_step, round(self.epochs * int(self.one_pass.sum())))
 
     @property
@@ -111,6 +115,17 @@ class Plan:
 
 
 @dataclass(frozen=True)
+class Refused:
+    """Conversations without an example, which keep their place where steps count conversations: what refuses them,
+    such as a short context, then changes nothing else of the order."""
+
+    numbers: np.ndarray
+    """int64 [refused]: where they lie among `ExampleLengths.records`."""
+    scores: np.ndarray
+    """float64 [refused]: see `Conversation`."""
+
+
+@dataclass(frozen=True)
 class ExampleLengths:
     """All that a plan needs to know of the examples."""
 
@@ -126,6 +141,8 @@ class ExampleLengths:
     """float64 [examples]: see `Conversation`; None: not known."""
     weights: np.ndarray | None = None
     """float64 [examples]: the weights of each one's supervised tokens together; None: every token counts once."""
+    refused: Refused | None = None
+    """None: of a mixture, whose shares are exact in what is trained on; or not known."""
 
 
 def plan_run(config: Computation, sizes: ExampleLengths, world_size: int) -> Plan:
@@ -147,6 +164,7 @@ def plan_run(config: Computation, sizes: ExampleLengths, world_size: int) -> Pla
         max_steps=config.trainer.max_steps,
         packing=config.packing,
         groups=sizes.records if config.step_unit == "conversation" else None,
+        refused=sizes.refused if config.step_unit == "conversation" else None,
         sources=sizes.sources,
         scores=sizes.scores,
         shares=Shares.of_config(config.data),
@@ -168,6 +186,7 @@ def plan_steps(
     max_steps: int | None = None,
     packing: bool = True,
     groups: np.ndarray | None = None,
+    refused: Refused | None = None,
     sources: np.ndarray | None = None,
     scores: np.ndarray | None = None,
     shares: Shares = WHOLE,
@@ -184,6 +203,8 @@ def plan_steps(
         packing: several examples to a row; False: one each.
         groups: int64 [examples]: those of one number are pieces that count as one conversation and stand in one step;
             they lie one behind the other. None: each example counts.
+        refused: conversations that are drawn too, and bring nothing; of a single source, with ascending `groups`.
+            A step of such alone is left out. None: there are none.
         sources: int64 [examples]: the number of the source of each; None: there is one.
         scores: float64 [examples]: for `order="by_score"`.
         shares, order: what one pass holds of each source, and how it is ordered.
@@ -200,26 +221,30 @@ def plan_steps(
             f"conversation {longest} has {lengths[longest]} tokens, a row holds tokens_per_device={tokens_per_device}"
         )
     lengths, supervised = lengths.astype(np.int32, copy=False), supervised.astype(np.int32, copy=False)
-    starts = _starts(len(lengths), groups)
-    of_units = _units(starts, lengths, supervised, sources, scores)
+    starts = _starts(len(lengths), groups, refused)
+    of_units = _units(starts, lengths, supervised, sources, scores, refused)
     stream = passes(of_units, shares, order, seed)
     one_pass = next(stream)
     per_pass = np.bincount(of_units.sources[one_pass], minlength=len(shares.amounts))
     size, total = len(one_pass), max_steps and max_steps * conversations_per_step
     units = _drawn(chain([one_pass], stream), size, total, epochs, skip)
     del of_units, stream, one_pass  # several times as large as the plan
+    left_out = () if refused is None else _empty_steps(units, starts, conversations_per_step)
     rows = lay_rows(_examples(units, starts, conversations_per_step), lengths, tokens_per_device, world_size, packing)
-    return Plan(rows, lengths, supervised, tokens_per_device, len(units) / size, per_pass)
+    return Plan(rows, lengths, supervised, tokens_per_device, len(units) / size, per_pass, left_out=left_out)
 
 
-def _starts(count: int, groups: np.ndarray | None) -> np.ndarray:
+def _starts(count: int, groups: np.ndarray | None, refused: Refused | None) -> np.ndarray:
     """int64 [units + 1]: where the examples of each unit start, and where the last ends."""
     if groups is None:
         return np.arange(count + 1)
     firsts = np.flatnonzero(np.diff(groups, prepend=groups[:1] - 1))
     if len(np.unique(groups)) != len(firsts):
         raise ValueError("groups: the pieces of a conversation do not lie one behind the other")
-    return np.append(firsts, count)
+    if refused is None:
+        return np.append(firsts, count)
+    numbers = np.sort(np.concatenate([groups[firsts], refused.numbers]))
+    return np.append(np.searchsorted(groups, numbers), count)
 
 
 def _units(
@@ -228,18 +253,26 @@ def _units(
     supervised: np.ndarray,
     sources: np.ndarray | None,
     scores: np.ndarray | None,
+    refused: Refused | None,
 ) -> Units:
     """What a pass is made of: each unit with all its examples.
 
     Args:
         starts: int64 [units + 1], see `_starts`.
     """
-    if len(starts) == 1:
+    if not len(lengths):
         raise ValueError("there is no conversation to train on")
-    firsts = starts[:-1]
-    tokens, said = (np.add.reduceat(sizes, firsts, dtype=np.int64) for sizes in (lengths, supervised))
-    found = np.zeros(len(firsts), np.int64) if sources is None else sources[firsts]
-    return Units(tokens, said, found, None if scores is None else scores[firsts])
+    tokens, said = (np.diff(np.append(0, np.cumsum(sizes, dtype=np.int64))[starts]) for sizes in (lengths, supervised))
+    there = np.diff(starts) > 0
+
+    def of_each(values: np.ndarray, of_refused: np.ndarray | int) -> np.ndarray:
+        found = np.empty(len(there), values.dtype)
+        found[there], found[~there] = values[starts[:-1][there]], of_refused
+        return found
+
+    found = np.zeros(len(there), np.int64) if sources is None else of_each(sources, 0)
+    of_refused = np.empty(0) if refused is None else refused.scores
+    return Units(tokens, said, found, None if scores is None else of_each(scores, of_refused))
 
 
 def _drawn(stream: Iterable[np.ndarray], size: int, total: int | None, epochs: float, skip: int) -> np.ndarray:
@@ -263,12 +296,27 @@ def _drawn(stream: Iterable[np.ndarray], size: int, total: int | None, epochs: f
 
 
 def _examples(units: np.ndarray, starts: np.ndarray, per_step: int) -> Iterator[np.ndarray]:
-    """int32: the examples of the units of each step, whatever the hardware."""
+    """int32: the examples of the units of each step that has one, whatever the hardware."""
     for first in range(0, len(units), per_step):
         own = units[first : first + per_step]
         counts = starts[own + 1] - starts[own]
+        if not counts.any():
+            continue
         skipped = np.cumsum(counts) - counts
         yield (np.repeat(starts[own] - skipped, counts) + np.arange(counts.sum())).astype(np.int32)
+
+
+def _empty_steps(units: np.ndarray, starts: np.ndarray, per_step: int) -> tuple[int, ...]:
+    """The steps without an example.
+
+    Raises:
+        DataError: all of them.
+    """
+    examples = np.add.reduceat(np.diff(starts)[units], np.arange(0, len(units), per_step))
+    empty = np.flatnonzero(examples == 0)
+    if len(empty) == len(examples):
+        raise DataError("not one conversation of these steps fits: a larger context_length, or more steps")
+    return tuple(empty.tolist())
 
 
 def give_back_memory() -> None:

@@ -45,12 +45,14 @@ class ConversationFiles:
         most = data.max_validation if validation else data.max_conversations
         masks = EVERY_REPLY if validation else Masks(c.train_on, c.train_on_reasoning, c.train_on_placeholders)
         files = hashes_of(self.files)
+        whole = not validation and c.step_unit == "conversation"  # the first so many, whatever refuses some of them
         left_out = {"sources", "shares", *(["score_field"] if validation else [])}
 
         def build(account: DataReport) -> Iterator[NumberedExample]:
             passed = self._held_out[1] if validation and self._held_out and self._held_out[0] == files else None
             records = self.records(validation) if passed is None else iter(passed)
-            yield from tokenised(records, encoder, context, account, most, masks)
+            records, kept = (_first(records, most), None) if whole and most else (records, most)
+            yield from tokenised(records, encoder, context, account, kept, masks)
             if hashes_of(self.files) != files:
                 raise DataError(f"{self.path}: a file has changed while it was read; start again when it is whole")
             if not validation and self._passed is not None:
@@ -63,6 +65,7 @@ class ConversationFiles:
             "encoder": encoder.fingerprint,
             "context_length": context,
             "masks": masks._asdict(),
+            "whole_conversations": bool(whole and most),
         }
         examples, account = TokenCache(c.token_cache_gb * 1e9).examples(about, build)
         if validation:
@@ -136,6 +139,15 @@ class ConversationFiles:
             given = self.path if inside == name else data.validation_path or ""
             out[given if place_of(given) == file else f"{given}/{inside}"] = file
         return out
+
+
+def _first(records: Iterator[Conversation | Rejection], most: int) -> Iterator[Conversation | Rejection]:
+    """The first so many that can be read, and what lies before the last of them."""
+    for record in records:
+        yield record
+        most -= isinstance(record, Conversation)
+        if not most:
+            return
 
 
 class Sources:

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from vicuna_lit.data.dataset import DataReport, Examples, Ids, NumberedExample
+from vicuna_lit.data.encoder import Example
 from vicuna_lit.file_hashes import cache_folder, code_hash, sha256_of
 from vicuna_lit.run_folder import locked
 from vicuna_lit.whole_files import whole_folder, write_json
@@ -34,6 +35,7 @@ ABOUT = "about.json"
 ARRAYS: dict[str, type] = {
     "input_ids": np.int32, "supervised_mask": np.bool_, "offsets": np.int64, "records": np.int64,
     "replies_before": np.int64, "scores": np.float64, "weights": np.float32, "id_text": np.uint8, "id_ends": np.int64,
+    "refused": np.int64, "refused_scores": np.float64,
 }  # fmt: skip
 """The files of an entry and what they hold, in the order of the machine's bytes."""
 VALIDATIONS = "validations"
@@ -160,6 +162,10 @@ def _write(folder: Path, examples: Iterable[NumberedExample]) -> None:
 
         put("offsets", [0])
         for number, example in examples:
+            if not isinstance(example, Example):
+                put("refused", [number])
+                put("refused_scores", [example])
+                continue
             if example.weights is not None and not weighted:  # the first: those before it count once
                 weighted = True
                 put("weights", np.ones(tokens, np.float32))

@@ -104,10 +104,12 @@ def by_folder(questions: Sequence[Question], model: Model, config: EvaluateConfi
 
     Batches are those of all questions, each with its own seed, so that a stop changes no sampled answer.
     """
-    from vicuna_lit.inference.generate import load_noted
+    from vicuna_lit.inference.generate import common_dtype, load_noted
 
     assert isinstance(model.source, FolderSource)
-    chat = load_noted(model.source.path, model.name, config.template, config.template_date)
+    folders = [source.path for source in config.models if isinstance(source, FolderSource)]
+    dtype = common_dtype([path for path in folders if not _holds_answers(locate_model(path))])
+    chat = load_noted(model.source.path, model.name, config.template, config.template_date, dtype)
     asked, done = config.answers, model.answered()
     for start in range(0, len(questions), asked.batch_size):
         batch = questions[start : start + asked.batch_size]

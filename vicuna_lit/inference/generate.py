@@ -1,14 +1,16 @@
 """A model that answers, with exactly the prompt it was trained on."""
 
+import json
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from inspect import signature
 from pathlib import Path
 from typing import Any, NamedTuple, overload
 
 import torch
+from safetensors import safe_open
 from transformers import AutoModelForCausalLM, DynamicCache, GenerationConfig, PreTrainedModel
 
 from vicuna_lit.config.template import TemplateConfig
@@ -40,19 +42,21 @@ class Chat:
         system: str | None = None,
         template: TemplateConfig | None = None,
         date: str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> "Chat":
         """Opens a Hugging Face folder, a `.gguf` file or a name on the Hub; its chat template gives the prompt.
 
         Args:
             template: for a folder that has none of its own.
             date: for templates that write today's date, `2024-07-26`; None: today's, however long the chat goes on.
+            dtype: that it computes in, see `common_dtype`; None: as its weights are kept.
 
         Raises:
             ModelError, MissingPath: it cannot be opened.
         """
         place = locate_model(fetched_path(folder, "model"))
         tokenizer = load_tokenizer(str(place))
-        model = _model_of(place)
+        model = _model_of(place, dtype)
         model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
         torch.backends.cuda.enable_cudnn_sdp(False)  # it would build a plan for every new length: for every token
         if tokenizer.chat_template is None and template is not None and template.kind != "tokenizer":
@@ -72,20 +76,61 @@ class Chat:
         return answer
 
 
-def load_noted(path: str, name: str, template: TemplateConfig | None, date: str | None) -> Chat:
-    """`Chat.load`, with a note on stderr where `vicuna-train` would refuse this model."""
+def load_noted(
+    path: str, name: str, template: TemplateConfig | None, date: str | None, dtype: torch.dtype | None = None
+) -> Chat:
+    """`Chat.load`, with a note on stderr where `vicuna-train` would refuse this model, or it gets another dtype."""
     from vicuna_lit.models.proof import refusal
 
-    chat = Chat.load(path, template=template, date=date)
+    chat = Chat.load(path, template=template, date=date, dtype=dtype)
     if why := refusal(path):
         print(f"note: {name}: {why}", file=sys.stderr)
+    if dtype is not None and dtype != _kept_in(locate_model(fetched_path(path, "model"))):
+        print(
+            f"note: {name} answers in fp32, as the others do: their weights are kept in several dtypes", file=sys.stderr
+        )
     return chat
 
 
-def _model_of(place: Path) -> Any:
+def common_dtype(paths: Sequence[str]) -> torch.dtype | None:
+    """What models that are compared compute in: fp32 where their weights are kept in several dtypes; None: in theirs.
+
+    A base is mostly kept in bf16, and what is trained from it in fp32: equal weights would then give other replies.
+
+    Raises:
+        ModelError, MissingPath: a folder cannot be read.
+    """
+    kept = {_kept_in(locate_model(fetched_path(path, "model"))) for path in paths} - {None}
+    return torch.float32 if len(kept) > 1 else None
+
+
+def _kept_in(place: Path) -> torch.dtype | None:
+    """The dtype of a folder's weights, in which transformers computes with them; None: they are quantised."""
+    if place.suffix == ".gguf":
+        return torch.float32
+    whole: Any = {}
+    with suppress(OSError, ValueError):  # who loads it says what is wrong
+        whole = json.loads((place / "config.json").read_bytes())
+    said = (
+        [one for one in (whole, whole.get("text_config")) if isinstance(one, dict)] if isinstance(whole, dict) else []
+    )
+    if any(one.get("quantization_config") for one in said):
+        return None
+    name = next((one[key] for one in said for key in ("dtype", "torch_dtype") if one.get(key)), None)
+    found = {str(kind): kind for kind in (torch.float32, torch.bfloat16, torch.float16)}.get(f"torch.{name}")
+    if found is None and (files := sorted(place.glob("*.safetensors"))):  # transformers takes that of the first
+        with safe_open(files[0], "pt") as weights:
+            kinds = (weights.get_tensor(name).dtype for name in weights.keys())  # noqa: SIM118  (it is no dict)
+            found = next((kind for kind in kinds if kind.is_floating_point), None)
+    return found or torch.float32
+
+
+def _model_of(place: Path, dtype: torch.dtype | None) -> Any:
     """As its folder says it is, or refused: transformers would give a weight that is missing random numbers."""
     refuse_adapter(place)
     how: dict[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True}  # we tell their names
+    if dtype is not None and _kept_in(place) is not None:
+        how["dtype"] = dtype
     with told_as_model_error(f"{place}: no model could be loaded"):
         if place.suffix == ".gguf":
             how["config"] = read_config(place)

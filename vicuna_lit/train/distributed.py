@@ -124,9 +124,9 @@ def deterministic_kernels(deterministic: bool) -> Iterator[None]:
 
 @contextmanager
 def plain_torch() -> Iterator[None]:
-    """Inside the block torch is as a new process has it, whatever a notebook has set: autocast, another dtype and TF32
-    would change losses, a default device or inference mode would break the run. Other processes of a run have none of
-    it.
+    """Inside the block torch is as a new process has it, whatever a notebook has set: autocast, another dtype, TF32 and
+    another choice of attention kernels (a chat makes one) would change losses, a default device or inference mode would
+    break the run. Other processes of a run have none of it.
     """
     dtype = torch.get_default_dtype()
     matrices = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul  # pyright: ignore[reportAttributeAccessIssue]
@@ -145,6 +145,7 @@ def plain_torch() -> Iterator[None]:
                     plain.enter_context(torch.autocast(device, enabled=False))
             if torch.get_default_device().type != "cpu":
                 plain.enter_context(torch.device("cpu"))
+            plain.enter_context(_every_attention())
             plain.enter_context(torch.inference_mode(False))
             plain.enter_context(torch.enable_grad())
             yield
@@ -154,6 +155,20 @@ def plain_torch() -> Iterator[None]:
             torch.set_float32_matmul_precision(of_all)
         for kind, precision in zip(matrices, of_each, strict=True) if of_all != "highest" else ():
             kind.fp32_precision = precision
+
+
+@contextmanager
+def _every_attention() -> Iterator[None]:
+    """Inside the block torch chooses among all kernels of `scaled_dot_product_attention`."""
+    cuda: Any = torch.backends.cuda  # for a CPU's, too
+    before = {kind: getattr(cuda, f"{kind}_sdp_enabled")() for kind in ("flash", "mem_efficient", "math", "cudnn")}
+    try:
+        for kind in before:
+            getattr(cuda, f"enable_{kind}_sdp")(True)
+        yield
+    finally:
+        for kind, enabled in before.items():
+            getattr(cuda, f"enable_{kind}_sdp")(enabled)
 
 
 def launch(config: TrainConfig, environment: dict[str, str] | None = None) -> Result:

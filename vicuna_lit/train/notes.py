@@ -68,6 +68,11 @@ def notes(config: TrainConfig, data: PlannedData, positions: int | None) -> Iter
             f"only {steps} optimizer {few}{idle} of {config.conversations_per_step} {config.step_unit}s; "
             "conversations_per_step=<fewer> or trainer.epochs=<more> makes more"
         )
+    if left_out := len(data.plan.left_out):
+        yield (
+            f"{left_out:,} of {steps + left_out:,} steps are left out: of their conversations none fits; a longer "
+            "context_length, or more conversations_per_step"
+        )
     if config.finetune.facts.adapters and config.optimizer.lr < LOW_FOR_ADAPTERS:
         yield (
             f"optimizer.lr={config.optimizer.lr:g} is a rate for full fine-tuning; adapters mostly take ten times as "
@@ -101,6 +106,20 @@ def _of_records(config: TrainConfig, data: PlannedData, positions: int | None) -
             yield (
                 f"{long:,} of {account.records_in:,} records{of} hold no exchange that fits into "
                 f"context_length={config.context_length}; a longer one takes them{_positions(config, positions)}"
+            )
+    yield from _of_empty_places(config, data)
+
+
+def _of_empty_places(config: TrainConfig, data: PlannedData) -> Iterator[str]:
+    """Steps that hold fewer conversations than was asked for, since many are refused."""
+    if config.step_unit == "conversation" and "" in data.train.parts:
+        refused, there = len(data.train.parts[""].refused), data.reports[""].records_numbered
+        if refused > MANY_LOST * there:
+            held = config.conversations_per_step * (1 - refused / there)
+            yield (
+                f"{refused:,} of {there:,} conversations are refused and leave their places in the steps empty, as no "
+                f"setting may change the others': {held:.3g} of {config.conversations_per_step} are there in the mean; "
+                "step_unit=example counts what fits"
             )
 
 

@@ -8,6 +8,7 @@ import json
 
 from vicuna_lit.data.conversation import DataError
 from vicuna_lit.data.dataset import DataReport, Masks, tokenised
+from vicuna_lit.data.encoder import Example
 from vicuna_lit.data.readers import read
 from vicuna_lit.data.tokenizer import make_encoder
 from vicuna_lit.paths import locate
@@ -27,6 +28,8 @@ def main() -> None:
     account, examples, tokens, empty = DataReport(), 0, 0, 0
     records, masks = read(locate(given.data)), Masks(given.train_on)
     for _, example in tokenised(records, encoder, given.context, account, given.conversations, masks):
+        if not isinstance(example, Example):  # of a conversation that is refused
+            continue
         examples, tokens = examples + 1, tokens + len(example.input_ids)
         empty += not example.supervised.any()
     if not examples:

@@ -56,7 +56,7 @@ def scale(copies: int, overrides: list[str]) -> dict[str, Any]:
     with TemporaryDirectory() as folder:
         entry = Path(folder)
         numbered = (
-            (records[i] + copy * account.records_kept, examples[i])
+            (records[i] + copy * account.records_numbered, examples[i])
             for copy in range(copies)
             for i in range(len(examples))
         )

@@ -189,7 +189,11 @@ def test_conversations_are_a_sample_too(tmp_path):
     assert f"{(both.interval.high - both.interval.low) / 2:.1f}" in row["difference, paired"]
     path = sweep.runs[0].folder / "validation.csv"
     path.write_text(path.read_text().replace("c0,20", "other,20"))
-    assert read_sweep(tmp_path).conclude()[0].conversations == 0  # one run is judged by another conversation
+    said = str(read_sweep(tmp_path).conclude()[0])  # one run is judged by another conversation
+    assert "not compared" in said
+    assert "other texts, which are as many (" in said and "other of 20 supervised tokens" in said
+    path.write_text(path.read_text().replace("other,20", "source/c0,20"))  # the same, as a source of a mixture
+    assert read_sweep(tmp_path).conclude()[0].verdict == "unclear"
     path.write_text("conversation,supervised_tokens,loss_4\nc0,many,1\n")
     sweep = read_sweep(tmp_path)
     assert sweep.conclude() == [replace(alone, conversations=0)]  # one file costs no table
@@ -225,6 +229,10 @@ def test_what_else_differs_is_said(tmp_path):
     sweep_of(tmp_path, {"5e-3": [1.0, 1.1]}, steps=5)
     sweep_of(tmp_path / "more", {"1e-3": [1.0, 1.1]}, steps=6)
     assert besides(settings(read_sweep(tmp_path))) == ["steps (1e-3: 6; 5e-3: 5)"]
+    sweep_of(tmp_path / "few", {"1": [1.0]}, data={"train": {"records_kept": 8}, "validation": VALIDATION}, steps=6)
+    sweep_of(tmp_path / "all", {"2": [1.0]}, data={"train": {"records_kept": 9}, "validation": VALIDATION}, steps=6)
+    found = [one for one in settings(read_sweep(tmp_path)) if one.name in "12"]
+    assert besides(found) == ["conversations (1: 8; 2: 9)"]
 
 
 def test_settings_whose_names_are_cut_alike_keep_a_conclusion_each(tmp_path):

@@ -293,6 +293,17 @@ def test_a_sweep_over_what_cuts_conversations_is_made_alike(capsys):
     assert {c.validation.context_length for c in ranged} == {768}
     masks = jobs_of(line("-m", "train_on=assistant_messages,all_tokens"))
     assert {(c.step_unit, c.validation.context_length) for c in masks} == {("conversation", None)}
+    for cuts in ("system_prompt=null,Be brief", "model.add_tokens=[x],[y]", "template.default_system=Be kind,Be brief"):
+        assert {c.step_unit for c in jobs_of(line("-m", cuts))} == {"conversation"}, cuts
+
+
+def test_what_goes_by_tokens_cannot_be_made_alike_and_is_said(capsys):
+    jobs_of(line("-m", "train_on=assistant_messages,all_tokens", "order=by_length"))
+    assert "note: order=by_length goes by tokens, of which these jobs have others" in capsys.readouterr().err
+    jobs_of(line("-m", "context_length=512,2048", "data=mixture", "data.shares=supervised_tokens"))
+    assert "note: data.shares=supervised_tokens goes by tokens" in capsys.readouterr().err
+    jobs_of(line("-m", "seed=0,1", "order=by_length"))
+    assert "goes by tokens" not in capsys.readouterr().err
 
 
 def test_what_the_user_says_stays_and_other_sweeps_are_left_alone(capsys):

@@ -12,6 +12,7 @@ from vicuna_lit.cli.command_line import jobs_of, read
 from vicuna_lit.config.compose import ConfigError, load
 from vicuna_lit.config.from_run import said_as
 from vicuna_lit.config.texts import quoted, typed
+from vicuna_lit.file_hashes import sha256_of
 
 ODD = "costs ${x} or \\${y}, \\ {z} 'q'"
 
@@ -77,6 +78,15 @@ def test_what_is_different_is_said(old, capsys):
     assert capsys.readouterr().err.splitlines()[1:] == ["  wandb.group: 'sweep' → None"]
     _say_differences(str(old), [one(f"from={old}", "wandb.group=sweep")])
     assert "no value differs" in capsys.readouterr().err
+    Path("x").mkdir()
+    Path("x/talks.jsonl").write_text("edited")
+    Path("w").write_text("as it was")
+    files = {"x/talks.jsonl": "hash of before", "x/gone.jsonl": "1", "w": sha256_of(Path("w")), "elsewhere": "2"}
+    (old / "run.json").write_text(json.dumps({"files": files}))
+    _say_differences(str(old), [one(f"from={old}", "wandb.group=sweep")])
+    assert capsys.readouterr().err.splitlines()[1:] == ["  x/talks.jsonl is not the same file any more"]
+    _say_differences(str(old), [one(f"from={old}", "wandb.group=sweep", "data.path=y")])
+    assert "talks" not in capsys.readouterr().err
 
 
 def test_the_next_change_takes_the_place_of_the_last_in_the_name(old):

@@ -162,6 +162,7 @@ def test_accounting_of_a_mixed_lot():
     assert [*examples.ids] == ["good", "half", "tail"]
     assert (account.records_in, account.records_kept, account.records_rejected) == (6, 3, 3)
     assert account.rejected_by_reason == {TOO_LONG: 1, "roles do not alternate": 1, "broken JSON": 1}
+    assert (examples.records.tolist(), examples.refused.tolist(), account.records_numbered) == ([1, 3, 4], [2], 4)
     assert account.exchanges_rejected_by_reason == {TOO_LONG: 1}
     assert (account.turns_cut, account.exchanges_kept) == (1, 3)
     account.first_rejections.reverse()

@@ -9,8 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vicuna_lit.config.compose import load
+from vicuna_lit.data.conversation import DataError
 from vicuna_lit.data.order import Shares
-from vicuna_lit.data.plan import Plan, plan_steps
+from vicuna_lit.data.plan import Plan, Refused, plan_steps
+from vicuna_lit.data.planned import PlannedData
 
 lengths_strategy = st.lists(st.integers(2, 500), min_size=1, max_size=80)
 
@@ -136,3 +139,69 @@ def test_pieces_of_one_conversation_share_a_step(pieces, per_step, seed):
         assert sorted(groups[list(a)]) == sorted(i * 3 + 7 for c in b for i in [c] * len(pieces[c]))
     alone = plan_steps(lengths, lengths, groups=np.arange(len(lengths)), **common)
     assert tuple(alone.rows) == tuple(plan_steps(lengths, lengths, **common).rows)
+
+
+@given(
+    kept=st.lists(st.booleans(), min_size=1, max_size=40).filter(any),
+    per_step=st.integers(1, 6),
+    order=st.sampled_from(["shuffled", "by_score"]),
+    epochs=st.sampled_from([0.6, 1, 2.3]),
+)
+@pytest.mark.promise(
+    "Where steps count conversations, those that a setting refuses change nothing of the others' steps"
+)
+def test_what_is_refused_leaves_the_company_of_the_others_alone(kept, per_step, order, epochs):
+    kept, count = np.array(kept), len(kept)
+    scores = np.random.default_rng(1).permutation(count).astype(float)
+    common = {"conversations_per_step": per_step, "tokens_per_device": 500, "order": order, "epochs": epochs}
+    whole = plan_steps([9] * count, [5] * count, groups=np.arange(count), scores=scores, **common)
+    there, gone = np.flatnonzero(kept), np.flatnonzero(~kept)
+    left = [[i for i in step if kept[i]] for step in whole.step_examples]
+    few = {"groups": there, "scores": scores[kept], "refused": Refused(gone, scores[gone])}
+    if not any(left):
+        with pytest.raises(DataError, match="not one conversation of these steps fits"):
+            plan_steps([9] * len(there), [5] * len(there), **few, **common)
+        return
+    cut = plan_steps([9] * len(there), [5] * len(there), **few, **common)
+    assert [[int(there[i]) for i in step] for step in cut.step_examples] == [step for step in left if step]
+    assert cut.left_out == tuple(i for i, step in enumerate(left) if not step)
+    assert cut.epochs == whole.epochs
+    places = [i for i, step in enumerate(left) if step]
+    for done in range(1, cut.steps + 1):  # so that a run which extends this one begins behind it
+        assert places[done - 1] * per_step < cut.taken(done, per_step) <= whole.taken(places[done - 1] + 1, per_step)
+
+
+@pytest.mark.promise(
+    "Where steps count conversations, those that a setting refuses change nothing of the others' steps"
+)
+def test_a_shorter_context_and_another_template_leave_the_steps_their_conversations(tmp_path):
+    """Of the first so many, none comes in the place of one that is refused."""
+    records = [f"What is {i}?" for i in range(30)]
+    long: dict[int, str] = {i: "word " * 200 for i in (3, 7, 8, 20)}  # noqa: C420  (its type)
+    turns = [
+        [{"from": "human", "value": q}, {"from": "gpt", "value": long.get(i, "A number.")}]
+        for i, q in enumerate(records)
+    ]
+    turns[12] += [
+        {"from": "tool", "value": "42"},
+        {"from": "gpt", "value": "So it is."},
+    ]  # which vicuna_v1 has no place for
+    file = tmp_path / "records.jsonl"
+    file.write_text("\n".join(json.dumps({"id": f"r{i}", "conversations": t}) for i, t in enumerate(turns)))
+    common = ("data=files", f"data.path={file}", "data.validation_fraction=0", "conversations_per_step=3")
+    marks = "model.add_tokens=['<|im_start|>','<|im_end|>']"
+
+    def steps(*settings: str) -> list[set[str]]:
+        data = PlannedData(load("train", *common, "trainer.epochs=2", *settings))
+        data.read()
+        assert not data.plan.left_out
+        return [{data.train.id_of(i) for i in step} for step in data.plan.step_examples]
+
+    whole = ("step_unit=conversation", "data.max_conversations=21", "template=hermes", marks)
+    for kept in ("token_cache_gb=1", "token_cache_gb=1"):  # made, and found
+        all_of_them = steps(*whole, kept)
+        assert len(all_of_them) == 14 and set.union(*all_of_them) == {f"r{i}" for i in range(21)}
+        assert steps(*whole, kept, "context_length=150") == [step - {"r3", "r7", "r8", "r20"} for step in all_of_them]
+        assert steps(*whole, kept, "template=vicuna_v1") == [step - {"r12"} for step in all_of_them]
+    pieces = steps("data.max_conversations=21", "context_length=150")  # what fits is counted
+    assert [len(step) for step in pieces] == [3] * 14

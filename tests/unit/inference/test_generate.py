@@ -12,11 +12,16 @@ from safetensors.torch import load_file, save_file
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from tests.helpers.families import save_tiny, tiny_config
+from vicuna_lit.config.compose import load
+from vicuna_lit.config.evaluate import FolderSource
 from vicuna_lit.data.conversation import Conversation
+from vicuna_lit.evaluate.generate import Model, by_folder
+from vicuna_lit.evaluate.questions import Question
 from vicuna_lit.inference.backend import Settings
 from vicuna_lit.inference.generate import (
     Chat,
     arguments,
+    common_dtype,
     generate,
     keeps_keys_alone,
     likelihoods,
@@ -63,6 +68,34 @@ def test_a_folders_own_sampling_is_put_aside(tmp_path: Path):
         sampled: Any = fussy.model.generate(prompt, **told)  # pyright: ignore[reportCallIssue]
         likely = fussy.model(prompt[:1]).logits[0, -1].topk(50).indices
     assert not set(sampled[:, -1].tolist()) <= set(likely.tolist()), "at temperature 1 there is no top-k"
+
+
+@pytest.mark.promise(
+    "Models that are compared answer in one dtype: equal weights, kept in bf16 and in fp32, say the same"
+)
+def test_a_base_in_bf16_and_a_run_in_fp32_answer_alike(tmp_path: Path, capsys):
+    wide, narrow, other = (folder_of("llama", tmp_path / name) for name in ("wide", "narrow", "other"))
+    model = AutoModelForCausalLM.from_pretrained(wide, dtype=torch.bfloat16)
+    model.save_pretrained(narrow)
+    model.float().save_pretrained(wide)  # the same numbers
+    save_file({k: v.half() for k, v in load_file(other / "model.safetensors").items()}, other / "model.safetensors")
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps({k: v for k, v in config.items() if k != "dtype"}))
+    paths = [str(folder) for folder in (wide, narrow, other)]
+    assert [common_dtype([path]) for path in paths] == [None] * 3
+    assert [common_dtype([path, paths[0]]) for path in paths] == [None, torch.float32, torch.float32]
+    quantised = json.loads((other / "config.json").read_text()) | {"quantization_config": {"quant_method": "fp8"}}
+    (other / "config.json").write_text(json.dumps(quantised))
+    assert common_dtype([paths[0], paths[2]]) is None, "what is quantised stays as it is"
+    evaluation = load("evaluate", f"models=[{narrow},{wide}]", "answers.max_new_tokens=30")
+    found: list[Any] = []
+    for name in ("narrow", "wide"):
+        source = FolderSource(kind="folder", path=str(tmp_path / name), name=name)
+        by_folder([Question("1", "", ("Hi",))], Model(name, source, tmp_path / "none"), evaluation, found.extend)
+    assert found[0].turns == found[1].turns
+    assert [line for line in capsys.readouterr().err.splitlines() if "fp32" in line] == [
+        "note: narrow answers in fp32, as the others do: their weights are kept in several dtypes"
+    ]
 
 
 def test_a_stop_that_is_written_in_other_tokens_is_text(tmp_path: Path):

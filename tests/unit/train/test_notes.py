@@ -1,5 +1,7 @@
 """What a run says that the user may not have meant."""
 
+import json
+
 from tests.helpers.runs import COMMON
 from vicuna_lit.config.compose import load
 from vicuna_lit.data.plan import plan_run
@@ -50,6 +52,23 @@ def test_notes_of_the_run_before_are_counted_in_a_loop_of_short_runs(capsys):
         _say_notes(found, verbose)
     noted = ["a", "b", "2 notes as of the run before; report.html has them", "a", "a"]
     assert capsys.readouterr().out.splitlines() == [f"note: {line}" for line in noted]
+
+
+def test_empty_places_and_steps_are_said(tmp_path):
+    turns = [[{"from": "human", "value": "Hi."}, {"from": "gpt", "value": "word " * 99 * (i != 4)}] for i in range(9)]
+    (tmp_path / "few.jsonl").write_text(
+        "\n".join(json.dumps({"id": str(i), "conversations": t}) for i, t in enumerate(turns))
+    )
+    common = ("data=files", f"data.path={tmp_path / 'few.jsonl'}", "data.validation_fraction=0", "context_length=64")
+    config = load("train", *common, "conversations_per_step=2", "step_unit=conversation", "trainer.epochs=1")
+    data = PlannedData(config)
+    data.read()
+    said = " ".join(notes(config, data, None))
+    assert (data.plan.steps, len(data.plan.left_out)) == (1, 4)
+    assert "4 of 5 steps are left out: of their conversations none fits; a longer context_length" in said
+    assert "8 of 9 conversations are refused and leave their places in the steps empty" in said
+    assert "0.222 of 2 are there in the mean" in said
+    assert "places" not in " ".join(notes(config.model_copy(update={"step_unit": "example"}), data, None))
 
 
 def test_what_the_start_has_said_is_not_said_again(tmp_path, capsys):

@@ -57,8 +57,10 @@ def test_a_gpu_that_a_run_was_the_first_to_use_begins_with_the_scripts_seed(monk
 
 
 def test_what_a_notebook_has_set_of_torch_changes_no_run():
+    cudnn = torch.backends.cuda.cudnn_sdp_enabled()
     torch.set_default_dtype(torch.float64)
     torch.set_float32_matmul_precision("high")
+    torch.backends.cuda.enable_flash_sdp(False)  # a CPU's, too
     try:
         with torch.autocast("cpu", torch.bfloat16), torch.device("meta"), torch.inference_mode():
             with plain_torch():
@@ -67,6 +69,9 @@ def test_what_a_notebook_has_set_of_torch_changes_no_run():
                 product.sum().backward()
                 assert (product.dtype, product.device.type) == (torch.float32, "cpu") and weight.grad is not None
                 assert torch.get_float32_matmul_precision() == "highest"
+                assert torch.backends.cuda.flash_sdp_enabled()
+                torch.backends.cuda.enable_cudnn_sdp(False)
+            assert (torch.backends.cuda.flash_sdp_enabled(), torch.backends.cuda.cudnn_sdp_enabled()) == (False, cudnn)
             assert torch.is_autocast_enabled("cpu") and torch.is_inference_mode_enabled()
             assert torch.ones(1).device.type == "meta"
         assert torch.get_default_dtype() == torch.float64 and torch.get_float32_matmul_precision() == "high"
@@ -78,6 +83,7 @@ def test_what_a_notebook_has_set_of_torch_changes_no_run():
                 assert torch.get_float32_matmul_precision() == "highest"
             assert [kind.fp32_precision for kind in kinds] == of_each
     finally:
+        torch.backends.cuda.enable_flash_sdp(True)
         torch.set_default_dtype(torch.float32)
         torch.set_float32_matmul_precision("highest")
 
