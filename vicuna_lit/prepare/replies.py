@@ -47,8 +47,8 @@ WRITTEN = re.compile(
     r"|briefe?s?|absage\w*|nachricht|entschuldigung\w*|gedicht|geschichte|satz|lettre|mot d'|poème|histoire"
     r"|refus\w*|excus\w*|carta|correo|mensaje|poema|cuento|historia|frase|rechaz\w*|mensagem|recusar|convi\w+"
     r"|lettera|messaggio|poesia|storia|racconto|rifiut\w*|brief|verhaal|wiadomość|opowiadanie|wiersz|mektup"
-    r"|hikaye|surat|cerita|puisi|bức thư|câu chuyện|bài thơ)\b|письм|отказ|приглаш|стих|рассказ|истори|写信|写一?封|道歉信|邮件|郵件"
-    r"|假条|请假|故事|诗|詩|台词|メール|手紙|物語|台詞|断り|편지|메일|이야기|거절|문장|رسالة|قصة|قصيدة|पत्र|कहानी|कविता|จดหมาย|เรื่อง|กลอน"
+    r"|hikaye|surat|cerita|puisi|bức thư|câu chuyện|bài thơ)\b|письм|отказ|приглаш|стих|рассказ|истори|写信|写一?封"
+    r"|道歉信|邮件|郵件|假条|请假|故事|诗|詩|台词|メール|手紙|物語|台詞|断り|편지|메일|이야기|거절|문장|رسالة|قصة|قصيدة|पत्र|कहानी|कविता|จดหมาย|เรื่อง|กลอน"
 )
 """In small letters, of a question that asks for a text in which somebody else may speak."""
 SERVICE = re.compile(

@@ -41,6 +41,13 @@ def test_what_stands_for_a_password_or_labels_one_stays():
         "server.login(sender_email, password); res.cookie('sessionid', token, {httpOnly: true})",
         "Cookie: session=abc123; theme=dark",
         "The seed phrase is twelve words that restore a wallet; write them on paper, and keep them safe.",
+        '$db = new mysqli("localhost", "username", "password", "shop"); $p = new PDO($dsn, "root", "secret");',
+        "CREATE USER 'ada'@'localhost' IDENTIFIED BY 'new_password';",
+        "net use Z: \\\\nas\\share /user:domain\\ada * /persistent:yes",
+        "login: open the page\npass: all tests are green",
+        "Das Passwort ist obligatorisch. Le mot de passe est obligatoire. 密码是必须的。",
+        "password must have more than four",
+        "-----BEGIN PRIVATE" + " KEY-----\nINSERT CLIENT KEY HERE\n-----END PRIVATE" + " KEY-----",
     ):
         assert redacted(text) == text
 
@@ -63,6 +70,22 @@ def test_the_places_where_calls_commands_and_files_hold_a_secret():
         ("curl 'https://app.mail.io/api' -H 'Cookie: session={}; theme=dark'", token),
         ("Set-Cookie: connect.sid=s%3A{}; Path=/", token),
         ("sb = create('{}')", "sb_" + f"secret_{token}_{token[:8]}"),
+        ('$db = new mysqli("localhost", "u8211_wp", "{}", "u8211_wp");', "zXc98!kLm"),
+        ("$db = new PDO('mysql:host=db', 'ada', '{}');", "Quitt3nbrot"),
+        ('var c = new NetworkCredential("svc", "{}", "CORP");', "Mail$erv1ce"),
+        ('c = DriverManager.getConnection("jdbc:mysql://db/x", "ada", "{}");', "Bl4ubeere"),
+        ('$pw = ConvertTo-SecureString "{}" -AsPlainText -Force', "Adm1nLab#7"),
+        ("CREATE USER 'shop'@'%' IDENTIFIED BY '{}';", "Sh0pPass2024"),
+        ("net use Z: \\\\nas01\\share /user:OFFICE\\ada {} /persistent:yes", "Winter2024!"),
+        ('nmcli dev wifi connect "Box 7590" password "{}"', "48213377001926384415"),
+        ("login: ada\npass: {}\nDoes it work?", "Warszawa44"),
+        ("Gmail says my app password is wrong. password = '{}'", "xkqd wfzp mbtr hnvs"),
+        ("Mein Passwort lautet {}, warum ist es schwach?", "Sommerzeit22"),
+        ("mon mot de passe est {} et le site le refuse", "Chaton1234"),
+        ("la contraseña es {} y no entra", "Barcelona10"),
+        ("密码是{},账号是wang", "Wang1990xx"),
+        ("APP_KEY=base64:{}", f"{token}{token[:19]}="),
+        ("Private-MAC: x\nKey: {}", "tvly" + f"-dev-{token}{token[:8]}"),
         ("My recovery phrase is: {}", "witch collapse practice feed shame open despair creek road again ice least"),
     ):
         assert redacted(form.format(value)) == form.format("[KEY]")
