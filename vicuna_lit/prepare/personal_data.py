@@ -35,6 +35,9 @@ PHONE = re.compile(  # its first sign comes before what precedes it: so Python s
     r"(?<=\+)\d{1,3}[ .-]?(?:\(\d{1,4}\)[ .-]?)?\d{1,4}(?:[ .-]?\d{2,4}){2,5}"  # +49 30 1234 5678, +33 6 39 98 00 00
     r"|(?<=1)[ .-](?:\(\d{3}\)[ -]?\d{3}[ .-]\d{4}|\d{3}([.-])\d{3}\1\d{4})"  # 1 (555) 123-4567, 1-555-123-4567
     r"|(?<=\()\d{3}\)[ -]?\d{3}[ .-]\d{4}|(?<=\d)\d{2}([.-])\d{3}\2\d{4}"  # (555) 123-4567, 555-123-4567
+    r"|(?<=\()(?:0\d\) \d{4} \d{4}|\d{2}\) 9?\d{4}-\d{4})"  # (02) 9374 4000, (11) 98765-4321
+    r"|(?<=0)(?:(?:1[016-9]|[2-9]\d?)-\d{3,4}-\d{4}|8\d\d-\d{4}-\d{3,4}"  # Korea, Japan, Indonesia
+    r"|7\d{3} (?:\d{6}|\d{3} \d{3})|20 \d{4} \d{4}|7\d-\d{3} \d{2} \d{2})"  # the United Kingdom, Sweden
     r")(?![\w/=-]|\.\d)"
 )
 CARD = re.compile(
@@ -42,7 +45,8 @@ CARD = re.compile(
 )
 ANNOUNCED = re.compile(
     r"[^\W\d_]{0,12}+(?P<link>(?:[ .]{1,2}(?:n(?:umber|o|r|um|úmero|uméro|umero|umer|ummer|umaras[ıi]|umaram|º|°)"
-    r"|номер\w?|नंबर|saya|kom|mobile?|phone|is|est|es|ist|lautet|le|è|é)\b){0,3}[. ]{0,2}[:：]{0,2})\s?"
+    r"|номер\w?|नंबर|saya|kom|mobile?|phone|is|est|es|ist|lautet|le|è|é"
+    r"|to|at|on|au|op|på|auf|unter|di|al|em|שלי)\b){0,3}[. ]{0,2}[:：]{0,2})\s?"
     r"(\(?\d{1,5}\)?(?:[ ./-]{0,3}\(?\d{1,5}\)?){2,5})(?![A-Za-z\d_/=-]|\.\d)"
 )
 """A national number, behind a word that announces it: the rest of that word, and what may stand between."""
@@ -51,9 +55,11 @@ WEAK = re.compile(r"[1-79][\d.]{0,4}[ ./-].*")
 NO_NUMBER = re.compile(r"(?:(?:19|20)\d\d\b[ ./-]*)+(?:[01]?\d\b.*)?|\d+(?:[.,]\d+)?0{5,}|(?:\d{1,3}[ .])?(\d)\1{5,}")
 """Years, dates, and round numbers."""
 ANNOUNCING = (
-    "tel", "phone", "mob", "cel", "fax", "whatsapp", "handy", "natel", "portable", "no. hp", "tlf", "fone",
+    "tel", "phone", "mob", "cel", "fax", "whatsapp", "handy", "natel", "portable", "no. hp", "tlf", "fone", "puh",
+    "call me", "text me", "ring me", "ring mig", "reach me", "my number", "contact n", "bel me", "hubungi", "moi au",
     "tél", "móvil", "☎", "📞", "전화", "휴대", "핸드폰", "연락처", "電話", "携帯", "电话", "手机", "手機", "тел", "моб",
     "điện thoại", "sđt", "טלפון", "נייד", "رقم", "جوال", "هاتف", "मोबाइल", "फ़ोन", "फोन",
+    "موبايل", "মোবাইল", "τηλ", "ring på", "llámame",
 )  # fmt: skip
 """Beginnings of such words."""
 OTHER_WORD = re.compile(
@@ -157,9 +163,14 @@ def _announced(text: str, lowered: str) -> Iterator[Span]:
 
 def _is_announced(link: str, number: str) -> bool:
     """Whether a number behind a word for telephones is one, by its digits and by what stands between."""
-    if not 7 <= sum(c.isdigit() for c in number) <= 15 or NO_NUMBER.fullmatch(number):
+    if not 7 <= sum(c.isdigit() for c in number) <= 15 or NO_NUMBER.fullmatch(number) or _is_example(number):
         return False
     return bool(link.strip()) or not WEAK.fullmatch(number)
+
+
+def _is_example(number: str) -> bool:
+    """Whether a number counts up: people write such a one to show a form."""
+    return "".join(filter(str.isdigit, number)) in ("1234567890", "11234567890")
 
 
 def _spelled(text: str, lowered: str) -> Iterator[Span]:
@@ -190,7 +201,7 @@ FINDERS: tuple[Finder, ...] = (
     ("card", "card", _matches(CARD, _is_card)),
     ("ssn", "-", _matches(SSN)),
     ("ip", "", _matches(IP, _is_public)),
-    ("phone", "phone", _matches(PHONE)),
+    ("phone", "phone", _matches(PHONE, lambda number: not _is_example(number))),
 )
 """In the order of the search: the kind, the sign that a text must have, and where it is in it and its small letters."""
 

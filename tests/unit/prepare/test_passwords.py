@@ -101,12 +101,20 @@ def test_national_numbers_behind_words_of_many_languages():
         "我的手机号是13812345678",
         "연락처: 02-312-3456", "मेरा मोबाइल नंबर 9876543210", "Số điện thoại: 0912 345 678", "No. HP: 0812-3456-7890",
         "رقم الجوال: 0501234567", "teléfono: 912 345 678", "Telepon: 021 1234567", "Telnr: 030 123456",
-        "celular: 11 91234 567",
+        "celular: 11 91234 567", "Call me at 610 906 5208", "My number is 98765 43210", "text me at 0917 123 4567",
+        "Ring mig på 070-123 45 67", "Bel me op 06-12345678", "Appelez-moi au 06 12 34 56 78", "Puhelin: 040 123 4567",
+        "Mój numer telefonu to 501 234 567", "Hubungi saya di 0812-3456-7890", "Τηλέφωνο: 210 1234567",
+        "הטלפון שלי 054-1234567", "رقم الموبايل 01012345678", "মোবাইল: 01712-345678",
+        # By their form alone:
+        "at work 020 7946 0958", "or 07700 900123", "office (02) 9374 4000", "제 번호는 010-1234-5678",
+        "Tokyo, 080-3091-9521",        "Team leader Kim (02-3284-0396", "me (11) 98765-4321",
     ):  # fmt: skip
         assert redacted(text).endswith("[PHONE]"), text
     for text in (
         "cell 10 20 30 40", "my cell 1000000 is empty", "The handy 2020 2021 2022 guide", "portable 100 200 300",
         "celular 4 8 15 16 23 42", "int phone = 5551234", "mobs 12 24 36 48", "tel: string", "Telefon 2023-01-02 1",
+        "phone: 1234567890", "the form (123) 456-7890", "+1234567890", "ref. 0300-1234567", "01-02-2023, 02-03-2024",
+        "contact needs 10 20 30 40 50", "my number of 2020 2021 2022", "rings 10 20 30 40", "SKU 07700900123",
         "Celsius: 20 25 30 35 40", "cells: 100 200 300 400", "telemetry: 100 200 300", "mobility: 10 20 30 40",
     ):  # fmt: skip
         assert redacted(text) == text
