@@ -80,21 +80,21 @@ LOG_INS = {
         "$": {
             "mysqli": rf"mysqli(?:_connect)?\(\s{{0,8}}{_ARGUMENT}{_ARGUMENT}{_SECRET}",
             "pdo(": rf"PDO\(\s{{0,8}}{_ARGUMENT}{_ARGUMENT}{_SECRET}",
-            "-securestring": rf"(?i:-securestring) (?:-string )?{_SECRET}",
-        },
-        ";": {
-            "credential(": rf"Credential\(\s{{0,8}}{_ARGUMENT}{_SECRET}",
-            "getconnection(": rf"getConnection\(\s{{0,8}}{_ARGUMENT}{_ARGUMENT}{_SECRET}",
         },
         "@": {"identified by": rf"(?i:identified by) {_SECRET}"},
         "\\": {
-            "net use": r"(?i:net use) (?:[A-Za-z*]:? {1,4})?\\\\\S{1,120} {1,4}(?:/user:\S{1,64} {1,4})?"
+            "\\\\": r"(?i:net use) (?:[A-Za-z*]:? {1,4})?\\\\\S{1,120} {1,4}(?:/user:\S{1,64} {1,4})?"
             r"(?P<value>[^\s/*<>%$]\S{3,63})"
         },
     }.items()
 }
 """Calls and commands that take a password behind a user or a place; by what stands in such a text: a sign, which few
 texts hold, then the call in small letters."""
+LOG_INS_IN_ROWS = {
+    "credential": re.compile(rf"Credential\(\s{{0,8}}{_ARGUMENT}{_SECRET}"),
+    "securestring": re.compile(rf"(?i:-securestring) (?:-string )?{_SECRET}"),
+}
+"""Calls whose own names are a row that may hold a token, by a part of it in small letters."""
 _TAKEN = r"[\"']?([^\s\"'`$%<>(){}\[\]|;&*\\]{6,64}+)(?=[\s\"'`|;&)]|\Z)"
 COMMANDS = {
     option: {command: re.compile(before + _TAKEN) for command, before in commands.items()}
@@ -188,15 +188,6 @@ def at_name(text: str, at: int, end: int) -> Iterator[Span]:
         yield from (found.span("value") for found in PGPASS.finditer(text, max(0, at - 400), end + 800))
     if found := TERRAFORM.match(text, end):
         yield found.span("value")
-
-
-def log_ins(text: str, lowered: str) -> Iterator[Span]:
-    """The passwords of LOG_INS."""
-    for sign, calls in LOG_INS.items():
-        if sign in text:
-            for call, pattern in calls.items():
-                if call in lowered:
-                    yield from (found.span("value") for found in pattern.finditer(text))
 
 
 def in_calls(text: str, lowered: str) -> Iterator[Span]:

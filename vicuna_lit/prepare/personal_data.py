@@ -26,6 +26,8 @@ SPELLED = re.compile(
     r"(?!(?:png|jpe?g|gif|svg|pdf|js|ts|css|json|py|md|html|yaml)\b)[a-z]{2,12}\b"
 )
 """An address as people write it against robots: `ada [at] mail [dot] com`."""
+BEFORE_SIGN, BEHIND_SIGN = 340, 600
+"""Characters before and behind the `@` in which the longest address has room."""
 COPYING = re.compile(r"\b(?:scp|rsync|sftp|ssh)\b[^\n]{0,256}\Z")
 """Before the host of a file: `scp a joe@host.com:b`."""
 USER_OF_LINK = re.compile(r"://[\w.~%+:$*{}-]{0,256}@", re.ASCII)
@@ -37,7 +39,7 @@ PHONE = re.compile(  # its first sign comes before what precedes it: so Python s
     r"|(?<=\()\d{3}\)[ -]?\d{3}[ .-]\d{4}|(?<=\d)\d{2}([.-])\d{3}\2\d{4}"  # (555) 123-4567, 555-123-4567
     r"|(?<=\()(?:0\d\) \d{4} \d{4}|\d{2}\) 9?\d{4}-\d{4})"  # (02) 9374 4000, (11) 98765-4321
     r"|(?<=0)(?:(?:1[016-9]|[2-9]\d?)-\d{3,4}-\d{4}|8\d\d-\d{4}-\d{3,4}"  # Korea, Japan, Indonesia
-    r"|7\d{3} (?:\d{6}|\d{3} \d{3})|20 \d{4} \d{4}|7\d-\d{3} \d{2} \d{2})"  # the United Kingdom, Sweden
+    r"|6-\d{8}|7\d{3} (?:\d{6}|\d{3} \d{3})|20 \d{4} \d{4}|7\d-\d{3} \d{2} \d{2})"  # the Netherlands, Britain, Sweden
     r")(?![\w/=-]|\.\d)"
 )
 CARD = re.compile(
@@ -55,8 +57,8 @@ WEAK = re.compile(r"[1-79][\d.]{0,4}[ ./-].*")
 NO_NUMBER = re.compile(r"(?:(?:19|20)\d\d\b[ ./-]*)+(?:[01]?\d\b.*)?|\d+(?:[.,]\d+)?0{5,}|(?:\d{1,3}[ .])?(\d)\1{5,}")
 """Years, dates, and round numbers."""
 ANNOUNCING = (
-    "tel", "phone", "mob", "cel", "fax", "whatsapp", "handy", "natel", "portable", "no. hp", "tlf", "fone", "puh",
-    "call me", "text me", "ring me", "ring mig", "reach me", "my number", "contact n", "bel me", "hubungi", "moi au",
+    "tel", "phone", "mob", "cel", "fax", "whatsapp", "handy", "natel", "portable", "no. hp", "tlf", "fone",
+    "call me", "text me", "reach me", "my number", "contact n", "moi au",
     "tél", "móvil", "☎", "📞", "전화", "휴대", "핸드폰", "연락처", "電話", "携帯", "电话", "手机", "手機", "тел", "моб",
     "điện thoại", "sđt", "טלפון", "נייד", "رقم", "جوال", "هاتف", "मोबाइल", "फ़ोन", "फोन",
     "موبايل", "মোবাইল", "τηλ", "ring på", "llámame",
@@ -179,11 +181,21 @@ def _spelled(text: str, lowered: str) -> Iterator[Span]:
         yield from (found.span() for found in SPELLED.finditer(lowered))
 
 
+def _around(text: str, sign: str) -> list[Span]:
+    """The parts of a text in which an address with such a sign may stand; each character is in one at most."""
+    parts: list[Span] = []
+    at = text.find(sign)
+    while at >= 0:
+        start, end = max(0, at - BEFORE_SIGN), min(len(text), at + BEHIND_SIGN)
+        parts.append((parts.pop()[0], end) if parts and start <= parts[-1][1] else (start, end))
+        at = text.find(sign, at + 1)
+    return parts
+
+
 def _emails(text: str, _: str) -> Iterator[Span]:
     """Addresses, but none that is the user and the host of a link: `postgres://me:...@db.host.com`."""
     users = [found.span() for found in USER_OF_LINK.finditer(text)] if "://" in text else []
-    for found in EMAIL.finditer(text):
-        start, end = found.span()
+    for start, end in [found.span() for part in _around(text, "@") for found in EMAIL.finditer(text, *part)]:
         target = text.startswith(":", end) and text[end + 1 : end + 2].isalnum()
         if target and COPYING.search(text, max(0, start - 300), start):
             continue

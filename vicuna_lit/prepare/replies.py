@@ -65,6 +65,7 @@ SERVICE = re.compile(
 ASKED = 4000
 """Characters of a question in which a sentence to be translated is looked for."""
 PIECE = re.compile(r"[^:：\n\"“”«»„「」『』]+")
+ESCAPED, LETTER = re.compile(r"\\."), re.compile("[a-z]")
 SENTENCE_END = re.compile(r"[.!?…]+[\"')*_]*(?=\s|\Z)\s*|[。！？]+\s*|\n\s*")
 
 
@@ -106,7 +107,8 @@ def find_in_reply(rule: ReplyRule, reply: Reply) -> tuple[int, int] | None:
     if rule.plain and reply.structured:
         return None
     opening = reply.unquoted[: rule.opening]
-    found = next((f for text in rule.texts if (f := _compiled(text).search(opening))), None)
+    texts = _patterns_in_ascii(rule.texts) if reply.is_ascii else rule.texts
+    found = next((f for text in texts if (f := _compiled(text).search(opening))), None)
     if (
         found is None
         or OTHER_VOICE.search(opening)
@@ -201,6 +203,12 @@ class ReplyRules:
 def _in_ascii(hints: tuple[str, ...]) -> tuple[str, ...]:
     """Those that a text of ASCII can hold."""
     return tuple(filter(str.isascii, hints))
+
+
+@cache
+def _patterns_in_ascii(texts: tuple[str, ...]) -> tuple[str, ...]:
+    """Those that a text of ASCII can hold: a pattern in another script alone has no letter but in escapes."""
+    return tuple(text for text in texts if text.isascii() or LETTER.search(ESCAPED.sub("", text)))
 
 
 @cache

@@ -11,13 +11,14 @@ from collections.abc import Iterator, Sequence
 
 from vicuna_lit.prepare.passwords import (
     COMMANDS,
+    LOG_INS,
+    LOG_INS_IN_ROWS,
     OPTIONS,
     at_name,
     beside_user,
     given,
     in_calls,
     is_word,
-    log_ins,
     prose,
     seed_phrases,
     words,
@@ -213,6 +214,8 @@ def _spans(text: str, lowered: str) -> Iterator[tuple[int, int]]:
         small = rows.lower()
         if names := [name for name in NAMES_OF_TOKENS if name in small]:
             yield from _named(text, lowered, names)
+        for pattern in (pattern for call, pattern in LOG_INS_IN_ROWS.items() if call in small):
+            yield from (f.span("value") for f in pattern.finditer(text) if _is_taken(f["value"]))
     if names := [name for name in (NAMES if text.isascii() else NAMES + FOREIGN_NAMES) if name in lowered]:
         yield from _named(text, lowered, names)
     yield from _chosen(text, lowered)
@@ -273,7 +276,10 @@ def _chosen(text: str, lowered: str) -> Iterator[tuple[int, int]]:
             yield from (f.span(1) for f in pattern.finditer(text) if _is_taken(f[1]))
     if ("=" in text and ("auth" in lowered or "psk=" in text)) or ("@" in text and "login(" in text):
         yield from (span for span in in_calls(text, lowered) if _is_taken(text[slice(*span)]))
-    yield from (span for span in log_ins(text, lowered) if _is_taken(text[slice(*span)]))
+    for sign, calls in LOG_INS.items():
+        if sign in text:
+            for pattern in (pattern for call, pattern in calls.items() if call in lowered):
+                yield from (f.span("value") for f in pattern.finditer(text) if _is_taken(f["value"]))
     if "phrase" in lowered or ("=" in text and "mnemonic" in lowered):
         yield from seed_phrases(lowered)
 

@@ -204,7 +204,8 @@ def test_no_markup_raises(pieces):
         ("<p>10<sup>6</sup> m<sup>-1</sup> 1<sup>st</sup> x<sup>y+1</sup> a<sub>k</sub> <sup><a href='u'>1</a></sup>",
          "10⁶ m⁻¹ 1st x^(y+1) a_k [1](u)"),
         ('<p>a<sup><a href="#user-content-fn-1" data-footnote-ref>1</a></sup>.</p><section data-footnotes><h2 '
-         'class="sr-only">Footnotes</h2><ol><li><p>b <a data-footnote-backref>↩</a></p></li></ol></section>', "a[^1].\n\n[^1]: b"),
+         'class="sr-only">Footnotes</h2><ol><li><p>b <a data-footnote-backref>↩</a></p></li></ol></section>',
+         "a[^1].\n\n[^1]: b"),
         ('<p>Good <img class="emoji" alt="🎉" src="u.png"> job</p><b class="sr-only">Hidden</b>', "Good 🎉 job"),
         ('<p>so <span class="math-inline" data-math="x^2"><span class="katex">x2</span></span></p>', "so $x^2$"),
         ('<p>so</p><div class="math-block" data-math="x"><span class="katex">x</span></div>', "so\n\n$$\nx\n$$"),

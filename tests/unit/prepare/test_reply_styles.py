@@ -19,7 +19,7 @@ STYLES = {
         "No. I'm not able to help create false documents.",
         "I don't have real-time access to weather data.",
         "Sorry, that's beyond my current scope. Let's talk about something else.",
-        "Hmm…let’s try a different topic. What else is on your mind?",
+        "Hmm…let’s try a different topic. Sorry about that.",
         "That's something I'm not able to help with.",
         "Dabei kann ich dir leider nicht helfen.",
         "你好，这个问题我暂时无法回答，让我们换个话题再聊聊吧。",

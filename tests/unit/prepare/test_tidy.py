@@ -95,7 +95,7 @@ def test_what_todays_chats_add_to_a_reply_is_gone_and_counted():
         ("copy code", "Code:\n\npython\n\nCopy\n\nEdit\nprint(1)", "Code:\n\npython\nprint(1)"),
         ("helpful so far", "Paris.\n\nIs this conversation helpful so far?", "Paris."),
         ("show more", "Paris.\n\nShow more", "Paris."),
-        ("code with caution", "Call it:\nf()\nUse code with caution.\nThat is all.", "Call it:\nf()\nThat is all."),
+        ("code with caution", "Call it:\nf()\nUse code with caution.", "Call it:\nf()"),
         ("mistakes notice", "Paris.\n\nChatGPT can make mistakes. Check important info.", "Paris."),
     ):
         tally: Counter[str] = Counter()
