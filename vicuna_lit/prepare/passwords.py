@@ -37,13 +37,13 @@ WORDED = re.compile(
     r"|(?P<bare>[^\s\"'`,;&(){}\[\]<>$%]{6,40})(?:[ \t]*(?=\r?\n|\Z)|(?P<inline>(?=[&; \"']))))"
     r"|>(?P<tag>[^\s<>]{6,40})</)"
 )
-ALONE = re.compile(r"\s?[:=]\s?(?P<value>[^\s\"'<>,;()]{6,64})(?=\s|\Z)")
+ALONE = re.compile(r"\s?[:=]\s?(?P<value>[^\s\"'<>,;()]{6,64})(?=[ \t]*(?:\r?\n|\Z))")
 NAMED_USER = re.compile(
     r"(?i)\b(?:login|log|user(?:name)?|e-?mail|mail|id|account)\s?[:=]\s?[^\s:=]{2,64}[\s,/|;]{1,4}\Z"
 )
 PROSE = re.compile(
     r"(?:[wW]ort|e)?(?:\s{1,2}(?:lautet|ist|est|es|é|è|jest|to|это|är|er)\s{1,2}|\s?(?:[是为為は：]|—)\s?)"
-    r"[\"'«„“]?(?P<value>[^\s\"'<>«»“”„\x80-\U0010ffff,;()]{6,64})"
+    r"[\"'«„“]?(?=[^\s\d]{0,64}\d[^\s\d]{0,64}\d)(?P<value>[^\s\"'<>«»“”„\x80-\U0010ffff,;()]{6,64})"
 )
 APP = re.compile(r"(?:word)?[\"']?\s?[:= ]\s?[\"']?(?P<value>[a-z]{4}(?: [a-z]{4}){3})(?=[\s\"')]|\Z)(?! [a-z])")
 """Google's passwords for programs: four groups of letters, of which hardly one row has a vowel in each."""
@@ -74,22 +74,11 @@ LOGIN = re.compile(
 )
 _ARGUMENT = r"[\"'][^\"'\n]{1,120}[\"'],\s{0,8}"
 _SECRET = r"[\"'](?P<value>[^\"'\n]{4,64})[\"']"
-LOG_INS = {
-    sign: {call: re.compile(pattern) for call, pattern in calls.items()}
-    for sign, calls in {
-        "$": {
-            "mysqli": rf"mysqli(?:_connect)?\(\s{{0,8}}{_ARGUMENT}{_ARGUMENT}{_SECRET}",
-            "pdo(": rf"PDO\(\s{{0,8}}{_ARGUMENT}{_ARGUMENT}{_SECRET}",
-        },
-        "@": {"identified by": rf"(?i:identified by) {_SECRET}"},
-        "\\": {
-            "\\\\": r"(?i:net use) (?:[A-Za-z*]:? {1,4})?\\\\\S{1,120} {1,4}(?:/user:\S{1,64} {1,4})?"
-            r"(?P<value>[^\s/*<>%$]\S{3,63})"
-        },
-    }.items()
-}
-"""Calls and commands that take a password behind a user or a place; by what stands in such a text: a sign, which few
-texts hold, then the call in small letters."""
+PHP_LOG_IN = re.compile(rf"(?:mysqli(?:_connect)?|PDO)\(\s{{0,8}}{_ARGUMENT}{_ARGUMENT}{_SECRET}")
+IDENTIFIED = re.compile(rf"(?i:identified by) {_SECRET}")
+NET_USE = re.compile(
+    r"(?i:net use) (?:[A-Za-z*]:? {1,4})?\\\\\S{1,120} {1,4}(?:/user:\S{1,64} {1,4})?(?P<value>[^\s/*<>%$]\S{3,63})"
+)
 LOG_INS_IN_ROWS = {
     "credential": re.compile(rf"Credential\(\s{{0,8}}{_ARGUMENT}{_SECRET}"),
     "securestring": re.compile(rf"(?i:-securestring) (?:-string )?{_SECRET}"),

@@ -58,7 +58,7 @@ NO_NUMBER = re.compile(r"(?:(?:19|20)\d\d\b[ ./-]*)+(?:[01]?\d\b.*)?|\d+(?:[.,]\
 """Years, dates, and round numbers."""
 ANNOUNCING = (
     "tel", "phone", "mob", "cel", "fax", "whatsapp", "handy", "natel", "portable", "no. hp", "tlf", "fone",
-    "call me", "text me", "reach me", "my number", "contact n", "moi au",
+    "call me", "text me", "reach me", "my number", "contact n",
     "tél", "móvil", "☎", "📞", "전화", "휴대", "핸드폰", "연락처", "電話", "携帯", "电话", "手机", "手機", "тел", "моб",
     "điện thoại", "sđt", "טלפון", "נייד", "رقم", "جوال", "هاتف", "मोबाइल", "फ़ोन", "फोन",
     "موبايل", "মোবাইল", "τηλ", "ring på", "llámame",

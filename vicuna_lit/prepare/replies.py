@@ -42,8 +42,8 @@ TRANSLATE = re.compile(
 )
 WRITTEN = re.compile(
     r"\b(?:letters?|e-?mails?|messages?|note to|excuses?|apolog\w*|invit\w+|declin\w+|say no|resign\w*"
-    r"|sick leave|poems?|songs?|lyrics|haiku|sonnet|monologue|dialog\w*|screenplay|speech|story|stories|scene"
-    r"|lines?|sentence|phrase|rephrase|rewrite|paraphrase|proofread|role-?play|pretend|tweet|caption|quotes?"
+    r"|sick leave|poems?|songs?|lyrics|lullaby|a text to|haiku|sonnet|monologue|dialog\w*|screenplay|speech"
+    r"|story|stories|scene|lines?|sentence|phrase|rephrase|rewrite|paraphrase|proofread|role-?play|pretend|tweet|caption|quotes?"
     r"|briefe?s?|absage\w*|nachricht|entschuldigung\w*|gedicht|geschichte|satz|lettre|mot d'|poème|histoire"
     r"|refus\w*|excus\w*|carta|correo|mensaje|poema|cuento|historia|frase|rechaz\w*|mensagem|recusar|convi\w+"
     r"|lettera|messaggio|poesia|storia|racconto|rifiut\w*|brief|verhaal|wiadomość|opowiadanie|wiersz|mektup"
@@ -113,11 +113,16 @@ def find_in_reply(rule: ReplyRule, reply: Reply) -> tuple[int, int] | None:
         found is None
         or OTHER_VOICE.search(opening)
         or (rule.unless and any(_compiled(text).search(opening) for text in rule.unless))
-        or (rule.plain and not SERVICE.search(opening) and WRITTEN.search(_small(reply.asked[:ASKED])))
+        or (rule.plain and not SERVICE.search(opening) and _is_a_text_asked_for(reply.asked))
         or _is_translated(rule, reply.asked)
     ):
         return None
     return found.start() + reply.start, found.end() + reply.start
+
+
+def _is_a_text_asked_for(asked: str) -> bool:
+    asked = _small(asked[:ASKED])
+    return WRITTEN.search(asked) is not None or TRANSLATE.search(asked) is not None
 
 
 def _is_translated(rule: ReplyRule, asked: str) -> bool:

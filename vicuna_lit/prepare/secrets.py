@@ -9,20 +9,8 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from vicuna_lit.prepare.passwords import (
-    COMMANDS,
-    LOG_INS,
-    LOG_INS_IN_ROWS,
-    OPTIONS,
-    at_name,
-    beside_user,
-    given,
-    in_calls,
-    is_word,
-    prose,
-    seed_phrases,
-    words,
-)
+from vicuna_lit.prepare import passwords
+from vicuna_lit.prepare.passwords import at_name, beside_user, given, in_calls, is_word, prose, seed_phrases, words
 
 # Possessive, and begun only where a word begins: no text, however long, takes more than linear time.
 _LETTERS = {
@@ -214,8 +202,8 @@ def _spans(text: str, lowered: str) -> Iterator[tuple[int, int]]:
         small = rows.lower()
         if names := [name for name in NAMES_OF_TOKENS if name in small]:
             yield from _named(text, lowered, names)
-        for pattern in (pattern for call, pattern in LOG_INS_IN_ROWS.items() if call in small):
-            yield from (f.span("value") for f in pattern.finditer(text) if _is_taken(f["value"]))
+        for pattern in (pattern for call, pattern in passwords.LOG_INS_IN_ROWS.items() if call in small):
+            yield from _taken(pattern, text)
     if names := [name for name in (NAMES if text.isascii() else NAMES + FOREIGN_NAMES) if name in lowered]:
         yield from _named(text, lowered, names)
     yield from _chosen(text, lowered)
@@ -271,15 +259,24 @@ def _chosen(text: str, lowered: str) -> Iterator[tuple[int, int]]:
     """Masked tokens, phrases of wallets, and passwords of commands and calls."""
     if "xxxxxx" in lowered:
         yield from (found.span() for found in MASK.finditer(text))
-    if " -" in text and OPTIONS.search(text):
-        for pattern in (p for option in COMMANDS if option in text for h, p in COMMANDS[option].items() if h in text):
+    if " -" in text and passwords.OPTIONS.search(text):
+        for pattern in (
+            p
+            for option in passwords.COMMANDS
+            if option in text
+            for h, p in passwords.COMMANDS[option].items()
+            if h in text
+        ):
             yield from (f.span(1) for f in pattern.finditer(text) if _is_taken(f[1]))
-    if ("=" in text and ("auth" in lowered or "psk=" in text)) or ("@" in text and "login(" in text):
+    at = "@" in text
+    if ("=" in text and ("auth" in lowered or "psk=" in text)) or (at and "login(" in text):
         yield from (span for span in in_calls(text, lowered) if _is_taken(text[slice(*span)]))
-    for sign, calls in LOG_INS.items():
-        if sign in text:
-            for pattern in (pattern for call, pattern in calls.items() if call in lowered):
-                yield from (f.span("value") for f in pattern.finditer(text) if _is_taken(f["value"]))
+    if at and "identified by" in lowered:
+        yield from _taken(passwords.IDENTIFIED, text)
+    if "$" in text and ("mysqli" in text or "PDO(" in text):
+        yield from _taken(passwords.PHP_LOG_IN, text)
+    if "\\" in text and "\\\\" in text and "net use" in lowered:
+        yield from _taken(passwords.NET_USE, text)
     if "phrase" in lowered or ("=" in text and "mnemonic" in lowered):
         yield from seed_phrases(lowered)
 
@@ -319,6 +316,10 @@ def _behind(text: str, at: int, end: int) -> Iterator[tuple[int, int]]:
 
 def _is_chosen(value: str) -> bool:
     return _is_password(value) and not (PLACEHOLDER.search(value) or SEQUENCE.search(value))
+
+
+def _taken(pattern: re.Pattern[str], text: str) -> Iterator[tuple[int, int]]:
+    return (found.span("value") for found in pattern.finditer(text) if _is_taken(found["value"]))
 
 
 def _is_taken(value: str) -> bool:

@@ -45,6 +45,7 @@ def test_what_stands_for_a_password_or_labels_one_stays():
         "CREATE USER 'ada'@'localhost' IDENTIFIED BY 'new_password';",
         "net use Z: \\\\nas\\share /user:domain\\ada * /persistent:yes",
         "login: open the page\npass: all tests are green",
+        "login: x1 pass: grade4 of the exam. Le mot de passe est obligatoire2.",
         "Das Passwort ist obligatorisch. Le mot de passe est obligatoire. 密码是必须的。",
         "password must have more than four",
         "-----BEGIN PRIVATE" + " KEY-----\nINSERT CLIENT KEY HERE\n-----END PRIVATE" + " KEY-----",
@@ -101,7 +102,7 @@ def test_national_numbers_behind_words_of_many_languages():
         "연락처: 02-312-3456", "मेरा मोबाइल नंबर 9876543210", "Số điện thoại: 0912 345 678", "No. HP: 0812-3456-7890",
         "رقم الجوال: 0501234567", "teléfono: 912 345 678", "Telepon: 021 1234567", "Telnr: 030 123456",
         "celular: 11 91234 567", "Call me at 610 906 5208", "My number is 98765 43210", "text me at 0917 123 4567",
-        "Ring mig på 070-123 45 67", "Bel me op 06-12345678", "Appelez-moi au 06 12 34 56 78",
+        "Ring mig på 070-123 45 67", "Bel me op 06-12345678",
         "Mój numer telefonu to 501 234 567", "Hubungi saya di 0812-3456-7890", "Τηλέφωνο: 210 1234567",
         "הטלפון שלי 054-1234567", "رقم الموبايل 01012345678", "মোবাইল: 01712-345678",
         # By their form alone:

@@ -98,6 +98,7 @@ def test_a_text_that_was_asked_for_may_say_that_somebody_cannot():
         ("Write a monologue of a butler.", "I'm afraid I cannot allow that, sir. The silver stays."),
         ("Write a poem about silence", "I cannot speak of what the snow has done."),
         ("Напиши отказ от приглашения", "К сожалению, не могу быть на вашем празднике."),
+        ("Draft a text to my date", "Sorry, I can't tonight! How about Friday?"),
         ("E-mail to my landlord", "I regret that I will not be able to renew the lease."),
     ):
         assert found(text) == {"refusal"} and found(text, asked) == set(), text
