@@ -158,7 +158,8 @@ def given(text: str, at: int, end: int) -> Iterator[Span]:
     app = APP.match(text, end)
     if app and all(set("aeiou") & set(group) for group in app["value"].split()):
         app = None
-    yield from (found.span("value") for found in (network or app,) if found)
+    if found := network or app:
+        yield found.span("value")
 
 
 def prose(text: str, end: int) -> Iterator[Span]:

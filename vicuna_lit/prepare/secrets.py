@@ -268,10 +268,10 @@ def _chosen(text: str, lowered: str) -> Iterator[tuple[int, int]]:
             if h in text
         ):
             yield from (f.span(1) for f in pattern.finditer(text) if _is_taken(f[1]))
-    at = "@" in text
-    if ("=" in text and ("auth" in lowered or "psk=" in text)) or (at and "login(" in text):
+    signed = "@" in text
+    if ("=" in text and ("auth" in lowered or "psk=" in text)) or (signed and "login(" in text):
         yield from (span for span in in_calls(text, lowered) if _is_taken(text[slice(*span)]))
-    if at and "identified by" in lowered:
+    if signed and "identified by" in lowered:
         yield from _taken(passwords.IDENTIFIED, text)
     if "$" in text and ("mysqli" in text or "PDO(" in text):
         yield from _taken(passwords.PHP_LOG_IN, text)
@@ -294,7 +294,9 @@ def _is_name(lowered: str, name: str, at: int, end: int) -> bool:
         case "token":
             return not lowered.endswith("publickey", 0, at)
         case "pass" | "pw":
-            longer = ("w", "phrase", "e ") if name == "pass" else "d"
+            longer = ("w", "phrase") if name == "pass" else "d"
+            if lowered.startswith("e ", end) and lowered.endswith("mot de ", 0, at):
+                return True
             return lowered.startswith(longer, end) or (alone and lowered.endswith("_", 0, at))
         case _:
             return True
