@@ -295,9 +295,8 @@ def _is_name(lowered: str, name: str, at: int, end: int) -> bool:
             return not lowered.endswith("publickey", 0, at)
         case "pass" | "pw":
             longer = ("w", "phrase") if name == "pass" else "d"
-            if lowered.startswith("e ", end) and lowered.endswith("mot de ", 0, at):
-                return True
-            return lowered.startswith(longer, end) or (alone and lowered.endswith("_", 0, at))
+            french = lowered.startswith("e ", end) and lowered.endswith("mot de ", 0, at)
+            return french or lowered.startswith(longer, end) or (alone and lowered.endswith("_", 0, at))
         case _:
             return True
 
