@@ -95,7 +95,8 @@ class TextRule(Config):
 
 class ReplyRule(Config):
     """What an assistant says of itself, told by the opening and the shape of its reply: outside code and quotations,
-    and not where the reply is a letter, verse, a screenplay, or a text that it announces."""
+    and not where the reply is a letter, verse, a screenplay, or a text that it announces. Nor, with `plain`, where a
+    text was asked for in which somebody may speak, and nothing is declined that an assistant does."""
 
     scope: Literal["sentence", "turn", "conversation", "count", "off"]
     """As elsewhere; `sentence` cuts the sentence alone, and the turn where nothing else is in it."""
@@ -108,7 +109,8 @@ class ReplyRule(Config):
     hints: tuple[str, ...]
     """Texts of which every match holds one, in small letters; replies without are not searched."""
     texts: tuple[str, ...]
-    """Python's regular expressions, for the opening in small letters with straight apostrophes."""
+    """Python's regular expressions, for the opening in small letters with straight apostrophes. One whose letters are
+    all of other scripts is not searched for in an opening of ASCII."""
     unless: tuple[str, ...]
     """A reply in whose opening one of these is found does not count, such as one that asks for what is missing."""
 

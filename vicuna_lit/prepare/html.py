@@ -17,12 +17,14 @@ _CONTAINER = re.compile(
     r"""\s*<[a-z][\w-]*\s[^>]*?\bclass\s*=\s*["'][^"']*\b(?:markdown|prose|whitespace-pre-wrap)\b""", re.I
 )
 _HTML = re.compile(r"\b(?:html5?|web ?page|landing page|mark-?up)\b", re.I)
-_OPENS_BLOCK = re.compile(r"\s*<(?:p|div|pre|h[1-6]|ul|ol|table|blockquote)\b", re.I)
+_OPENS_BLOCK = re.compile(
+    r"\s*<(?:p|div|pre|h[1-6]|ul|ol|table|blockquote|code-block|response-element|message-content)\b", re.I
+)
 _TYPED = re.compile(
     r"```"  # somebody's markdown, with HTML in it
     r"|>[ \t]*\r?\n(?:[ \t]*\r?\n|[ \t]+<)"  # laid out by hand
     r"|<!doctype|<(?:html|head|body|title|meta|link|script|style|form|label|select|textarea|nav|header|footer)\b"
-    r"|<[a-z][^<>]*\s(?:on[a-z]+|id|name)\s*=(?![\"']?user-content)"  # footnotes have ids of their own
+    r"|<[a-z][^<>]*\s(?:on[a-z]+|id|name)\s*=(?![\"']?(?:user-content|footnote-label))"  # ids of footnotes
     r"|<[a-z][^<>]*='",  # a browser quotes attributes with "
     re.I,
 )
@@ -41,6 +43,19 @@ _COUNTER = re.compile(r"\d+ / \d+|(?:Copy\s*)?\d+ chars / \d+ words")
 _EMPHASIS = ("strong", "b", "em", "i")
 _TAG = re.compile(r"<([a-zA-Z][^\s/>]*)")
 _REPEATED_EMPHASIS = ":is(strong, b) :is(strong, b), :is(em, i) :is(em, i)"
+_UNSEEN = ".sr-only, .visually-hidden, .cdk-visually-hidden"
+"""What pages write for readers of screens alone."""
+_LINE_NUMBERS = (
+    "td.linenos, td.hljs-ln-numbers, .rouge-gutter, .linenumber, .react-syntax-highlighter-line-number, "
+    ".line-numbers-rows, .cm-gutters"
+)
+_NUMBERED = "table.highlighttable, table.rouge-table, table.hljs-ln"
+"""Tables that hold one box of code, beside the numbers of its lines."""
+_WRAPPERS = 4
+_RAISED = str.maketrans("0123456789+-=()ni", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ⁿⁱ")
+_LOWERED = str.maketrans("0123456789+-=()aeox", "₀₁₂₃₄₅₆₇₈₉₊₋₌₍₎ₐₑₒₓ")
+_ORDINAL = re.compile(r"(?i)st|nd|rd|th|er|e|de|te|[ao]|tm|®|™|\W*")
+"""Raised for looks alone: 1st, 2e."""
 _UNSAFE = re.compile(r"(?:javascript|data|vbscript):", re.I)
 _IGNORED_IN_URL = re.compile(r"[\x00-\x20]+")
 
@@ -84,7 +99,14 @@ def to_markdown(html: str) -> str:
     root = parse_fragment(html, positions=False)
     tags = set(map(str.lower, _TAG.findall(html)))  # most answers have few kinds: what is not there is not searched
     if "pre" in tags:
+        _take_labels(root, html)
         _write_code_boxes(root)
+    if "data-math" in html:
+        _write_sources(root)
+    if "data-footnote" in html:
+        _write_footnotes(root)
+    if not tags.isdisjoint(("sup", "sub")):
+        _write_raised(root)
     if "annotation" in tags:
         _write_formulas(root)
     if "whitespace-pre-wrap" in html:
@@ -99,6 +121,78 @@ def to_markdown(html: str) -> str:
         for element in root.select(f":has(pre):not({_MAY_HOLD_BLOCKS})"):
             element.tag = "div"  # text would stick to the fence
     return root.to_markdown(_OPTIONS)
+
+
+def _write_sources(root: Element) -> None:
+    """Formulas of Gemini's page, whose TeX is in an attribute."""
+    for formula in root.select("[data-math]"):
+        tex, block = _attribute(formula, "data-math").strip(), "math-block" in _attribute(formula, "class")
+        if block and not formula.closest(_ONE_LINE):
+            formula.replace_with(_verbatim(f"$$\n{tex}\n$$"))
+        elif tex:
+            formula.replace_with(Text(f"$${tex}$$" if block else f"${tex}$"))
+
+
+def _write_raised(root: Element) -> None:
+    """Exponents and indices as signs of their own, or behind `^` and `_`: 10⁶ is not 106. A link stays one."""
+    for element in root.select("sup:not(:has(*)), sub:not(:has(*))"):
+        text = element.text.strip()
+        raised = element.tag == "sup"
+        signs = text.translate(_RAISED if raised else _LOWERED)
+        if raised and _ORDINAL.fullmatch(text):
+            signs = text
+        elif any(c.isascii() for c in signs):
+            signs = f"{'^' if raised else '_'}{text if len(text) == 1 else f'({text})'}"
+        element.replace_with(Text(signs))
+
+
+def _take_labels(root: Element, html: str) -> None:
+    """Takes what stands beside code: numbers of lines, and the language, which Gemini's page has there alone."""
+    if "line" in html or "gutter" in html:
+        root.remove(_LINE_NUMBERS)
+        for table in root.select(_NUMBERED):
+            if (box := table.select_one("pre")) is not None:
+                table.replace_with(box)
+    for label in root.select(".code-block-decoration"):
+        box, name = label.closest("code-block"), next(iter(label.strings), "").strip()
+        code = box.select_one("pre code") if box is not None else None
+        if code is not None and _LABEL.fullmatch(name) and not _class_language(code):
+            code.attrs["class"] = f"language-{name.lower()}"
+        label.decompose()
+    for code in root.select("div > pre > code"):
+        language, label = _class_language(code).lower(), _before(code)
+        if language and label is not None and label.text.strip().lower() == language:
+            label.decompose()
+
+
+def _before(code: Element) -> Element | None:
+    """The `div` or `span` that a reader sees before a box of code, through a few wrappers that begin with it."""
+    outer = code.parent
+    for _ in range(_WRAPPERS):
+        if not isinstance(outer, Element):
+            return None
+        for other in outer.previous_siblings:
+            if isinstance(other, Element):
+                return other if other.tag in ("div", "span") else None
+            if isinstance(other, Text) and other.data.strip():
+                return None
+        outer = outer.parent
+    return None
+
+
+def _write_footnotes(root: Element) -> None:
+    """Footnotes as markdown has them: `[^1]`."""
+    for back in root.select("a[data-footnote-backref]"):
+        back.decompose()
+    for mark in root.select("a[data-footnote-ref]"):
+        (mark.closest("sup") or mark).replace_with(Text(f"[^{mark.text.strip()}]"))
+    for notes in root.select("[data-footnotes] > ol"):
+        for number, note in enumerate(notes.select("li"), 1):
+            note.tag = "p"
+            for paragraph in note.select("p"):
+                paragraph.unwrap()
+            note.insert(0, Text(f"[^{number}]: "))
+        notes.unwrap()
 
 
 def _write_formulas(root: Element) -> None:
@@ -175,6 +269,8 @@ def _remove_page_furniture(root: Element, html: str, tags: set[str]) -> None:
             box.replace_with(Text("[x] " if "checked" in box.attrs else "[ ] "))
     if not tags.isdisjoint(_CONTROL_TAGS):
         root.remove(_CONTROLS)
+    if "sr-only" in html or "visually-hidden" in html:
+        root.remove(_UNSEEN)
     if " / " in html:
         for element in root.select("div, span"):
             if _is_counter(element):
@@ -195,7 +291,7 @@ def _drop_unsafe_addresses(root: Element) -> None:
             link.unwrap()
     for image in root.select("img"):
         address = _attribute(image, "src")
-        if not address or _is_unsafe(address):
+        if not address or _is_unsafe(address) or "emoji" in _attribute(image, "class"):
             image.replace_with(Text(_attribute(image, "alt")))
 
 

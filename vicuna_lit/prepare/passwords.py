@@ -37,6 +37,17 @@ WORDED = re.compile(
     r"|(?P<bare>[^\s\"'`,;&(){}\[\]<>$%]{6,40})(?:[ \t]*(?=\r?\n|\Z)|(?P<inline>(?=[&; \"']))))"
     r"|>(?P<tag>[^\s<>]{6,40})</)"
 )
+ALONE = re.compile(r"\s?[:=]\s?(?P<value>[^\s\"'<>,;()]{6,64})(?=[ \t]*(?:\r?\n|\Z))")
+NAMED_USER = re.compile(
+    r"(?i)\b(?:login|log|user(?:name)?|e-?mail|mail|id|account)\s?[:=]\s?[^\s:=]{2,64}[\s,/|;]{1,4}\Z"
+)
+PROSE = re.compile(
+    r"(?:[wW]ort|e)?(?:\s{1,2}(?:lautet|ist|est|es|é|è|jest|to|это|är|er)\s{1,2}|\s?(?:[是为為は：]|—)\s?)"
+    r"[\"'«„“]?(?=[^\s\d]{0,64}\d[^\s\d]{0,64}\d)(?P<value>[^\s\"'<>«»“”„\x80-\U0010ffff,;()]{6,64})"
+)
+APP = re.compile(r"(?:word)?[\"']?\s?[:= ]\s?[\"']?(?P<value>[a-z]{4}(?: [a-z]{4}){3})(?=[\s\"')]|\Z)(?! [a-z])")
+"""Google's passwords for programs: four groups of letters, of which hardly one row has a vowel in each."""
+NETWORK = re.compile(r"word [\"']?(?P<value>[^\s\"'|;&$<>]{8,63})")
 LINE = re.compile(r"(?:\A|\n)[ \t]*(?:export |- )?[\w.-]*\Z")
 """Up to a name with which the line begins: a configuration's, no program's."""
 INLINE = re.compile(
@@ -61,6 +72,42 @@ AUTH = re.compile(
 LOGIN = re.compile(
     r"\blogin\(\s{0,8}(?P<q>[\"'])[^\"'\s]{1,64}@[^\"'\s]{1,64}(?P=q),\s{0,8}(?P<p>[\"'])(?P<value>[^\"']{6,64})(?P=p)"
 )
+_ARGUMENT = r"[\"'][^\"'\n]{1,120}[\"'],\s{0,8}"
+_SECRET = r"[\"'](?P<value>[^\"'\n]{4,64})[\"']"
+PHP_LOG_IN = re.compile(rf"(?:mysqli(?:_connect)?|PDO)\(\s{{0,8}}{_ARGUMENT}{_ARGUMENT}{_SECRET}")
+IDENTIFIED = re.compile(rf"(?i:identified by) {_SECRET}")
+NET_USE = re.compile(
+    r"(?i:net use) (?:[A-Za-z*]:? {1,4})?\\\\\S{1,120} {1,4}(?:/user:\S{1,64} {1,4})?(?P<value>[^\s/*<>%$]\S{3,63})"
+)
+LOG_INS_IN_ROWS = {
+    "credential": re.compile(rf"Credential\(\s{{0,8}}{_ARGUMENT}{_SECRET}"),
+    "securestring": re.compile(rf"(?i:-securestring) (?:-string )?{_SECRET}"),
+}
+"""Calls whose own names are a row that may hold a token, by a part of it in small letters."""
+_TAKEN = r"[\"']?([^\s\"'`$%<>(){}\[\]|;&*\\]{6,64}+)(?=[\s\"'`|;&)]|\Z)"
+COMMANDS = {
+    option: {command: re.compile(before + _TAKEN) for command, before in commands.items()}
+    for option, commands in {
+        " -p": {
+            "login": r"(?:docker|podman|az) login\b[^\n|;]{0,160}? -p[ =]?",
+            "sshpass": r"sshpass -p ?",
+            "mysql": r"mysql\w{0,8}\b[^\n|;]{0,160}? -p",  # with a blank behind it a database's name follows
+            "mariadb": r"mariadb[\w-]{0,8}\b[^\n|;]{0,160}? -p",
+            "mongo": r"mongo\w{0,8}\b[^\n|;]{0,160}? -p ?",
+        },
+        " -a ": {"redis-cli": r"redis-cli\b[^\n|;]{0,160}? -a "},
+        " -w ": {"ldap": r"ldap\w{3,9}\b[^\n|;]{0,160}? -w "},
+        " -U": {"smbclient": r"smbclient\b[^\n|;%]{0,160}? -U ?[\"']?[\w\\/.@-]{1,64}%"},
+        " -S": {"sudo": r"\becho (?:-\w )?(?=[\"']?[^\s\"'|]{6,64}[\"']? ?\| ?sudo(?: -\w)* -S)"},
+        " -u": {"curl": r"curl\b[^\n|;]{0,240}? -u[ =]?[\"']?[^\s:/\"']{1,64}:"},
+        " --user": {"curl": r"curl\b[^\n|;]{0,240}? --user[ =]?[\"']?[^\s:/\"']{1,64}:"},
+        " pass:": {"-pass": r"-pass(?:in|out)? pass:"},
+    }.items()
+}
+"""Where a command takes a password that no name announces; by what stands in such a text: the option, which few texts
+hold, then the command."""
+OPTIONS = re.compile(r" -(?:[pawUSu]|-user)")
+"""Before the password, or before what holds it; openssl's is `-passin`."""
 PSK = re.compile(r"\b(?:wpa_)?psk=(?P<q>\"?)(?P<value>(?<=\")[^\"\n]{8,63}|[0-9a-f]{64})(?P=q)")
 ANNOUNCED = re.compile(
     r"(?:\b(?:seed|recovery|backup|wallet|secret)[ _-]?(?:recovery )?(?:phrase|words)"
@@ -96,6 +143,29 @@ def words(text: str, at: int, end: int) -> Iterator[Span]:
         right = OWNER.search(before) or USER.search(before) or USER.match(after.lstrip(" \t\r\n,;\"'$<-"))
     if right:
         start = found.start("quoted" if found["quoted"] else "bare" if found["bare"] else "tag")
+        yield start, start + len(value)
+
+
+def beside_user(text: str, at: int, end: int) -> Iterator[Span]:
+    """Where `pass` or `pw` stands alone before a colon, what follows it, if a user was named right before."""
+    if (found := ALONE.match(text, end)) and NAMED_USER.search(text, max(0, at - BESIDE), at):
+        yield found.span("value")
+
+
+def given(text: str, at: int, end: int) -> Iterator[Span]:
+    """The password of a network that nmcli joins, and Google's for a program: neither needs both digits and letters."""
+    network = NETWORK.match(text, end) if "nmcli" in text[max(0, at - 90) : at] else None
+    app = APP.match(text, end)
+    if app and all(set("aeiou") & set(group) for group in app["value"].split()):
+        app = None
+    if found := network or app:
+        yield found.span("value")
+
+
+def prose(text: str, end: int) -> Iterator[Span]:
+    """What a sentence in another language than English, or a network's command, says behind a password's name."""
+    if found := PROSE.match(text, end):
+        start, value = found.start("value"), found["value"].rstrip(".!?:")
         yield start, start + len(value)
 
 

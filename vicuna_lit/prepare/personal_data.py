@@ -28,6 +28,8 @@ SPELLED = re.compile(
     r"(?!(?:png|jpe?g|gif|svg|pdf|js|ts|css|json|py|md|html|yaml)\b)[a-z]{2,12}\b"
 )
 """An address as people write it against robots: `ada [at] mail [dot] com`."""
+BEFORE_SIGN, BEHIND_SIGN = 340, 600
+"""Characters before and behind the `@` in which the longest address has room."""
 COPYING = re.compile(r"\b(?:scp|rsync|sftp|ssh)\b[^\n]{0,256}\Z")
 """Before the host of a file: `scp a joe@host.com:b`."""
 USER_OF_LINK = re.compile(r"://[\w.~%+:$*{}-]{0,256}@", re.ASCII)
@@ -37,6 +39,9 @@ PHONE = re.compile(  # its first sign comes before what precedes it: so Python s
     r"(?<=\+)\d{1,3}[ .-]?(?:\(\d{1,4}\)[ .-]?)?\d{1,4}(?:[ .-]?\d{2,4}){2,5}"  # +49 30 1234 5678, +33 6 39 98 00 00
     r"|(?<=1)[ .-](?:\(\d{3}\)[ -]?\d{3}[ .-]\d{4}|\d{3}([.-])\d{3}\1\d{4})"  # 1 (555) 123-4567, 1-555-123-4567
     r"|(?<=\()\d{3}\)[ -]?\d{3}[ .-]\d{4}|(?<=\d)\d{2}([.-])\d{3}\2\d{4}"  # (555) 123-4567, 555-123-4567
+    r"|(?<=\()(?:0\d\) \d{4} \d{4}|\d{2}\) 9?\d{4}-\d{4})"  # (02) 9374 4000, (11) 98765-4321
+    r"|(?<=0)(?:(?:1[016-9]|[2-9]\d?)-\d{3,4}-\d{4}|8\d\d-\d{4}-\d{3,4}"  # Korea, Japan, Indonesia
+    r"|6-\d{8}|7\d{3} (?:\d{6}|\d{3} \d{3})|20 \d{4} \d{4}|7\d-\d{3} \d{2} \d{2})"  # the Netherlands, Britain, Sweden
     r")(?![\w/=-]|\.\d)"
 )
 CARD = re.compile(
@@ -44,7 +49,8 @@ CARD = re.compile(
 )
 ANNOUNCED = re.compile(
     r"[^\W\d_]{0,12}+(?P<link>(?:[ .]{1,2}(?:n(?:umber|o|r|um|úmero|uméro|umero|umer|ummer|umaras[ıi]|umaram|º|°)"
-    r"|номер\w?|नंबर|saya|kom|mobile?|phone|is|est|es|ist|lautet|le|è|é)\b){0,3}[. ]{0,2}[:：]{0,2})\s?"
+    r"|номер\w?|नंबर|saya|kom|mobile?|phone|is|est|es|ist|lautet|le|è|é"
+    r"|to|at|on|au|op|på|auf|unter|di|al|em|שלי)\b){0,3}[. ]{0,2}[:：]{0,2})\s?"
     r"(\(?\d{1,5}\)?(?:[ ./-]{0,3}\(?\d{1,5}\)?){2,5})(?![A-Za-z\d_/=-]|\.\d)"
 )
 """A national number, behind a word that announces it: the rest of that word, and what may stand between."""
@@ -54,8 +60,10 @@ NO_NUMBER = re.compile(r"(?:(?:19|20)\d\d\b[ ./-]*)+(?:[01]?\d\b.*)?|\d+(?:[.,]\
 """Years, dates, and round numbers."""
 ANNOUNCING = (
     "tel", "phone", "mob", "cel", "fax", "whatsapp", "handy", "natel", "portable", "no. hp", "tlf", "fone",
+    "call me", "text me", "reach me", "my number", "contact n",
     "tél", "móvil", "☎", "📞", "전화", "휴대", "핸드폰", "연락처", "電話", "携帯", "电话", "手机", "手機", "тел", "моб",
     "điện thoại", "sđt", "טלפון", "נייד", "رقم", "جوال", "هاتف", "मोबाइल", "फ़ोन", "फोन",
+    "موبايل", "মোবাইল", "τηλ", "ring på", "llámame",
 )  # fmt: skip
 """Beginnings of such words."""
 OTHER_WORD = re.compile(
@@ -161,9 +169,14 @@ def _announced(text: str, lowered: str) -> Iterator[Span]:
 
 def _is_announced(link: str, number: str) -> bool:
     """Whether a number behind a word for telephones is one, by its digits and by what stands between."""
-    if not 7 <= sum(c.isdigit() for c in number) <= 15 or NO_NUMBER.fullmatch(number):
+    if not 7 <= sum(c.isdigit() for c in number) <= 15 or NO_NUMBER.fullmatch(number) or _is_example(number):
         return False
     return bool(link.strip()) or not WEAK.fullmatch(number)
+
+
+def _is_example(number: str) -> bool:
+    """Whether a number counts up: people write such a one to show a form."""
+    return "".join(filter(str.isdigit, number)) in ("1234567890", "11234567890")
 
 
 def _spelled(text: str, lowered: str) -> Iterator[Span]:
@@ -172,11 +185,21 @@ def _spelled(text: str, lowered: str) -> Iterator[Span]:
         yield from (found.span() for found in SPELLED.finditer(lowered))
 
 
+def _around(text: str, sign: str) -> list[Span]:
+    """The parts of a text in which an address with such a sign may stand; each character is in one at most."""
+    parts: list[Span] = []
+    at = text.find(sign)
+    while at >= 0:
+        start, end = max(0, at - BEFORE_SIGN), min(len(text), at + BEHIND_SIGN)
+        parts.append((parts.pop()[0], end) if parts and start <= parts[-1][1] else (start, end))
+        at = text.find(sign, at + 1)
+    return parts
+
+
 def _emails(text: str, _: str) -> Iterator[Span]:
     """Addresses, but none that is the user and the host of a link: `postgres://me:...@db.host.com`."""
     users = [found.span() for found in USER_OF_LINK.finditer(text)] if "://" in text else []
-    for found in EMAIL.finditer(text):
-        start, end = found.span()
+    for start, end in [found.span() for part in _around(text, "@") for found in EMAIL.finditer(text, *part)]:
         target = text.startswith(":", end) and text[end + 1 : end + 2].isalnum()
         if target and COPYING.search(text, max(0, start - 300), start):
             continue
@@ -195,7 +218,7 @@ FINDERS: tuple[Finder, ...] = (
     ("card", "card", _matches(CARD, _is_card)),
     ("ssn", "-", _matches(SSN)),
     ("ip", "", _matches(IP, _is_public)),
-    ("phone", "phone", _matches(PHONE)),
+    ("phone", "phone", _matches(PHONE, lambda number: not _is_example(number))),
 )
 """In the order of the search: the kind, the sign that a text must have, and where it is in it and its small letters."""
 

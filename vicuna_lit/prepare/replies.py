@@ -29,7 +29,8 @@ OTHER_VOICE = re.compile(
     r"|\bfade in:|^\W{0,4}(?:int|ext)\. |\bonce upon a time\b"
     r"|\A\W{0,6}(?:title|chapter|scene|act|prologue)\b[^\n]{0,80}\n"
     r"|\A\W{0,4}(?:(?:dear|subject|querid|estimad|prezad|ch(?:er|ère)\b|liebe|sehr geehrte|geachte|beste |car[oa] "
-    r"|gentile|дорог|уважаем|亲爱|親愛|尊敬|件名|존경하는|사랑하는)[^\n]{0,60}\n|[^\n]{1,12}(?:様|さん|님께|에게|께),?\n)"
+    r"|gentile|дорог|уважаем|亲爱|親愛|尊敬|件名|존경하는|사랑하는)(?:[^\n]{0,60}\n|(?!\W?(?:user|nutzer|usu[aá]ri|utilis|utente|的?用户|的?用戶))"
+    r"[^\n,:!，：]{1,40}[,:!，：])|[^\n]{1,12}(?:様|さん|님께|에게|께),?\n)"
     r"|\A[^\n.!?。！？:]{1,60}\n[^\n]{1,60}\n[^\n]{1,60}(?:\n|\Z)",
     re.M,
 )
@@ -39,9 +40,32 @@ TRANSLATE = re.compile(
     r"\b(?:translat|traduc|tradui|traduz|übersetz|vertaal|przetłumacz|terjemah|çevir)|перевед|перевод|翻[译譯訳]|译成|번역"
     r"|訳して|ترجم|अनुवाद|dịch sang|แปล"
 )
+WRITTEN = re.compile(
+    r"\b(?:letters?|e-?mails?|messages?|note to|excuses?|apolog\w*|invit\w+|declin\w+|say no|resign\w*"
+    r"|sick leave|poems?|songs?|lyrics|lullaby|a text to|haiku|sonnet|monologue|dialog\w*|screenplay|speech"
+    r"|story|stories|scene|lines?|sentence|phrase|rephrase|rewrite|paraphrase|proofread|role-?play|pretend|tweet|caption|quotes?"
+    r"|briefe?s?|absage\w*|nachricht|entschuldigung\w*|gedicht|geschichte|satz|lettre|mot d'|poème|histoire"
+    r"|refus\w*|excus\w*|carta|correo|mensaje|poema|cuento|historia|frase|rechaz\w*|mensagem|recusar|convi\w+"
+    r"|lettera|messaggio|poesia|storia|racconto|rifiut\w*|brief|verhaal|wiadomość|opowiadanie|wiersz|mektup"
+    r"|hikaye|surat|cerita|puisi|bức thư|câu chuyện|bài thơ)\b|письм|отказ|приглаш|стих|рассказ|истори|写信|写一?封"
+    r"|道歉信|邮件|郵件|假条|请假|故事|诗|詩|台词|メール|手紙|物語|台詞|断り|편지|메일|이야기|거절|문장|رسالة|قصة|قصيدة|पत्र|कहानी|कविता|จดหมาย|เรื่อง|กลอน"
+)
+"""In small letters, of a question that asks for a text in which somebody else may speak."""
+SERVICE = re.compile(
+    r"\b(?:help|assist|provid|fulfil|comply|generat|creat|writ|produc|complet|continu|request|content|access"
+    r"|brows|open|see|view|discuss|engage|perform|task|chat|topic|support|answer|respond|shar|translat"
+    r"|recommend|endors|promot|ai\b|as an?\b|guideline|polic|program|capab|abilit|appropriate|ethic|harm"
+    r"|illegal|explicit|opinion|feeling|real-time|ayud|asist|ajud|aid|aiut|helf|beantwort|hilf|help|respond"
+    r"|répond|rispond|fourni|proporcion|forne|genera|crea|escrib|escrev|écri|scriv|schreib|erstell|zugriff"
+    r"|acces|pomóc|pomag|odpowie|podać|yardım|cevap|yanıt|giúp|trả lời|cung cấp|bantu|menjawab|memberikan)|помо"
+    r"|ответ|предостав|созда|доступ|帮|幫|回答|提供|协助|生成|写|寫|访问|满足|讨论|获取|执行|浏览|查看|识别|手伝|お?応え|お?答え|提供|作成|回答|도움|도와|답변|제공|작성|मदद"
+    r"|सहायता|उत्तर|مساعد|تقديم|الإجابة|ช่วย|ตอบ|ให้|(?:model|modell|模型|모델|モデル|модел|인공지능|人工智)"
+)
+"""In small letters, of what an assistant declines to do: somebody who cannot come has none of these words."""
 ASKED = 4000
 """Characters of a question in which a sentence to be translated is looked for."""
 PIECE = re.compile(r"[^:：\n\"“”«»„「」『』]+")
+ESCAPED, LETTER = re.compile(r"\\."), re.compile("[a-z]")
 SENTENCE_END = re.compile(r"[.!?…]+[\"')*_]*(?=\s|\Z)\s*|[。！？]+\s*|\n\s*")
 
 
@@ -83,15 +107,22 @@ def find_in_reply(rule: ReplyRule, reply: Reply) -> tuple[int, int] | None:
     if rule.plain and reply.structured:
         return None
     opening = reply.unquoted[: rule.opening]
-    found = next((f for text in rule.texts if (f := _compiled(text).search(opening))), None)
+    texts = _patterns_in_ascii(rule.texts) if reply.is_ascii else rule.texts
+    found = next((f for text in texts if (f := _compiled(text).search(opening))), None)
     if (
         found is None
         or OTHER_VOICE.search(opening)
         or (rule.unless and any(_compiled(text).search(opening) for text in rule.unless))
+        or (rule.plain and not SERVICE.search(opening) and _is_a_text_asked_for(reply.asked))
         or _is_translated(rule, reply.asked)
     ):
         return None
     return found.start() + reply.start, found.end() + reply.start
+
+
+def _is_a_text_asked_for(asked: str) -> bool:
+    asked = _small(asked[:ASKED])
+    return WRITTEN.search(asked) is not None or TRANSLATE.search(asked) is not None
 
 
 def _is_translated(rule: ReplyRule, asked: str) -> bool:
@@ -177,6 +208,12 @@ class ReplyRules:
 def _in_ascii(hints: tuple[str, ...]) -> tuple[str, ...]:
     """Those that a text of ASCII can hold."""
     return tuple(filter(str.isascii, hints))
+
+
+@cache
+def _patterns_in_ascii(texts: tuple[str, ...]) -> tuple[str, ...]:
+    """Those that a text of ASCII can hold: a pattern in another script alone has no letter but in escapes."""
+    return tuple(text for text in texts if text.isascii() or LETTER.search(ESCAPED.sub("", text)))
 
 
 @cache

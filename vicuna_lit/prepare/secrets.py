@@ -9,7 +9,8 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from vicuna_lit.prepare.passwords import at_name, in_calls, is_word, seed_phrases, words
+from vicuna_lit.prepare import passwords
+from vicuna_lit.prepare.passwords import at_name, beside_user, given, in_calls, is_word, prose, seed_phrases, words
 
 # Possessive, and begun only where a word begins: no text, however long, takes more than linear time.
 _LETTERS = {
@@ -37,7 +38,11 @@ _LETTERS = {
     "phx_": r"[A-Za-z0-9]{40,}+", "tskey-": r"[a-z]{3,9}-[\w-]{20,}+", "ATBB": r"[A-Za-z0-9]{32}",
     "HRKU-": r"[\w-]{36,}+", "pul-": r"[a-f0-9]{40}", "rubygems_": r"[a-f0-9]{48}", "sq": r"[apu]_[a-f0-9]{40}",
     "CCIPAT_": r"\w{40,}+", "tgp_v1_": r"[\w-]{40,}+", "re_": r"[A-Za-z0-9]{8}_[A-Za-z0-9]{20,}+", "vcp_": r"\w{40,}+",
-    "LTAI": r"(?=[A-Za-z]*\d)[A-Za-z0-9]{20}",
+    "LTAI": r"(?=[A-Za-z]*\d)[A-Za-z0-9]{20}", "tvly-": r"(?:dev-|prod-)?[A-Za-z0-9]{20,}+", "fc-": r"[a-f0-9]{32}",
+    "csk-": r"[a-z0-9]{40,}+", "fw_": r"(?=\w*\d)[A-Za-z0-9]{22,}+", "sk_": r"[a-f0-9]{48}", "jina_": r"\w{50,}+",
+    "e2b_": r"[a-f0-9]{40}", "rnd_": r"(?=\w*\d)[A-Za-z0-9]{30,}+", "apify_api_": r"\w{30,}+", "sgp_": r"\w{40,}+",
+    "vercel_blob_rw_": r"\w{30,}+", "doo_v1_": r"[a-f0-9]{64}", "dor_v1_": r"[a-f0-9]{64}", "lin_oauth_": r"\w{32,}+",
+    "CFPAT-": r"[\w-]{40,}+", "EAA": r"(?=[a-zA-Z]*\d)[A-Za-z0-9]{80,}+", "oy2": r"(?=[a-z]*\d)[a-z0-9]{43}",
 }  # fmt: skip
 """Tokens of letters, digits, `_` and `-` alone: a long row of those begins with the hint."""
 _OTHERS = {
@@ -53,8 +58,11 @@ _FORMS = {
     r"|(?:\w{2,8}\.)?discord(?:app)?\.com/api/webhooks/\d{5,}/[\w-]{20,}+|[\w-]{1,60}\.webhook\.office\.com/[^\s\"')]{30,}+"
     r"|discord\.gg/api/webhooks/[^\s\"')]{20,}+)",
     # No `*+` around a group in it: Python 3.11.2 finds nothing then.
-    "PRIVATE KEY": r"-----BEGIN (?:[A-Z0-9]{1,20} ){0,3}PRIVATE KEY(?: BLOCK)?-----(?:(?:[^-]++|-(?!----))*"
-    r"-----END (?:[A-Z0-9]{1,20} ){0,3}PRIVATE KEY(?: BLOCK)?-----|(?:[\s\\rn]{0,4}[A-Za-z0-9+/=]{16,}+)++)",
+    "PRIVATE KEY": r"-----BEGIN (?:[A-Z0-9]{1,20} ){0,3}PRIVATE KEY(?: BLOCK)?-----"
+    r"(?!(?:\W|(?i:insert|your|key|here|client|server|private|contents?|paste|the|of|goes|data|redacted|x+|n)\b)*-----END)"
+    r"(?:(?:[^-]++|-(?!----))*-----END (?:[A-Z0-9]{1,20} ){0,3}PRIVATE KEY(?: BLOCK)?-----"
+    r"|(?:[\s\\rn]{0,4}[A-Za-z0-9+/=]{16,}+)++)",
+    "Private-Lines": r"Private-Lines: \d{1,3}\r?\n(?:[A-Za-z0-9+/=]{16,80}(?:\r?\n|(?![^\n])))+",
     ":AA": r"(?<![\w-])\d{8,10}:AA[\w-]{32,34}(?![\w-])",
     "-us": r"[0-9a-f]{32}(?<![\w-].{32})-us\d{1,2}(?![\w-])",
     "softlayer.com/soap": r"softlayer\.com/soap/v3(?:\.1)?/[0-9a-z]{64}(?![\w-])",
@@ -74,36 +82,12 @@ MASK = re.compile(
     r"[xX]{6,}+(?:[-./][BxX]{1,64}+)*+(?![\w-])"
 )
 """A token that its owner masked: an issuer's prefix, and a row of x."""
-_TAKEN = r"[\"']?([^\s\"'`$%<>(){}\[\]|;&*\\]{6,64}+)(?=[\s\"'`|;&)]|\Z)"
-COMMANDS = {
-    option: {command: re.compile(before + _TAKEN) for command, before in commands.items()}
-    for option, commands in {
-        " -p": {
-            "login": r"(?:docker|podman|az) login\b[^\n|;]{0,160}? -p[ =]?",
-            "sshpass": r"sshpass -p ?",
-            "mysql": r"mysql\w{0,8}\b[^\n|;]{0,160}? -p",  # with a blank behind it a database's name follows
-            "mariadb": r"mariadb[\w-]{0,8}\b[^\n|;]{0,160}? -p",
-            "mongo": r"mongo\w{0,8}\b[^\n|;]{0,160}? -p ?",
-        },
-        " -a ": {"redis-cli": r"redis-cli\b[^\n|;]{0,160}? -a "},
-        " -w ": {"ldap": r"ldap\w{3,9}\b[^\n|;]{0,160}? -w "},
-        " -U": {"smbclient": r"smbclient\b[^\n|;%]{0,160}? -U ?[\"']?[\w\\/.@-]{1,64}%"},
-        " -S": {"sudo": r"\becho (?:-\w )?(?=[\"']?[^\s\"'|]{6,64}[\"']? ?\| ?sudo(?: -\w)* -S)"},
-        " -u": {"curl": r"curl\b[^\n|;]{0,240}? -u[ =]?[\"']?[^\s:/\"']{1,64}:"},
-        " --user": {"curl": r"curl\b[^\n|;]{0,240}? --user[ =]?[\"']?[^\s:/\"']{1,64}:"},
-        " pass:": {"-pass": r"-pass(?:in|out)? pass:"},
-    }.items()
-}
-"""Where a command takes a password that no name announces; by what stands in such a text: the option, which few texts
-hold, then the command."""
-OPTIONS = re.compile(r" -(?:[pawUSu]|-user)")
-"""Before the password, or before what holds it; openssl's is `-passin`."""
 QUERY = re.compile(r"[?&](?:appid|sig|signature|key|auth)=([\w%+/=.~-]{20,200}+)")
 URL_PASSWORD = re.compile(r"://[^\s:/@\"'<>\[\]]{0,64}:([^\s/@\"'<>\[\]{}$]{3,128})@(?=[\w\[])")
 DISCORD = re.compile(r"[MNO](?<![\w.-].)[\w-]{23,27}\.[\w-]{6}\.[\w-]{27,40}(?![\w.-])")
 DISCORD_END = re.compile(r"\.[\w-]{6}\.[\w-]{27}")
 NAMES = ("secret", "pass", "pw")
-FOREIGN_NAMES = ("密码", "密碼", "パスワード", "비밀번호", "пароль", "contraseña")
+FOREIGN_NAMES = ("密码", "密碼", "パスワード", "비밀번호", "пароль", "contraseña", "senha", "hasło", "şifre")
 NAMES_OF_TOKENS = (
     "key", "token", "passphrase", "credential", "bearer", "authorization", "_auth", '"auth"', "sess", "sid", "li_at",
     "키", "密钥",
@@ -121,7 +105,7 @@ SESSION = re.compile(r"(?:ion)?[_-]?id|ion[_\"':=]")
 """Behind `sess`, in the name of a session's cookie."""
 VALUE = re.compile(
     r"[\w-]{0,24}+(?![\w-])(?:(?:\[\w{0,8}\])?[\"'`\])>]{0,3}\s{0,4}(?:=>|:=|!?={1,3}|[:,>(]|\bis\b)|[\"'`]?)"
-    r"[ \t]*(?:(?i:bearer|basic|token) |s%3A)?"
+    r"[ \t]*(?:(?i:bearer|basic|token) |s%3A|base64:)?"
     r"(?:(?<!\w)@?(?P<quote>[\"'`])(?P<quoted>[^\s\"'`]{8,200})(?P=quote)|(?P<bare>[A-Za-z0-9+/_=.~!-]{16,400})"
     r"|(?P<signs>[^\s\"'`]{10,200}))"
 )
@@ -218,6 +202,8 @@ def _spans(text: str, lowered: str) -> Iterator[tuple[int, int]]:
         small = rows.lower()
         if names := [name for name in NAMES_OF_TOKENS if name in small]:
             yield from _named(text, lowered, names)
+        for pattern in (pattern for call, pattern in passwords.LOG_INS_IN_ROWS.items() if call in small):
+            yield from _taken(pattern, text)
     if names := [name for name in (NAMES if text.isascii() else NAMES + FOREIGN_NAMES) if name in lowered]:
         yield from _named(text, lowered, names)
     yield from _chosen(text, lowered)
@@ -255,6 +241,8 @@ def _named(text: str, lowered: str, names: Sequence[str]) -> Iterator[tuple[int,
                 elif name in NAMES_OF_PASSWORDS:
                     yield from _behind(text, at, end)
                     yield from words(text, at, end)
+                    yield from given(text, at, end)
+                    yield from (span for span in prose(text, end) if _is_chosen(text[slice(*span)]))
                 if "=" in text[max(0, at - 28) : at]:
                     before = max(0, at - 240)
                     compared = COMPARED.search(text[before:at])
@@ -262,6 +250,8 @@ def _named(text: str, lowered: str, names: Sequence[str]) -> Iterator[tuple[int,
                         yield span[0] + before, span[1] + before
             if name == "pass" and not text[at - 1 : at].isspace():
                 yield from (span for span in at_name(text, at, end) if _is_taken(text[slice(*span)]))
+            elif name in ("pass", "pw") and text[end : end + 1] in (":", "=", " "):
+                yield from (span for span in beside_user(text, at, end) if _is_taken(text[slice(*span)]))
             at = lowered.find(name, end)
 
 
@@ -269,11 +259,24 @@ def _chosen(text: str, lowered: str) -> Iterator[tuple[int, int]]:
     """Masked tokens, phrases of wallets, and passwords of commands and calls."""
     if "xxxxxx" in lowered:
         yield from (found.span() for found in MASK.finditer(text))
-    if " -" in text and OPTIONS.search(text):
-        for pattern in (p for option in COMMANDS if option in text for h, p in COMMANDS[option].items() if h in text):
+    if " -" in text and passwords.OPTIONS.search(text):
+        for pattern in (
+            p
+            for option in passwords.COMMANDS
+            if option in text
+            for h, p in passwords.COMMANDS[option].items()
+            if h in text
+        ):
             yield from (f.span(1) for f in pattern.finditer(text) if _is_taken(f[1]))
-    if ("=" in text and ("auth" in lowered or "psk=" in text)) or ("@" in text and "login(" in text):
+    signed = "@" in text
+    if ("=" in text and ("auth" in lowered or "psk=" in text)) or (signed and "login(" in text):
         yield from (span for span in in_calls(text, lowered) if _is_taken(text[slice(*span)]))
+    if signed and "identified by" in lowered:
+        yield from _taken(passwords.IDENTIFIED, text)
+    if "$" in text and ("mysqli" in text or "PDO(" in text):
+        yield from _taken(passwords.PHP_LOG_IN, text)
+    if "\\" in text and "\\\\" in text and "net use" in lowered:
+        yield from _taken(passwords.NET_USE, text)
     if "phrase" in lowered or ("=" in text and "mnemonic" in lowered):
         yield from seed_phrases(lowered)
 
@@ -292,7 +295,8 @@ def _is_name(lowered: str, name: str, at: int, end: int) -> bool:
             return not lowered.endswith("publickey", 0, at)
         case "pass" | "pw":
             longer = ("w", "phrase") if name == "pass" else "d"
-            return lowered.startswith(longer, end) or (alone and lowered.endswith("_", 0, at))
+            french = lowered.startswith("e ", end) and lowered.endswith("mot de ", 0, at)
+            return french or lowered.startswith(longer, end) or (alone and lowered.endswith("_", 0, at))
         case _:
             return True
 
@@ -313,6 +317,10 @@ def _behind(text: str, at: int, end: int) -> Iterator[tuple[int, int]]:
 
 def _is_chosen(value: str) -> bool:
     return _is_password(value) and not (PLACEHOLDER.search(value) or SEQUENCE.search(value))
+
+
+def _taken(pattern: re.Pattern[str], text: str) -> Iterator[tuple[int, int]]:
+    return (found.span("value") for found in pattern.finditer(text) if _is_taken(found["value"]))
 
 
 def _is_taken(value: str) -> bool:

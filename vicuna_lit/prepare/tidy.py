@@ -113,9 +113,10 @@ class Tidy:
                 if text != before:
                     applied["markdown_escapes"] = None
             if self._may_begin(text, turn.role):
-                for name, _, _, rule in self._first.get(turn.role, ()):
-                    if (changed := _apply(rule, text)) != text:
-                        text, applied[name] = changed, None
+                begun = text.lstrip()
+                for name, hint, _, rule in self._first.get(turn.role, ()):
+                    if begun.startswith(hint) and (changed := _apply(rule, text)) != text:
+                        text, applied[name], begun = changed, None, changed.lstrip()
             end = text[-END:]
             for name, hint, at_end, rule in rules:
                 if hint in (end if at_end else text) and (changed := _apply(rule, text)) != text:

@@ -165,7 +165,7 @@ def test_no_markup_raises(pieces):
         ("<x-new>a <y-new>b</y-new></x-new><dialog>c</dialog>", "a bc"),
         ("<button>a<p>never closed", "a\n\nnever closed"),
         ("<p>snake_case *a* # 1. \\d &amp;lt; &lt;div&gt;</p>", "snake_case *a* # 1. \\d &lt; <div>"),
-        ("<p>H<sub>2</sub>O x<sup>2</sup> <strong>b</strong><em>i</em> <del>d</del></p>", "H2O x2 **b***i* ~~d~~"),
+        ("<p>H<sub>2</sub>O x<sup>2</sup> <strong>b</strong><em>i</em> <del>d</del></p>", "H₂O x² **b***i* ~~d~~"),
         ("<p><b>값(value):</b>은 <b> x </b>y <b>a<strong>b</strong></b></p>", "**값(value):**은 **x** y **ab**"),
         ("<h1>a</h1><h6>b</h6><hr><p>c<br>d</p>", "# a\n\n###### b\n\n---\n\nc  \nd"),
         ("<blockquote><p>a</p><blockquote>b</blockquote></blockquote>", "> a\n>\n> > b"),
@@ -201,6 +201,22 @@ def test_no_markup_raises(pieces):
         ("<pre>Out: <code>x</code> and <code>y</code></pre>", "```\nOut: x and y\n```"),
         ("<pre><div>sh</div><code>x</code><div>Result: 3</div></pre>", "```sh\nx\n```\n\nResult: 3"),
         (f"<pre><div>{'word ' * 20}</div><code>x</code></pre>", f"{('word ' * 20).strip()}\n\n```\nx\n```"),
+        ("<p>10<sup>6</sup> m<sup>-1</sup> 1<sup>st</sup> x<sup>y+1</sup> a<sub>k</sub> <sup><a href='u'>1</a></sup>",
+         "10⁶ m⁻¹ 1st x^(y+1) a_k [1](u)"),
+        ('<p>a<sup><a href="#user-content-fn-1" data-footnote-ref>1</a></sup>.</p><section data-footnotes><h2 '
+         'class="sr-only">Footnotes</h2><ol><li><p>b <a data-footnote-backref>↩</a></p></li></ol></section>',
+         "a[^1].\n\n[^1]: b"),
+        ('<p>Good <img class="emoji" alt="🎉" src="u.png"> job</p><b class="sr-only">Hidden</b>', "Good 🎉 job"),
+        ('<p>so <span class="math-inline" data-math="x^2"><span class="katex">x2</span></span></p>', "so $x^2$"),
+        ('<p>so</p><div class="math-block" data-math="x"><span class="katex">x</span></div>', "so\n\n$$\nx\n$$"),
+        ('<div><div>bash</div><div><pre><code class="language-bash">ls</code></pre></div></div>', "```bash\nls\n```"),
+        ('<div><div>bash is</div><div><pre><code class="language-bash">ls</code></pre></div></div>',
+         "bash is\n\n```bash\nls\n```"),
+        ('<code-block><div class="code-block-decoration"><span>Python</span><button>copy</button></div><pre><code>x'
+         "</code></pre></code-block>", "```python\nx\n```"),
+        ('<table class="highlighttable"><tr><td class="linenos"><pre>1</pre></td><td><pre>x</pre></td></tr></table>',
+         "```\nx\n```"),
+        ('<pre><code><span class="linenumber">1</span>x</code></pre>', "```\nx\n```"),
     ],
 )  # fmt: skip
 def test_markup(html, markdown):

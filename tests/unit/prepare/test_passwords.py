@@ -41,6 +41,14 @@ def test_what_stands_for_a_password_or_labels_one_stays():
         "server.login(sender_email, password); res.cookie('sessionid', token, {httpOnly: true})",
         "Cookie: session=abc123; theme=dark",
         "The seed phrase is twelve words that restore a wallet; write them on paper, and keep them safe.",
+        '$db = new mysqli("localhost", "username", "password", "shop"); $p = new PDO($dsn, "root", "secret");',
+        "CREATE USER 'ada'@'localhost' IDENTIFIED BY 'new_password';",
+        "net use Z: \\\\nas\\share /user:domain\\ada * /persistent:yes",
+        "login: open the page\npass: all tests are green",
+        "login: x1 pass: grade4 of the exam. Le mot de passe est obligatoire2.",
+        "Das Passwort ist obligatorisch. Le mot de passe est obligatoire. 密码是必须的。",
+        "password must have more than four",
+        "-----BEGIN PRIVATE" + " KEY-----\nINSERT CLIENT KEY HERE\n-----END PRIVATE" + " KEY-----",
     ):
         assert redacted(text) == text
 
@@ -63,6 +71,21 @@ def test_the_places_where_calls_commands_and_files_hold_a_secret():
         ("curl 'https://app.mail.io/api' -H 'Cookie: session={}; theme=dark'", token),
         ("Set-Cookie: connect.sid=s%3A{}; Path=/", token),
         ("sb = create('{}')", "sb_" + f"secret_{token}_{token[:8]}"),
+        ('$db = new mysqli("localhost", "u8211_wp", "{}", "u8211_wp");', "zXc98!kLm"),
+        ("$db = new PDO('mysql:host=db', 'ada', '{}');", "Quitt3nbrot"),
+        ('var c = new NetworkCredential("svc", "{}", "CORP");', "Mail$erv1ce"),
+        ('$pw = ConvertTo-SecureString "{}" -AsPlainText -Force', "Adm1nLab#7"),
+        ("CREATE USER 'shop'@'%' IDENTIFIED BY '{}';", "Sh0pPass2024"),
+        ("net use Z: \\\\nas01\\share /user:OFFICE\\ada {} /persistent:yes", "Winter2024!"),
+        ('nmcli dev wifi connect "Box 7590" password "{}"', "48213377001926384415"),
+        ("login: ada\npass: {}\nDoes it work?", "Warszawa44"),
+        ("Gmail says my app password is wrong. password = '{}'", "xkqd wfzp mbtr hnvs"),
+        ("Mein Passwort lautet {}, warum ist es schwach?", "Sommerzeit22"),
+        ("mon mot de passe est {} et le site le refuse", "Chaton1234"),
+        ("la contraseña es {} y no entra", "Barcelona10"),
+        ("密码是{},账号是wang", "Wang1990xx"),
+        ("APP_KEY=base64:{}", f"{token}{token[:19]}="),
+        ("Private-MAC: x\nKey: {}", "tvly" + f"-dev-{token}{token[:8]}"),
         ("My recovery phrase is: {}", "witch collapse practice feed shame open despair creek road again ice least"),
     ):
         assert redacted(form.format(value)) == form.format("[KEY]")
@@ -78,12 +101,20 @@ def test_national_numbers_behind_words_of_many_languages():
         "我的手机号是13812345678",
         "연락처: 02-312-3456", "मेरा मोबाइल नंबर 9876543210", "Số điện thoại: 0912 345 678", "No. HP: 0812-3456-7890",
         "رقم الجوال: 0501234567", "teléfono: 912 345 678", "Telepon: 021 1234567", "Telnr: 030 123456",
-        "celular: 11 91234 567",
+        "celular: 11 91234 567", "Call me at 610 906 5208", "My number is 98765 43210", "text me at 0917 123 4567",
+        "Ring mig på 070-123 45 67", "Bel me op 06-12345678",
+        "Mój numer telefonu to 501 234 567", "Hubungi saya di 0812-3456-7890", "Τηλέφωνο: 210 1234567",
+        "הטלפון שלי 054-1234567", "رقم الموبايل 01012345678", "মোবাইল: 01712-345678",
+        # By their form alone:
+        "at work 020 7946 0958", "or 07700 900123", "office (02) 9374 4000", "제 번호는 010-1234-5678",
+        "Tokyo, 080-3091-9521",        "Team leader Kim (02-3284-0396", "me (11) 98765-4321",
     ):  # fmt: skip
         assert redacted(text).endswith("[PHONE]"), text
     for text in (
         "cell 10 20 30 40", "my cell 1000000 is empty", "The handy 2020 2021 2022 guide", "portable 100 200 300",
         "celular 4 8 15 16 23 42", "int phone = 5551234", "mobs 12 24 36 48", "tel: string", "Telefon 2023-01-02 1",
+        "phone: 1234567890", "the form (123) 456-7890", "+1234567890", "ref. 0300-1234567", "01-02-2023, 02-03-2024",
+        "contact needs 10 20 30 40 50", "my number of 2020 2021 2022", "rings 10 20 30 40", "SKU 07700900123",
         "Celsius: 20 25 30 35 40", "cells: 100 200 300 400", "telemetry: 100 200 300", "mobility: 10 20 30 40",
     ):  # fmt: skip
         assert redacted(text) == text
