@@ -13,9 +13,9 @@ PACKAGE = Path(vicuna_lit.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 ORDER = (
-    "paths", "whole_files", "config", "hub", "run_folder", "file_hashes", "machine", "intervals", "pages", "errors",
-    "notebook", "tracking", "data", "models", "inference", "prepare", "evaluate", "compare", "estimate", "train",
-    "chat", "cli", "__main__",
+    "paths", "whole_files", "signals", "config", "hub", "run_folder", "file_hashes", "machine", "intervals", "pages",
+    "errors", "notebook", "tracking", "data", "models", "inference", "prepare", "evaluate", "compare", "estimate",
+    "train", "chat", "cli", "__main__",
 )  # fmt: skip
 """Rooms and loose modules, each of which imports those before it alone."""
 WITHOUT = {

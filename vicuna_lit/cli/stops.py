@@ -32,6 +32,7 @@ def stops_in_one_line() -> Iterator[None]:
     """Around a whole command that leaves nothing half done wherever it ends.
 
     A second signal, or the end of `GRACE`, ends the process at once: what it was writing does not have its name yet.
+    One that was told to stop listens on while Python shuts down, else another signal would give another exit code.
 
     Raises:
         SystemExit: with 130 after Ctrl-C and with 143 after SIGTERM.
@@ -62,7 +63,7 @@ def stops_in_one_line() -> Iterator[None]:
             _say("\nstopped by SIGTERM")  # what is written now may have no end
         raise
     finally:
-        for number, handler in before.items():
+        for number, handler in before.items() if not came else ():
             signal.signal(number, handler)
 
 

@@ -11,6 +11,7 @@ from multiprocessing import forkserver
 from typing import Any, Literal
 
 from vicuna_lit.run_folder import MachineError, RunError
+from vicuna_lit.signals import held
 
 ATTEMPTS = 3
 """Workers that die (killed, out of memory) are replaced until so many died with no shard done between."""
@@ -64,7 +65,8 @@ def _pool(function: Callable[[Any], None], jobs: Sequence[Any], workers: int) ->
         others = {*multiprocessing.active_children()}
         pool = ProcessPoolExecutor(count, mp_context=context, initializer=_follow_the_parent)
         try:
-            futures = {pool.submit(function, job): job for job in left}
+            with held():  # a worker that has just been begun would not be known
+                futures = {pool.submit(function, job): job for job in left}
             for future in as_completed(futures):
                 future.result()
                 del left[futures[future]]
