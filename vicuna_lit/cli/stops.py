@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import NoReturn
 
-INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
+TERMINATED = 128 + signal.SIGTERM
 GRACE = 30.0
 """Seconds that a command has from the first signal to its end."""
 SAME = 1.0
@@ -20,11 +20,31 @@ SAME = 1.0
 class Terminated(SystemExit):
     """SIGTERM has come. No `KeyboardInterrupt`: whoever takes that for the end of what is typed must not go on."""
 
-    said = False
-    """Whether its line is printed."""
-
     def __init__(self) -> None:
         super().__init__(TERMINATED)
+
+
+class _Stop:
+    """The signal by which this process was told to stop."""
+
+    number, time, said = 0, 0.0, False
+
+    def forget(self) -> None:
+        """Another command begins."""
+        self.number, self.said = 0, False
+
+    def told(self, number: int, _: FrameType | None) -> None:
+        """A signal has come."""
+        now = time.monotonic()
+        if not self.number:
+            self.number, self.time = number, now
+            _leave_in_time(128 + number)
+            raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+        if now - self.time > SAME:
+            _leave(128 + number)
+
+
+_stop = _Stop()
 
 
 @contextmanager
@@ -40,57 +60,40 @@ def stops_in_one_line() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
         yield
         return
-    came: list[float] = []
-
-    def told(number: int, _: FrameType | None) -> None:
-        now = time.monotonic()
-        if not came:
-            came.append(now)
-            _leave_in_time(128 + number)
-            raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
-        if now - came[0] > SAME:
-            _leave(128 + number)
-
-    before = {signal.SIGTERM: signal.signal(signal.SIGTERM, told)}
+    _stop.forget()
+    before = {signal.SIGTERM: signal.signal(signal.SIGTERM, _stop.told)}
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # in the background shells let it be ignored
-        before[signal.SIGINT] = signal.signal(signal.SIGINT, told)
+        before[signal.SIGINT] = signal.signal(signal.SIGINT, _stop.told)
     try:
         yield
-    except KeyboardInterrupt:
-        interrupted()
-    except Terminated as stop:
-        if not stop.said:
-            _say("\nstopped by SIGTERM")  # what is written now may have no end
+    except BaseException as error:
+        if is_stop(error):
+            stopped()
         raise
     finally:
-        for number, handler in before.items() if not came else ():
+        for number, handler in before.items() if not _stop.number else ():
             signal.signal(number, handler)
 
 
-def interrupted() -> NoReturn:
-    """
-    Raises:
-        SystemExit: with 130.
-    """
-    _say("stopped")
-    sys.exit(INTERRUPTED)
+def is_stop(error: BaseException) -> bool:
+    """Whether an error is a stop, or what has become of one: in the middle of an import it is an `ImportError`."""
+    return isinstance(error, KeyboardInterrupt) or _stop.number != 0
 
 
-def stopped(stop: KeyboardInterrupt | Terminated, then: str) -> NoReturn:
-    """Says that the command was stopped and what of it is kept.
+def stopped(then: str = "") -> NoReturn:
+    """Says once that the command was stopped.
 
     Args:
-        then: what the same command does.
+        then: what of it is kept.
 
     Raises:
         SystemExit: with 130 after Ctrl-C and with 143 after SIGTERM.
     """
-    if isinstance(stop, Terminated):
-        _say(f"\nstopped by SIGTERM; {then}")
-        stop.said = True
-        raise stop
-    _say(f"stopped; {then}")
-    sys.exit(INTERRUPTED)
+    by = "\nstopped by SIGTERM" if _stop.number == signal.SIGTERM else "stopped"  # what is written may have no end
+    if not _stop.said:
+        _say(f"{by}; {then}" if then else by)
+    _stop.said = True
+    sys.exit(128 + (_stop.number or signal.SIGINT))
 
 
 def _leave_in_time(code: int) -> None:

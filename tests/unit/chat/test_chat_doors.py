@@ -119,5 +119,3 @@ def test_sigterm_ends_the_page_as_ctrl_c_does(server, monkeypatch):
         with socket.socket() as place:
             server.serve(service, place)
     assert signal.getsignal(signal.SIGTERM) is before
-
-
