@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 TERMINATED = 128 + signal.SIGTERM
 GRACE = 30.0
@@ -37,11 +37,19 @@ class _Stop:
         """A signal has come."""
         now = time.monotonic()
         if not self.number:
-            self.number, self.time = number, now
+            self.number, self.time, sys.unraisablehook = number, now, self._dropped
             _leave_in_time(128 + number)
             raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
         if now - self.time > SAME:
             _leave(128 + number)
+
+    def _dropped(self, what: Any) -> None:
+        """Python prints and drops what is raised in a callback or a `__del__`: the signal comes once more."""
+        if isinstance(what.exc_value, KeyboardInterrupt | Terminated):
+            number, self.number = self.number, 0
+            threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
+        else:
+            sys.__unraisablehook__(what)
 
 
 _stop = _Stop()

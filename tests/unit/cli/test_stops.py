@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -23,6 +24,7 @@ def left(monkeypatch):
     found: list[int] = []
     monkeypatch.setattr(stops, "_leave", found.append)
     monkeypatch.setattr(stops, "GRACE", 0.05)
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
     before = [signal.getsignal(number) for number in SIGNALS]
     signal.signal(signal.SIGINT, signal.default_int_handler)
     yield found
@@ -58,6 +60,17 @@ def test_a_command_that_ends_by_itself_leaves_the_signals_as_they_were(left):
     thread.start()
     thread.join()
     assert left == [None], "a thread hears no signals"
+
+
+def test_a_stop_that_python_drops_comes_once_more(left, capfd):
+    class Odd:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(SystemExit) as end, stops.stops_in_one_line():
+        Odd()
+        time.sleep(5)
+    assert (end.value.code, capfd.readouterr().err) == (143, "\nstopped by SIGTERM\n")
 
 
 def test_what_must_not_be_torn_ends_first(left):
