@@ -58,6 +58,16 @@ ONLY_IN = {
 }
 
 
+TEXTS = re.compile(r"""\.(?:read_text|write_text)\((?!.*(?:encoding=|"ascii"))|\.open\("[awx]"(?!.*encoding=)""")
+
+
+def test_no_text_is_read_or_written_as_the_locale_says():
+    """Whose files they are decides, not on which machine they are read; tools such as `open` default to the locale."""
+    found = [f"{path.name}: {line.strip()}" for path in MODULES for line in path.read_text().splitlines()
+             if TEXTS.search(line)]  # fmt: skip
+    assert not found, found
+
+
 @cache
 def nodes(path: Path) -> list[ast.AST]:
     return list(ast.walk(ast.parse(path.read_text())))

@@ -1,5 +1,7 @@
-"""`| head`: a command whose reader has gone goes on quietly; what it writes from then on is dropped. And a terminal that
-knows no UTF-8: what it cannot show is written as `\\u2192`."""
+"""`| head`: a command whose reader has gone goes on quietly; what it writes from then on is dropped.
+
+And a terminal that knows no UTF-8: what it cannot show is written as `\\u2192`.
+"""
 
 import io
 import os
@@ -28,7 +30,7 @@ def quiet_pipes() -> None:
         stream: Any = getattr(sys, name)
         if stream is None or stream is not getattr(sys, f"__{name}__"):
             continue  # somebody else's, such as a notebook's
-        if stream.errors == "strict":
+        if stream.errors in ("strict", "surrogateescape"):  # the second one writes the bytes of a name as they were
             stream.reconfigure(errors="backslashreplace")
         if stat.S_ISFIFO(os.fstat(stream.fileno()).st_mode):
             stream.flush()

@@ -87,7 +87,7 @@ def config_of(folder: str) -> dict[str, Any]:
         raise ConfigError([f"{FROM}{folder}: is an empty name; . is the folder that you are in"])
     file = Path(folder).expanduser() / "config.json"
     try:
-        values = with_new_names(json.loads(file.read_text()))
+        values = with_new_names(json.loads(file.read_bytes()))
     except FileNotFoundError:
         there = "holds no run" if file.parent.is_dir() else "no such folder"
         raise ConfigError([f"{FROM}{folder}: {there} (config.json)"]) from None
