@@ -9,7 +9,7 @@ STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
-def held(told: Callable[[], None] = lambda: None) -> Iterator[None]:
+def held(told: Callable[[], object] = lambda: None) -> Iterator[None]:
     """Inside the block Ctrl-C and SIGTERM are kept; at its end the first that has come does what it would have done.
 
     One that nobody listens to, as SIGTERM in a script, ends the process as ever. Only the main thread hears signals.

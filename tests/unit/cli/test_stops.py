@@ -28,6 +28,7 @@ def left(monkeypatch):
     before = [signal.getsignal(number) for number in SIGNALS]
     signal.signal(signal.SIGINT, signal.default_int_handler)
     yield found
+    stops._stop.forget()
     for number, handler in zip(SIGNALS, before, strict=True):
         signal.signal(number, handler)
 
