@@ -40,7 +40,7 @@ def sha256_of(file: Path) -> str:
         known_by = (str(file.resolve()), stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns)
         kept = cache_folder() / "sha256" / hashlib.sha256(repr(known_by).encode()).hexdigest()[:32]
         with suppress(OSError):
-            if len(known := kept.read_text()) == 64:
+            if len(known := kept.read_text(encoding="utf-8")) == 64:
                 return known
         found = hashlib.file_digest(stream, "sha256").hexdigest()
         after = os.fstat(stream.fileno())
@@ -48,7 +48,7 @@ def sha256_of(file: Path) -> str:
         with suppress(OSError):  # a home that cannot be written: it is read again next time
             kept.parent.mkdir(parents=True, exist_ok=True)
             part = kept.with_name(f"{kept.name}.{os.getpid()}")
-            part.write_text(found)
+            part.write_text(found, encoding="utf-8")
             part.replace(kept)
     return found
 

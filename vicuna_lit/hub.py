@@ -282,9 +282,9 @@ def _kept(config: Any) -> dict[str, Any]:
     """The config of the run that the folder holds, if any; who reads it in earnest says what is wrong with it."""
     folder = Path(config.run.dir)
     with suppress(OSError, ValueError):
-        return dict(json.loads((folder / "config.json").read_text()))
+        return dict(json.loads((folder / "config.json").read_bytes()))
     with suppress(OSError, ValueError, KeyError, TypeError):
-        return dict(json.loads((folder / "manifest.json").read_text())["config"])  # of vicuna-prepare
+        return dict(json.loads((folder / "manifest.json").read_bytes())["config"])  # of vicuna-prepare
     return {}
 
 

@@ -73,7 +73,7 @@ def naming(path: Path) -> Iterator[None]:
 
 def add_rows(path: Path, *rows: Sequence[Any]) -> None:
     """Appends rows to a CSV file."""
-    with naming(path), path.open("a", newline="") as file:
+    with naming(path), path.open("a", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows(rows)
 
 

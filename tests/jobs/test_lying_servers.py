@@ -88,7 +88,7 @@ def ask(client: Client, texts: list[str]) -> dict[str, Reply | str]:
             for text in texts:
                 await one(text)
 
-    run_to_end(work)
+    run_to_end(work, client.stop)
     return found
 
 

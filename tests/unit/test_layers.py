@@ -13,9 +13,9 @@ PACKAGE = Path(vicuna_lit.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 ORDER = (
-    "paths", "whole_files", "config", "hub", "run_folder", "file_hashes", "machine", "intervals", "pages", "errors",
-    "notebook", "tracking", "data", "models", "inference", "prepare", "evaluate", "compare", "estimate", "train",
-    "chat", "cli", "__main__",
+    "paths", "whole_files", "signals", "config", "hub", "run_folder", "file_hashes", "machine", "intervals", "pages",
+    "errors", "notebook", "tracking", "data", "models", "inference", "prepare", "evaluate", "compare", "estimate",
+    "train", "chat", "cli", "__main__",
 )  # fmt: skip
 """Rooms and loose modules, each of which imports those before it alone."""
 WITHOUT = {
@@ -56,6 +56,16 @@ ONLY_IN = {
     "scipy": {"intervals.py"},
     "huggingface_hub": {"hub.py", "paths.py", "cli/push.py"},
 }
+
+
+TEXTS = re.compile(r"""\.(?:read_text|write_text)\((?!.*(?:encoding=|"ascii"))|\.open\("[awx]"(?!.*encoding=)""")
+
+
+def test_no_text_is_read_or_written_as_the_locale_says():
+    """Whose files they are decides, not on which machine they are read; tools such as `open` default to the locale."""
+    found = [f"{path.name}: {line.strip()}" for path in MODULES for line in path.read_text().splitlines()
+             if TEXTS.search(line)]  # fmt: skip
+    assert not found, found
 
 
 @cache

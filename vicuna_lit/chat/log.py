@@ -14,7 +14,7 @@ from vicuna_lit.data.conversation import Conversation, to_record
 from vicuna_lit.evaluate.answers import complete
 from vicuna_lit.evaluate.reviews import Vote
 from vicuna_lit.run_folder import write_hydra_files
-from vicuna_lit.whole_files import write_json
+from vicuna_lit.whole_files import naming, write_json
 
 VOTES, CONVERSATIONS, MODERATION = "votes.jsonl", "conversations.jsonl", "moderation.jsonl"
 
@@ -69,7 +69,8 @@ class ChatLog:
 
     def _append(self, name: str, record: dict[str, Any]) -> None:
         line = orjson.dumps(record) + b"\n"
-        with self._lock, (self.folder / name).open("ab") as stream:
+        file = self.folder / name
+        with self._lock, naming(file), file.open("ab") as stream:
             stream.write(line)
 
 

@@ -13,7 +13,7 @@ from vicuna_lit.chat.service import ChatService, ChatSession, Refused
 from vicuna_lit.evaluate.reviews import Choice
 from vicuna_lit.inference.backend import BackendError, Settings
 
-CSS = Path(__file__).with_name("page.css").read_text()
+CSS = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
 VOTES: dict[Choice, str] = {"left": "← Left", "right": "Right →", "tie": "Tie", "both bad": "Both bad"}
 
 

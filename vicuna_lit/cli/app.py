@@ -21,6 +21,7 @@ from vicuna_lit import __version__
 from vicuna_lit.cli.command_line import CommandLine, choices, grid_of, jobs_of, name_of, read
 from vicuna_lit.cli.explain import asked, explain
 from vicuna_lit.cli.pipes import quiet_pipes
+from vicuna_lit.cli.stops import is_stop, stopped
 from vicuna_lit.config.base import CONF_DIR
 from vicuna_lit.config.compose import ConfigError, check, with_choices
 from vicuna_lit.config.from_run import OF_ONE_RUN, config_of, said_as
@@ -257,21 +258,26 @@ def is_expected(error: Exception) -> bool:
     return isinstance(error, EXPECTED) or is_machine_fault(error)
 
 
-def guarded(job: Callable[[], None], folder: str) -> int:
-    """Runs a job that goes on where it was stopped; an expected error is one message, a stop one line.
+def guarded(job: Callable[[], None], folder: str, resumes: bool = True) -> int:
+    """Runs a job; an expected error is one message, a stop one line.
+
+    Args:
+        resumes: the same command goes on where this one was stopped.
 
     Returns:
         The exit code.
+
+    Raises:
+        SystemExit: an expected error, or a stop.
     """
     try:
         job()
-    except Exception as error:
-        if not is_expected(error) and not is_out_of_memory(error):
+    except BaseException as error:
+        if is_stop(error):
+            stopped(f"the same command goes on in {folder}" if resumes else "")
+        if not isinstance(error, Exception) or not (is_expected(error) or is_out_of_memory(error)):
             raise
-        if exit_code(error) != BAD_INPUT:
+        if resumes and exit_code(error) != BAD_INPUT:
             print(f"{folder}: what is done is kept; the same command goes on", file=sys.stderr)
         fail(error)
-    except KeyboardInterrupt:
-        print(f"stopped; the same command goes on in {folder}", file=sys.stderr)
-        return 130
     return 0

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vicuna_lit.cli.stops import interrupted, stops_in_one_line
+from vicuna_lit.cli.stops import stops_in_one_line
 
 if TYPE_CHECKING:
     from vicuna_lit.config.chat import ChatConfig
@@ -28,7 +28,7 @@ def main() -> None:
 def _run(config: "ChatConfig") -> int:
     from vicuna_lit.cli import app as cli
 
-    return cli.guarded(lambda: _chat(config), config.run.dir)
+    return cli.guarded(lambda: _chat(config), config.run.dir, resumes=False)
 
 
 def _chat(config: "ChatConfig") -> None:
@@ -36,13 +36,10 @@ def _chat(config: "ChatConfig") -> None:
     from vicuna_lit.hub import fetched
     from vicuna_lit.run_folder import locked
 
-    try:
-        config = fetched(config)
-        wait_asleep_where_busy()
-        with locked(Path(config.run.dir), patience=5.0):
-            _converse(config)
-    except KeyboardInterrupt:
-        interrupted()  # `guarded` would say that the same command goes on
+    config = fetched(config)
+    wait_asleep_where_busy()
+    with locked(Path(config.run.dir), patience=5.0):
+        _converse(config)
 
 
 def _converse(config: "ChatConfig") -> None:

@@ -1,29 +1,30 @@
-"""`vicuna-compare`: see `vicuna-compare --help`."""
+"""`vicuna-compare`: see `vicuna-compare --help`.
+
+Imports at the top are those of a few milliseconds: a signal that comes before the command listens kills it.
+"""
 
 import argparse
 import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from vicuna_lit import __version__
-from vicuna_lit.cli.pipes import quiet_pipes
-from vicuna_lit.compare.claims import claim_in_words, claimed
-from vicuna_lit.compare.conclusions import in_words
-from vicuna_lit.compare.runs import DAMAGED, Sweep, read_sweep
-from vicuna_lit.compare.table import METRICS, REPEATS, Table, settings, table
-from vicuna_lit.compare.terminal import show_lines, show_table, show_unfinished
-from vicuna_lit.errors import say
-from vicuna_lit.machine import BAD_INPUT
-from vicuna_lit.paths import MissingPackage, packages_of
-from vicuna_lit.run_folder import RunError
+from vicuna_lit.cli.stops import stops_in_one_line
+
+if TYPE_CHECKING:
+    from vicuna_lit.compare.runs import Sweep
 
 
-def refuse_typos(sweep: Sweep, metrics: Sequence[str], over: str) -> None:
+def refuse_typos(sweep: "Sweep", metrics: Sequence[str], over: str) -> None:
     """
     Raises:
         RunError: no run has such a figure, or the runs do not differ in such a key.
     """
+    from vicuna_lit.compare.table import METRICS, REPEATS
+    from vicuna_lit.run_folder import RunError
+
+    metrics = metrics if ",".join(metrics) != ",".join(METRICS) else ()  # nobody has asked for these
     for metric in metrics:
         if sweep.finished and all(run.metric(metric) is None for run in sweep.finished):
             result = sweep.finished[0].result
@@ -38,14 +39,20 @@ def refuse_typos(sweep: Sweep, metrics: Sequence[str], over: str) -> None:
 
 def main() -> None:
     """The command."""
-    quiet_pipes()
-    given = _parser().parse_args()
-    try:
-        code = _compare(given)
-    except (RunError, MissingPackage, OSError) as error:
-        code = say(error)
-    if code:
-        sys.exit(code)
+    with stops_in_one_line():
+        from vicuna_lit.cli.pipes import quiet_pipes
+        from vicuna_lit.errors import say
+        from vicuna_lit.paths import MissingPackage
+        from vicuna_lit.run_folder import RunError
+
+        quiet_pipes()
+        given = _parser().parse_args()
+        try:
+            code = _compare(given)
+        except (RunError, MissingPackage, OSError) as error:
+            code = say(error)
+        if code:
+            sys.exit(code)
 
 
 def _folder(given: str) -> Path:
@@ -72,6 +79,9 @@ def _margin(given: str) -> float:
 
 
 def _parser() -> argparse.ArgumentParser:
+    from vicuna_lit import __version__
+    from vicuna_lit.compare.table import METRICS, REPEATS
+
     parser = argparse.ArgumentParser(
         prog="vicuna-compare",
         description="Many train runs as one table and one page (compare.html, runs.csv, figures/).",
@@ -100,9 +110,17 @@ def _compare(given: argparse.Namespace) -> int:
     Raises:
         RunError, MissingPackage, OSError: the folders cannot be read, or the page cannot be written.
     """
+    from vicuna_lit.compare.claims import claim_in_words, claimed
+    from vicuna_lit.compare.conclusions import in_words
+    from vicuna_lit.compare.runs import DAMAGED, read_sweep
+    from vicuna_lit.compare.table import Table, settings, table
+    from vicuna_lit.compare.terminal import show_lines, show_table, show_unfinished
+    from vicuna_lit.machine import BAD_INPUT
+    from vicuna_lit.paths import packages_of
+
     metrics, repeats = given.metrics.split(","), given.over.split(",")
     sweep = read_sweep(*given.folders, whole=False)
-    refuse_typos(sweep, metrics if given.metrics != ",".join(METRICS) else (), given.over)
+    refuse_typos(sweep, metrics, given.over)
     rows = Table()
     margin, baseline = claimed(sweep, given.margin, given.baseline)
     if found := settings(sweep, metrics, repeats, baseline):

@@ -1,13 +1,16 @@
-"""`vicuna-estimate`: see `vicuna-estimate --help`."""
+"""`vicuna-estimate`: see `vicuna-estimate --help`.
+
+Imports at the top are those of a few milliseconds: a signal that comes before the command listens kills it.
+"""
 
 import gc
 import json
 import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vicuna_lit.cli import app as cli
-from vicuna_lit.hub import found
+from vicuna_lit.cli.stops import stops_in_one_line
 
 
 def main() -> None:
@@ -15,11 +18,16 @@ def main() -> None:
     gc.set_threshold(
         200_000, 50, 50
     )  # a plan is a million small objects, all of them kept: looking at them costs a second
-    cli.main("estimate", _run, Sweep())
+    with stops_in_one_line():
+        from vicuna_lit.cli import app as cli
+
+        cli.main("estimate", _run, Sweep())
 
 
 def _run(config: Any) -> int:
-    return cli.guarded(lambda: _estimate(_ready(config)), config.run.dir)
+    from vicuna_lit.cli import app as cli
+
+    return cli.guarded(lambda: _estimate(_ready(config)), config.run.dir, resumes=False)
 
 
 def _ready(config: Any) -> Any:
@@ -28,6 +36,7 @@ def _ready(config: Any) -> Any:
     Raises:
         ModelError: adapters need a package that is not installed.
     """
+    from vicuna_lit.hub import found
     from vicuna_lit.train.early import need_adapters
 
     need_adapters(config.finetune)
@@ -62,21 +71,28 @@ def _answer(config: Any, plan: Any) -> None:
         say(f"page: {write_page([found], fitting, cheaper, Path(config.run.dir))}")
 
 
-class Sweep(cli.Sweep):
+class Sweep:
     """A multirun of the estimate job: each job, and their total."""
 
     def __init__(self) -> None:
         self._estimator: Any = None
         self._found: list[Any] = []
 
+    def before(self, configs: Sequence[Any], folder: Path, jobs: Mapping[str, Mapping[str, str]]) -> None:
+        """Nothing: what is wrong with a job is said when it comes."""
+
+    def again(self) -> bool:
+        """Never."""
+        return False
+
     def job(self, config: Any) -> float | None:
         """Estimates one job; its cost is what a sweeper may optimise."""
+        from vicuna_lit.cli import app as cli
         from vicuna_lit.estimate.run import Estimator
 
         self._estimator = self._estimator or Estimator()
         estimate = self._estimator.estimate
-        if cli.guarded(lambda: self._found.append(estimate(_ready(config))), config.run.dir):
-            raise cli.JobFailed(config.run.name)
+        cli.guarded(lambda: self._found.append(estimate(_ready(config))), config.run.dir, resumes=False)
         return self._found[-1].usd and self._found[-1].usd[1]
 
     def end(self, folder: Path) -> int:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -14,6 +15,7 @@ from vicuna_lit.config.texts import quoted
 from vicuna_lit.config.train import TrainConfig
 from vicuna_lit.run_folder import RUN_ID
 from vicuna_lit.tracking.session import run_name
+from vicuna_lit.train.preemption import PREEMPTED, stop_signal
 
 OF_THE_RUN = (RUN_ID, "WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH")
 """What the environment says of the train run: its evaluation is another run of W&B's."""
@@ -35,16 +37,31 @@ def check_evaluation(config: TrainConfig) -> None:
 def evaluate_result(config: TrainConfig, environment: dict[str, str] | None = None) -> int:
     """Runs `vicuna-evaluate` in `evaluation/` of the run folder, in a process of its own; its exit code.
 
-    Under torchrun the first rank does it.
+    Under torchrun the first rank does it. It is told to stop where this process is.
 
     Args:
         environment: of that process, besides this one's.
+
+    Returns:
+        The exit code of the command: where it was told to stop, that of a run that was.
     """
     if config.evaluate_after is None or os.environ.get("RANK", "0") != "0":
         return 0
     command = [sys.executable, "-m", "vicuna_lit.evaluate", *_overrides(config)]
     others = {key: value for key, value in os.environ.items() if key not in OF_THE_RUN}
-    return subprocess.run(command, env=others | (environment or {})).returncode
+    process, told = subprocess.Popen(command, env=others | (environment or {})), 0
+    while (code := _ended(process)) is None:
+        if stop_signal.signals > told:  # a terminal's Ctrl-C has come to both, and counts there once
+            told = stop_signal.signals
+            process.terminate()
+    return PREEMPTED if told else code
+
+
+def _ended(process: subprocess.Popen[bytes]) -> int | None:
+    """Its exit code; None: it runs on."""
+    with suppress(subprocess.TimeoutExpired):
+        return process.wait(0.2)
+    return None
 
 
 def _overrides(config: TrainConfig) -> list[str]:

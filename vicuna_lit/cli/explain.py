@@ -123,7 +123,7 @@ def _files(job: Job, known: dict[str, Entry], key: str, given: dict[str, str]) -
 
 @cache
 def _content(file: Path) -> dict[str, Any]:
-    return yaml.safe_load(file.read_text()) or {}
+    return yaml.safe_load(file.read_bytes()) or {}
 
 
 def _holds(values: Any, key: str) -> bool:

@@ -42,7 +42,7 @@ def cannot_fit(config: TrainConfig) -> str | None:
     file = Path(config.run.dir).parent / ESTIMATES
     if not config.estimate or not file.exists():
         return None
-    return json.loads(file.read_text())["cannot_fit"].get(config.run.name)
+    return json.loads(file.read_bytes())["cannot_fit"].get(config.run.name)
 
 
 def _here(config: TrainConfig) -> EstimateConfig:

@@ -1,4 +1,7 @@
-"""`| head`: a command whose reader has gone goes on quietly; what it writes from then on is dropped."""
+"""`| head`: a command whose reader has gone goes on quietly; what it writes from then on is dropped.
+
+And a terminal that knows no UTF-8: what it cannot show is written as `\\u2192`.
+"""
 
 import io
 import os
@@ -22,11 +25,13 @@ class _Pipe(io.FileIO):
 
 
 def quiet_pipes() -> None:
-    """For the output and the errors of this process, where they go into a pipe."""
+    """For the output and the errors of this process: none of what is printed ends the command."""
     for name in ("stdout", "stderr"):
         stream: Any = getattr(sys, name)
         if stream is None or stream is not getattr(sys, f"__{name}__"):
             continue  # somebody else's, such as a notebook's
+        if stream.errors in ("strict", "surrogateescape"):  # the second one writes the bytes of a name as they were
+            stream.reconfigure(errors="backslashreplace")
         if stat.S_ISFIFO(os.fstat(stream.fileno()).st_mode):
             stream.flush()
             pipe = io.BufferedWriter(_Pipe(stream.fileno(), "w", closefd=False))

@@ -1,17 +1,24 @@
-"""`vicuna-prepare`: see `vicuna-prepare --help`."""
+"""`vicuna-prepare`: see `vicuna-prepare --help`.
+
+Imports at the top are those of a few milliseconds: a signal that comes before the command listens kills it.
+"""
 
 from pathlib import Path
 from typing import Any
 
-from vicuna_lit.cli import app as cli
+from vicuna_lit.cli.stops import stops_in_one_line
 
 
 def main() -> None:
     """The command."""
-    cli.main("prepare", _run)
+    with stops_in_one_line():
+        from vicuna_lit.cli import app as cli
+
+        cli.main("prepare", _run)
 
 
 def _run(config: Any) -> int:
+    from vicuna_lit.cli import app as cli
     from vicuna_lit.prepare.run import prepare_data
 
     def job() -> None:

@@ -247,7 +247,8 @@ def _attempt(config: TrainConfig, told: dict[str, str]) -> Ending:
                 launch(config, environment)
             if config.stop_after is not None and result_in(Path(config.run.dir)) is None:
                 return Ending()
-            code = evaluate_result(config, environment)
+            if (code := evaluate_result(config, environment)) == PREEMPTED:
+                raise Preempted
         if not code:
             push_result(config)  # says itself what went wrong; the job is done
         return Ending(code)

@@ -16,12 +16,12 @@ if __name__ == "__main__":
         from vicuna_lit.train.distributed import WHY
 
         file = Path(sys.argv[1])
-        keep_hydra_files({part.name: part.read_text() for part in (file.parent / HYDRA).glob("*.yaml")})
+        keep_hydra_files({part.name: part.read_text(encoding="utf-8") for part in (file.parent / HYDRA).glob("*.yaml")})
         try:
             code = run(TrainConfig.model_validate_json(file.read_bytes()))
         except SystemExit as end:
             with suppress(OSError):  # a full disk may be the very reason
                 if end.__cause__ is not None:  # what was printed is kept for the table of a sweep
-                    (file.parent / WHY).write_text(str(end.__cause__))
+                    (file.parent / WHY).write_text(str(end.__cause__), encoding="utf-8")
             raise
         sys.exit(code)

@@ -93,7 +93,7 @@ def kept_claim(folder: Path) -> Kept | None:
 def _record(folder: Path) -> dict[str, str] | None:
     file = folder / RECORD
     try:
-        found = json.loads(file.read_text())
+        found = json.loads(file.read_bytes())
         return {"sha256": str(found["sha256"]), "date": str(found["date"])}
     except FileNotFoundError:
         return None

@@ -69,7 +69,7 @@ class Run:
         if not (self.swept and path.is_file()):
             return None
         try:
-            number = yaml.safe_load(path.read_text())["hydra"]["job"]["num"]
+            number = yaml.safe_load(path.read_bytes())["hydra"]["job"]["num"]
         except (KeyError, TypeError):
             return None
         except (ValueError, yaml.YAMLError) as error:
@@ -196,12 +196,12 @@ def run_in(folder: Path) -> Run | None:
         RunError: its files cannot be read.
     """
     try:
-        config = json.loads((folder / "config.json").read_text())
+        config = json.loads((folder / "config.json").read_bytes())
         if not isinstance(config, dict) or "conversations_per_step" not in config:
             return None  # of another job, or of another program
         found: dict[str, Any] = {}
         with suppress(FileNotFoundError):  # not yet, or not any more: a start takes away that of the one before
-            found = _object(json.loads((folder / "result.json").read_text()), "result.json")
+            found = _object(json.loads((folder / "result.json").read_bytes()), "result.json")
         refuse_foreign(folder, found)
         run = Run(folder, with_new_names(config), with_new_names(found))
         about = _object(run.config.get("run"), "run, in config.json,")

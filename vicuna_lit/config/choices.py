@@ -139,7 +139,7 @@ def shipped_strategies() -> tuple[StrategyFacts, ...]:
     """The facts of each file of `conf/strategy`, by name."""
     known: TypeAdapter[StrategyConfig] = TypeAdapter(StrategyConfig)
     files = sorted((CONF_DIR / "strategy").glob("*.yaml"))
-    return tuple(known.validate_python(yaml.safe_load(file.read_text())).facts for file in files)
+    return tuple(known.validate_python(yaml.safe_load(file.read_bytes())).facts for file in files)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -89,7 +89,7 @@ def config_of(folder: str) -> dict[str, Any]:
         raise ConfigError([f"{FROM}{folder}: {EMPTY}"])
     file = Path(folder).expanduser() / "config.json"
     try:
-        values = with_new_names(json.loads(file.read_text()))
+        values = with_new_names(json.loads(file.read_bytes()))
     except FileNotFoundError:
         there = "holds no run (config.json)" if file.parent.is_dir() else f"no such folder{nearest_beside(file.parent)}"
         raise ConfigError([f"{FROM}{folder}: {there}"]) from None

@@ -128,7 +128,7 @@ def _files(key: str) -> dict[str, dict[str, Any]]:
 
 
 def _content(path: Path) -> dict[str, Any]:
-    content = yaml.safe_load(path.read_text())
+    content = yaml.safe_load(path.read_bytes())
     for default in content.pop("defaults", ()):
         if isinstance(default, dict):
             inside = {group: name for group, name in default.items() if not group.startswith("override ")}

@@ -68,7 +68,8 @@ def _values(file: Path) -> float:
     if file.stat().st_size > 10 * MOST_VALUES:
         return math.inf
     try:
-        root = yaml.compose(file.read_text(), Loader=yaml.SafeLoader)  # in C deep nesting overflows the stack
+        text = file.read_text(encoding="utf-8")
+        root = yaml.compose(text, Loader=yaml.SafeLoader)  # in C deep nesting overflows the stack
         return _count(root, {}) if root else 0
     except RecursionError:
         return math.inf

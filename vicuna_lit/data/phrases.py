@@ -55,7 +55,7 @@ def phrases_of(place: str, advice: str) -> Phrases:
     Raises:
         MissingPath, DataError: the list is not there, or empty.
     """
-    lines = [line.strip() for line in locate(place).read_text().splitlines()]
+    lines = [line.strip() for line in locate(place).read_text(encoding="utf-8").splitlines()]
     phrases = [line for line in lines if line and not line.startswith("#") and plain(line)]
     if not phrases:
         raise DataError(f"{place}: holds no phrase; {advice}")

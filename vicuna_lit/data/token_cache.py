@@ -121,7 +121,7 @@ class TokenCache:
         found = []
         for folder in self.place.glob("[!.]*") if self.place.is_dir() else ():
             with suppress(OSError, ValueError, KeyError, TypeError):
-                said, used = json.loads((folder / ABOUT).read_text()), (folder / ABOUT).stat().st_mtime
+                said, used = json.loads((folder / ABOUT).read_bytes()), (folder / ABOUT).stat().st_mtime
                 used = 0.0 if used > time.time() + A_DAY else used  # of a clock that went wrong: it would stay for ever
                 found.append(Entry(folder, sum(said["bytes"].values()), used, said["about"], said["account"]))
         return found
@@ -186,7 +186,7 @@ def _write(folder: Path, examples: Iterable[NumberedExample]) -> None:
 def _read(entry: Path) -> tuple[Examples, DataReport] | None:
     """The examples of an entry, mapped; None where there is none, or it is not what was written."""
     try:
-        said = json.loads((entry / ABOUT).read_text())
+        said = json.loads((entry / ABOUT).read_bytes())
         if any(sha256_of(entry / name) != said["sha256"][name] for name in ARRAYS):
             return None
         arrays = {name: _mapped(entry / name, kind) for name, kind in ARRAYS.items()}

@@ -58,7 +58,7 @@ def _of_lengths(config: EstimateConfig, file: Path) -> tuple[ExampleLengths, int
         DataError: the file is none of lengths.
     """
     try:
-        head = file.read_text().split("\n", 1)[0].split()
+        head = file.read_text(encoding="utf-8").split("\n", 1)[0].split()
         system, stands_for = int(head[3]), int(head[-2])
         record, tokens, supervised = np.loadtxt(file, np.int64, delimiter=",", skiprows=2).T
     except (ValueError, IndexError):

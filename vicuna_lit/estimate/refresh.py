@@ -55,7 +55,7 @@ def refresh() -> str:
     file = cache_folder() / "prices.yaml"
     file.parent.mkdir(parents=True, exist_ok=True)
     table = {"date": now, "source": "SkyPilot's catalogue, the cheapest region", "prices": prices}
-    file.write_text(yaml.safe_dump(table, sort_keys=False))
+    file.write_text(yaml.safe_dump(table, sort_keys=False), encoding="utf-8")
     without = f"; without {', '.join(failed)}" if failed else ""
     return f"{sum(map(len, prices.values()))} prices of {len(prices)} GPUs, {now}: {file}{without}"
 

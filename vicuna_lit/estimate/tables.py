@@ -82,7 +82,7 @@ class Speeds:
 @cache
 def _read(file: Path) -> Any:
     try:
-        return yaml.safe_load(file.read_text())
+        return yaml.safe_load(file.read_bytes())
     except (OSError, yaml.YAMLError) as error:
         raise ConfigError([f"prices={file}: {' '.join(str(error).split())}"]) from None
 

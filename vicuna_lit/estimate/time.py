@@ -118,7 +118,7 @@ def _calibrated(path: str, gpu: Gpu, peak: float) -> Speeds:
     """The speed of a run of one's own."""
     file = Path(path) / "result.json" if Path(path).is_dir() else Path(path)
     try:
-        speed = json.loads(file.read_text()).get("model_tflops_per_second")
+        speed = json.loads(file.read_bytes()).get("model_tflops_per_second")
     except (OSError, ValueError) as error:
         raise ConfigError([f"calibrate={path}: {error}"]) from None
     if not speed:

@@ -1,5 +1,6 @@
 """What the models said: answer files of every published form, and our own."""
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ import orjson
 from vicuna_lit.data.conversation import DataError
 from vicuna_lit.evaluate.questions import Question, choices, field, named, rows, texts
 from vicuna_lit.run_folder import RunError
+from vicuna_lit.whole_files import naming
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,7 @@ def read_answers(path: str | Path, model: str | None = None) -> Answers:
 
 def append(path: Path, items: Iterable[Any]) -> None:
     """Appends dataclasses to a JSONL file; a stop in between costs the last line at most (see `complete`)."""
-    with path.open("ab") as stream:
+    with naming(path), path.open("ab") as stream:
         stream.write(b"".join(map(line, items)))
 
 
@@ -79,7 +81,7 @@ def complete(path: Path) -> list[dict[str, Any]]:
         return []
     whole = path.read_bytes()
     if kept := whole.rfind(b"\n") + 1 - len(whole):
-        path.write_bytes(whole[:kept])
+        os.truncate(path, len(whole) + kept)  # a full disk has room for that, and not for another copy
     lines = enumerate(whole[: whole.rfind(b"\n") + 1].split(b"\n"), 1)
     return [_object(path, number, line) for number, line in lines if line.strip()]
 

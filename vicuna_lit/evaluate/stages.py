@@ -57,12 +57,13 @@ class BudgetedClients:
 
     def run_with(self, endpoint: EndpointConfig, ask: Callable[[Client], Coroutine[Any, Any, None]]) -> None:
         """Runs what asks an endpoint to its end."""
+        client = self.client(endpoint)
 
         async def run() -> None:
-            async with self.client(endpoint) as client:
+            async with client:
                 await ask(client)
 
-        run_to_end(run)
+        run_to_end(run, client.stop)
 
     def promise(self, usd: float) -> None:
         """Limits what this start pays from now on, whatever the servers do."""

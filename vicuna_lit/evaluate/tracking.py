@@ -158,7 +158,7 @@ def _summarize_offline(config: EvaluateConfig, run: Path, identity: str, figures
     place = Path(about.get("dir") or run)
     mark = place / "wandb" / "evaluated.json"
     if mark.is_file():
-        _remove_unsent(place, json.loads(mark.read_text()))
+        _remove_unsent(place, json.loads(mark.read_bytes()))
     values, summary = state(place, identity)
     kept = {key: about.get(key) for key in ("project", "entity", "name", "group", "notes", "dir")}
     tags = {"tags": tuple(about.get("tags", ())), "mode": "offline", "console": "off"}
@@ -197,7 +197,7 @@ def _tables(config: EvaluateConfig, found: Evaluation, folder: Path) -> dict[str
     reviews = [asdict(r) | {"models": " | ".join(r.models), "scores": str(r.scores)} for r in found.reviews]
     if config.wandb.samples == "text":
         tables |= {"eval/answers": _table(_answers(found)), "eval/reviews": _table(reviews)}
-        tables["eval/report"] = wandb.Html((folder / "report.html").read_text(), inject=False)
+        tables["eval/report"] = wandb.Html((folder / "report.html").read_text(encoding="utf-8"), inject=False)
     elif config.wandb.samples == "ids":
         ids = ("question_id", "turn", "models", "scores")
         tables["eval/reviews"] = _table([{key: row[key] for key in ids} for row in reviews])

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import json
 import random
+import sys
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -17,8 +18,13 @@ from vicuna_lit.inference import bodies
 from vicuna_lit.inference.openai_client import Messages, OpenAIClient, ServerError
 from vicuna_lit.inference.reply_cache import Bill, Cache
 from vicuna_lit.run_folder import RunError
+from vicuna_lit.signals import held
 
 _POLL = 0.2
+LAST_REPLIES = 20.0
+"""Seconds that the requests under way have once the command is told to stop."""
+SAME = 1.0
+"""Seconds within which a repeated signal counts as one."""
 GOES_ON = "what was answered is kept, and the same command goes on"
 
 
@@ -29,15 +35,42 @@ async def together(requests: Iterable[Coroutine[Any, Any, None]]) -> None:
         raise errors[0]
 
 
-def run_to_end(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Runs a coroutine to its end, also where an event loop runs already, as in a notebook."""
+def run_to_end(work: Callable[[], Coroutine[Any, Any, None]], stop: Callable[[], None]) -> None:
+    """Runs a coroutine to its end, also where an event loop runs already, as in a notebook.
+
+    Ctrl-C or SIGTERM ends it when the replies under way are there, which will be billed; `LAST_REPLIES` later, or told
+    once more, it waits for them no longer.
+
+    Args:
+        stop: lets the coroutine ask for nothing more.
+    """
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        asyncio.run(work())
+        pass
+    else:
+        with start_blocking_portal() as portal:  # a thread with a loop of its own
+            portal.call(work)
         return
-    with start_blocking_portal() as portal:  # a thread with a loop of its own
-        portal.call(work)
+    with asyncio.Runner() as runner:
+        loop, first = runner.get_loop(), []
+
+        def leave() -> None:
+            for task in asyncio.all_tasks(loop):
+                task.cancel()
+
+        def told() -> None:
+            if not first:
+                first.append(loop.time())
+                loop.call_later(LAST_REPLIES, leave)
+                said = f"stopping: nothing more is asked, and replies under way have {LAST_REPLIES:g} s"
+                print(said, file=sys.stderr, flush=True)
+                stop()
+            elif loop.time() - first[0] > SAME:
+                leave()
+
+        with held(lambda: loop.call_soon_threadsafe(told)):
+            runner.run(work())
 
 
 def price_of(endpoint: EndpointConfig) -> Callable[[int, int], float] | None:
@@ -190,6 +223,10 @@ class Client:
                 await asyncio.sleep(pause)
         tried = f"no answer of {self.endpoint.model} in {self.requests.retries + 1} attempts, the last: {said}"
         raise self._stopped(f"{self.endpoint.url}: {tried}; {GOES_ON}")
+
+    def stop(self) -> None:
+        """No more requests are sent; those under way are kept when their reply comes."""
+        self._stopped(f"stopped; {GOES_ON}")
 
     def _stopped(self, message: str) -> "EndpointError":
         self._stop = self._stop or EndpointError(message)

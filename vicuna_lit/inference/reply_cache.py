@@ -90,9 +90,11 @@ class Cache:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
-            raise (MachineError if is_machine_fault(error) else RunError)(
-                f"{self.path}: the cache of paid replies cannot be used: {error}; "
-                "mend it, or choose another with requests.cache=<file> (which asks and pays anew)"
+            what = f"{self.path}: the cache of paid replies cannot be used: {error}"
+            if is_machine_fault(error):  # of its disk: all that it holds is there
+                raise MachineError(f"{what}; mend the disk or make room there, and the same command goes on") from None
+            raise RunError(
+                f"{what}; mend it, or choose another with requests.cache=<file> (which asks and pays anew)"
             ) from None
 
     def _patiently(self, statement: str) -> None:

@@ -79,7 +79,7 @@ def prove(config: Any) -> Proof:
     """
     kept = _kept(config)
     if kept.exists():
-        return Proof(**json.loads(kept.read_text()))
+        return Proof(**json.loads(kept.read_bytes()))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         proof = _compare(config)

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -10,6 +11,7 @@ from multiprocessing import forkserver
 from typing import Any, Literal
 
 from vicuna_lit.run_folder import MachineError, RunError
+from vicuna_lit.signals import held
 
 ATTEMPTS = 3
 """Workers that die (killed, out of memory) are replaced until so many died with no shard done between."""
@@ -26,7 +28,11 @@ def warm_up(workers: int, modules: Sequence[str]) -> None:
         before = os.environ.get("TOKENIZERS_PARALLELISM")
         os.environ["TOKENIZERS_PARALLELISM"] = before or "false"  # for the workers alone, not for a training after this
         multiprocessing.set_forkserver_preload(list(modules))
-        forkserver.ensure_running()
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # its imports would end with a traceback
+        try:
+            forkserver.ensure_running()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         if before is None:
             del os.environ["TOKENIZERS_PARALLELISM"]
 
@@ -56,9 +62,11 @@ def _pool(function: Callable[[Any], None], jobs: Sequence[Any], workers: int) ->
     left, deaths = dict.fromkeys(jobs), 0
     while left and deaths < ATTEMPTS:
         count = 1 if deaths else min(workers, len(left))
-        pool = ProcessPoolExecutor(count, mp_context=context, initializer=_leave_interrupts_to_the_parent)
+        others = {*multiprocessing.active_children()}
+        pool = ProcessPoolExecutor(count, mp_context=context, initializer=_follow_the_parent)
         try:
-            futures = {pool.submit(function, job): job for job in left}
+            with held():  # a worker that has just been begun would not be known
+                futures = {pool.submit(function, job): job for job in left}
             for future in as_completed(futures):
                 future.result()
                 del left[futures[future]]
@@ -67,6 +75,10 @@ def _pool(function: Callable[[Any], None], jobs: Sequence[Any], workers: int) ->
         except BrokenProcessPool:  # go on alone, with more memory, and with the others first
             deaths += 1
             left = dict.fromkeys([*list(left)[1:], next(iter(left))])
+        except BaseException:  # nobody waits for what is under way; the same command does it again
+            for worker in {*multiprocessing.active_children()} - others:
+                worker.kill()
+            raise
         finally:
             pool.shutdown(cancel_futures=True)
     if left:
@@ -76,8 +88,17 @@ def _pool(function: Callable[[Any], None], jobs: Sequence[Any], workers: int) ->
         )
 
 
-def _leave_interrupts_to_the_parent() -> None:
+def _follow_the_parent() -> None:
+    """A worker leaves interrupts to its parent, and outlives it by no moment: a pool's own workers would go on with
+    what they were given, beside the next start of the same command."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if parent := multiprocessing.parent_process():
+        threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
+
+
+def _leave_with(parent: Any) -> None:
+    parent.join()
+    os._exit(1)
 
 
 def _ray(function: Callable[[Any], None], jobs: Sequence[Any], workers: int) -> Iterator[Any]:

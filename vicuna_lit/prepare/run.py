@@ -98,6 +98,7 @@ def _prepare(config: PrepareConfig, folder: Path) -> Prepared:
     if (done := read_json(folder, "manifest.json")) is not None:
         known = _as_kept(identity, done)
         refuse_other_settings(folder, _readable({k: done.get(k) for k in identity}), _readable(known))
+        shutil.rmtree(folder / "work", ignore_errors=True)  # a kill may have come before its end
         return Prepared(str(folder), _not_empty(folder, done))
     workers = config.workers or cores()
     modules = ["vicuna_lit.prepare.stages", *(["vicuna_lit.data.tokenizer"] if config.cuts else [])]
@@ -201,6 +202,8 @@ def _open(folder: Path, identity: dict[str, Any], size: int) -> Path:
     if state.exists():
         if orjson.loads(state.read_bytes()) == orjson.loads(orjson.dumps(identity)):
             console.print(f"going on with the unfinished work in {work}", highlight=False, soft_wrap=True)
+            for part in folder.glob(".*.jsonl.[0-9]*"):  # a kill has left it without its name, as large as the set
+                part.unlink()
             return work
         console.print(f"discarding {work}: unfinished, of other settings or data", highlight=False, soft_wrap=True)
     if work.exists():

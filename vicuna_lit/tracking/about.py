@@ -68,7 +68,7 @@ def about_run(run: RunConfig, sweep: str | None = None) -> dict[str, Any]:
 def overrides(folder: Path) -> dict[str, list[str]]:
     """What the command line has set, a text each, as Hydra wrote it into the job's folder; nothing of a script."""
     with suppress(OSError, yaml.YAMLError):
-        return {"overrides": yaml.safe_load((folder / HYDRA / "overrides.yaml").read_text()) or []}
+        return {"overrides": yaml.safe_load((folder / HYDRA / "overrides.yaml").read_bytes()) or []}
     return {}
 
 

@@ -120,7 +120,7 @@ def refused(folder: Path) -> str | None:
         folder: W&B's of the run.
     """
     with suppress(OSError, ValueError, KeyError):
-        for line in (folder / "logs" / "debug-internal.log").read_text(errors="replace").splitlines():
+        for line in (folder / "logs" / "debug-internal.log").read_text(encoding="utf-8", errors="replace").splitlines():
             if '"level":"ERROR+4"' in line:
                 return one_line(re.sub(r" url=\S+", "", json.loads(line)["msg"]))
     return None

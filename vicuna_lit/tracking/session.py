@@ -4,6 +4,7 @@ Whatever W&B, its own process, the network or the disk below it do, the job goes
 and named at the end. W&B is imported where it is used: a job with `wandb.mode=disabled` does without it.
 """
 
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -241,7 +242,10 @@ def _begin(mode: Any, config: WandbConfig, arguments: dict[str, Any], place: Pat
     before = set(place.glob("wandb/*run-*"))
     try:
         settings = wandb.Settings(**ours | config.settings)
-        return wandb.init(mode=mode, resume="allow", reinit="create_new", settings=settings, **arguments), None
+        run = wandb.init(mode=mode, resume="allow", reinit="create_new", settings=settings, **arguments)
+        for handler in logging.getLogger("wandb").handlers:  # else a full disk is a traceback for each line of its log
+            handler.handleError = lambda record: None
+        return run, None
     except Exception as error:
         gone = _end_service(arguments["id"])
         for left in set(place.glob("wandb/*run-*")) - before:

@@ -102,7 +102,7 @@ def is_stopped(process: "subprocess.Popen[Any] | None") -> bool:
     if process is None:
         return False
     with suppress(OSError, IndexError):
-        return Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] in "Tt"
+        return Path(f"/proc/{process.pid}/stat").read_text("ascii", "replace").rpartition(")")[2].split()[0] in "Tt"
     with suppress(OSError):
         command = ["ps", "-o", "state=", "-p", str(process.pid)]
         return subprocess.run(command, capture_output=True, text=True).stdout.startswith("T")

@@ -198,7 +198,7 @@ def launch(config: TrainConfig, environment: dict[str, str] | None = None) -> Re
     stop_signal.announces = False
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "config.json"
-        file.write_text(config.model_dump_json())
+        file.write_text(config.model_dump_json(), encoding="utf-8")
         write_hydra_files(Path(folder))
         shared = _environment(Path(folder).name, devices, environment or {})
         processes = [
@@ -211,7 +211,7 @@ def launch(config: TrainConfig, environment: dict[str, str] | None = None) -> Re
         ]
         code = _wait(processes, 2 * config.checkpoint.grace_seconds + LAST_WORDS)
         said = Path(folder, WHY)
-        why = said.read_text() if said.is_file() else ""
+        why = said.read_text(encoding="utf-8") if said.is_file() else ""
     if code == PREEMPTED or (code and stop_signal.requested):
         stopped = read_json(Path(config.run.dir), "result.json") or {}
         raise Preempted(stopped.get("steps", 0))

@@ -295,7 +295,7 @@ def with_data(config: TrainConfig, data: Any) -> TrainConfig:
         raise RunError(f"{path}: cannot be written: {error}; run.dir=<another folder>") from None
     given = config.data.model_copy(update={"path": str(path), "sources": ()})
     if (config.data.validation_path or "").startswith(SHIPPED):
-        usual = yaml.safe_load((CONF_DIR / "data" / "files.yaml").read_text())["validation_fraction"]
+        usual = yaml.safe_load((CONF_DIR / "data" / "files.yaml").read_bytes())["validation_fraction"]
         share = config.data.validation_fraction or usual
         given = given.model_copy(update={"validation_path": None, "validation_fraction": share})
     return config.model_copy(update={"data": given})

@@ -42,7 +42,7 @@ class LossBeforeCache:
     def read(self) -> dict[str, float] | None:
         """The metrics; None where they are not known."""
         with suppress(OSError, ValueError):
-            found = json.loads(self.file.read_text())
+            found = json.loads(self.file.read_bytes())
             if isinstance(found, dict) and all(isinstance(value, float) for value in found.values()) and found:
                 os.utime(self.file)
                 return found

@@ -11,7 +11,7 @@ import torch
 def kernel_kills() -> int:
     """Processes that this machine's kernel has killed for lack of memory so far; 0 where it does not say."""
     with suppress(OSError):
-        found = re.search(r"^oom_kill (\d+)$", Path("/proc/vmstat").read_text(), re.MULTILINE)
+        found = re.search(r"^oom_kill (\d+)$", Path("/proc/vmstat").read_text("ascii"), re.MULTILINE)
         return int(found[1]) if found else 0
     return 0
 
@@ -39,7 +39,7 @@ def _peak() -> int:
     if torch.cuda.is_initialized():  # a run on the CPU of a machine with GPUs never wakes them
         return torch.cuda.max_memory_allocated()
     try:
-        found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+        found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text("ascii"))
     except OSError:
         found = None
     kilobytes = int(found[1]) if found else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -51,4 +51,4 @@ def _forget_peak() -> None:
         torch.cuda.reset_peak_memory_stats()
         return
     with suppress(OSError):  # no Linux, or not allowed: the peak is then that of the whole process so far
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5", "ascii")

@@ -111,7 +111,7 @@ def about(
         config, usual: as JSON values: the run's, and those of the command without any override.
     """
     hydra = folder / ".hydra" / "overrides.yaml"
-    given = yaml.safe_load(hydra.read_text()) if hydra.is_file() else None
+    given = yaml.safe_load(hydra.read_bytes()) if hydra.is_file() else None
     command = f"vicuna-train {typed([str(one) for one in given])}" if isinstance(given, list) else ""
     chosen, usually = (one["run"].get("choices") or {} for one in (config, usual))
     groups = [(group, name, usually.get(group, "–")) for group, name in chosen.items() if name != usually.get(group)]

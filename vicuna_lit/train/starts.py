@@ -48,7 +48,9 @@ def forget(folder: Path) -> None:
 def starts_of(folder: Path) -> list[Start]:
     """In order; empty of a run of an earlier version. Lines that were torn by a kill are left out."""
     found: list[Start] = []
-    for line in (folder / FILE).read_text(errors="replace").splitlines() if (folder / FILE).exists() else ():
+    for line in (
+        (folder / FILE).read_text(encoding="utf-8", errors="replace").splitlines() if (folder / FILE).exists() else ()
+    ):
         try:
             entry = json.loads(line)
             if "began" in entry:

@@ -10,7 +10,6 @@ import pytest
 
 from vicuna_lit.chat.markup import plain
 from vicuna_lit.chat.service import ChatService
-from vicuna_lit.cli.stops import stops_in_one_line
 from vicuna_lit.run_folder import RunError
 
 
@@ -120,11 +119,3 @@ def test_sigterm_ends_the_page_as_ctrl_c_does(server, monkeypatch):
         with socket.socket() as place:
             server.serve(service, place)
     assert signal.getsignal(signal.SIGTERM) is before
-
-
-def test_a_stop_is_one_line_and_the_code_that_shells_know(capfd):
-    for one, code, said in ((signal.SIGTERM, 143, "\nstopped by SIGTERM\n"), (signal.SIGINT, 130, "stopped\n")):
-        with pytest.raises(SystemExit) as end, stops_in_one_line():
-            signal.raise_signal(one)
-        assert (end.value.code, capfd.readouterr().err) == (code, said)
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL

@@ -267,7 +267,7 @@ def ask(client: Client, text: str = "Hi?") -> Reply | str:
                 found.append(str(error))
 
     found: list[Reply | str] = []
-    run_to_end(once)
+    run_to_end(once, client.stop)
     return found[0]
 
 

@@ -66,7 +66,7 @@ class MetricsCallback(L.Callback):
     def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Begins the file."""
         if self.times.writes:
-            with naming(self.path), self.path.open("w", newline="") as file:
+            with naming(self.path), self.path.open("w", encoding="utf-8", newline="") as file:
                 rows: Any = csv.DictWriter(file, COLUMNS)
                 rows.writeheader()
                 rows.writerows(self.rows)

@@ -79,7 +79,7 @@ def log_model(
 def _prepared(folder: Path, hashes: dict[str, str], texts: bool) -> Any:
     import wandb
 
-    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest = json.loads((folder / "manifest.json").read_bytes())
     counts = {key: manifest[key] for key in ("records_in", "records_kept", "records_rejected", "rejected_by_reason")}
     artifact = wandb.Artifact(_name(folder), "dataset", metadata=counts | {"sha256": hashes})
     for file in ("manifest.json", *["card.html"] * texts):  # the card shows conversations
