@@ -1,7 +1,7 @@
 """Writes the generated pages: `python docs/generate.py`. A test says whether they are up to date.
 
 reference.md holds every key of every job, from the config classes and `conf/`; coming_from.md the names of other
-tools, from `vicuna_lit/config/renamed.py`; data.md the columns that are known, from `vicuna_lit/data/columns.py`;
+tools, from `vicuna_lit/config/renamed.py`; data.md the columns that are known, from `vicuna_lit/records/columns.py`;
 api.md the public names with their first sentence; evidence.md and the README the figures of results.yaml.
 """
 
@@ -15,7 +15,7 @@ import vicuna_lit
 from vicuna_lit.config.compose import JOBS
 from vicuna_lit.config.reference import Entry, entries
 from vicuna_lit.config.renamed import ELSEWHERE, RENAMED
-from vicuna_lit.data.columns import FORMS
+from vicuna_lit.records.columns import FORMS
 
 DOCS = Path(__file__).parent
 MOST_OF_A_DEFAULT = 44

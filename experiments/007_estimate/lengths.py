@@ -16,9 +16,9 @@ from pathlib import Path
 import sentencepiece
 
 from vicuna_lit.data.chat_template import template_named
-from vicuna_lit.data.conversation import Conversation
-from vicuna_lit.data.readers import read
 from vicuna_lit.paths import locate
+from vicuna_lit.records.conversation import Conversation
+from vicuna_lit.records.readers import read
 
 CONVERSATIONS = 2500
 OUT = Path(__file__).parents[2] / "vicuna_lit/estimate/sharegpt_lengths.csv"

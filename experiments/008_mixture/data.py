@@ -15,7 +15,7 @@ import numpy as np
 
 import vicuna_lit as vl
 from experiments.sharegpt import joined
-from vicuna_lit.data.conversation import Conversation, is_validation, trim, write_jsonl
+from vicuna_lit.records.conversation import Conversation, is_validation, trim, write_jsonl
 
 FRACTION = 0.25
 """`data.validation_fraction` of run.sh."""

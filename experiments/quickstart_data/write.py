@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 
 from vicuna_lit.config.compose import load
 from vicuna_lit.data.chat_template import TextTemplate
-from vicuna_lit.data.conversation import Conversation, write_jsonl
+from vicuna_lit.records.conversation import Conversation, write_jsonl
 
 FOLDER = Path(__file__).parents[2] / "vicuna_lit" / "quickstart"
 TRAIN, VALIDATION = 640, 64

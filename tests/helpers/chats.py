@@ -12,8 +12,8 @@ from vicuna_lit.chat.log import ChatLog
 from vicuna_lit.chat.moderation import make_moderator
 from vicuna_lit.chat.service import ChatService, ChatSession
 from vicuna_lit.config.compose import load
-from vicuna_lit.data.conversation import Conversation
 from vicuna_lit.inference.backend import Backend, Sent, Settings, Stream
+from vicuna_lit.records.conversation import Conversation
 
 HOW = Settings(0.0, 40)
 

@@ -12,10 +12,10 @@ import numpy as np
 
 from tests.helpers.runs import SHARED
 from tests.helpers.tokenizers import llama3_like
-from vicuna_lit.data.conversation import Conversation, Rejection, Turn
 from vicuna_lit.data.encoder import Encoder, Example
 from vicuna_lit.data.jinja_template import TokenizerTemplate
 from vicuna_lit.data.template_thoughts import OPENED
+from vicuna_lit.records.conversation import Conversation, Rejection, Turn
 
 OTHERS = Path(os.environ.get("STOCK_TOKENIZERS", SHARED / "stock_tokenizers"))
 """Tokenizers in folders and templates in `*.jinja` that others made; never committed, see CONTRIBUTING.md."""

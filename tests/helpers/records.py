@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from vicuna_lit.data.conversation import Conversation, Rejection, trim
-from vicuna_lit.data.readers import parse
+from vicuna_lit.records.conversation import Conversation, Rejection, trim
+from vicuna_lit.records.readers import parse
 
 Q, A = {"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}
 

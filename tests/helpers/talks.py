@@ -2,7 +2,7 @@
 
 import json
 
-from vicuna_lit.data.conversation import Conversation, ToolCall, Turn
+from vicuna_lit.records.conversation import Conversation, ToolCall, Turn
 
 TOOLS = json.dumps(
     [

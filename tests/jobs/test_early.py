@@ -16,12 +16,12 @@ from tests.helpers.wandb_server import KEY, WandbServer
 from vicuna_lit import hub
 from vicuna_lit.config.compose import ConfigError, load
 from vicuna_lit.config.train_checks import devices_here
-from vicuna_lit.data.conversation import DataError
 from vicuna_lit.data.source import ConversationFiles
 from vicuna_lit.estimate.advice import to_fit
 from vicuna_lit.estimate.report import lines, row_of
 from vicuna_lit.estimate.run import estimate_run
 from vicuna_lit.paths import ModelError
+from vicuna_lit.records.conversation import DataError
 from vicuna_lit.run_folder import RunError
 from vicuna_lit.train.early import refuse_early
 from vicuna_lit.train.run import fit

@@ -15,12 +15,12 @@ from tests.helpers import commands
 from tests.helpers.llm_server import KEY, Server, answers_and_judges
 from tests.helpers.runs import COMMON, run_here
 from vicuna_lit.config.compose import load
-from vicuna_lit.data.conversation import Conversation, DataError
 from vicuna_lit.evaluate import generate, judges, stages
 from vicuna_lit.evaluate.questions import read_questions
 from vicuna_lit.evaluate.run import evaluate_models
 from vicuna_lit.inference.generate import Chat, likelihoods, replies, reply
 from vicuna_lit.paths import ModelError, model_name
+from vicuna_lit.records.conversation import Conversation, DataError
 from vicuna_lit.run_folder import RunError
 from vicuna_lit.tracking.wandb_file import history_rows
 

@@ -18,14 +18,14 @@ from tests.helpers import commands
 from tests.helpers.runs import QUICKSTART
 from vicuna_lit import load
 from vicuna_lit.config.base import ConfigError
-from vicuna_lit.data.conversation import Conversation, DataError, Turn, to_record, write_jsonl
 from vicuna_lit.data.encoder import Example
-from vicuna_lit.data.readers import read
 from vicuna_lit.data.tokenizer import make_encoder
 from vicuna_lit.machine import MACHINE_FAULT
 from vicuna_lit.prepare import executor as engine
 from vicuna_lit.prepare import stages
 from vicuna_lit.prepare.run import prepare_data
+from vicuna_lit.records.conversation import Conversation, DataError, Turn, to_record, write_jsonl
+from vicuna_lit.records.readers import read
 from vicuna_lit.run_folder import RunError
 
 OUTPUTS = ("train.jsonl", "validation.jsonl", "rejected.jsonl", "manifest.json", "card.html")

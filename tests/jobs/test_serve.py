@@ -19,9 +19,9 @@ from experiments.serve.up import Balancer, serve_in_thread
 from tests.helpers.chats import HOW, random_folder, scripted, take
 from tests.helpers.pages import free_port, process
 from vicuna_lit.config.compose import load
-from vicuna_lit.data.conversation import Conversation
 from vicuna_lit.inference.backend import BackendError, Settings, open_backends
 from vicuna_lit.inference.generate import Chat, reply
+from vicuna_lit.records.conversation import Conversation
 
 SERVE = Path(__file__).parents[2] / "experiments" / "serve"
 

@@ -22,10 +22,8 @@ from vicuna_lit.cli.train import run as run_job
 from vicuna_lit.compare.conversations import validation_of
 from vicuna_lit.config.compose import load
 from vicuna_lit.data.batch import collate
-from vicuna_lit.data.conversation import Conversation, DataError, write_jsonl
 from vicuna_lit.data.dataset import build_dataset
 from vicuna_lit.data.encoder import Example
-from vicuna_lit.data.readers import read
 from vicuna_lit.data.tokenizer import make_encoder
 from vicuna_lit.inference.generate import Chat
 from vicuna_lit.machine import MACHINE_FAULT
@@ -33,6 +31,8 @@ from vicuna_lit.models import export
 from vicuna_lit.models.causal_lm import SupervisedLM, build_model
 from vicuna_lit.paths import ModelError
 from vicuna_lit.prepare.run import prepare_data
+from vicuna_lit.records.conversation import Conversation, DataError, write_jsonl
+from vicuna_lit.records.readers import read
 from vicuna_lit.train.console import say_done
 from vicuna_lit.train.result import result_in
 from vicuna_lit.train.resume import already_done

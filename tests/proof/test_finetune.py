@@ -12,11 +12,11 @@ from tests.helpers.runs import COMMON, QUICKSTART, curve, run_here, weights
 from vicuna_lit.config.compose import load
 from vicuna_lit.data.batch import Batch, collate
 from vicuna_lit.data.dataset import build_dataset
-from vicuna_lit.data.readers import read
 from vicuna_lit.data.tokenizer import make_encoder
 from vicuna_lit.models.adapters import Merged, merged, whole
 from vicuna_lit.models.causal_lm import SupervisedLM, build_model
 from vicuna_lit.paths import ModelError
+from vicuna_lit.records.readers import read
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # PEFT's, of transformers
 

@@ -8,12 +8,12 @@ import torch
 from tests.helpers.encoders import encoder_for, tokenizer_named
 from vicuna_lit.config.compose import load
 from vicuna_lit.data.batch import Batch, collate
-from vicuna_lit.data.conversation import Conversation
 from vicuna_lit.data.dataset import Examples
 from vicuna_lit.data.encoder import Example
 from vicuna_lit.models.attention import RowLayout, attend, use
 from vicuna_lit.models.causal_lm import SupervisedLM, build_model
 from vicuna_lit.models.loss import token_losses
+from vicuna_lit.records.conversation import Conversation
 
 Losses = Callable[[Batch], torch.Tensor]
 

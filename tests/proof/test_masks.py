@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from tests.helpers.encoders import TEMPLATES, encoder_for, encoder_of, tokenizer_named
 from tests.helpers.examples import examples
 from vicuna_lit.data.chat_template import TextTemplate
-from vicuna_lit.data.conversation import Conversation, Rejection, ToolCall, Turn
 from vicuna_lit.data.encoder import Encoder, Example
 from vicuna_lit.data.jinja_template import TokenizerTemplate
+from vicuna_lit.records.conversation import Conversation, Rejection, ToolCall, Turn
 
 TOKENIZERS = [
     "quickstart",

@@ -7,8 +7,8 @@ import orjson
 import pytest
 
 from vicuna_lit import load
-from vicuna_lit.data.readers import read
 from vicuna_lit.prepare.run import prepare_data
+from vicuna_lit.records.readers import read
 
 MUTATIONS = 10_500
 NASTY = [

@@ -14,7 +14,6 @@ from tests.helpers.jinja_templates import CALLS, DATE, TEMPLATES, check, encoder
 from tests.helpers.talks import TALKS, TOOLS, call, result, says, user
 from vicuna_lit.data.batch import collate
 from vicuna_lit.data.chat_template import TemplateError
-from vicuna_lit.data.conversation import Conversation, Rejection, Turn
 from vicuna_lit.data.dataset import DataReport, Examples, Masks, build_dataset, tokenised
 from vicuna_lit.data.encoder import Encoder, Example, tokenize
 from vicuna_lit.data.jinja_template import TokenizerTemplate
@@ -22,6 +21,7 @@ from vicuna_lit.data.mask_view import show_mask
 from vicuna_lit.data.tokenizer import with_variables
 from vicuna_lit.inference import generate
 from vicuna_lit.models.export import _describe
+from vicuna_lit.records.conversation import Conversation, Rejection, Turn
 from vicuna_lit.train.validation_loss import _reply_numbers
 
 THINKS = "strips thoughts, adds an empty think block"

@@ -13,8 +13,8 @@ from transformers import AutoTokenizer
 from tests.helpers.jinja_templates import OTHERS, check, encoder_with, spans
 from tests.helpers.runs import SHARED
 from tests.helpers.talks import TALKS
-from vicuna_lit.data.conversation import Conversation, Turn
 from vicuna_lit.data.encoder import Encoder, Example
+from vicuna_lit.records.conversation import Conversation, Turn
 
 TOKENIZERS = sorted(
     folder

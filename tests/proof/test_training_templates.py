@@ -12,9 +12,9 @@ import pytest
 
 from tests.helpers.jinja_templates import DATE, OTHERS, encoder_with, messages_of, spans
 from tests.helpers.talks import TALKS
-from vicuna_lit.data.conversation import Conversation, Rejection
 from vicuna_lit.data.encoder import Encoder
 from vicuna_lit.data.template_date import dated
+from vicuna_lit.records.conversation import Conversation, Rejection
 
 PATCHED = sorted(OTHERS.glob("*_training.jinja"))
 TABLE = Path(__file__).parents[2] / "docs/training_templates.md"

@@ -10,14 +10,14 @@ from torch.nn.functional import cross_entropy
 from tests.helpers.runs import COMMON
 from vicuna_lit.config.compose import load
 from vicuna_lit.data.batch import PlannedRows
-from vicuna_lit.data.conversation import Conversation, Turn, to_record, write_jsonl
 from vicuna_lit.data.datamodule import ConversationDataModule
 from vicuna_lit.data.mixture import fingerprint
-from vicuna_lit.data.readers import parse
 from vicuna_lit.data.tokenizer import make_encoder
 from vicuna_lit.models import attention
 from vicuna_lit.models.causal_lm import SupervisedLM, build_model
 from vicuna_lit.prepare.shards import from_json, to_json
+from vicuna_lit.records.conversation import Conversation, Turn, to_record, write_jsonl
+from vicuna_lit.records.readers import parse
 
 WEIGHTS = (0.5, None, 0, 3, 1, 0.25)
 """Of the replies of a conversation; a number is the next one's at each conversation."""

@@ -32,11 +32,10 @@ WITHOUT = {
     "tracking": {"torch", "transformers", "lightning"},
     "wandb_workspace": {"torch", "transformers", "lightning", "vicuna_lit"},
     "notebook": {"vicuna_lit"},
-    "data/conversation.py": {"torch", "transformers", "lightning"},
-    "data/readers.py": {"torch", "transformers", "lightning"},
-    "data/exports.py": {"torch", "transformers", "lightning", "vicuna_lit"},
+    "records": {"torch", "transformers", "lightning"},
+    "records/exports.py": {"vicuna_lit"},
     "data/chat_template.py": {"torch", "transformers", "lightning"},
-    "data/json_stream.py": {"orjson", "vicuna_lit"},
+    "records/json_stream.py": {"orjson", "vicuna_lit"},
 }
 """What must start fast, or be read alone, does without these."""
 ONLY_IN = {

@@ -5,11 +5,11 @@ import os
 import pytest
 
 from vicuna_lit.config.evaluate import FolderSource
-from vicuna_lit.data.conversation import DataError
-from vicuna_lit.data.files import find_files, skipped_files
 from vicuna_lit.evaluate.questions import fields_of
 from vicuna_lit.inference.backend import place_of_model
 from vicuna_lit.paths import MissingPath, ModelError, locate, locate_model
+from vicuna_lit.records.conversation import DataError
+from vicuna_lit.records.files import find_files, skipped_files
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from vicuna_lit.chat.moderation import Flagged
-from vicuna_lit.data.conversation import Conversation
 from vicuna_lit.inference.backend import BackendError, Stream
+from vicuna_lit.records.conversation import Conversation
 
 POLL_SECONDS = 0.1
 FEWEST_SECONDS = 0.1

@@ -10,9 +10,9 @@ import orjson
 
 from vicuna_lit.chat.moderation import Decision
 from vicuna_lit.config.chat import ChatConfig
-from vicuna_lit.data.conversation import Conversation, to_record
 from vicuna_lit.evaluate.answers import complete
 from vicuna_lit.evaluate.reviews import Vote
+from vicuna_lit.records.conversation import Conversation, to_record
 from vicuna_lit.run_folder import write_hydra_files
 from vicuna_lit.whole_files import naming, write_json
 

@@ -15,9 +15,9 @@ from vicuna_lit.config.chat import (
     OpenAIConfig,
     WordsConfig,
 )
-from vicuna_lit.data.conversation import Conversation
-from vicuna_lit.data.phrases import phrases_of
 from vicuna_lit.inference.backend import BackendError, Stream
+from vicuna_lit.records.conversation import Conversation
+from vicuna_lit.records.phrases import phrases_of
 
 GUARD_TOKENS = 32
 """A verdict of Llama Guard's kind is a word and a line of categories."""

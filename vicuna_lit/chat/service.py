@@ -13,10 +13,10 @@ from vicuna_lit.chat.exchange import ModelPane, stream_replies
 from vicuna_lit.chat.log import ChatLog, now
 from vicuna_lit.chat.moderation import Decision, Moderator, moderated
 from vicuna_lit.config.chat import ChatConfig
-from vicuna_lit.data.conversation import Conversation, Turn
 from vicuna_lit.evaluate.reviews import Choice, Vote
 from vicuna_lit.inference.backend import Backend, Sent, Settings, Stream
 from vicuna_lit.inference.bodies import whole_characters
+from vicuna_lit.records.conversation import Conversation, Turn
 
 
 class Refused(Exception):

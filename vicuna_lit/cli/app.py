@@ -27,10 +27,10 @@ from vicuna_lit.config.compose import ConfigError, check, with_choices
 from vicuna_lit.config.from_run import OF_ONE_RUN, config_of, said_as
 from vicuna_lit.config.short_forms import Job
 from vicuna_lit.data.chat_template import TemplateError
-from vicuna_lit.data.conversation import DataError
 from vicuna_lit.file_hashes import sha256_of
 from vicuna_lit.machine import BAD_INPUT, exit_code, is_machine_fault, is_out_of_memory
 from vicuna_lit.paths import MissingPackage, MissingPath, ModelError, locate, packages_of
+from vicuna_lit.records.conversation import DataError
 from vicuna_lit.run_folder import HYDRA, RUN, RunError, differences, keep_hydra_files, read_json
 
 VERSION = f"vicuna_lit {__version__}"

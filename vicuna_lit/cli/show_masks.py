@@ -8,7 +8,6 @@ from rich.markup import escape
 from vicuna_lit import notebook
 from vicuna_lit.config.train import TrainConfig
 from vicuna_lit.data.auto_template import template_and_tokenizer
-from vicuna_lit.data.conversation import Conversation, Rejection
 from vicuna_lit.data.dataset import DataReport, Examples, Masks, tokenised, what_to_do
 from vicuna_lit.data.encoder import Encoder
 from vicuna_lit.data.mask_view import show_mask
@@ -16,6 +15,7 @@ from vicuna_lit.data.source import Sources
 from vicuna_lit.data.tokenizer import make_encoder
 from vicuna_lit.models.architecture import model_config
 from vicuna_lit.pages import counted
+from vicuna_lit.records.conversation import Conversation, Rejection
 
 
 def show_masks(config: TrainConfig) -> int:

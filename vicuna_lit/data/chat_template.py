@@ -17,8 +17,8 @@ from pydantic import TypeAdapter
 
 from vicuna_lit.config.base import CONF_DIR
 from vicuna_lit.config.template import ReasoningForm, TemplateConfig, TextTemplateConfig, ToolForm
-from vicuna_lit.data.conversation import ALPACA_INPUT, INLINE_THOUGHT, Conversation, ToolCall, Turn
 from vicuna_lit.data.template_jinja import SLOT, TRIMS, jinja_of, split_reasoning
+from vicuna_lit.records.conversation import ALPACA_INPUT, INLINE_THOUGHT, Conversation, ToolCall, Turn
 
 TEMPLATE_REFUSES = "template refuses it"
 """Why a conversation is rejected of which a template says so."""

@@ -12,9 +12,9 @@ import numpy as np
 
 from vicuna_lit.config.train import TrainOn
 from vicuna_lit.data.chat_template import TEMPLATE_REFUSES
-from vicuna_lit.data.conversation import Conversation, DataError, Rejection, trim
 from vicuna_lit.data.encoder import Encoder, Example
 from vicuna_lit.data.splitting import TOO_LONG, split
+from vicuna_lit.records.conversation import Conversation, DataError, Rejection, trim
 
 CHUNK = 512
 """Records taken together: enough to keep all cores busy, little enough to stay small."""

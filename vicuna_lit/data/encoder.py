@@ -16,10 +16,10 @@ import numpy as np
 from tokenizers import Encoding, Tokenizer
 
 from vicuna_lit.data.chat_template import TEMPLATE_REFUSES, Segment, Template, TemplateError
-from vicuna_lit.data.conversation import PLACEHOLDER, Conversation, Rejection
 from vicuna_lit.data.cut_tokens import Cut, Whole, tokenise
 from vicuna_lit.data.template_thoughts import ONE_TOKEN, OPENED
 from vicuna_lit.data.token_bytes import UNKNOWN, byte_table
+from vicuna_lit.records.conversation import PLACEHOLDER, Conversation, Rejection
 
 SENTINEL = 0x10F000
 """First code point of the private stand-ins for control tokens; no text that people write holds one."""

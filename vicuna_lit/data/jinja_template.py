@@ -11,7 +11,6 @@ from jinja2.exceptions import SecurityError
 
 from vicuna_lit.data.bounded_jinja import bound_templates, reads
 from vicuna_lit.data.chat_template import Segment, TemplateError, names_that_write
-from vicuna_lit.data.conversation import Conversation, ToolCall, Turn
 from vicuna_lit.data.template_date import dated
 from vicuna_lit.data.template_jinja import in_front, quote
 from vicuna_lit.data.template_messages import (
@@ -27,6 +26,7 @@ from vicuna_lit.data.template_messages import (
     with_short_ids,
 )
 from vicuna_lit.data.template_thoughts import NO_THOUGHT, InText, Opening, opening, unfit
+from vicuna_lit.records.conversation import Conversation, ToolCall, Turn
 
 _CHANGED = "the tokenizer's chat template changes a turn's text"
 _NO_PREFIX = "the tokenizer's chat template: its generation prompt is not a prefix"

@@ -10,11 +10,11 @@ from rich.console import Console
 from rich.text import Text
 
 from vicuna_lit.data.chat_template import TemplateError, template_named
-from vicuna_lit.data.conversation import Conversation
 from vicuna_lit.data.encoder import Encoder, Example, proven
 from vicuna_lit.data.tokenizer import bind, load_tokenizer
 from vicuna_lit.hub import fetched_path
 from vicuna_lit.pages import visible
+from vicuna_lit.records.conversation import Conversation
 
 COLOURS = ("#bfe8c5", "#9fd8a9")
 """Two greens in turn, so that the tokens can be told apart."""

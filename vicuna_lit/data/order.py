@@ -12,7 +12,7 @@ import numpy as np
 
 from vicuna_lit.config.base import DataConfig
 from vicuna_lit.config.train import Order
-from vicuna_lit.data.conversation import DataError
+from vicuna_lit.records.conversation import DataError
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from itertools import chain, islice
 import numpy as np
 
 from vicuna_lit.config.train import Computation, Order
-from vicuna_lit.data.conversation import DataError
 from vicuna_lit.data.order import WHOLE, Shares, Units, passes
 from vicuna_lit.data.packing import Rows, costs, lay_rows
+from vicuna_lit.records.conversation import DataError
 
 
 @dataclass(frozen=True)

@@ -7,16 +7,16 @@ from functools import cached_property
 from pathlib import Path
 
 from vicuna_lit.config.train import Computation
-from vicuna_lit.data.conversation import Conversation, DataError, Rejection, is_validation
 from vicuna_lit.data.dataset import EVERY_REPLY, DataReport, Examples, Masks, NumberedExample, tokenised
 from vicuna_lit.data.encoder import Encoder
-from vicuna_lit.data.files import find_files, name_said
 from vicuna_lit.data.mixture import JoinedExamples
 from vicuna_lit.data.order import Shares
-from vicuna_lit.data.readers import read
 from vicuna_lit.data.token_cache import TokenCache
 from vicuna_lit.file_hashes import Hashes, hashes_of
 from vicuna_lit.paths import place_of
+from vicuna_lit.records.conversation import Conversation, DataError, Rejection, is_validation
+from vicuna_lit.records.files import find_files, name_said
+from vicuna_lit.records.readers import read
 
 MOST_HELD_OUT = 50_000_000
 """Characters of held-out conversations that are remembered until they are tokenised."""

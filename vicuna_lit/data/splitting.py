@@ -5,9 +5,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from vicuna_lit.data.conversation import Conversation, Rejection, Turn
 from vicuna_lit.data.cut_tokens import Whole
 from vicuna_lit.data.encoder import Encoder, Example
+from vicuna_lit.records.conversation import Conversation, Rejection, Turn
 
 TOO_LONG = "longer than the context"
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from vicuna_lit.config.base import Role
 from vicuna_lit.config.template import ReasoningForm, TextTemplateConfig, ToolForm, Trim
-from vicuna_lit.data.conversation import ALPACA_INPUT
+from vicuna_lit.records.conversation import ALPACA_INPUT
 
 SLOT = re.compile(r"\{(content|json|system|bos|eos|date|tools|with_tools|tool|name|arguments|reasoning|results)\}")
 TRIMS: dict[Trim, Callable[[str], str]] = {

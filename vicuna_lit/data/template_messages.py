@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 from vicuna_lit.data.chat_template import Segment, TemplateError
-from vicuna_lit.data.conversation import INLINE_THOUGHT, Conversation, ToolCall, Turn
+from vicuna_lit.records.conversation import INLINE_THOUGHT, Conversation, ToolCall, Turn
 
 FIRST_STAND_IN = 0x105000
 """First code point of the private stand-ins for control tokens' texts that people wrote; no text holds one."""

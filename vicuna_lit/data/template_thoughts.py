@@ -6,7 +6,7 @@ import re
 from dataclasses import replace
 from typing import NamedTuple
 
-from vicuna_lit.data.conversation import INLINE_THOUGHT, Turn
+from vicuna_lit.records.conversation import INLINE_THOUGHT, Turn
 
 OPENED = re.compile(r"<think>\s*\Z")
 """A prompt that ends so lets the reply begin inside a thought (DeepSeek-R1, QwQ, Qwen3 Thinking)."""

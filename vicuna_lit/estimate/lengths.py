@@ -11,11 +11,11 @@ import numpy as np
 
 from vicuna_lit.config.compose import ConfigError
 from vicuna_lit.config.estimate import EstimateConfig
-from vicuna_lit.data.conversation import DataError
 from vicuna_lit.data.order import apportion
 from vicuna_lit.data.plan import ExampleLengths, Plan, plan_run
 from vicuna_lit.data.source import Sources
 from vicuna_lit.paths import ModelError, locate
+from vicuna_lit.records.conversation import DataError
 
 LENGTHS = ".csv"
 """The suffix of a file of lengths instead of conversations."""

@@ -8,8 +8,8 @@ from typing import Any
 
 import orjson
 
-from vicuna_lit.data.conversation import DataError
 from vicuna_lit.evaluate.questions import Question, choices, field, named, rows, texts
+from vicuna_lit.records.conversation import DataError
 from vicuna_lit.run_folder import RunError
 from vicuna_lit.whole_files import naming
 

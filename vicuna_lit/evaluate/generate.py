@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from vicuna_lit.config.evaluate import AnswersConfig, EndpointSource, EvaluateConfig, FolderSource
-from vicuna_lit.data.conversation import Conversation
 from vicuna_lit.evaluate.answers import Answer, Answers, check_complete, complete, read_answers
 from vicuna_lit.evaluate.questions import Question
 from vicuna_lit.inference.backend import name_of, place_of_model
 from vicuna_lit.inference.bodies import CUT
 from vicuna_lit.inference.paid_client import Client, together
+from vicuna_lit.records.conversation import Conversation
 from vicuna_lit.run_folder import RunError
 
 Keep = Callable[[list[Answer]], None]

@@ -17,7 +17,6 @@ from vicuna_lit.config.evaluate import (
     PromptConfig,
     RuleJudgeConfig,
 )
-from vicuna_lit.data.conversation import Conversation, Turn
 from vicuna_lit.evaluate.cases import JudgeTask, merge_retry, messages, read
 from vicuna_lit.evaluate.reviews import Review
 from vicuna_lit.evaluate.verdicts import LETTERS, Scores, without_thinking
@@ -25,6 +24,7 @@ from vicuna_lit.inference.bodies import CUT
 from vicuna_lit.inference.paid_client import Client, Messages, together
 from vicuna_lit.pages import visible
 from vicuna_lit.paths import ModelError, locate_model, model_name
+from vicuna_lit.records.conversation import Conversation, Turn
 
 Keep = Callable[[Review], None]
 RULE = "rule (no judge of quality)"

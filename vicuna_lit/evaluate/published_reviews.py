@@ -10,14 +10,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from vicuna_lit.data.conversation import DataError
-from vicuna_lit.data.files import find_files
 from vicuna_lit.evaluate import questions as q
 from vicuna_lit.evaluate import verdicts
 from vicuna_lit.evaluate.answers import Answer, Answers, read_answers
 from vicuna_lit.evaluate.questions import Question
 from vicuna_lit.evaluate.reviews import Review, checked, from_record, read_votes, without_repeats
 from vicuna_lit.evaluate.verdicts import Scores, Winner
+from vicuna_lit.records.conversation import DataError
+from vicuna_lit.records.files import find_files
 from vicuna_lit.run_folder import read_json
 
 VoteRow = tuple[str, dict[str, Any]]

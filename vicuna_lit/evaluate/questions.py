@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vicuna_lit.data.conversation import DataError, Rejection
-from vicuna_lit.data.readers import records
 from vicuna_lit.paths import locate
+from vicuna_lit.records.conversation import DataError, Rejection
+from vicuna_lit.records.readers import records
 
 BUNDLED = "package://vicuna_lit/evaluate/questions.jsonl"
 FORM = '{"question_id": 1, "category": "math", "turns": ["…"], "reference": ["…"]}'

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from vicuna_lit.data.conversation import DataError
 from vicuna_lit.evaluate.answers import Answer, Answers
 from vicuna_lit.evaluate.questions import Question, field, named, texts
 from vicuna_lit.evaluate.verdicts import HIGHEST, Winner
+from vicuna_lit.records.conversation import DataError
 
 
 @dataclass(frozen=True, slots=True)

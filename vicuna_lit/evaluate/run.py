@@ -10,7 +10,6 @@ from typing import Any
 
 from vicuna_lit.config.base import other_keys
 from vicuna_lit.config.evaluate import EvaluateConfig, EvaluateRecipe, FolderSource, RecordedJudgeConfig
-from vicuna_lit.data.files import find_files
 from vicuna_lit.data.template_date import fixed_date
 from vicuna_lit.evaluate import generate, ratings
 from vicuna_lit.evaluate.answers import Answers, line
@@ -23,6 +22,7 @@ from vicuna_lit.evaluate.stages import BudgetedClients, answers_of, can_be_opene
 from vicuna_lit.file_hashes import Hashes, hashes_of, model_files, refuse_other_files
 from vicuna_lit.hub import fetched
 from vicuna_lit.paths import locate
+from vicuna_lit.records.files import find_files
 from vicuna_lit.run_folder import (
     CONFIG,
     PLACE,

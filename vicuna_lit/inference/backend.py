@@ -7,8 +7,8 @@ from typing import Protocol, runtime_checkable
 
 from vicuna_lit.config.chat import ChatConfig
 from vicuna_lit.config.evaluate import EndpointSource, FolderSource, ModelRef
-from vicuna_lit.data.conversation import Conversation
 from vicuna_lit.paths import MissingPath, locate_model, model_name
+from vicuna_lit.records.conversation import Conversation
 from vicuna_lit.run_folder import RunError
 
 Stream = Generator[str, None, bool]

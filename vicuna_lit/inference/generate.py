@@ -14,7 +14,6 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM, DynamicCache, GenerationConfig, PreTrainedModel
 
 from vicuna_lit.config.template import TemplateConfig
-from vicuna_lit.data.conversation import Conversation
 from vicuna_lit.data.encoder import Encoder
 from vicuna_lit.data.jinja_template import TokenizerTemplate
 from vicuna_lit.data.model_folder import refuse_adapter, told_as_model_error
@@ -23,6 +22,7 @@ from vicuna_lit.hub import fetched_path
 from vicuna_lit.models.architecture import read_config
 from vicuna_lit.models.load_weights import refuse_faults
 from vicuna_lit.paths import ModelError, locate_model
+from vicuna_lit.records.conversation import Conversation
 
 WRONG_WITH_A_CACHE = ("minimax", "moshi")
 """Families whose `generate` goes on from a cache to other logits than the model itself gives (transformers 5.23)."""

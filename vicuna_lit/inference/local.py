@@ -11,9 +11,9 @@ from transformers import DynamicCache, StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
 from vicuna_lit.data.chat_template import TemplateError
-from vicuna_lit.data.conversation import Conversation
 from vicuna_lit.inference.backend import BackendError, Sent, Settings, Stream
 from vicuna_lit.inference.generate import Chat, arguments, keeps_keys_alone, own_sampling_put_aside, room_of, said
+from vicuna_lit.records.conversation import Conversation
 
 
 class LocalBackend:

@@ -16,10 +16,10 @@ import httpx2
 import openai
 
 from vicuna_lit.config.evaluate import EndpointConfig
-from vicuna_lit.data.conversation import Conversation
 from vicuna_lit.inference import bodies
 from vicuna_lit.inference.backend import BackendError, Sent, Settings, Stream
 from vicuna_lit.inference.server_access import PLAIN, Key, bound
+from vicuna_lit.records.conversation import Conversation
 
 PROBE_SECONDS = 20.0
 _LONGEST_PAUSE = 60.0

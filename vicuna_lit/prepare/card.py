@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from vicuna_lit.config.prepare import PersonalData
-from vicuna_lit.data.conversation import Turn
 from vicuna_lit.pages import counted, render_page
 from vicuna_lit.prepare.diff import compare
+from vicuna_lit.records.conversation import Turn
 from vicuna_lit.run_folder import flatten
 
 STREAM = 800

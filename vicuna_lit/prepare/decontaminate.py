@@ -15,7 +15,7 @@ from pathlib import Path
 import orjson
 
 from vicuna_lit.config.prepare import DecontaminationConfig
-from vicuna_lit.data.conversation import Conversation, DataError, Rejection
+from vicuna_lit.records.conversation import Conversation, DataError, Rejection
 
 WORD = re.compile(r"[぀-ヿ㐀-鿿가-힯]|[^\W_]+")
 """A word, or one character of a script without blanks."""

@@ -21,8 +21,8 @@ from rensa import RMinHash  # pyright: ignore[reportAttributeAccessIssue]
 
 from vicuna_lit.config.base import Role
 from vicuna_lit.config.prepare import DedupConfig
-from vicuna_lit.data.conversation import Conversation
 from vicuna_lit.prepare.shards import from_json
+from vicuna_lit.records.conversation import Conversation
 
 SHINGLE = 32
 """Bytes; about five words of English, ten characters of Chinese."""

@@ -9,7 +9,7 @@ from difflib import SequenceMatcher
 from itertools import zip_longest
 from typing import Literal
 
-from vicuna_lit.data.conversation import Turn
+from vicuna_lit.records.conversation import Turn
 
 TURNS_SHOWN = 8
 HEAD, SHOWN = 500, 2000

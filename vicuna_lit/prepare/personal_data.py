@@ -12,8 +12,8 @@ from functools import cache
 from ipaddress import ip_address
 from typing import Any
 
-from vicuna_lit.data.conversation import PLACEHOLDER, Conversation, ToolCall, Turn
 from vicuna_lit.prepare.secrets import find_secrets, small_letters
+from vicuna_lit.records.conversation import PLACEHOLDER, Conversation, ToolCall, Turn
 
 Span = tuple[int, int]
 EMAIL = re.compile(  # ASCII alone: in scripts without blanks words stand right beside an address

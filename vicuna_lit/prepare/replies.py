@@ -11,8 +11,8 @@ from dataclasses import replace
 from functools import cache, cached_property
 
 from vicuna_lit.config.prepare import ReplyRule
-from vicuna_lit.data.conversation import Conversation, Turn
 from vicuna_lit.prepare.tidy import protected
+from vicuna_lit.records.conversation import Conversation, Turn
 
 QUOTED = re.compile(
     r'"[^"\n]{1,400}"|“[^”\n]{1,400}”|«[^»\n]{1,400}»|„[^“”\n]{1,400}[“”]|「[^」\n]{1,400}」|『[^』\n]{1,400}』'

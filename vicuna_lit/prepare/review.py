@@ -14,12 +14,12 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import orjson
 
-from vicuna_lit.data.conversation import Conversation, DataError
 from vicuna_lit.intervals import wilson
 from vicuna_lit.prepare import shards
 from vicuna_lit.prepare.card import with_review
 from vicuna_lit.prepare.hits import difference, ends_of, hits
 from vicuna_lit.prepare.stages import Job, pipeline_of
+from vicuna_lit.records.conversation import Conversation, DataError
 from vicuna_lit.whole_files import write
 
 FILE = "review.jsonl"

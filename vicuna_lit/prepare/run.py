@@ -18,10 +18,6 @@ from typing import Any
 import orjson
 
 from vicuna_lit.config.prepare import PrepareConfig, PrepareRecipe, is_function
-from vicuna_lit.data.columns import Columns
-from vicuna_lit.data.conversation import Conversation, DataError, Rejection
-from vicuna_lit.data.files import find_files
-from vicuna_lit.data.readers import parse, records, skipped
 from vicuna_lit.file_hashes import model_files, sha256_of
 from vicuna_lit.hub import fetched
 from vicuna_lit.paths import locate, place_of
@@ -33,6 +29,10 @@ from vicuna_lit.prepare.manifest import assemble
 from vicuna_lit.prepare.progress import console, progress
 from vicuna_lit.prepare.shards import MOST_CHARACTERS, MOST_RECORDS, SOURCES, Item
 from vicuna_lit.prepare.stages import Job, check, clean, cut
+from vicuna_lit.records.columns import Columns
+from vicuna_lit.records.conversation import Conversation, DataError, Rejection
+from vicuna_lit.records.files import find_files
+from vicuna_lit.records.readers import parse, records, skipped
 from vicuna_lit.run_folder import RunError, check_disk, locked, read_json, refuse_other_settings, write_hydra_files
 from vicuna_lit.whole_files import write_json
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from vicuna_lit.config.base import Role
-from vicuna_lit.data.conversation import Conversation, Rejection, ToolCall, Turn
+from vicuna_lit.records.conversation import Conversation, Rejection, ToolCall, Turn
 from vicuna_lit.whole_files import write
 
 MOST_RECORDS, MOST_CHARACTERS = 256, 2_000_000

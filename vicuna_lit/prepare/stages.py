@@ -17,12 +17,12 @@ import numpy as np
 import orjson
 
 from vicuna_lit.config.prepare import PrepareConfig
-from vicuna_lit.data.conversation import Conversation, Rejection, is_validation, to_record
 from vicuna_lit.prepare import shards
 from vicuna_lit.prepare.decontaminate import PARAPHRASE
 from vicuna_lit.prepare.dedup import signatures
 from vicuna_lit.prepare.shards import Dropped, dumps
 from vicuna_lit.prepare.steps import LANGUAGE, Step, StepCount, steps
+from vicuna_lit.records.conversation import Conversation, Rejection, is_validation, to_record
 
 
 class Job(NamedTuple):

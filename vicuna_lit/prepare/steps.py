@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vicuna_lit.config.prepare import PrepareConfig, is_function, load_scorer
-from vicuna_lit.data.conversation import Conversation, Rejection
 from vicuna_lit.paths import locate
 from vicuna_lit.prepare.decontaminate import decontaminate, read_questions
 from vicuna_lit.prepare.filters import Scorer, Tally, alternate, filter_turns, moderate, read_phrases
@@ -14,6 +13,7 @@ from vicuna_lit.prepare.html import is_html, to_markdown
 from vicuna_lit.prepare.language import detect
 from vicuna_lit.prepare.personal_data import redact_conversation
 from vicuna_lit.prepare.tidy import Tidy
+from vicuna_lit.records.conversation import Conversation, Rejection
 
 Step = Callable[[Conversation, Tally], Conversation | Rejection]
 

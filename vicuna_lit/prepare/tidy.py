@@ -11,7 +11,7 @@ from functools import cache
 from typing import NamedTuple
 
 from vicuna_lit.config.prepare import TidyConfig, TidyRule
-from vicuna_lit.data.conversation import Conversation, Turn
+from vicuna_lit.records.conversation import Conversation, Turn
 
 # Each alternative begins with its sign, and looks back from there: Python then searches for signs, ten times as fast.
 CODE = r"`(?P<fence>``+)(?s:.*?)(?:`(?P=fence)`*|\Z)|`(?P<tick>`?)(?!`)[^`\n]{1,1000}`(?P=tick)"

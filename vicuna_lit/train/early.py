@@ -2,10 +2,10 @@
 
 from vicuna_lit.config.choices import FinetuneConfig, LoraConfig
 from vicuna_lit.config.train import TrainConfig
-from vicuna_lit.data.conversation import DataError
 from vicuna_lit.data.model_folder import refuse_adapter, refuse_no_tokenizer
 from vicuna_lit.data.source import Sources
 from vicuna_lit.paths import ModelError, locate_model, need_package
+from vicuna_lit.records.conversation import DataError
 from vicuna_lit.tracking.server import check_wandb
 
 

@@ -25,7 +25,7 @@ from vicuna_lit.config.callbacks import (
 )
 from vicuna_lit.config.compose import nearest
 from vicuna_lit.config.train import TrainConfig
-from vicuna_lit.data.conversation import Conversation, to_record
+from vicuna_lit.records.conversation import Conversation, to_record
 from vicuna_lit.run_folder import GIVEN, MODULE, MODULE_HASH, MODULE_VALUES, RunError
 from vicuna_lit.train.module import SupervisedModule
 from vicuna_lit.train.notes import SHIPPED

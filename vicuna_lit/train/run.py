@@ -40,11 +40,11 @@ from lightning.pytorch.loggers import Logger
 
 from vicuna_lit.config.halving import step_of
 from vicuna_lit.config.train import TrainConfig
-from vicuna_lit.data.conversation import Conversation
 from vicuna_lit.data.datamodule import ConversationDataModule
 from vicuna_lit.file_hashes import Hashes
 from vicuna_lit.models.automatic import on_gpu
 from vicuna_lit.models.causal_lm import SupervisedLM
+from vicuna_lit.records.conversation import Conversation
 from vicuna_lit.run_folder import RunError, locked
 from vicuna_lit.train.callbacks.checkpointing import CheckpointCallback, RestoreCallback, find_resume_point
 from vicuna_lit.train.callbacks.export import ExportCallback

@@ -6,12 +6,12 @@ python experiments/benchmarks/data/refused.py --tokenizer <folder> --data <file>
 import argparse
 import json
 
-from vicuna_lit.data.conversation import DataError
 from vicuna_lit.data.dataset import DataReport, Masks, tokenised
 from vicuna_lit.data.encoder import Example
-from vicuna_lit.data.readers import read
 from vicuna_lit.data.tokenizer import make_encoder
 from vicuna_lit.paths import locate
+from vicuna_lit.records.conversation import DataError
+from vicuna_lit.records.readers import read
 
 
 def main() -> None:

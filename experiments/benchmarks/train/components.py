@@ -16,11 +16,11 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AutoTokenizer
 
 from experiments.benchmarks.train.job import DATA, TOKENIZER, Job, config
-from vicuna_lit.data.conversation import Conversation, trim
 from vicuna_lit.data.datamodule import ConversationDataModule
-from vicuna_lit.data.readers import read
 from vicuna_lit.data.tokenizer import make_encoder
 from vicuna_lit.models.attention import Form, RowLayout, sdpa_per_conversation
+from vicuna_lit.records.conversation import Conversation, trim
+from vicuna_lit.records.readers import read
 
 ROUNDS = 7
 CONTEXT = 2048

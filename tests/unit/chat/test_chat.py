@@ -25,8 +25,6 @@ from vicuna_lit.chat.moderation import Moderator, make_moderator
 from vicuna_lit.chat.service import RateLimiter, Refused
 from vicuna_lit.chat.terminal import converse
 from vicuna_lit.config.compose import ConfigError, load
-from vicuna_lit.data.conversation import Conversation, DataError
-from vicuna_lit.data.readers import read
 from vicuna_lit.evaluate.published_reviews import read_reviews
 from vicuna_lit.evaluate.run import evaluate_models
 from vicuna_lit.inference import local
@@ -34,6 +32,8 @@ from vicuna_lit.inference.backend import BackendError, Sent, Settings, open_back
 from vicuna_lit.inference.generate import Chat, reply
 from vicuna_lit.inference.local import LocalBackend
 from vicuna_lit.prepare.run import prepare_data
+from vicuna_lit.records.conversation import Conversation, DataError
+from vicuna_lit.records.readers import read
 
 
 def lines(file: Path) -> list[dict[str, Any]]:

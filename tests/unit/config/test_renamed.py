@@ -11,9 +11,9 @@ from vicuna_lit.config.compose import ConfigError, load, unknown_key
 from vicuna_lit.config.reference import entries
 from vicuna_lit.config.renamed import ELSEWHERE, OF_ESTIMATE, RENAMED, VALUES, new_key, with_new_names
 from vicuna_lit.config.train import TrainConfig
-from vicuna_lit.data.conversation import Conversation, write_jsonl
 from vicuna_lit.data.source import ConversationFiles
 from vicuna_lit.data.tokenizer import make_encoder
+from vicuna_lit.records.conversation import Conversation, write_jsonl
 from vicuna_lit.run_folder import flatten, read_json
 from vicuna_lit.train.times import lost_time
 

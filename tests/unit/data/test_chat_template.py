@@ -6,7 +6,7 @@ import pytest
 
 from tests.helpers.encoders import FAMILIES, TEMPLATES
 from vicuna_lit.data.chat_template import Segment, TemplateError, TextTemplate, template_named
-from vicuna_lit.data.conversation import Conversation, Turn
+from vicuna_lit.records.conversation import Conversation, Turn
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "templates"
 CASES = {

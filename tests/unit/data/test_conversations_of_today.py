@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.encoders import encoder_of
-from vicuna_lit.data.conversation import Conversation, Rejection, ToolCall, Turn, trim, write_jsonl
 from vicuna_lit.data.dataset import build_dataset
-from vicuna_lit.data.exports import without_marks
-from vicuna_lit.data.readers import parse, read
 from vicuna_lit.data.template_messages import with_short_ids
 from vicuna_lit.prepare.dedup import signatures
 from vicuna_lit.prepare.html import is_html
+from vicuna_lit.records.conversation import Conversation, Rejection, ToolCall, Turn, trim, write_jsonl
+from vicuna_lit.records.exports import without_marks
+from vicuna_lit.records.readers import parse, read
 
 QUESTION, ANSWER = {"role": "user", "content": "Weather?"}, {"role": "assistant", "content": "Rain."}
 CALL = {"id": "c1", "type": "function", "function": {"name": "get", "arguments": '{"city":"Oslo"}'}}

@@ -6,10 +6,10 @@ import pytest
 from tests.helpers.runs import QUICKSTART
 from vicuna_lit.config.compose import load
 from vicuna_lit.data import cut_tokens
-from vicuna_lit.data.conversation import Conversation, Turn
 from vicuna_lit.data.cut_tokens import Cut
 from vicuna_lit.data.splitting import split
 from vicuna_lit.data.tokenizer import make_encoder
+from vicuna_lit.records.conversation import Conversation, Turn
 
 
 @pytest.mark.parametrize("template", ["vicuna_v1", "chatml"])

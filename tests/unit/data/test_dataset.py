@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from tests.helpers.encoders import encoder_of
 from tests.helpers.examples import examples
 from tests.helpers.runs import SHARED
-from vicuna_lit.data.conversation import Conversation, Rejection, Turn
 from vicuna_lit.data.dataset import build_dataset, what_to_do
 from vicuna_lit.data.encoder import Example
 from vicuna_lit.data.mixture import total
-from vicuna_lit.data.readers import read
 from vicuna_lit.data.splitting import TOO_LONG, split
+from vicuna_lit.records.conversation import Conversation, Rejection, Turn
+from vicuna_lit.records.readers import read
 
 ENCODER = encoder_of("quickstart", "vicuna_v1")
 words = st.integers(0, 60).map(lambda n: " ".join(["word"] * n))

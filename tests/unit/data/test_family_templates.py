@@ -15,9 +15,9 @@ from tests.helpers.encoders import FAMILIES, encoder_of, tokenizer_named
 from tests.helpers.examples import examples
 from tests.helpers.jinja_templates import TEMPLATES, encoder_with
 from vicuna_lit.data.chat_template import TemplateError, TextTemplate, render, template_named
-from vicuna_lit.data.conversation import Conversation, Rejection, ToolCall, Turn
 from vicuna_lit.data.encoder import Example
 from vicuna_lit.data.tokenizer import bind
+from vicuna_lit.records.conversation import Conversation, Rejection, ToolCall, Turn
 
 PUBLISHED = json.loads((Path(__file__).parents[2] / "golden/published_templates.json").read_text())
 """By family and case: what the family's published Jinja writes on 3 February 2026, made by that Jinja."""

@@ -10,7 +10,6 @@ import pytest
 
 from vicuna_lit.config.compose import ConfigError, load
 from vicuna_lit.data import source as source_module
-from vicuna_lit.data.conversation import DataError
 from vicuna_lit.data.datamodule import ConversationDataModule
 from vicuna_lit.data.plan import ExampleLengths, plan_run
 from vicuna_lit.data.source import Sources
@@ -18,6 +17,7 @@ from vicuna_lit.data.token_cache import TokenCache
 from vicuna_lit.data.tokenizer import make_encoder
 from vicuna_lit.estimate.lengths import sizes_of
 from vicuna_lit.paths import MissingPath
+from vicuna_lit.records.conversation import DataError
 from vicuna_lit.train.resume import input_hashes
 
 TINY = (

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from tests.helpers.examples import examples
 from vicuna_lit.config.base import ShareKind
-from vicuna_lit.data.conversation import DataError
 from vicuna_lit.data.order import WHOLE, Shares, Units, apportion, passes
 from vicuna_lit.data.plan import plan_steps
+from vicuna_lit.records.conversation import DataError
 
 sizes = st.lists(st.integers(1, 40), min_size=1, max_size=5)
 

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vicuna_lit.config.compose import load
-from vicuna_lit.data.conversation import DataError
 from vicuna_lit.data.order import Shares
 from vicuna_lit.data.plan import Plan, Refused, plan_steps
 from vicuna_lit.data.planned import PlannedData
+from vicuna_lit.records.conversation import DataError
 
 lengths_strategy = st.lists(st.integers(2, 500), min_size=1, max_size=80)
 

@@ -8,9 +8,9 @@ import numpy as np
 from tests.helpers.runs import COMMON
 from vicuna_lit.config.compose import load
 from vicuna_lit.config.prepare import PersonalDataConfig
-from vicuna_lit.data.conversation import PLACEHOLDER
 from vicuna_lit.data.source import ConversationFiles
 from vicuna_lit.data.tokenizer import make_encoder
+from vicuna_lit.records.conversation import PLACEHOLDER
 
 
 def test_thoughts_are_left_out_of_the_training_loss_and_counted_in_the_validation(tmp_path):

@@ -13,10 +13,10 @@ from tests.helpers.runs import run_here
 from vicuna_lit.config.compose import ConfigError, load
 from vicuna_lit.data import template_date
 from vicuna_lit.data.chat_template import TemplateError
-from vicuna_lit.data.conversation import Conversation
 from vicuna_lit.data.tokenizer import make_encoder
 from vicuna_lit.evaluate.run import evaluate_models
 from vicuna_lit.inference.generate import Chat
+from vicuna_lit.records.conversation import Conversation
 from vicuna_lit.run_folder import RunError
 from vicuna_lit.train.run import fit
 

@@ -21,12 +21,12 @@ from vicuna_lit.config.base import DataConfig
 from vicuna_lit.config.compose import load
 from vicuna_lit.config.train import TokensRecipe
 from vicuna_lit.data import source, token_cache
-from vicuna_lit.data.conversation import DataError, Rejection
 from vicuna_lit.data.dataset import DataReport, Examples, Ids, build_dataset
 from vicuna_lit.data.encoder import Example
 from vicuna_lit.data.source import ConversationFiles
 from vicuna_lit.data.token_cache import ABOUT, Build, TokenCache
 from vicuna_lit.data.tokenizer import make_encoder
+from vicuna_lit.records.conversation import DataError, Rejection
 
 COUNT = 30
 
@@ -346,7 +346,7 @@ def test_the_account_is_json(data):
 
 def test_supervised_tokens_are_counted_without_copies():
     encoder = make_encoder(load("train"))
-    from vicuna_lit.data.readers import read
+    from vicuna_lit.records.readers import read
 
     examples, _ = build_dataset(read(QUICKSTART / "validation.jsonl"), encoder, 256)
     assert examples.supervised.tolist() == [

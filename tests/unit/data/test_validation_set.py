@@ -8,11 +8,11 @@ import pytest
 
 from tests.helpers import commands
 from vicuna_lit.config.compose import load
-from vicuna_lit.data.conversation import Conversation, is_validation
-from vicuna_lit.data.readers import read
 from vicuna_lit.data.source import ConversationFiles
 from vicuna_lit.data.tokenizer import make_encoder
 from vicuna_lit.prepare import shards
+from vicuna_lit.records.conversation import Conversation, is_validation
+from vicuna_lit.records.readers import read
 from vicuna_lit.train.notes import _more_held_out
 from vicuna_lit.train.run import fit
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from vicuna_lit.config.compose import load
-from vicuna_lit.data.conversation import DataError
 from vicuna_lit.evaluate.published_reviews import read_reviews
 from vicuna_lit.evaluate.run import evaluate_models
+from vicuna_lit.records.conversation import DataError
 
 
 def table(folder: Path, reviews: Path, *overrides: str) -> list[dict[str, Any]]:

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from vicuna_lit.config.evaluate import FolderSource
-from vicuna_lit.data.conversation import DataError
 from vicuna_lit.evaluate.answers import read_answers
 from vicuna_lit.evaluate.generate import Model
 from vicuna_lit.evaluate.questions import read_questions
+from vicuna_lit.records.conversation import DataError
 from vicuna_lit.run_folder import RunError
 
 

@@ -13,11 +13,11 @@ from transformers import BertConfig, BertForSequenceClassification, BertModel, P
 
 from vicuna_lit import load
 from vicuna_lit.config.base import ConfigError
-from vicuna_lit.data.conversation import Conversation, Rejection
 from vicuna_lit.inference.classifier import Classifier
 from vicuna_lit.paths import MissingPath, ModelError
 from vicuna_lit.prepare.run import _files_of_steps
 from vicuna_lit.prepare.steps import steps
+from vicuna_lit.records.conversation import Conversation, Rejection
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "bad", "good"]
 

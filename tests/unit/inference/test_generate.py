@@ -14,7 +14,6 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 from tests.helpers.families import save_tiny, tiny_config
 from vicuna_lit.config.compose import load
 from vicuna_lit.config.evaluate import FolderSource
-from vicuna_lit.data.conversation import Conversation
 from vicuna_lit.evaluate.generate import Model, by_folder
 from vicuna_lit.evaluate.questions import Question
 from vicuna_lit.inference.backend import Settings
@@ -34,6 +33,7 @@ from vicuna_lit.inference.local import LocalBackend
 from vicuna_lit.models.load_weights import refuse_faults
 from vicuna_lit.models.shrink import small_copy
 from vicuna_lit.paths import ModelError
+from vicuna_lit.records.conversation import Conversation
 
 TEMPLATE = (
     "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + eos_token }}{% endfor %}"

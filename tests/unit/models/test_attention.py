@@ -16,13 +16,13 @@ from tests.helpers.runs import QUICKSTART
 from vicuna_lit.config.compose import load
 from vicuna_lit.data.batch import collate
 from vicuna_lit.data.dataset import build_dataset
-from vicuna_lit.data.readers import read
 from vicuna_lit.data.tokenizer import make_encoder
 from vicuna_lit.models import attention
 from vicuna_lit.models.attention import ANYWHERE, KERNELS, Form, RowLayout, sdpa_per_conversation
 from vicuna_lit.models.causal_lm import SupervisedLM, build_model
 from vicuna_lit.models.shrink import small_copy
 from vicuna_lit.paths import ModelError
+from vicuna_lit.records.readers import read
 
 LENGTHS = (5, 1, 130, 64, 17)
 PLAIN = Form()

@@ -11,7 +11,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tests.helpers.runs import COMMON, QUICKSTART
 from vicuna_lit.config.base import ConfigError
 from vicuna_lit.config.compose import load
-from vicuna_lit.data.conversation import Conversation
 from vicuna_lit.data.encoder import Example
 from vicuna_lit.data.tokenizer import make_encoder
 from vicuna_lit.estimate.memory import Weights
@@ -19,6 +18,7 @@ from vicuna_lit.models.architecture import model_config
 from vicuna_lit.models.causal_lm import build_model
 from vicuna_lit.models.export import export
 from vicuna_lit.paths import ModelError
+from vicuna_lit.records.conversation import Conversation
 
 TOKENS = ("<|im_start|>", "<|im_end|>")
 ADDED = ("model.add_tokens=['<|im_start|>','<|im_end|>']", "template=chatml")

@@ -9,9 +9,9 @@ import orjson
 import pytest
 
 from vicuna_lit.config.prepare import PersonalData
-from vicuna_lit.data.conversation import PLACEHOLDER, SHAREGPT_ROLES, Role, Turn
 from vicuna_lit.pages import counted
 from vicuna_lit.prepare.card import KINDS, Sample, render_card
+from vicuna_lit.records.conversation import PLACEHOLDER, SHAREGPT_ROLES, Role, Turn
 
 HOSTILE = (
     "<script>alert(1)</script>",

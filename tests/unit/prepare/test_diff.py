@@ -1,7 +1,7 @@
 """Before and after: turns find their partners, and what changed is in view and marked."""
 
-from vicuna_lit.data.conversation import Turn
 from vicuna_lit.prepare.diff import TURNS_SHOWN, compare
+from vicuna_lit.records.conversation import Turn
 
 
 def said(pieces) -> list[str]:

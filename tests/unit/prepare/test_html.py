@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from tests.helpers.examples import examples
-from vicuna_lit.data.conversation import Conversation
-from vicuna_lit.data.readers import read
 from vicuna_lit.prepare.html import is_html, to_markdown
+from vicuna_lit.records.conversation import Conversation
+from vicuna_lit.records.readers import read
 
 MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"])
 HIDDEN = {"button", "svg", "script", "style", "iframe", "object", "annotation"}

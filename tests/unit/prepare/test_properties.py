@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vicuna_lit import load
-from vicuna_lit.data.conversation import Conversation, Rejection, Turn
 from vicuna_lit.prepare.steps import steps
+from vicuna_lit.records.conversation import Conversation, Rejection, Turn
 
 SENTENCES = "filters.replies.refusal.scope=sentence", "filters.replies.identity.scope=sentence"
 CODE = "x = train\\_test\\_split(a\\*b)\nShare Prompt\n1 / 2\nI'm sorry, but as an AI I cannot help."

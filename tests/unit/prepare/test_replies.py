@@ -12,11 +12,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from vicuna_lit import load
-from vicuna_lit.data.conversation import Conversation, Rejection, Turn
-from vicuna_lit.data.readers import read
 from vicuna_lit.prepare.filters import breaks_off, filter_turns
 from vicuna_lit.prepare.replies import Reply, find_in_reply
 from vicuna_lit.prepare.steps import steps
+from vicuna_lit.records.conversation import Conversation, Rejection, Turn
+from vicuna_lit.records.readers import read
 
 
 @cache

@@ -7,11 +7,11 @@ import pytest
 
 from vicuna_lit import load
 from vicuna_lit.cli.review import review
-from vicuna_lit.data.conversation import Conversation, DataError, Turn, write_jsonl
 from vicuna_lit.prepare import run
 from vicuna_lit.prepare.hits import hits
 from vicuna_lit.prepare.review import read_items
 from vicuna_lit.prepare.steps import steps
+from vicuna_lit.records.conversation import Conversation, DataError, Turn, write_jsonl
 
 GOOD = "This is a perfectly good answer, which nobody would want to take away from anyone."
 FILES = ("train.jsonl", "validation.jsonl", "rejected.jsonl")

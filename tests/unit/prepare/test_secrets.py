@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vicuna_lit.data.conversation import ToolCall
 from vicuna_lit.prepare.personal_data import redact, redact_arguments
+from vicuna_lit.records.conversation import ToolCall
 
 DICE = random.Random(1)
 KINDS = ["key", "email", "card", "phone"]

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from tests.helpers.examples import examples
 from vicuna_lit import load
 from vicuna_lit.config.prepare import FiltersConfig
-from vicuna_lit.data.conversation import Conversation, DataError, Rejection, ToolCall, Turn
 from vicuna_lit.paths import locate
 from vicuna_lit.prepare.decontaminate import decontaminate, read_questions
 from vicuna_lit.prepare.dedup import find_duplicates, signatures
@@ -22,6 +21,7 @@ from vicuna_lit.prepare.language import detect
 from vicuna_lit.prepare.personal_data import redact
 from vicuna_lit.prepare.shards import Item, dumps, read_items, to_json, write_items
 from vicuna_lit.prepare.steps import choose_language, steps
+from vicuna_lit.records.conversation import Conversation, DataError, Rejection, ToolCall, Turn
 
 ROLE = {"s": "system", "u": "user", "a": "assistant", "t": "tool"}
 ANSWER = "A perfectly good answer of some length."

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from vicuna_lit import load
 from vicuna_lit.config.base import Role
-from vicuna_lit.data.conversation import Conversation, Turn
 from vicuna_lit.prepare.tidy import Tidy
+from vicuna_lit.records.conversation import Conversation, Turn
 
 
 @cache

@@ -8,8 +8,8 @@ import pytest
 
 from tests.helpers.runs import COMMON
 from vicuna_lit.config.compose import load
-from vicuna_lit.data.conversation import Conversation
-from vicuna_lit.data.readers import read
+from vicuna_lit.records.conversation import Conversation
+from vicuna_lit.records.readers import read
 from vicuna_lit.run_folder import RunError
 from vicuna_lit.train.extensions import with_data
 

@@ -1,0 +1,1 @@
+"""Files of every form become conversations, or say why not."""
