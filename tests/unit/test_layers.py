@@ -14,8 +14,8 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 ORDER = (
     "paths", "whole_files", "signals", "config", "hub", "run_folder", "file_hashes", "machine", "intervals", "pages",
-    "errors", "notebook", "tracking", "data", "models", "inference", "prepare", "evaluate", "compare", "estimate",
-    "train", "chat", "cli", "__main__",
+    "errors", "notebook", "tracking", "records", "data", "models", "inference", "prepare", "evaluate", "compare",
+    "estimate", "train", "chat", "cli", "__main__",
 )  # fmt: skip
 """Rooms and loose modules, each of which imports those before it alone."""
 WITHOUT = {

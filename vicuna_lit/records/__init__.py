@@ -1,1 +1,1 @@
-"""Files of every form become conversations, or say why not."""
+"""Files of every form become conversations, or say why not: `readers.py` first."""

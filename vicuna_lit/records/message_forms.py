@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any
 
-from vicuna_lit.config.base import Role
 from vicuna_lit.records.exports import Unusable, branch, is_cut_off
 from vicuna_lit.records.field_names import (
     FLAGS,
@@ -21,18 +20,9 @@ from vicuna_lit.records.field_names import (
     snake,
 )
 from vicuna_lit.records.fields import filled, is_absent, present
+from vicuna_lit.records.roles import role_of, speaker
 from vicuna_lit.records.tool_parts import holds_tools, split
 
-_NAMES: dict[Role, str] = {
-    "system": "system developer system_prompt",
-    "user": "human user prompter human_input question instruction input",
-    "assistant": "gpt assistant chatgpt bing bard claude gemini model bot chatbot ai answer output gpt4 gpt-4 "
-    "gpt-3.5 llm",
-    "tool": "tool function observation ipython environment tool_result tool_output tool_response function_response "
-    "function_result function_output",
-}
-ROLES: dict[str, Role] = {name: role for role, names in _NAMES.items() for name in names.split()}
-"""By name in small letters."""
 NO_PARENT = ("00000000-0000-4000-8000-000000000000", "00000000-0000-0000-0000-000000000000")
 """What Claude's and LibreChat's exports write for the parent of a first message."""
 _PLAIN = {
@@ -292,7 +282,7 @@ def _refuse(message: dict[str, Any], where: str) -> None:
     Raises:
         Unusable: a message is not to be imitated, or was drawn from what is not there.
     """
-    role = _speaker(message)
+    role = speaker(message)
     if key := next((key for key in _HIDDEN if message.get(key) is True), None):
         raise Unusable("hidden turn", f"{where}: {key} is true; take the turn out, or the flag")
     if role not in ("tool", "user"):
@@ -313,7 +303,7 @@ def _refuse(message: dict[str, Any], where: str) -> None:
     _refuse_by_names(message, role, where)
     if key := filled(message, *_UNREAD):
         raise Unusable("unknown content type", f"{where}: {key}; give calls as tool_calls, results as turns of tool")
-    for one, other, of in (("content", "value", str), ("role", "from", _role_of)):
+    for one, other, of in (("content", "value", str), ("role", "from", role_of)):
         texts = [message.get(one), message.get(other)]
         if len({of(t) for t in texts if isinstance(t, str) and t}) > 1:
             raise Unusable("two texts of a turn", f"{where}: {one} and {other} differ; keep one of them")
@@ -333,10 +323,6 @@ def _refuse_by_names(message: dict[str, Any], role: str, where: str) -> None:
             raise Unusable("thought in an unknown field", f"{where}: {key}; call it reasoning_content, or take it out")
 
 
-def _role_of(name: str) -> str:
-    return ROLES.get(name.strip().lower(), name)
-
-
 def _joined(messages: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """With thoughts and calls that are messages of their own put into the assistant's turn that they belong to.
 
@@ -352,25 +338,20 @@ def _joined(messages: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         if isinstance(item, str):
             thought = "\n\n".join(filter(None, (thought, item)))
             continue
-        if item is not message and not thought and held and item["role"] == _speaker(held) == "assistant":
+        if item is not message and not thought and held and item["role"] == speaker(held) == "assistant":
             held = held | {"tool_calls": [*(held.get("tool_calls") or ()), *item["tool_calls"]]}
             continue
         if held:
             yield held
         held = item
         if thought:
-            if _speaker(item) != "assistant" or filled(item, "reasoning_content"):
+            if speaker(item) != "assistant" or filled(item, "reasoning_content"):
                 raise Unusable("thought without its answer", f"turn {number - 1}: no reply follows it")
             held, thought = item | {"reasoning_content": thought}, ""
     if thought:
         raise Unusable("thought without its answer", f"turn {len(messages)}: no reply follows it")
     if held:
         yield held
-
-
-def _speaker(message: dict[str, Any]) -> str:
-    role = message.get("role") or message.get("from")
-    return _role_of(role) if isinstance(role, str) else ""
 
 
 def _item(message: dict[str, Any], where: str) -> dict[str, Any] | str:

@@ -14,7 +14,8 @@ from vicuna_lit.records.conversation import INLINE_THOUGHT, ToolCall, Turn
 from vicuna_lit.records.exports import Unusable, kind_of
 from vicuna_lit.records.field_names import FLAGS, REASONING, loss_sign, media_in, refuse_cited
 from vicuna_lit.records.fields import as_json, filled, is_absent, loaded, present, text
-from vicuna_lit.records.message_forms import ROLES, as_said, refuse_cut_off
+from vicuna_lit.records.message_forms import as_said, refuse_cut_off
+from vicuna_lit.records.roles import ROLES
 from vicuna_lit.records.tool_calls import call_of, calls_of, refuse_unanswered
 
 CALL_ROLES = ("function_call", "tool_call", "function_calls", "tool_calls")
