@@ -107,8 +107,8 @@ def by_folder(questions: Sequence[Question], model: Model, config: EvaluateConfi
     from vicuna_lit.inference.generate import common_dtype, load_noted
 
     assert isinstance(model.source, FolderSource)
-    folders = [source.path for source in config.models if isinstance(source, FolderSource)]
-    dtype = common_dtype([path for path in folders if not _holds_answers(locate_model(path))])
+    folders = [source for source in config.models if isinstance(source, FolderSource)]
+    dtype = common_dtype([source.path for source in folders if not _holds_answers(place_of_model(source))])
     chat = load_noted(model.source.path, model.name, config.template, config.template_date, dtype)
     asked, done = config.answers, model.answered()
     for start in range(0, len(questions), asked.batch_size):
