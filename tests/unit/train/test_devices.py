@@ -157,7 +157,7 @@ def test_a_job_of_a_sweep_and_its_evaluation_see_their_gpus(machine, monkeypatch
     monkeypatch.setattr(world, "launch", lambda config, environment: seen.append(environment))
     monkeypatch.setattr(afterwards, "evaluate_result", lambda config, environment: seen.append(environment) or 0)
     before = time.monotonic()
-    assert _attempt(load("train", *COMMON, f"run.dir={tmp_path / 'run'}")) == Ending()
+    assert _attempt(load("train", *COMMON, f"run.dir={tmp_path / 'run'}"), {}) == Ending()
     assert time.monotonic() - before < 20
     free = {"0", "1"} - {other.gpus}
     assert seen == [{"CUDA_VISIBLE_DEVICES": free.pop()}] * 2
