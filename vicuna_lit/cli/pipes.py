@@ -30,13 +30,15 @@ def quiet_pipes() -> None:
         stream: Any = getattr(sys, name)
         if stream is None or stream is not getattr(sys, f"__{name}__"):
             continue  # somebody else's, such as a notebook's
-        if stream.errors in ("strict", "surrogateescape"):  # the second one writes the bytes of a name as they were
-            stream.reconfigure(errors="backslashreplace")
+        # The second one writes the bytes of a name as they were.
+        errors = "backslashreplace" if stream.errors in ("strict", "surrogateescape") else stream.errors
         if stat.S_ISFIFO(os.fstat(stream.fileno()).st_mode):
             stream.flush()
             pipe = io.BufferedWriter(_Pipe(stream.fileno(), "w", closefd=False))
             lines = name == "stderr" or stream.line_buffering
             how = {"line_buffering": lines, "write_through": stream.write_through}
-            new = io.TextIOWrapper(pipe, stream.encoding, stream.errors, **how)
+            new = io.TextIOWrapper(pipe, stream.encoding, errors, **how)
             setattr(sys, name, new)
             setattr(sys, f"__{name}__", new)
+        elif errors != stream.errors:
+            stream.reconfigure(errors=errors)
