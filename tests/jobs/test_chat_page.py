@@ -79,6 +79,7 @@ def test_a_conversation(browser: Any, url: str, server: Any):
         assert len(tab.said()) == 2
         assert tab.ask("Something else") == "m turn 2: Something else"
         tab.page.get_by_text("Settings", exact=True).click()
+        tab.page.wait_for_timeout(300)  # a value that is typed while the panel opens may be set back by it
         tab.page.get_by_label("number input for Temperature").fill("1.5")
         tab.page.get_by_label("number input for Longest reply, tokens").fill("77")
         tab.page.keyboard.press("Tab")
