@@ -95,6 +95,11 @@ class Extensions:
         """The script's and the config's."""
         return (*self.callbacks, *self.named)
 
+    @property
+    def for_trainer(self) -> tuple[L.Callback, ...]:
+        """All callbacks, and before them what looks whether their figures are logged."""
+        return (MonitorsAreThere(self.all_callbacks), *self.all_callbacks)
+
     def and_configured(self, config: CallbacksConfig) -> "Extensions":
         """With the callbacks that the config names; an own one of the same kind counts in its place."""
         named: list[L.Callback] = []

@@ -54,7 +54,7 @@ from vicuna_lit.train.callbacks.validating import ValidationCallback
 from vicuna_lit.train.console import conclude, console, say_done
 from vicuna_lit.train.distributed import DistributedEnv, broadcast_object, launch
 from vicuna_lit.train.early import refuse_early
-from vicuna_lit.train.extensions import NOTHING_HELD_OUT, Extensions, MonitorsAreThere, profiler_of, with_data
+from vicuna_lit.train.extensions import NOTHING_HELD_OUT, Extensions, profiler_of, with_data
 from vicuna_lit.train.lineage import origin_of
 from vicuna_lit.train.loss_before import loss_before_cache
 from vicuna_lit.train.module import SupervisedModule
@@ -172,8 +172,7 @@ def _train(record: RunRecord, hashes: Hashes) -> Result:
         profiler=profiler_of(config.callbacks, record.folder),
         callbacks=[
             metrics, RestoreCallback(checkpoints.folder, record.env, record.start, record.origin),
-            MonitorsAreThere(extensions.all_callbacks), *extensions.all_callbacks,
-            checkpoints, validation, StopAfterStep(stop, checkpoints),
+            *extensions.for_trainer, checkpoints, validation, StopAfterStep(stop, checkpoints),
             ExportCallback(record, validation, checkpoints, done, over),
         ],
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
