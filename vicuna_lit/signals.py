@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 STOPS = (signal.SIGINT, signal.SIGTERM)
+SAME = 1.0
+"""Seconds within which a repeated signal counts as one: launchers and terminals both pass it on."""
 
 
 @contextmanager

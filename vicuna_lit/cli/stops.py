@@ -10,11 +10,11 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, NoReturn
 
+from vicuna_lit.signals import SAME
+
 TERMINATED = 128 + signal.SIGTERM
 GRACE = 30.0
 """Seconds that a command has from the first signal to its end."""
-SAME = 1.0
-"""Seconds within which a repeated signal counts as one: launchers and terminals both pass it on."""
 
 
 class Terminated(SystemExit):

@@ -18,13 +18,11 @@ from vicuna_lit.inference import bodies
 from vicuna_lit.inference.openai_client import Messages, OpenAIClient, ServerError
 from vicuna_lit.inference.reply_cache import Bill, Cache
 from vicuna_lit.run_folder import RunError
-from vicuna_lit.signals import held
+from vicuna_lit.signals import SAME, held
 
 _POLL = 0.2
 LAST_REPLIES = 20.0
 """Seconds that the requests under way have once the command is told to stop."""
-SAME = 1.0
-"""Seconds within which a repeated signal counts as one."""
 GOES_ON = "what was answered is kept, and the same command goes on"
 
 

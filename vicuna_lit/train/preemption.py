@@ -32,11 +32,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from vicuna_lit.signals import SAME
+
 PREEMPTED = 33
 """The exit code that asks the scheduler to start the same command again."""
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-SAME = 1.0
-"""Seconds within which a repeated signal counts as one: launchers and terminals both pass it on."""
 
 
 class Preempted(Exception):
